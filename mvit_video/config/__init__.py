@@ -1,0 +1,1 @@
+"""Settings: what there is (schema.py) and how it is read (load.py)."""

@@ -1,0 +1,114 @@
+"""YAML files with `_BASE_`, `KEY=VALUE` overrides, and the way back."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mvit_video.config.schema import Config
+from mvit_video.errors import ConfigError, did_you_mean
+from mvit_video.paths import local_file
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The settings of a YAML file, with `section.key=value` words put in last.
+
+    A file may name another in `_BASE_` (relative to itself), whose values it then changes one by one.
+    Raises ConfigError that names the file or the word, the key, its value and what is allowed.
+    """
+    tree = _read_with_base(Path(path), seen=())
+    for word in overrides:
+        _override(tree, word)
+    return _validated(tree, str(path))
+
+
+def dump_config(config: Config) -> str:
+    """All settings, defaults too, as YAML that `load_config` reads back to the same."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def config_from_dict(tree: dict[str, Any], source: str) -> Config:
+    """Settings from plain values, such as those a checkpoint carries; errors name `source`."""
+    return _validated(tree, source)
+
+
+def describe_settings(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[tuple[str, str, str]]:
+    """(key, default, sentence) of every setting, in the order of the schema."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            yield from describe_settings(type(field.default), f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(field.default), field.description or ""
+
+
+def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    file = local_file(path)
+    if file.resolve() in seen:
+        raise ConfigError(f"{path}: names itself as _BASE_, by way of {', '.join(p.name for p in seen)}")
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as reason:
+        raise ConfigError(f"{path}: is not YAML ({' '.join(str(reason).split())})") from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds a {type(tree).__name__}, wanted sections such as `data:`")
+    base = tree.pop("_BASE_", None)
+    if base is None:
+        return tree
+    return _merged(_read_with_base(file.parent / str(base), (*seen, file.resolve())), tree)
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _override(tree: dict[str, Any], word: str) -> None:
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"'{word}' is not an override: write section.key=value, such as train.epochs=10")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"'{word}': '{section}' is a value, not a section")
+    tree[last] = value
+
+
+def _validated(tree: dict[str, Any], source: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as reason:
+        raise ConfigError(_sentence(reason, source)) from None
+
+
+def _sentence(reason: ValidationError, source: str) -> str:
+    errors = reason.errors()
+    first = errors[0]
+    where = [str(part) for part in first["loc"]]
+    key = ".".join(where)
+    if first["type"] == "extra_forbidden":
+        known = _keys_of(where[:-1])
+        text = f"'{key}' is not a setting{did_you_mean(where[-1], known)}: allowed here are {', '.join(known)}"
+    elif first["type"] == "value_error":
+        text = f"{key}: {first['ctx']['error']}"
+    else:
+        text = f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{source}: {text}{more}"
+
+
+def _keys_of(sections: Sequence[str]) -> list[str]:
+    model: Any = Config
+    for section in sections:
+        model = type(model.model_fields[section].default)
+    return list(model.model_fields)

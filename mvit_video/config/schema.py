@@ -1,0 +1,153 @@
+"""Every setting there is: its name, type, default, and one sentence on what it does.
+
+The sentences are the documentation (`mvit-video train --settings` prints them). A number that comes from a publication
+is not here but in the YAML file of its recipe, with its source.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Rgb = tuple[float, float, float]
+Size = Positive | tuple[Positive, Positive]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSettings(Settings):
+    name: str = "mvitv2_s_16x4"
+    """The network: a name that `mvit_video.list_models()` lists."""
+    arguments: dict[str, Any] = {}
+    """Constructor arguments that win over the named ones, such as {drop_path_rate: 0.4}; frames, crop and classes come from `data`."""
+    weights: str | None = None
+    """A checkpoint of ours to start from; weights of another shape are refused."""
+
+    @model_validator(mode="after")
+    def _input_size_has_one_home(self) -> "ModelSettings":
+        homes = {"num_frames": "data.num_frames", "crop_size": "data.crop_size", "num_classes": "the classes of data.train"}
+        for argument, home in homes.items():
+            if argument in self.arguments:
+                raise ValueError(f"{argument} is set by {home}: remove it from model.arguments")
+        return self
+
+
+class Preprocessing(Settings):
+    """From a video to the network's input. Travels with the weights, so that a checkpoint is enough to predict."""
+
+    num_frames: Positive = 16
+    """Frames in a clip."""
+    sampling: Literal["dense", "segment"] = "dense"
+    """dense: a window of num_frames × sampling_rate frames; segment: one frame from each of num_frames equal parts of the video."""
+    sampling_rate: Positive = 4
+    """Distance between a dense clip's frames, in frames at target_fps; segment sampling has no use for it."""
+    target_fps: Annotated[float, Field(gt=0)] = 30.0
+    """Frame rate that sampling_rate is stated for; a video of another rate is sampled over the same seconds."""
+    short_side: Positive = 256
+    """Evaluation scales the shorter side to this many pixels before it crops."""
+    crop_size: Size = 224
+    """Height and width of the network's input in pixels: one number, or [height, width]."""
+    mean: Rgb = (0.45, 0.45, 0.45)
+    """Subtracted per channel (RGB, values from 0 to 1)."""
+    std: Rgb = (0.225, 0.225, 0.225)
+    """Divided by per channel, after the mean."""
+
+    @property
+    def crop_hw(self) -> tuple[int, int]:
+        return (self.crop_size, self.crop_size) if isinstance(self.crop_size, int) else self.crop_size
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "Preprocessing":
+        if min(self.crop_hw) > self.short_side:
+            raise ValueError(f"crop_size {self.crop_size} is larger than short_side {self.short_side}: the crop must fit")
+        if min(self.std) <= 0:
+            raise ValueError(f"std {list(self.std)} must be above 0 in every channel")
+        return self
+
+
+class DataSettings(Preprocessing):
+    root: str = "."
+    """Folder that the lists below and the paths in them are relative to."""
+    train: str | None = None
+    """Training videos: a csv or txt of `path label` rows, or a folder of class folders."""
+    val: str | None = None
+    """Videos for validation during training; the same forms."""
+    test: str | None = None
+    """Videos for `mvit-video evaluate`; the same forms; data.val where it is not given."""
+    classes: str | None = None
+    """Text file of class names, one a line, in the order of the labels; without it classes.txt beside the list, else the folder names."""
+    decoder: Literal["pyav", "decord"] = "pyav"
+    """Who decodes; decord's bundled FFmpeg is old: for files of your own only."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that decode and augment; changes speed only, never a sample."""
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    """Training crop: share of the picture's area, drawn between these."""
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Training crop: width over height, drawn between these, uniform in the logarithm."""
+    flip: bool = False
+    """Mirror half of the training clips left to right; only where no class knows left from right."""
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> "DataSettings":
+        for name in ("crop_area", "crop_ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} [{low:g}, {high:g}] must be two numbers above 0, the smaller one first")
+        if self.crop_area[1] > 1:
+            raise ValueError(f"crop_area [{self.crop_area[0]:g}, {self.crop_area[1]:g}] must not exceed 1, the whole picture")
+        return self
+
+    def preprocessing(self) -> Preprocessing:
+        """The part of these settings that belongs to the weights."""
+        return Preprocessing(**{name: getattr(self, name) for name in Preprocessing.model_fields})
+
+
+class TrainSettings(Settings):
+    epochs: Positive = 200
+    """Times that every training video is seen."""
+    clips_per_step: Positive = 64
+    """Clips in one optimiser step."""
+    base_lr: Annotated[float, Field(gt=0)] = 1.6e-3
+    """Peak learning rate for 512 clips per step; the one in effect is scaled by clips_per_step / 512."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 30
+    """Epochs over which the rate rises linearly from warmup_lr to its peak."""
+    warmup_lr: Annotated[float, Field(ge=0)] = 1e-6
+    """Learning rate of the first step, for 512 clips per step."""
+    end_lr: Annotated[float, Field(ge=0)] = 1e-6
+    """Learning rate of the last step, for 512 clips per step; reached along half a cosine."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """AdamW's decoupled decay of every parameter with more than one dimension."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's averaging factors."""
+    clip_gradient: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest L2 norm of the whole gradient; null leaves it alone."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the target that is spread evenly over all classes."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the network under autocast; weights, loss and optimiser stay fp32."""
+    deterministic: bool = True
+    """Only algorithms that give the same bits each time; an error where there is none."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides initial weights, order, crops and dropout; nothing else is random."""
+    checkpoint_every_steps: Positive = 500
+    """Steps between saved training states; one is saved at the end too."""
+    keep_checkpoints: Positive = 2
+    """Saved training states that are kept, the newest ones."""
+    validate_every_epochs: Positive = 10
+    """Epochs between validations on data.val, one centre view a video; one is made at the end too."""
+
+
+class EvaluationSettings(Settings):
+    protocol: Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")] = "5x1"
+    """Views per video: clips × crops, such as 5x1 or 1x3."""
+    views_per_batch: Positive = 16
+    """Views that go through the network at once; changes speed and memory only."""
+
+
+class Config(Settings):
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    train: TrainSettings = TrainSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()

@@ -1,0 +1,89 @@
+"""Paths that a user gives: local or http(s) in, folders out. Nothing is overwritten that the user did not name."""
+
+import json
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from mvit_video.errors import ConfigError, MvitVideoError
+
+
+@cache
+def _manager():
+    from iopath.common.file_io import HTTPURLHandler, PathManager
+
+    manager = PathManager()
+    manager.register_handler(HTTPURLHandler())
+    return manager
+
+
+def local_file(path: str | Path, error: type[MvitVideoError] = ConfigError) -> Path:
+    """A file on this machine for a local path or an http(s) address (fetched once, kept in iopath's cache).
+
+    Raises `error` where there is no such file, it is a folder, or the address cannot be fetched.
+    """
+    text = str(path)
+    if text.startswith(("http://", "https://")):
+        try:
+            return Path(_manager().get_local_path(text))
+        except OSError as reason:
+            raise error(f"{text}: cannot be fetched ({reason}): download it by hand and give the file's path") from None
+    if not Path(text).exists():
+        raise error(f"{text}: no such file")
+    if Path(text).is_dir():
+        raise error(f"{text}: is a folder, wanted a file")
+    return Path(text)
+
+
+def fresh_folder(folder: str | Path, owned: tuple[str, ...], overwrite: bool) -> Path:
+    """An output folder that holds none of the names in `owned`, which are those that the caller is about to write.
+
+    With `overwrite` exactly these are deleted, and nothing else in the folder is touched.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file, wanted a folder for the output")
+    present = [folder / name for name in owned if (folder / name).exists()]
+    if present and not overwrite:
+        raise ConfigError(
+            f"{folder}: already holds {present[0].name} of another run: choose another --output, or say --overwrite"
+        )
+    for path in present:
+        _delete(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise ConfigError(f"{folder}: cannot be created ({reason.strerror}): choose another --output") from None
+    return folder
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        for child in path.iterdir():
+            _delete(child)
+        path.rmdir()
+    else:
+        path.unlink()
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file so that it is there whole or not at all: a temporary name beside it, synced, then renamed."""
+    path = Path(path)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """`content` as JSON with non-ASCII names left readable; whole or not at all. NaN is refused: JSON has none."""
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
