@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -60,9 +61,7 @@ def fresh_folder(folder: str | Path, owned: tuple[str, ...], overwrite: bool) ->
 
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        for child in path.iterdir():
-            _delete(child)
-        path.rmdir()
+        shutil.rmtree(path)
     else:
         path.unlink()
 

@@ -1,0 +1,24 @@
+"""The learning rate of each step: a linear warm-up, then half a cosine."""
+
+from collections.abc import Callable
+
+from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamScheduler, LinearParamScheduler
+
+from mvit_video.config.schema import TrainSettings
+
+CLIPS_OF_BASE_LR = 512
+
+
+def learning_rate(settings: TrainSettings, total_steps: int, steps_per_epoch: int) -> Callable[[int], float]:
+    """step (from 0) -> learning rate, scaled from 512 clips per step to `clips_per_step` (RECIPES: linear scaling)."""
+    scale = settings.clips_per_step / CLIPS_OF_BASE_LR
+    peak, end = settings.base_lr * scale, settings.end_lr * scale
+    warmup = min(settings.warmup_epochs * steps_per_epoch / total_steps, 1.0)
+    decay = CosineParamScheduler(peak, end)
+    if warmup == 0.0:
+        return lambda step: decay(step / total_steps)
+    rise = LinearParamScheduler(settings.warmup_lr * scale, peak)
+    if warmup == 1.0:
+        return lambda step: rise(step / total_steps)
+    both = CompositeParamScheduler([rise, decay], lengths=[warmup, 1 - warmup], interval_scaling=["rescaled"] * 2)
+    return lambda step: both(step / total_steps)

@@ -1,0 +1,56 @@
+"""A progress bar with rate and time left; in a log file, a line now and then instead."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Bar:
+    """What a loop needs: `advance` by some units, with a short text such as `loss 1.23`."""
+
+    def __init__(self, total: int, done: int, console: Console, progress: Progress | None, description: str) -> None:
+        self._total, self._done, self._first = total, done, done
+        self._console, self._progress, self._description = console, progress, description
+        self._start = self._printed = time.monotonic()
+        self._task = progress.add_task(description, total=total, completed=done, text="") if progress else None
+
+    def advance(self, count: int = 1, text: str = "") -> None:
+        self._done += count
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self._done, text=text)
+        elif self._done >= self._total or time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        self._printed = time.monotonic()
+        rate = (self._printed - self._start) / max(self._done - self._first, 1)
+        left = rate * (self._total - self._done)
+        self._console.print(
+            f"{self._description}: {self._done} of {self._total}, {text + ', ' if text else ''}{left:.0f} s left",
+            highlight=False,
+        )
+
+
+@contextmanager
+def progress_bar(description: str, total: int, done: int = 0) -> Iterator[Bar]:
+    """A bar on stderr, so that stdout stays for results."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Bar(total, done, console, None, description)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield Bar(total, done, console, progress, description)
