@@ -27,6 +27,10 @@ class CheckpointError(MvitVideoError):
     """Weights that cannot be read or do not fit."""
 
 
+class TrainingError(MvitVideoError):
+    """A run that cannot go on, such as one whose loss is no longer a number."""
+
+
 class InputError(MvitVideoError, ValueError):
     """A tensor or array of a shape or type that a function does not take."""
 

@@ -27,7 +27,11 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _input_size_has_one_home(self) -> "ModelSettings":
-        homes = {"num_frames": "data.num_frames", "crop_size": "data.crop_size", "num_classes": "the classes of data.train"}
+        homes = {
+            "num_frames": "data.num_frames",
+            "crop_size": "data.crop_size",
+            "num_classes": "the classes of data.train",
+        }
         for argument, home in homes.items():
             if argument in self.arguments:
                 raise ValueError(f"{argument} is set by {home}: remove it from model.arguments")
@@ -61,7 +65,9 @@ class Preprocessing(Settings):
     @model_validator(mode="after")
     def _crop_fits(self) -> "Preprocessing":
         if min(self.crop_hw) > self.short_side:
-            raise ValueError(f"crop_size {self.crop_size} is larger than short_side {self.short_side}: the crop must fit")
+            raise ValueError(
+                f"crop_size {self.crop_size} is larger than short_side {self.short_side}: the crop must fit"
+            )
         if min(self.std) <= 0:
             raise ValueError(f"std {list(self.std)} must be above 0 in every channel")
         return self
@@ -96,7 +102,9 @@ class DataSettings(Preprocessing):
             if not 0 < low <= high:
                 raise ValueError(f"{name} [{low:g}, {high:g}] must be two numbers above 0, the smaller one first")
         if self.crop_area[1] > 1:
-            raise ValueError(f"crop_area [{self.crop_area[0]:g}, {self.crop_area[1]:g}] must not exceed 1, the whole picture")
+            raise ValueError(
+                f"crop_area [{self.crop_area[0]:g}, {self.crop_area[1]:g}] must not exceed 1, the whole picture"
+            )
         return self
 
     def preprocessing(self) -> Preprocessing:
@@ -127,7 +135,7 @@ class TrainSettings(Settings):
     """Share of the target that is spread evenly over all classes."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the network under autocast; weights, loss and optimiser stay fp32."""
-    deterministic: bool = True
+    deterministic: bool = False
     """Only algorithms that give the same bits each time; an error where there is none."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides initial weights, order, crops and dropout; nothing else is random."""

@@ -86,7 +86,9 @@ def _split_rows(place: str) -> list[tuple[int, str, str]]:
         separator = next((mark for mark in ("\t", ",") if mark in line), " ")
         path, found, label = line.strip().rpartition(separator)
         if not found or not path.strip():
-            raise AnnotationError(f"{place}: row {row} is '{line.strip()}', wanted a path and a label with a space between")
+            raise AnnotationError(
+                f"{place}: row {row} is '{line.strip()}', wanted a path and a label with a space between"
+            )
         if row == 1 and label.strip().lower() == "label":
             continue
         rows.append((row, path.strip().strip('"'), label.strip()))
@@ -110,7 +112,9 @@ def _record(path: str, text: str, row: int, place: str, classes: Sequence[str] |
         known = " or a class name" if classes else ""
         raise AnnotationError(f"{place}: row {row} has the label '{text}', wanted a whole number from 0{known}")
     if classes and int(text) >= len(classes):
-        raise AnnotationError(f"{place}: row {row} has the label {text}, but there are {len(classes)} classes, 0 to {len(classes) - 1}")
+        raise AnnotationError(
+            f"{place}: row {row} has the label {text}, but there are {len(classes)} classes, 0 to {len(classes) - 1}"
+        )
     return VideoRecord(path, int(text), row)
 
 

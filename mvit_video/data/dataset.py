@@ -78,9 +78,7 @@ class ClipDataset(Dataset):
 
     def __init__(self, videos: VideoList, data: DataSettings, seed: int) -> None:
         self.videos, self.data, self.seed = videos, data, seed
-        self.transform = TrainTransform(
-            data.crop_hw, data.mean, data.std, data.crop_area, data.crop_ratio, data.flip
-        )
+        self.transform = TrainTransform(data.crop_hw, data.mean, data.std, data.crop_area, data.crop_ratio, data.flip)
 
     def __len__(self) -> int:
         return len(self.videos)

@@ -119,7 +119,9 @@ class _PyAvBackend:
     def _scan(self) -> None:
         """Frame numbers by presentation time, and which packets start without their predecessors."""
         try:
-            packets = [packet for packet in self._container.demux(self._stream) if packet.size and not packet.is_discard]
+            packets = [
+                packet for packet in self._container.demux(self._stream) if packet.size and not packet.is_discard
+            ]
         except av.FFmpegError as reason:
             raise _Unreadable(f"its packets cannot be read ({_short(reason)})") from None
         if not packets:
@@ -154,12 +156,16 @@ class _PyAvBackend:
             except StopIteration:
                 raise _Unreadable(f"ends at frame {self._at + 1} of {self.num_frames}") from None
             except av.FFmpegError as reason:
-                raise _Unreadable(f"frame {self._at + 1} of {self.num_frames} cannot be decoded ({_short(reason)})") from None
+                raise _Unreadable(
+                    f"frame {self._at + 1} of {self.num_frames} cannot be decoded ({_short(reason)})"
+                ) from None
             self._at = self._number.get(frame.pts, -1) if self._timed else self._at + 1
             if self._at == number:
                 return self._convert(frame)
             if self._at > number:
-                raise _Unreadable(f"frame {number} of {self.num_frames} is missing: the decoder gives {self._at} after it")
+                raise _Unreadable(
+                    f"frame {number} of {self.num_frames} is missing: the decoder gives {self._at} after it"
+                )
 
     def _seek(self, number: int) -> bool:
         """Stand at the last key frame that is not behind `number`; at the start, False, where that is as good."""

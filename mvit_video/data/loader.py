@@ -37,7 +37,9 @@ class StepSampler(Sampler):
 def steps_per_epoch(num_videos: int, clips_per_step: int) -> int:
     """Full steps in one pass over the videos; ConfigError where there is not even one."""
     if num_videos < clips_per_step:
-        raise ConfigError(f"train.clips_per_step = {clips_per_step} is more than the {num_videos} training videos: lower it")
+        raise ConfigError(
+            f"train.clips_per_step = {clips_per_step} is more than the {num_videos} training videos: lower it"
+        )
     return num_videos // clips_per_step
 
 

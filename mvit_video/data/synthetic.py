@@ -9,7 +9,6 @@ small). So no single frame, not even one whose time is known, says anything abou
 
 # T frames, H/W pixels. Videos are uint8 (T, H, W, 3), RGB. Lengths are in picture heights or widths, times in seconds.
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -100,7 +99,9 @@ def draw_velocity(rng: np.random.Generator, label: int) -> Pose:
 
 def move(pose: Pose, velocity: Pose, seconds: float) -> Pose:
     """The pose `seconds` later."""
-    return Pose(*((getattr(pose, name) + getattr(velocity, name) * seconds) % 1.0 for name in ("x", "y", "size", "angle")))
+    return Pose(
+        *((getattr(pose, name) + getattr(velocity, name) * seconds) % 1.0 for name in ("x", "y", "size", "angle"))
+    )
 
 
 def render(scene: Scene, pose: Pose) -> np.ndarray:
@@ -159,7 +160,9 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
         container.mux(stream.encode())
 
 
-def write_dataset(folder: str | Path, num_train: int, num_val: int, seed: int, workers: int, overwrite: bool = False) -> Path:
+def write_dataset(
+    folder: str | Path, num_train: int, num_val: int, seed: int, workers: int, overwrite: bool = False
+) -> Path:
     """Write videos with train.csv, val.csv (`path label`), classes.txt, and one long video with its segments.
 
     Classes are as even as the counts allow. The same seed writes the same pictures.

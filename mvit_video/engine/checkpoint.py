@@ -35,7 +35,9 @@ class TrainingState:
     step: int
 
 
-def save_state(run: Path, step: int, model: nn.Module, card: ModelCard, optimizer: torch.optim.Optimizer, keep: int) -> None:
+def save_state(
+    run: Path, step: int, model: nn.Module, card: ModelCard, optimizer: torch.optim.Optimizer, keep: int
+) -> None:
     """Write the state after `step` steps, then delete all but the newest `keep`."""
     final = run / FOLDER / f"step_{step:08d}"
     temporary = run / FOLDER / f".step_{step:08d}.partial"
@@ -53,7 +55,9 @@ def save_state(run: Path, step: int, model: nn.Module, card: ModelCard, optimize
         _sync_folder(final.parent)
     except OSError as reason:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(f"{final}: cannot be written ({reason.strerror}): the states before it are untouched") from None
+        raise CheckpointError(
+            f"{final}: cannot be written ({reason.strerror}): the states before it are untouched"
+        ) from None
     for old in _folders(run)[:-keep]:
         shutil.rmtree(old)
 
@@ -87,13 +91,19 @@ def load_state(state: TrainingState, model: nn.Module, optimizer: torch.optim.Op
         saved.setdefault(int(number), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     if sorted(saved) != sorted(number for group in groups for number in group["params"]):
-        raise CheckpointError(f"{state.folder}: its optimiser has {len(saved)} parameters, wanted another number: start anew")
+        raise CheckpointError(
+            f"{state.folder}: its optimiser has {len(saved)} parameters, wanted another number: start anew"
+        )
     optimizer.load_state_dict({"state": saved, "param_groups": groups})
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     state = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": value.cpu().contiguous() for number, values in state.items() for name, value in values.items()}
+    return {
+        f"{number}.{name}": value.cpu().contiguous()
+        for number, values in state.items()
+        for name, value in values.items()
+    }
 
 
 def _folders(run: Path) -> list[Path]:

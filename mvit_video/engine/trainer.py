@@ -12,13 +12,9 @@ from torch import Tensor, nn
 from mvit_video.config.schema import TrainSettings
 from mvit_video.engine.checkpoint import save_state
 from mvit_video.engine.metrics_log import MetricsLog
-from mvit_video.errors import DecodeError, MvitVideoError
+from mvit_video.errors import DecodeError, TrainingError
 from mvit_video.model.checkpoints import ModelCard
 from mvit_video.progress import progress_bar
-
-
-class TrainingError(MvitVideoError):
-    """A run that cannot go on, such as one whose loss is no longer a number."""
 
 
 class Trainer:
@@ -86,12 +82,16 @@ def run_training(
             done = step + 1
             epoch = done / steps_per_epoch
             log.write(step=done, epoch=epoch, **record)
-            if validate is not None and (done == last_step or done % (steps_per_epoch * settings.validate_every_epochs) == 0):
+            if validate is not None and (
+                done == last_step or done % (steps_per_epoch * settings.validate_every_epochs) == 0
+            ):
                 validation_log.write(step=done, epoch=epoch, **validate(trainer.model))
                 trainer.model.train()
             if done == last_step or done % settings.checkpoint_every_steps == 0:
                 save_state(run, done, trainer.model, card, trainer.optimizer, settings.keep_checkpoints)
-            bar.advance(text=f"epoch {epoch:.1f}, loss {record['loss']:.3f}, top-1 {record['top1']:.0f} %, lr {record['lr']:.1e}")
+            bar.advance(
+                text=f"epoch {epoch:.1f}, loss {record['loss']:.3f}, top-1 {record['top1']:.0f} %, lr {record['lr']:.1e}"
+            )
     log.close()
     validation_log.close()
 

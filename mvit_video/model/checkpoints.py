@@ -74,7 +74,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     except (SafetensorError, OSError) as reason:
         raise CheckpointError(f"{path}: is not a whole safetensors file ({reason})") from None
     if CARD_KEY not in metadata:
-        raise CheckpointError(f"{path}: is a safetensors file without our card: train writes model.safetensors with one")
+        raise CheckpointError(
+            f"{path}: is a safetensors file without our card: train writes model.safetensors with one"
+        )
     try:
         card = ModelCard.model_validate_json(metadata[CARD_KEY])
     except ValidationError as reason:
@@ -92,7 +94,9 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str | Path)
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape:
             shapes = f"{tuple(tensor.shape)}, wanted {tuple(wanted[name].shape)}"
-            raise CheckpointError(f"{source}: '{name}' has shape {shapes}: is it a checkpoint of another network or class list?")
+            raise CheckpointError(
+                f"{source}: '{name}' has shape {shapes}: is it a checkpoint of another network or class list?"
+            )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{source}: '{name}' holds NaN or Inf")
     model.load_state_dict(state)

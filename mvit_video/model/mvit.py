@@ -173,7 +173,15 @@ class Block(nn.Module):
     """(x, thw) -> (x, thw). Where the width grows it grows in the attention, and the shortcut is Linear(norm1(x))."""
 
     def __init__(
-        self, dim: int, dim_out: int, num_heads: int, grid: Grid, *, mlp_ratio: float, drop_path: float, **attention_args
+        self,
+        dim: int,
+        dim_out: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        mlp_ratio: float,
+        drop_path: float,
+        **attention_args,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, LAYER_NORM_EPS)
@@ -347,4 +355,6 @@ def _check_arguments(depths, embed_dim, num_heads, attention, size, patch_stride
     if attention not in ATTENTION:
         raise ConfigError(f"attention='{attention}': allowed are {', '.join(ATTENTION)}")
     if any(length < step for length, step in zip(size, patch_stride, strict=True)):
-        raise ConfigError(f"num_frames and crop_size {tuple(size)} are smaller than one patch step {tuple(patch_stride)}")
+        raise ConfigError(
+            f"num_frames and crop_size {tuple(size)} are smaller than one patch step {tuple(patch_stride)}"
+        )

@@ -1,7 +1,6 @@
 """Names of models and the plain arguments they stand for (RECIPES of the paper, Table 8 and PySlowFast's configs)."""
 
 import inspect
-from collections.abc import Callable
 
 from torch import nn
 
@@ -41,9 +40,13 @@ def build_model(name: str, num_classes: int = 400, **arguments) -> nn.Module:
 def model_arguments(name: str, **arguments) -> dict:
     """The plain arguments that `name` stands for, with `arguments` put in."""
     if name not in VARIANTS:
-        raise ConfigError(f"model '{name}' is unknown{did_you_mean(name, VARIANTS)}: allowed are {', '.join(list_models())}")
+        raise ConfigError(
+            f"model '{name}' is unknown{did_you_mean(name, VARIANTS)}: allowed are {', '.join(list_models())}"
+        )
     for argument in arguments:
         if argument not in _ARGUMENTS:
             near = did_you_mean(argument, _ARGUMENTS)
-            raise ConfigError(f"model argument '{argument}' is unknown{near}: allowed are {', '.join(sorted(_ARGUMENTS))}")
+            raise ConfigError(
+                f"model argument '{argument}' is unknown{near}: allowed are {', '.join(sorted(_ARGUMENTS))}"
+            )
     return VARIANTS[name] | arguments

@@ -1,0 +1,33 @@
+# Each target does all of its own set-up: python3 (3.10 or later) and make are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install demo test test-long lint clean
+
+install: $(VENV)/.installed
+
+# Pinned versions, so that the same commands give the same result tomorrow. On a machine without a GPU,
+# `make install PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"` saves gigabytes.
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_ARGS) --quiet --constraint constraints.txt torch torchvision setuptools
+	$(BIN)/python -m pip install $(PIP_ARGS) --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+demo: install
+	$(BIN)/mvit-video demo configs/demo/motion.yaml --output demo_output --overwrite
+
+test: install
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: install
+	$(BIN)/python -m pytest -m long
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo_output

@@ -1,0 +1,168 @@
+"""One training run in one folder: opened safely, trained from a configuration, resumed exactly."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mvit_video.config.load import dump_config, load_config
+from mvit_video.config.schema import Config
+from mvit_video.data.annotations import VideoList, check_files_exist, read_classes, read_videos
+from mvit_video.data.dataset import ClipDataset
+from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
+from mvit_video.engine.checkpoint import FOLDER, load_state, newest_state
+from mvit_video.engine.optimizer import build_optimizer
+from mvit_video.engine.schedule import learning_rate
+from mvit_video.engine.trainer import Trainer, run_training, seed_step
+from mvit_video.errors import ConfigError
+from mvit_video.model.checkpoints import ModelCard, load_exactly, model_from_card, read_checkpoint, save_checkpoint
+from mvit_video.paths import fresh_folder, write_whole
+
+WEIGHTS = "model.safetensors"
+OWNED = ("config.yaml", "metrics.jsonl", "validation.jsonl", WEIGHTS, FOLDER)
+MAY_CHANGE = ("data.root", "data.workers", "train.checkpoint_every_steps", "train.keep_checkpoints", "evaluation.")
+
+Validate = Callable[[nn.Module], dict[str, float]]
+
+
+def open_run(folder: str, config: Config, resume: bool, overwrite: bool) -> Path:
+    """The folder of a run, with its effective config.yaml. Another run in it is refused, resumed or deleted, as told."""
+    run = Path(folder)
+    if resume and (run / "config.yaml").exists():
+        _same_settings(load_config(run / "config.yaml"), config, run)
+    else:
+        run = fresh_folder(run, OWNED, overwrite)
+        write_whole(run / "config.yaml", dump_config(config))
+    return run
+
+
+def training_lists(config: Config) -> tuple[VideoList, VideoList | None]:
+    """The training list, checked for missing files, and the validation list with the same classes, if there is one."""
+    data = config.data
+    if data.train is None:
+        raise ConfigError("data.train is not set: name a csv of `path label` rows or a folder of class folders")
+    classes = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
+    train = read_videos(data.train, data.root, classes)
+    check_files_exist(train, data.root)
+    if data.val is None:
+        return train, None
+    val = read_videos(data.val, data.root, train.classes)
+    check_files_exist(val, data.root)
+    return train, val
+
+
+def train_run(
+    config: Config,
+    run: Path,
+    device: torch.device,
+    make_validator: Callable[[VideoList], Validate],
+    say: Callable[[str], None],
+) -> Path:
+    """Train as the configuration says, from the newest whole state in `run` if there is one. Returns the weights' path."""
+    settings = config.train
+    train, val = training_lists(config)
+    per_epoch = steps_per_epoch(len(train), settings.clips_per_step)
+    last_step = per_epoch * settings.epochs
+    card = model_card(config, train.classes)
+    model = _new_model(config, card).to(device)
+    optimizer = build_optimizer(model, settings)
+    first_step = _resume(run, model, optimizer, say)
+    rate = learning_rate(settings, last_step, per_epoch)
+    say(_plan(config, model, train, first_step, last_step, rate))
+    sampler = StepSampler(len(train), settings.clips_per_step, settings.seed, first_step, last_step)
+    batches = training_loader(ClipDataset(train, config.data, settings.seed), sampler, config.data.workers)
+    trainer = Trainer(model, optimizer, rate, settings, device)
+    with _algorithms(settings.deterministic):
+        run_training(
+            trainer,
+            batches,
+            run,
+            card,
+            first_step,
+            last_step,
+            per_epoch,
+            make_validator(val) if val is not None else None,
+        )
+    save_checkpoint(run / WEIGHTS, model, card)
+    return run / WEIGHTS
+
+
+def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
+    """What the weights of this configuration carry."""
+    return ModelCard(
+        name=config.model.name,
+        arguments=config.model.arguments,
+        classes=classes,
+        preprocessing=config.data.preprocessing(),
+        protocol=config.evaluation.protocol,
+    )
+
+
+def _new_model(config: Config, card: ModelCard) -> nn.Module:
+    """Initial weights follow from the seed, or from the checkpoint that `model.weights` names."""
+    seed_step(config.train.seed, 0)
+    model = model_from_card(card)
+    if config.model.weights is not None:
+        state, source = read_checkpoint(config.model.weights)
+        if source.classes != card.classes:
+            for name in [name for name in state if name.startswith("head.")]:
+                state[name] = model.state_dict()[name]
+        load_exactly(model, state, config.model.weights)
+    return model
+
+
+def _resume(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, say: Callable[[str], None]) -> int:
+    state, complaints = newest_state(run)
+    for complaint in complaints:
+        say(complaint)
+    if state is None:
+        return 0
+    load_state(state, model, optimizer)
+    say(f"resuming after step {state.step} from {state.folder}")
+    return state.step
+
+
+def _plan(
+    config: Config, model: nn.Module, train: VideoList, first: int, last: int, rate: Callable[[int], float]
+) -> str:
+    settings, parameters = config.train, sum(parameter.numel() for parameter in model.parameters())
+    return (
+        f"{config.model.name}: {parameters:,} parameters, {len(train.classes)} classes; {len(train):,} training videos, "
+        f"{settings.epochs} epochs of {last // settings.epochs} steps of {settings.clips_per_step} clips, "
+        f"steps {first + 1} to {last}, peak learning rate {max(rate(step) for step in range(last)):.3g}"
+    )
+
+
+def _same_settings(before: Config, now: Config, run: Path) -> None:
+    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    for key in old.keys() | new.keys():
+        if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE):
+            raise ConfigError(
+                f"{run}: was trained with {key} = {old.get(key)}, asked to resume with {new.get(key)}: "
+                "use the same settings, or another --output"
+            )
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+class _algorithms:
+    """Deterministic algorithms inside, the former choice after. New memory is not filled: no result depends on it."""
+
+    def __init__(self, deterministic: bool) -> None:
+        self.deterministic = deterministic
+
+    def __enter__(self) -> None:
+        self.before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+        if self.deterministic:
+            torch.use_deterministic_algorithms(True)
+            torch.utils.deterministic.fill_uninitialized_memory = False
+
+    def __exit__(self, *_) -> None:
+        torch.use_deterministic_algorithms(self.before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = self.before[1]
