@@ -24,7 +24,7 @@ class SampleKey(NamedTuple):
     """Which sample: the epoch it is drawn in and the video's place in the list."""
 
     epoch: int
-    index: int
+    video: int
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ PyAV is the default. It is opened for local files of known containers only, with
 core), and what it hands out is checked: FFmpeg returns damaged frames without an error.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import av
 import numpy as np
@@ -87,8 +88,25 @@ def _existing_file(path: str, root: str | Path | None) -> Path:
     return file
 
 
+class _Backend(Protocol):
+    """What the reader needs: frames by rising, distinct numbers, or one after the other."""
+
+    num_frames: int
+    fps: float
+
+    def read(self, wanted: np.ndarray) -> np.ndarray: ...
+
+    def read_next(self, number: int) -> np.ndarray: ...
+
+    def close(self) -> None: ...
+
+
 class _PyAvBackend:
     """Numbers the frames by a scan over the packets (no decoding), seeks to key frames, converts only what is wanted."""
+
+    num_frames: int
+    fps: float
+    _at: int  # the number of the frame that was decoded last
 
     def __init__(self, file: Path) -> None:
         whitelist = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
@@ -127,11 +145,12 @@ class _PyAvBackend:
         if not packets:
             raise _Unreadable("no frames")
         self.num_frames = len(packets)
-        times = [packet.pts for packet in packets]
-        self._timed = None not in times and len(set(times)) == len(times)
+        times = [packet.pts for packet in packets if packet.pts is not None]
+        self._timed = len(set(times)) == self.num_frames
         self._times = sorted(times) if self._timed else []
         self._number = {time: number for number, time in enumerate(self._times)}
-        self._keys = sorted(packet.pts for packet in packets if packet.is_keyframe) if self._timed else []
+        keys = [packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None]
+        self._keys = sorted(keys) if self._timed else []
 
     def read(self, wanted: np.ndarray) -> np.ndarray:
         """Frames by rising, distinct numbers: (T, H, W, 3). Where a seek leads astray, once more from the start."""
@@ -159,7 +178,7 @@ class _PyAvBackend:
                 raise _Unreadable(
                     f"frame {self._at + 1} of {self.num_frames} cannot be decoded ({_short(reason)})"
                 ) from None
-            self._at = self._number.get(frame.pts, -1) if self._timed else self._at + 1
+            self._at = self._number.get(frame.pts or 0, -1) if self._timed else self._at + 1
             if self._at == number:
                 return self._convert(frame)
             if self._at > number:
@@ -178,8 +197,7 @@ class _PyAvBackend:
         return True
 
     def _rewind(self) -> None:
-        start = self._stream.start_time or 0
-        self._container.seek(min(start, 0), stream=self._stream)
+        self._container.seek(min(self._stream.start_time or 0, 0), stream=self._stream)
         self._frames, self._at = self._container.decode(self._stream), -1
 
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
@@ -224,7 +242,7 @@ class _DecordBackend:
         del self._reader
 
 
-BACKENDS = {"pyav": _PyAvBackend, "decord": _DecordBackend}
+BACKENDS: dict[str, Callable[[Path], _Backend]] = {"pyav": _PyAvBackend, "decord": _DecordBackend}
 
 
 def _check_size(width: int, height: int) -> None:

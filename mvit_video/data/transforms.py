@@ -85,7 +85,7 @@ class TrainTransform:
     flip: bool
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
-        top, left, height, width = draw_crop_box(rng, *frames.shape[1:3], self.crop_area, self.crop_ratio)
+        top, left, height, width = draw_crop_box(rng, frames.shape[1], frames.shape[2], self.crop_area, self.crop_ratio)
         mirror = rng.random() < 0.5
         clip = to_clip(np.ascontiguousarray(frames[:, top : top + height, left : left + width]))
         clip = resize(clip, *self.size)

@@ -64,7 +64,7 @@ def save_state(
 
 def newest_state(run: Path) -> tuple[TrainingState | None, list[str]]:
     """The newest state that is whole, and a sentence for each newer one that is not."""
-    complaints = []
+    complaints: list[str] = []
     for folder in reversed(_folders(run)):
         try:
             content = json.loads((folder / "state.json").read_text())

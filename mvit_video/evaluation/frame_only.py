@@ -64,7 +64,7 @@ def _network(size: tuple[int, int], num_classes: int) -> nn.Module:
 def _train(frames: Tensor, labels: Tensor, num_classes: int, epochs: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _network(frames.shape[-2:], num_classes)
+        network = _network((frames.shape[-2], frames.shape[-1]), num_classes)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.01)
         for _ in range(epochs):
             for batch in torch.randperm(len(frames)).split(64):

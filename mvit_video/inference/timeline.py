@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def merge_segments(
 def _runs(labels: np.ndarray) -> list[tuple[int, int, int]]:
     """(first, last + 1, label) of each run of equal labels."""
     changes = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
-    return [(first, last, int(labels[first])) for first, last in zip(changes[:-1], changes[1:], strict=True)]
+    return [(first, last, int(labels[first])) for first, last in pairwise(changes)]
 
 
 def _borders(runs: list[tuple[int, int, int]], times: np.ndarray, seconds: float) -> list[float]:

@@ -6,18 +6,20 @@ Parameter names are those of PySlowFast, so its published files load without a m
 # B batch, T/H/W token grid (thw), c class tokens (0 or 1), N = c + T*H*W tokens (class token first),
 # C channels, h heads, d = C // h, K/M sizes and number of the pooled keys. Tokens are (B, N, C) and travel with thw.
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.model.relative_position import axis_terms, table_rows
 
 Grid = tuple[int, int, int]
-Terms = tuple[Tensor | None, Tensor, Tensor]
+Terms = list[Tensor]  # per axis with relative positions: the query's score with each key coordinate
 LAYER_NORM_EPS = 1e-6
 
 
@@ -39,10 +41,10 @@ class DropPath(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, dim: int, hidden_dim: int) -> None:
+    def __init__(self, dim: int, hidden_dim: int, dim_out: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -57,7 +59,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Grid]:
         grid = self.proj(clips)  # (B, C, T, H, W)
-        return grid.flatten(2).transpose(1, 2), tuple(grid.shape[2:])
+        return grid.flatten(2).transpose(1, 2), _grid(grid.shape[2:])
 
 
 def reference_attention(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float, num_cls: int) -> Tensor:
@@ -65,13 +67,18 @@ def reference_attention(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: fl
 
     q (B, h, N, d), k and v (B, h, M, d), terms per axis (B, h, T, H, W, K) -> (B, h, N, d).
     """
-    term_t, term_h, term_w = terms
-    bias = term_h[..., None, :, None] + term_w[..., None, None, :]
-    if term_t is not None:
-        bias = bias + term_t[..., :, None, None]  # (B, h, T, H, W, Kt, Kh, Kw)
-    bias = bias.flatten(5).flatten(2, 4)
-    scores = (q * scale) @ k.transpose(-2, -1) + F.pad(bias, (num_cls, 0, num_cls, 0))
+    scores = (q * scale) @ k.transpose(-2, -1)
+    if terms:
+        scores = scores + F.pad(_outer_sum(terms), (num_cls, 0, num_cls, 0))
     return scores.softmax(-1) @ v
+
+
+def _outer_sum(terms: Terms) -> Tensor:
+    """E of the grid's tokens: terms (B, h, T, H, W, K) per axis -> (B, h, T·H·W, product of all K), last axis fastest."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = (total[..., :, None] + term[..., None, :]).flatten(5)
+    return total.flatten(2, 4)
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float, num_cls: int) -> Tensor:
@@ -81,13 +88,14 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float,
     scaled query, the key's coordinates, one-hot, to the key, and [q·scale, terms]·[k, one-hot]ᵀ = q·kᵀ·scale + E.
     The class token has no coordinates: zeros on both sides. The fused kernels want one channel count, so v is padded.
     """
+    if not terms:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
     head_dim = q.shape[-1]
-    coordinates = torch.cat([term.flatten(2, 4) for term in terms if term is not None], -1)
-    channels = -(-(head_dim + coordinates.shape[-1]) // 8) * 8  # the GPU kernels want a multiple of 8
-    padding = channels - head_dim - coordinates.shape[-1]
-    q = torch.cat([q * scale, F.pad(coordinates, (0, padding, num_cls, 0))], -1)
-    sizes = [term.shape[-1] for term in terms if term is not None]
-    one_hot = F.pad(key_coordinates(sizes, k), (0, padding, num_cls, 0))
+    extra = torch.cat([term.flatten(2, 4) for term in terms], -1)
+    channels = -(-(head_dim + extra.shape[-1]) // 8) * 8  # the GPU kernels want a multiple of 8
+    padding = channels - head_dim - extra.shape[-1]
+    q = torch.cat([q * scale, F.pad(extra, (0, padding, num_cls, 0))], -1)
+    one_hot = F.pad(key_coordinates([term.shape[-1] for term in terms], k), (0, padding, num_cls, 0))
     k = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], -1)
     v = F.pad(v, (0, channels - head_dim))
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :head_dim]
@@ -95,53 +103,81 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float,
 
 def key_coordinates(sizes: Sequence[int], like: Tensor) -> Tensor:
     """One-hot coordinates of every cell of a grid, axis after axis: sizes (Kt, Kh, Kw) -> (Kt·Kh·Kw, Kt+Kh+Kw)."""
-    eyes = [torch.eye(size, dtype=like.dtype, device=like.device) for size in sizes]
     spread = []
-    for axis, eye in enumerate(eyes):
-        shape = [1] * len(sizes) + [sizes[axis]]
-        shape[axis] = sizes[axis]
-        spread.append(eye.view(shape).expand(*sizes, -1))
+    for axis, size in enumerate(sizes):
+        shape = [1] * len(sizes) + [size]
+        shape[axis] = size
+        spread.append(torch.eye(size, dtype=like.dtype, device=like.device).view(shape).expand(*sizes, -1))
     return torch.cat(spread, -1).flatten(0, len(sizes) - 1)
 
 
 ATTENTION = {"flash": flash_attention, "reference": reference_attention}
 
 
+@dataclass(frozen=True)
+class BlockPlan:
+    """What tells one block from another; `grid` is the token grid that enters it in the size the model is made for."""
+
+    dim: int
+    dim_attention: int
+    dim_out: int
+    num_heads: int
+    grid: Grid
+    q_stride: Grid
+    kv_stride: Grid
+    drop_path: float
+
+
+@dataclass(frozen=True)
+class BlockStyle:
+    """What all blocks of a network share."""
+
+    mlp_ratio: float
+    pool_kernel: Grid
+    num_cls: int
+    relative_positions: bool
+    residual_pooling: bool
+    pool_all_queries: bool
+    attention: str
+
+
 class PooledAttention(nn.Module):
     """Attention over pooled queries, keys and values with relative positions and residual pooling (paper §4.1).
 
-    `grid` is the token grid that the position tables are made for; any other works at run time by interpolation.
+    Position tables are made for the plan's grid; any other works at run time by interpolation. A model made for one
+    frame has no temporal table.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        dim_out: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        q_stride: Grid,
-        kv_stride: Grid,
-        pool_kernel: Grid,
-        num_cls: int,
-        attention: str,
-    ) -> None:
+    pool_q: nn.Conv3d | None
+    pool_k: nn.Conv3d | None
+    pool_v: nn.Conv3d | None
+    norm_q: nn.LayerNorm | None
+    norm_k: nn.LayerNorm | None
+    norm_v: nn.LayerNorm | None
+    rel_pos_t: nn.Parameter | None
+    rel_pos_h: nn.Parameter | None
+    rel_pos_w: nn.Parameter | None
+
+    def __init__(self, plan: BlockPlan, style: BlockStyle) -> None:
         super().__init__()
-        self.num_heads, self.num_cls, self.attention = num_heads, num_cls, attention
-        self.q_stride, self.kv_stride = q_stride, kv_stride
-        head_dim = dim_out // num_heads
+        dim, head_dim = plan.dim_attention, plan.dim_attention // plan.num_heads
+        self.num_heads, self.num_cls, self.q_stride = plan.num_heads, style.num_cls, plan.q_stride
         self.scale = head_dim**-0.5
-        self.qkv = nn.Linear(dim, 3 * dim_out)
-        self.proj = nn.Linear(dim_out, dim_out)
-        for name, stride in (("q", q_stride), ("k", kv_stride), ("v", kv_stride)):
-            pool = nn.Conv3d(head_dim, head_dim, pool_kernel, stride, _half(pool_kernel), groups=head_dim, bias=False)
-            setattr(self, f"pool_{name}", pool)
-            setattr(self, f"norm_{name}", nn.LayerNorm(head_dim, LAYER_NORM_EPS))
-        q_grid, k_grid = _divide(grid, q_stride), _divide(grid, kv_stride)
-        rows_t, rows_h, rows_w = (table_rows(q, k) for q, k in zip(q_grid, k_grid, strict=True))
-        self.rel_pos_h = nn.Parameter(torch.zeros(rows_h, head_dim))
-        self.rel_pos_w = nn.Parameter(torch.zeros(rows_w, head_dim))
-        self.rel_pos_t = nn.Parameter(torch.zeros(rows_t, head_dim))
+        self.attend, self.residual_pooling = ATTENTION[style.attention], style.residual_pooling
+        self.qkv = nn.Linear(plan.dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        for name, stride in (("q", plan.q_stride), ("k", plan.kv_stride), ("v", plan.kv_stride)):
+            pools = name != "q" or style.pool_all_queries or prod(stride) > 1
+            setattr(self, f"pool_{name}", _pool_filter(head_dim, style.pool_kernel, stride) if pools else None)
+            setattr(self, f"norm_{name}", nn.LayerNorm(head_dim, LAYER_NORM_EPS) if pools else None)
+        self._make_tables(plan, head_dim, style.relative_positions)
+
+    def _make_tables(self, plan: BlockPlan, head_dim: int, relative_positions: bool) -> None:
+        q_grid, k_grid = _divide(plan.grid, plan.q_stride), _divide(plan.grid, plan.kv_stride)
+        for axis, q_size, k_size in zip("thw", q_grid, k_grid, strict=True):
+            wanted = relative_positions and (axis != "t" or plan.grid[0] > 1)
+            rows = table_rows(q_size, k_size)
+            setattr(self, f"rel_pos_{axis}", nn.Parameter(torch.zeros(rows, head_dim)) if wanted else None)
 
     def forward(self, x: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
@@ -149,20 +185,25 @@ class PooledAttention(nn.Module):
         k, k_thw = self._pool(qkv[:, :, 1], thw, self.pool_k, self.norm_k)
         v, _ = self._pool(qkv[:, :, 2], thw, self.pool_v, self.norm_v)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, h, N, d)
-        q_grid = q[:, :, self.num_cls :].unflatten(2, q_thw)
-        terms = axis_terms(q_grid, (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w), k_thw)
-        out = ATTENTION[self.attention](q, k, v, terms, self.scale, self.num_cls)
-        out = out + self._without_cls(q)
+        terms = axis_terms(q[:, :, self.num_cls :].unflatten(2, q_thw), self.tables(), k_thw)
+        out = self.attend(q, k, v, terms, self.scale, self.num_cls)
+        if self.residual_pooling:
+            out = out + self._without_cls(q)
         return self.proj(out.transpose(1, 2).flatten(2)), q_thw
 
-    def _pool(self, x: Tensor, thw: Grid, conv: nn.Module, norm: nn.Module) -> tuple[Tensor, Grid]:
+    def tables(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return self.rel_pos_t, self.rel_pos_h, self.rel_pos_w
+
+    def _pool(self, x: Tensor, thw: Grid, conv: nn.Conv3d | None, norm: nn.Module | None) -> tuple[Tensor, Grid]:
         """Tokens (B, N, h, d) through the depth-wise filter that all heads share, then the norm; class token kept."""
+        if conv is None or norm is None:
+            return x, thw
         cls, grid = x[:, : self.num_cls], x[:, self.num_cls :]
         grid = grid.flatten(2).unflatten(1, thw).permute(0, 4, 1, 2, 3)  # (B, C, T, H, W), channels last in memory
         weight = conv.weight.repeat(self.num_heads, 1, 1, 1, 1)
-        grid = F.conv3d(grid, weight, None, conv.stride, conv.padding, groups=weight.shape[0])
+        grid = F.conv3d(grid, weight, None, conv.stride, _half(conv.kernel_size), groups=weight.shape[0])
         tokens = grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(-1, (self.num_heads, -1))
-        return norm(torch.cat([cls, tokens], 1)), tuple(grid.shape[2:])
+        return norm(torch.cat([cls, tokens], 1)), _grid(grid.shape[2:])
 
     def _without_cls(self, q: Tensor) -> Tensor:
         """Pooled queries with zeros for the class token: residual pooling leaves it out."""
@@ -170,39 +211,32 @@ class PooledAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """(x, thw) -> (x, thw). Where the width grows it grows in the attention, and the shortcut is Linear(norm1(x))."""
+    """(x, thw) -> (x, thw). Where the width grows, the shortcut of that branch is a Linear of the branch's input."""
 
-    def __init__(
-        self,
-        dim: int,
-        dim_out: int,
-        num_heads: int,
-        grid: Grid,
-        *,
-        mlp_ratio: float,
-        drop_path: float,
-        **attention_args,
-    ) -> None:
+    def __init__(self, plan: BlockPlan, style: BlockStyle) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, LAYER_NORM_EPS)
-        self.attn = PooledAttention(dim, dim_out, num_heads, grid, **attention_args)
-        self.norm2 = nn.LayerNorm(dim_out, LAYER_NORM_EPS)
-        self.mlp = Mlp(dim_out, int(dim_out * mlp_ratio))
-        self.drop_path = DropPath(drop_path)
-        self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
+        self.norm1 = nn.LayerNorm(plan.dim, LAYER_NORM_EPS)
+        self.attn = PooledAttention(plan, style)
+        self.norm2 = nn.LayerNorm(plan.dim_attention, LAYER_NORM_EPS)
+        self.mlp = Mlp(plan.dim_attention, int(plan.dim_attention * style.mlp_ratio), plan.dim_out)
+        self.drop_path = DropPath(plan.drop_path)
+        self.grows_in_attention = plan.dim != plan.dim_attention
+        self.proj = nn.Linear(plan.dim, plan.dim_out) if plan.dim != plan.dim_out else None
 
     def forward(self, x: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
         normed = self.norm1(x)
         branch, thw_out = self.attn(normed, thw)
-        shortcut = x if self.proj is None else self.proj(normed)
+        shortcut = self.proj(normed) if self.proj is not None and self.grows_in_attention else x
         x = self._pool_shortcut(shortcut, thw) + self.drop_path(branch)
-        return x + self.drop_path(self.mlp(self.norm2(x))), thw_out
+        normed = self.norm2(x)
+        shortcut = self.proj(normed) if self.proj is not None and not self.grows_in_attention else x
+        return shortcut + self.drop_path(self.mlp(normed)), thw_out
 
     def _pool_shortcut(self, x: Tensor, thw: Grid) -> Tensor:
         stride, num_cls = self.attn.q_stride, self.attn.num_cls
         if prod(stride) == 1:
             return x
-        kernel = tuple(s + 1 if s > 1 else 1 for s in stride)
+        kernel = _grid(s + 1 if s > 1 else 1 for s in stride)
         grid = x[:, num_cls:].unflatten(1, thw).permute(0, 4, 1, 2, 3)
         grid = F.max_pool3d(grid, kernel, stride, _half(kernel))
         return torch.cat([x[:, :num_cls], grid.flatten(2).transpose(1, 2)], 1)
@@ -223,10 +257,10 @@ class MViT(nn.Module):
 
     Args:
         num_frames, crop_size: the T and H, W (one int, or both) that the position tables are made for. Other sizes
-            work at run time: the tables are interpolated.
+            work at run time: the tables are interpolated. A model made for one frame also takes pictures (B, 3, H, W).
         num_classes: rows of the head.
-        depths: blocks per stage; the first block of each later stage doubles width and heads and strides the queries.
-        embed_dim, num_heads: width and heads of the first stage.
+        depths: blocks per stage; the first block of each later stage strides the queries and doubles the heads.
+        embed_dim, num_heads: width and heads of the first stage; both double from stage to stage.
         kv_stride: stride (t, h, w) of keys and values in the first stage; divided by `q_stride` at each stage start.
         q_stride: stride (t, h, w) of the queries at each stage start.
         patch_kernel, patch_stride, pool_kernel: of the 3D convolutions that make patches and pool q, k, v.
@@ -234,9 +268,15 @@ class MViT(nn.Module):
         drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
         dropout_rate: in front of the head.
         cls_token: classify from a class token; without it from the mean of the last tokens.
+        width_growth: the width doubles in the "attention" of a stage's first block (MViTv2), or in the "mlp" of the
+            last block before it (MViTv1, and the published IN-1K image model L).
+        positions: "relative", decomposed, in every attention (MViTv2), or "absolute", added once (MViTv1).
+        residual_pooling: add the pooled queries to the attention's output (MViTv2).
+        pool_all_queries: pool queries in every block (MViTv2), or only where they are strided (MViTv1).
         attention: "flash" (fast, no N×M matrix) or "reference" (the plain formula); equal to rounding.
+        activation_checkpointing: keep only each block's input for the backward pass and compute the rest again.
 
-    Source: the paper's §4 and the public PySlowFast configurations.
+    Source: arXiv 2112.01526 §4, arXiv 2104.11227 for MViTv1, and the public PySlowFast configurations.
     """
 
     def __init__(
@@ -250,51 +290,55 @@ class MViT(nn.Module):
         embed_dim: int = 96,
         num_heads: int = 1,
         mlp_ratio: float = 4.0,
-        patch_kernel: Grid = (3, 7, 7),
-        patch_stride: Grid = (2, 4, 4),
-        pool_kernel: Grid = (3, 3, 3),
-        q_stride: Grid = (1, 2, 2),
-        kv_stride: Grid = (1, 8, 8),
+        patch_kernel: Sequence[int] = (3, 7, 7),
+        patch_stride: Sequence[int] = (2, 4, 4),
+        pool_kernel: Sequence[int] = (3, 3, 3),
+        q_stride: Sequence[int] = (1, 2, 2),
+        kv_stride: Sequence[int] = (1, 8, 8),
         drop_path_rate: float = 0.0,
         dropout_rate: float = 0.5,
         cls_token: bool = True,
+        width_growth: str = "attention",
+        positions: str = "relative",
+        residual_pooling: bool = True,
+        pool_all_queries: bool = True,
         attention: str = "flash",
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        crop = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
-        _check_arguments(depths, embed_dim, num_heads, attention, (num_frames, *crop), patch_stride)
-        self.in_channels, self.num_classes, self.patch_stride = in_channels, num_classes, tuple(patch_stride)
-        self.patch_embed = PatchEmbed(in_channels, embed_dim, tuple(patch_kernel), tuple(patch_stride))
+        height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+        size = (num_frames, height, width)
+        _check_arguments(depths, embed_dim, num_heads, size, patch_stride)
+        _check_choice("attention", attention, ATTENTION)
+        _check_choice("positions", positions, ("relative", "absolute"))
+        _check_choice("width_growth", width_growth, ("attention", "mlp"))
+        self.num_frames, self.in_channels, self.num_classes = num_frames, in_channels, num_classes
+        self.patch_stride, self.activation_checkpointing = _grid(patch_stride), activation_checkpointing
+        self.patch_embed = PatchEmbed(in_channels, embed_dim, _grid(patch_kernel), self.patch_stride)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if cls_token else None
-        self.blocks = nn.ModuleList()
-        grid = _divide((num_frames, *crop), patch_stride)
-        dim, kv = embed_dim, tuple(kv_stride)
-        drop_path = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
-        for stage, depth in enumerate(depths):
-            for block in range(depth):
-                starts_stage = stage > 0 and block == 0
-                q = tuple(q_stride) if starts_stage else (1, 1, 1)
-                if starts_stage:
-                    kv = _divide(kv, q)
-                dim_out = embed_dim * 2**stage
-                self.blocks.append(
-                    Block(
-                        dim,
-                        dim_out,
-                        num_heads * 2**stage,
-                        grid,
-                        mlp_ratio=mlp_ratio,
-                        drop_path=drop_path[len(self.blocks)],
-                        q_stride=q,
-                        kv_stride=kv,
-                        pool_kernel=tuple(pool_kernel),
-                        num_cls=int(cls_token),
-                        attention=attention,
-                    )
-                )
-                dim, grid = dim_out, _divide(grid, q)
-        self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS)
-        self.head = Head(dim, num_classes, dropout_rate)
+        grid = _divide(size, patch_stride)
+        self.grid = grid
+        absolute = positions == "absolute"
+        self.pos_embed_spatial = nn.Parameter(torch.zeros(1, grid[1] * grid[2], embed_dim)) if absolute else None
+        self.pos_embed_temporal = nn.Parameter(torch.zeros(1, grid[0], embed_dim)) if absolute else None
+        self.pos_embed_class = nn.Parameter(torch.zeros(1, 1, embed_dim)) if absolute and cls_token else None
+        style = BlockStyle(
+            mlp_ratio=mlp_ratio,
+            pool_kernel=_grid(pool_kernel),
+            num_cls=int(cls_token),
+            relative_positions=positions == "relative",
+            residual_pooling=residual_pooling,
+            pool_all_queries=pool_all_queries,
+            attention=attention,
+        )
+        plans = plan_blocks(
+            depths, embed_dim, num_heads, grid, _grid(q_stride), _grid(kv_stride), width_growth, drop_path_rate
+        )
+        self.blocks = nn.ModuleList(Block(plan, style) for plan in plans)
+        self.stage_ends = tuple(sum(depths[: stage + 1]) - 1 for stage in range(len(depths)))
+        self.stage_dims = tuple(plans[end].dim_out for end in self.stage_ends)
+        self.norm = nn.LayerNorm(self.stage_dims[-1], LAYER_NORM_EPS)
+        self.head = Head(self.stage_dims[-1], num_classes, dropout_rate)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -313,16 +357,46 @@ class MViT(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         x, thw = self._embed(clips)
         for block in self.blocks:
-            x, thw = block(x, thw)
+            x, thw = self._run(block, x, thw)
         x = x[:, :1] if self.cls_token is not None else x
         return self.head(self.norm(x).mean(1))
 
+    def forward_features(self, clips: Tensor) -> list[Tensor]:
+        """The map after each stage, for use as a backbone: (B, C, T', H', W') with C as in `stage_dims`; no norm."""
+        x, thw = self._embed(clips)
+        maps = []
+        for place, block in enumerate(self.blocks):
+            x, thw = self._run(block, x, thw)
+            if place in self.stage_ends:
+                tokens = x if self.cls_token is None else x[:, 1:]
+                maps.append(tokens.transpose(1, 2).unflatten(2, thw))
+        return maps
+
+    def _run(self, block: nn.Module, x: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
+        if self.activation_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, thw, use_reentrant=False)
+        return block(x, thw)
+
     def _embed(self, clips: Tensor) -> tuple[Tensor, Grid]:
+        if clips.ndim == 4 and self.num_frames == 1:
+            clips = clips.unsqueeze(2)
         self._check_clips(clips)
         x, thw = self.patch_embed(clips)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
-        return x, thw
+        return x + self._absolute_positions(thw), thw
+
+    def _absolute_positions(self, thw: Grid) -> Tensor | float:
+        """Positions of a grid's tokens, interpolated where it is not the grid they were made for: (1, N, C), or 0."""
+        if self.pos_embed_spatial is None or self.pos_embed_temporal is None:
+            return 0.0
+        spatial = self.pos_embed_spatial.unflatten(1, self.grid[1:]).permute(0, 3, 1, 2)  # (1, C, H, W)
+        temporal = self.pos_embed_temporal.transpose(1, 2)  # (1, C, T)
+        if thw != self.grid:
+            spatial = F.interpolate(spatial, size=thw[1:], mode="bilinear")
+            temporal = F.interpolate(temporal, size=thw[0], mode="linear")
+        positions = (temporal[..., None] + spatial.flatten(2)[:, :, None]).flatten(2).transpose(1, 2)
+        return positions if self.pos_embed_class is None else torch.cat([self.pos_embed_class, positions], 1)
 
     def _check_clips(self, clips: Tensor) -> None:
         if clips.ndim != 5 or clips.shape[1] != self.in_channels:
@@ -338,23 +412,64 @@ class MViT(nn.Module):
             )
 
 
-def _half(kernel: Sequence[int]) -> Grid:
-    return tuple(size // 2 for size in kernel)
+def plan_blocks(
+    depths: Sequence[int],
+    embed_dim: int,
+    num_heads: int,
+    grid: Grid,
+    q_stride: Grid,
+    kv_stride: Grid,
+    width_growth: str,
+    drop_path_rate: float,
+) -> list[BlockPlan]:
+    """Width, heads, grid and strides of every block."""
+    plans: list[BlockPlan] = []
+    dim, kv, total = embed_dim, kv_stride, sum(depths)
+    for stage, depth in enumerate(depths):
+        for place in range(depth):
+            starts, ends = stage > 0 and place == 0, place == depth - 1 and stage < len(depths) - 1
+            q = q_stride if starts else (1, 1, 1)
+            kv = _divide(kv, q)
+            dim_attention = embed_dim * 2**stage if width_growth == "attention" else dim
+            dim_out = 2 * dim if width_growth == "mlp" and ends else dim_attention
+            drop_path = drop_path_rate * len(plans) / max(total - 1, 1)
+            plans.append(BlockPlan(dim, dim_attention, dim_out, num_heads * 2**stage, grid, q, kv, drop_path))
+            dim, grid = dim_out, _divide(grid, q)
+    return plans
+
+
+def _pool_filter(head_dim: int, kernel: Grid, stride: Grid) -> nn.Conv3d:
+    return nn.Conv3d(head_dim, head_dim, kernel, stride, _half(kernel), groups=head_dim, bias=False)
+
+
+def _grid(values: Iterable[int]) -> Grid:
+    t, h, w = values
+    return (t, h, w)
+
+
+def _half(kernel: Iterable[int]) -> Grid:
+    return _grid(size // 2 for size in kernel)
 
 
 def _divide(grid: Sequence[int], stride: Sequence[int]) -> Grid:
     """Floor division axis by axis, at least 1: how the published files size their position tables."""
-    return tuple(max(size // step, 1) for size, step in zip(grid, stride, strict=True))
+    return _grid(max(size // step, 1) for size, step in zip(grid, stride, strict=True))
 
 
-def _check_arguments(depths, embed_dim, num_heads, attention, size, patch_stride) -> None:
+def _check_arguments(
+    depths: Sequence[int], embed_dim: int, num_heads: int, size: Sequence[int], patch_stride: Sequence[int]
+) -> None:
     if not depths or min(depths) < 1:
         raise ConfigError(f"depths={tuple(depths)}: every stage needs at least one block")
     if embed_dim % num_heads:
         raise ConfigError(f"embed_dim={embed_dim} is not a multiple of num_heads={num_heads}")
-    if attention not in ATTENTION:
-        raise ConfigError(f"attention='{attention}': allowed are {', '.join(ATTENTION)}")
     if any(length < step for length, step in zip(size, patch_stride, strict=True)):
         raise ConfigError(
-            f"num_frames and crop_size {tuple(size)} are smaller than one patch step {tuple(patch_stride)}"
+            f"num_frames and crop_size {tuple(size)} are smaller than one patch step {tuple(patch_stride)}: "
+            "make them larger"
         )
+
+
+def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}='{value}': allowed are {', '.join(allowed)}")

@@ -6,6 +6,8 @@ for the distance between query position i and key position j on that axis.
 
 # B batch, h heads, d head dim, T/H/W query grid, Q/K query and key positions on one axis
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,18 +50,14 @@ def axis_embedding(table: Tensor, q_size: int, k_size: int) -> Tensor:
     return resampled[distance_rows(q_size, k_size, table.device)]
 
 
-def axis_terms(
-    q: Tensor, tables: tuple[Tensor | None, Tensor, Tensor], k_thw: tuple[int, int, int]
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """The query's score with each key coordinate: q (B, h, T, H, W, d) -> (B, h, T, H, W, K) for t, h and w.
+def axis_terms(q: Tensor, tables: Sequence[Tensor | None], k_thw: Sequence[int]) -> list[Tensor]:
+    """The query's score with each key coordinate: q (B, h, T, H, W, d) -> (B, h, T, H, W, K) per axis that has a table.
 
-    The sum of the three, read at a key's three coordinates, is E_ij. `tables` are (t, h, w); t is None in image models.
+    The sum of the axes' terms, read at a key's coordinates, is E_ij. `tables` are those of t, h and w.
     """
-    table_t, table_h, table_w = tables
-    size_t, size_h, size_w = q.shape[2:5]
-    term_h = torch.einsum("bnthwd,hkd->bnthwk", q, axis_embedding(table_h, size_h, k_thw[1]))
-    term_w = torch.einsum("bnthwd,wkd->bnthwk", q, axis_embedding(table_w, size_w, k_thw[2]))
-    if table_t is None:
-        return None, term_h, term_w
-    term_t = torch.einsum("bnthwd,tkd->bnthwk", q, axis_embedding(table_t, size_t, k_thw[0]))
-    return term_t, term_h, term_w
+    equations = ("bnthwd,tkd->bnthwk", "bnthwd,hkd->bnthwk", "bnthwd,wkd->bnthwk")
+    return [
+        torch.einsum(equation, q, axis_embedding(table, q_size, k_size))
+        for equation, table, q_size, k_size in zip(equations, tables, q.shape[2:5], k_thw, strict=True)
+        if table is not None
+    ]

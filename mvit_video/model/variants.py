@@ -1,25 +1,51 @@
 """Names of models and the plain arguments they stand for (RECIPES of the paper, Table 8 and PySlowFast's configs)."""
 
 import inspect
+from typing import Any
 
 from torch import nn
 
 from mvit_video.errors import ConfigError, did_you_mean
 from mvit_video.model.mvit import MViT
 
-VARIANTS: dict[str, dict] = {
-    "mvitv2_t_16x4": dict(depths=(1, 2, 5, 2), drop_path_rate=0.1),
-    "mvitv2_s_16x4": dict(depths=(1, 2, 11, 2), drop_path_rate=0.2),
-    "mvitv2_b_32x3": dict(depths=(2, 3, 16, 3), num_frames=32, drop_path_rate=0.3),
-    "mvitv2_l_40x3": dict(
-        depths=(2, 6, 36, 4), embed_dim=144, num_heads=2, num_frames=40, crop_size=312, drop_path_rate=0.75
-    ),
-    "mvitv2_h_16x4": dict(depths=(4, 8, 60, 8), embed_dim=192, num_heads=3),  # no published drop path
+# Paper Tables 8 and 9: blocks per stage, and what else tells the sizes apart.
+_SIZES: dict[str, dict[str, Any]] = {
+    "t": dict(depths=(1, 2, 5, 2)),
+    "s": dict(depths=(1, 2, 11, 2)),
+    "b": dict(depths=(2, 3, 16, 3)),
+    "l": dict(depths=(2, 6, 36, 4), embed_dim=144, num_heads=2),
+    "h": dict(depths=(4, 8, 60, 8), embed_dim=192, num_heads=3),
+}
+_IMAGE: dict[str, Any] = dict(
+    num_frames=1,
+    patch_kernel=(1, 7, 7),
+    patch_stride=(1, 4, 4),
+    pool_kernel=(1, 3, 3),
+    kv_stride=(1, 4, 4),
+    dropout_rate=0.0,
+)
+_MVITV1_B: dict[str, Any] = dict(
+    depths=(1, 2, 11, 2), positions="absolute", residual_pooling=False, pool_all_queries=False, width_growth="mlp"
+)
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mvitv2_t_16x4": _SIZES["t"] | dict(drop_path_rate=0.1),
+    "mvitv2_s_16x4": _SIZES["s"] | dict(drop_path_rate=0.2),
+    "mvitv2_b_32x3": _SIZES["b"] | dict(num_frames=32, drop_path_rate=0.3),
+    "mvitv2_l_16x4": _SIZES["l"] | dict(drop_path_rate=0.75),
+    "mvitv2_l_40x3": _SIZES["l"] | dict(num_frames=40, crop_size=312, drop_path_rate=0.75),
+    "mvitv2_h_16x4": _SIZES["h"],  # no published drop path
+    "mvitv1_b_16x4": _MVITV1_B | dict(drop_path_rate=0.2),
+    "mvitv1_b_32x3": _MVITV1_B | dict(num_frames=32, drop_path_rate=0.3),
     # Ours, not the paper's: three stages for the demonstration, small videos and tests.
     "mvitv2_nano_8x3": dict(
         depths=(1, 2, 1), embed_dim=32, num_frames=8, crop_size=48, kv_stride=(1, 4, 4), dropout_rate=0.0
     ),
 }
+for _size, _arguments in _SIZES.items():
+    VARIANTS[f"mvitv2_{_size}_in1k"] = _arguments | _IMAGE | dict(cls_token=False, num_classes=1000)
+    VARIANTS[f"mvitv2_{_size}_in21k"] = _arguments | _IMAGE | dict(cls_token=True, num_classes=19168)
+VARIANTS["mvitv2_l_in1k"]["width_growth"] = "mlp"  # as published; every other MViTv2 grows in the attention
 
 _ARGUMENTS = set(inspect.signature(MViT.__init__).parameters) - {"self"}
 
@@ -29,15 +55,18 @@ def list_models() -> list[str]:
     return sorted(VARIANTS)
 
 
-def build_model(name: str, num_classes: int = 400, **arguments) -> nn.Module:
-    """A network by name; `arguments` are those of `MViT` and win over the named ones.
+def build_model(name: str, num_classes: int | None = None, **arguments: Any) -> nn.Module:
+    """A network by name, with new (random) weights; `arguments` are those of `MViT` and win over the named ones.
 
-    The weights are new (random). Raises ConfigError for an unknown name or argument.
+    Without `num_classes` the head is the published one: 400 for video, 1000 for in1k, 19168 for in21k.
+    Raises ConfigError for an unknown name or argument.
     """
-    return MViT(**model_arguments(name, num_classes=num_classes, **arguments))
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
+    return MViT(**model_arguments(name, **arguments))
 
 
-def model_arguments(name: str, **arguments) -> dict:
+def model_arguments(name: str, **arguments: Any) -> dict[str, Any]:
     """The plain arguments that `name` stands for, with `arguments` put in."""
     if name not in VARIANTS:
         raise ConfigError(
