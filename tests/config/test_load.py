@@ -1,0 +1,82 @@
+import pytest
+from conftest import REPOSITORY
+
+from mvit_video.config.load import config_from_dict, describe_settings, dump_config, load_config
+from mvit_video.config.schema import Config
+from mvit_video.errors import ConfigError
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_values_come_from_the_base_then_the_file_then_the_words(tmp_path):
+    write(tmp_path / "base.yaml", "data: {num_frames: 8, workers: 0}\ntrain: {epochs: 5}\n")
+    file = write(tmp_path / "run.yaml", "_BASE_: base.yaml\ndata: {workers: 3}\ntrain: {seed: 4}\n")
+    config = load_config(file, ["train.seed=7", "data.mean=[0.1, 0.2, 0.3]", "train.base_lr=1e-3"])
+    assert (config.data.num_frames, config.data.workers, config.train.epochs, config.train.seed) == (8, 3, 5, 7)
+    assert config.data.mean == (0.1, 0.2, 0.3)
+    assert config.train.base_lr == 0.001
+
+
+def test_a_dumped_config_reads_back_to_the_same(tmp_path):
+    config = config_from_dict({"data": {"crop_size": [96, 128], "train": "größe.csv"}, "train": {"epochs": 3}}, "test")
+    assert load_config(write(tmp_path / "c.yaml", dump_config(config))) == config
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_config_is_read(file):
+    assert isinstance(load_config(file), Config)
+
+
+def test_every_setting_has_a_sentence():
+    for key, _, sentence in describe_settings():
+        assert sentence.endswith((".", ".`")) and len(sentence) > 10, key
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {num_frame: 8}", "'data.num_frame' is not a setting (did you mean 'num_frames'?): allowed here are"),
+        ("dat: {}", "'dat' is not a setting (did you mean 'data'?): allowed here are model, data, train, evaluation"),
+        ("train: {epochs: 0}", "train.epochs = 0: input should be greater than or equal to 1"),
+        ("train: {epochs: many}", "train.epochs = 'many': input should be a valid integer"),
+        ("data: {decoder: ffmpeg}", "data.decoder = 'ffmpeg': input should be 'pyav' or 'decord'"),
+        ("data: {crop_size: 300}", "crop_size 300 is larger than short_side 256: the crop must fit"),
+        ("data: {std: [1, 0, 1]}", "std [1.0, 0.0, 1.0] must be above 0 in every channel"),
+        ("data: {crop_area: [0.5, 1.5]}", "crop_area [0.5, 1.5] must not exceed 1"),
+        ("data: {crop_ratio: [2, 1]}", "crop_ratio [2, 1] must be two numbers above 0, the smaller one first"),
+        ("model: {arguments: {num_frames: 4}}", "num_frames is set by data.num_frames: remove it from model.arguments"),
+        ("- a\n- b", "holds a list, wanted sections such as `data:`"),
+        ("data: [", "is not YAML"),
+        ("_BASE_: c.yaml", "names itself as _BASE_"),
+        ("_BASE_: nowhere.yaml", "nowhere.yaml: no such file"),
+        ("a: !!python/object/apply:os.getcwd []", "is not YAML (could not determine a constructor"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(tmp_path, text, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path / "c.yaml", text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.epochs", "'train.epochs' is not an override: write section.key=value"),
+        ("train.epoch=3", "'train.epoch' is not a setting (did you mean 'epochs'?)"),
+        ("train.epochs.x=3", "'epochs' is a value, not a section"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence(tmp_path, word, message):
+    file = write(tmp_path / "c.yaml", "train: {epochs: 2}")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, [word])
+    assert message in str(caught.value)
+
+
+def test_several_errors_are_counted(tmp_path):
+    with pytest.raises(ConfigError, match=r"\(and 1 more\)"):
+        load_config(write(tmp_path / "c.yaml", "train: {epochs: 0, seed: -1}"))

@@ -1,0 +1,61 @@
+"""The shape of the house: who imports whom, and what is never called."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "mvit_video"
+ROOMS = ("config", "data", "model", "engine", "evaluation", "inference", "demo", "cli")
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported_rooms(tree: ast.AST):
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "mvit_video" and len(parts) > 1 and parts[1] in ROOMS:
+                yield parts[1]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_left_only(room):
+    files = [file for file in FILES if file.relative_to(PACKAGE).parts[0] in (room, f"{room}.py")]
+    assert files, f"no file belongs to {room}"
+    for file in files:
+        for other in imported_rooms(ast.parse(file.read_text())):
+            assert ROOMS.index(other) <= ROOMS.index(room), f"{file.name} in {room} imports {other}"
+
+
+def test_leaves_import_no_room():
+    for name in ("errors.py", "paths.py", "progress.py", "version.py"):
+        assert list(imported_rooms(ast.parse((PACKAGE / name).read_text()))) == []
+
+
+def calls(tree: ast.AST):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def test_nothing_runs_a_strangers_code():
+    for file in FILES:
+        tree = ast.parse(file.read_text())
+        names = {ast.unparse(call.func) for call in calls(tree)}
+        assert not names & {"eval", "exec", "pickle.load", "pickle.loads", "yaml.load", "os.system"}, file
+        keywords = {(word.arg, ast.unparse(word.value)) for call in calls(tree) for word in call.keywords}
+        assert not keywords & {("shell", "True"), ("weights_only", "False"), ("allow_pickle", "True")}, file
+        loads = [call for call in calls(tree) if ast.unparse(call.func) == "torch.load"]
+        assert all(any(word.arg == "weights_only" for word in call.keywords) for call in loads), file
+
+
+def test_importing_the_package_loads_neither_torchvision_nor_pytorchvideo():
+    code = "import sys, mvit_video; print([n for n in ('torchvision', 'pytorchvideo', 'decord') if n in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
