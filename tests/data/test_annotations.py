@@ -88,7 +88,7 @@ def test_missing_lists_and_empty_folders_are_named(tmp_path):
     with pytest.raises(AnnotationError, match=r"nowhere.csv: no such file"):
         read_videos("nowhere.csv", str(tmp_path))
     (tmp_path / "train").mkdir()
-    with pytest.raises(AnnotationError, match="holds no class folders with videos, wanted train/CLASS/VIDEO.mp4"):
+    with pytest.raises(AnnotationError, match=r"holds no class folders with videos, wanted train/CLASS/VIDEO.mp4"):
         read_videos("train", str(tmp_path))
 
 

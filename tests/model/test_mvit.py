@@ -1,0 +1,254 @@
+import itertools
+
+import pytest
+import torch
+
+from mvit_video import build_model
+from mvit_video.errors import ConfigError, InputError
+from mvit_video.model.mvit import DropPath, flash_attention, key_coordinates, reference_attention
+from mvit_video.model.relative_position import distance_rows
+
+TINY = dict(depths=(1, 1, 2), embed_dim=16, num_heads=2, num_frames=4, crop_size=32, num_classes=5, kv_stride=(1, 4, 4))
+
+
+def tiny(seed=0, dtype=torch.float32, **changes):
+    torch.manual_seed(seed)
+    model = build_model("mvitv2_s_16x4", **(TINY | dict(drop_path_rate=0.0, dropout_rate=0.0) | changes)).to(dtype)
+    for parameter in model.parameters():  # the initial weights are small: make every part matter
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def same_weights(**changes):
+    return [tiny(attention=kind, **changes) for kind in ("flash", "reference")]
+
+
+SIZES = [(4, 32, 32), (2, 32, 32), (3, 16, 16), (7, 33, 47), (6, 64, 40), (3, 20, 52)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("cls_token", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_flash_attention_equals_the_plain_formula_in_outputs_and_all_gradients(size, cls_token, dtype, tolerance):
+    flash, reference = same_weights(dtype=dtype, cls_token=cls_token)
+    clips = torch.randn(2, 3, *size, dtype=dtype)
+    results = []
+    for model in (flash, reference):
+        given = clips.clone().requires_grad_()
+        logits = model(given)
+        logits.square().sum().backward()
+        results.append([logits, given.grad, *(parameter.grad for parameter in model.parameters())])
+    names = ["logits", "clips", *(name for name, _ in flash.named_parameters())]
+    for name, ours, plain in zip(names, *results, strict=True):
+        largest = max(1.0, plain.abs().max().item())
+        assert (ours - plain).abs().max().item() < tolerance * largest, name
+
+
+@pytest.mark.parametrize("num_cls", [0, 1])
+def test_the_plain_formula_is_a_sum_over_coordinates(num_cls):
+    """Against a loop over single queries and keys, in float64."""
+    torch.manual_seed(0)
+    q_thw, k_thw, d = (2, 3, 2), (2, 2, 1), 4
+    q = torch.randn(1, 2, 12 + num_cls, d, dtype=torch.float64)
+    k, v = (torch.randn(1, 2, 4 + num_cls, d, dtype=torch.float64) for _ in range(2))
+    tables = [torch.randn(2 * max(a, b) - 1, d, dtype=torch.float64) for a, b in zip(q_thw, k_thw, strict=True)]
+    rows = [distance_rows(a, b) for a, b in zip(q_thw, k_thw, strict=True)]
+    grid = q[:, :, num_cls:].unflatten(2, q_thw)
+    terms = [
+        torch.einsum(f"bnthwd,{axis}kd->bnthwk", grid, table[row])
+        for axis, table, row in zip("thw", tables, rows, strict=True)
+    ]
+    wanted = torch.empty_like(q)
+    q_places, k_places = (list(itertools.product(*map(range, thw))) for thw in (q_thw, k_thw))
+    for head in range(2):
+        for i in range(q.shape[2]):
+            scores = []
+            for j in range(k.shape[2]):
+                score = (q[0, head, i] @ k[0, head, j]) * 0.37
+                if i >= num_cls and j >= num_cls:
+                    for axis in range(3):
+                        row = rows[axis][q_places[i - num_cls][axis], k_places[j - num_cls][axis]]
+                        score = score + q[0, head, i] @ tables[axis][row]
+                scores.append(score)
+            wanted[0, head, i] = torch.stack(scores).softmax(0) @ v[0, head]
+    for attend in (reference_attention, flash_attention):
+        assert torch.allclose(attend(q, k, v, terms, 0.37, num_cls), wanted, atol=1e-12)
+
+
+def test_key_coordinates_are_one_hot_per_axis():
+    table = key_coordinates((2, 3, 2), torch.zeros(1))
+    for row, (t, h, w) in zip(table, itertools.product(range(2), range(3), range(2)), strict=True):
+        assert row.nonzero().flatten().tolist() == [t, 2 + h, 5 + w]
+
+
+def test_residual_pooling_leaves_the_class_token_out():
+    x = torch.randn(1, 33, 16)
+    block = tiny().blocks[0].attn
+    on, thw = block(x, (2, 4, 4))
+    block.residual_pooling = False
+    off, _ = block(x, (2, 4, 4))
+    assert thw == (2, 4, 4)
+    assert torch.equal(on[:, 0], off[:, 0]) and not torch.allclose(on[:, 1:], off[:, 1:])
+
+
+def test_the_shortcut_of_a_stage_start_is_a_max_over_overlapping_windows():
+    block = tiny().blocks[1]
+    x = torch.randn(1, 1 + 2 * 5 * 6, 16)
+    pooled = block._pool_shortcut(x, (2, 5, 6))
+    assert torch.equal(pooled[:, 0], x[:, 0])
+    grid = x[0, 1:].view(2, 5, 6, 16)
+    for t, h, w in itertools.product(range(2), range(3), range(3)):
+        window = grid[t, max(2 * h - 1, 0) : 2 * h + 2, max(2 * w - 1, 0) : 2 * w + 2]
+        assert torch.equal(pooled[0, 1 + t * 9 + h * 3 + w], window.amax((0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("mvitv2_t_16x4", 23_801_104),
+        ("mvitv2_s_16x4", 34_537_744),
+        ("mvitv2_b_32x3", 51_230_128),
+        ("mvitv2_l_40x3", 213_390_112),
+        ("mvitv2_h_16x4", 666_363_856),
+        ("mvitv1_b_16x4", 36_610_672),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(name, count):
+    with torch.device("meta"):
+        model = build_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+def test_position_tables_have_the_published_rows():
+    with torch.device("meta"):
+        small, large = build_model("mvitv2_s_16x4"), build_model("mvitv2_l_40x3")
+    rows = [len(block.attn.rel_pos_h) for block in small.blocks]
+    assert rows == [111, 55, 55, *[27] * 12, 13]
+    assert {len(block.attn.rel_pos_t) for block in small.blocks} == {15}
+    assert [len(large.blocks[place].attn.rel_pos_w) for place in (7, 8, 43, 44, 45, 47)] == [77, 37, 37, 37, 17, 17]
+
+
+def test_drop_path_grows_linearly_from_zero():
+    rates = [block.drop_path.rate for block in tiny(drop_path_rate=0.3).blocks]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    layer = DropPath(0.25)
+    out = layer(torch.ones(4000, 3, 2))
+    assert out.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert (out == out[:, :1, :1]).all()
+    assert out.mean().item() == pytest.approx(1, abs=0.05)
+    assert torch.equal(layer.eval()(torch.ones(8, 2)), torch.ones(8, 2))
+
+
+@pytest.mark.parametrize("rates", [dict(), dict(drop_path_rate=0.9, dropout_rate=0.9)])
+def test_evaluation_is_deterministic_whatever_the_dropout(rates):
+    model, clips = tiny(**rates).eval(), torch.randn(2, 3, 4, 32, 32)
+    assert torch.equal(model(clips), model(clips))
+    assert torch.equal(model(clips), tiny(drop_path_rate=0.0, dropout_rate=0.0).eval()(clips))
+
+
+def test_training_with_dropout_is_random():
+    model, clips = tiny(dropout_rate=0.5).train(), torch.randn(2, 3, 4, 32, 32)
+    assert not torch.equal(model(clips), model(clips))
+
+
+def test_initial_weights_are_those_of_the_recipe():
+    torch.manual_seed(0)
+    for name, value in build_model("mvitv2_t_16x4", num_classes=10).named_parameters():
+        if value.ndim > 1:
+            assert value.std().item() == pytest.approx(0.0176, abs=0.004), (
+                name
+            )  # a normal of σ .02 cut at ±2 is .02·.88
+            assert value.abs().max() <= 2, name
+        else:
+            assert (value == (1 if name.endswith("weight") else 0)).all(), name
+
+
+def test_batches_do_not_mix():
+    model, clips = tiny().eval(), torch.randn(3, 3, 4, 32, 32)
+    assert torch.allclose(model(clips)[1], model(clips[1:2])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("cls_token", [True, False])
+@pytest.mark.parametrize("width_growth", ["attention", "mlp"])
+def test_features_are_the_stage_maps(cls_token, width_growth):
+    model = tiny(cls_token=cls_token, width_growth=width_growth).eval()
+    clips = torch.randn(2, 3, 5, 36, 28)
+    maps = model.forward_features(clips)
+    grids = [(3, 9, 7), (3, 5, 4), (3, 3, 2)]
+    assert [tuple(stage.shape) for stage in maps] == [
+        (2, dim, *grid) for dim, grid in zip(model.stage_dims, grids, strict=True)
+    ]
+    assert model.stage_dims == ((16, 32, 64) if width_growth == "attention" else (32, 64, 64))
+    if not cls_token:
+        assert torch.allclose(
+            model.head(model.norm(maps[-1].flatten(2).transpose(1, 2)).mean(1)), model(clips), atol=1e-5
+        )
+
+
+def test_a_model_made_for_one_frame_takes_pictures():
+    model = tiny(
+        num_frames=1, patch_kernel=(1, 7, 7), patch_stride=(1, 4, 4), pool_kernel=(1, 3, 3), cls_token=False
+    ).eval()
+    pictures = torch.randn(2, 3, 32, 40)
+    assert torch.equal(model(pictures), model(pictures[:, :, None]))
+    assert not any("rel_pos_t" in name for name, _ in model.named_parameters())
+
+
+def test_a_crop_may_be_given_as_height_and_width():
+    model = tiny(crop_size=(32, 48))
+    assert len(model.blocks[0].attn.rel_pos_h) == 15 and len(model.blocks[0].attn.rel_pos_w) == 23
+    assert model(torch.randn(1, 3, 4, 32, 48)).shape == (1, 5)
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    clips = torch.randn(2, 3, 4, 32, 32)
+    gradients = []
+    for switch in (False, True):
+        model = tiny(activation_checkpointing=switch, drop_path_rate=0.5).train()
+        torch.manual_seed(1)
+        model(clips).sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        (torch.zeros(3, 4, 32, 32), r"clips have shape \(3, 4, 32, 32\), wanted \(batch, 3, frames, height, width\)"),
+        (torch.zeros(1, 4, 3, 32, 32), r"clips have shape \(1, 4, 3, 32, 32\), wanted \(batch, 3,"),
+        (torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8), "clips are torch.uint8, wanted floating point values"),
+        (torch.zeros(1, 3, 1, 32, 32), r"clips of \(1, 32, 32\) .* smaller than one patch step \(2, 4, 4\)"),
+        (torch.zeros(1, 3, 4, 32, 3), "smaller than one patch step"),
+    ],
+)
+def test_clips_of_a_wrong_shape_are_refused(clips, message):
+    with pytest.raises(InputError, match=message):
+        tiny(num_frames=8)(clips)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(depths=(1, 0)), r"depths=\(1, 0\): every stage needs at least one block"),
+        (dict(embed_dim=15), "embed_dim=15 is not a multiple of num_heads=2"),
+        (dict(attention="slow"), "attention='slow': allowed are flash, reference"),
+        (dict(positions="none"), "positions='none': allowed are relative, absolute"),
+        (dict(width_growth="head"), "width_growth='head': allowed are attention, mlp"),
+        (dict(num_frames=1), r"num_frames and crop_size \(1, 32, 32\) are smaller than one patch step"),
+        (dict(depth=(1, 1)), r"model argument 'depth' is unknown \(did you mean 'depths'\?\): allowed are activation_"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny(**arguments)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(
+        ConfigError, match=r"model 'mvitv2_s_16x' is unknown \(did you mean 'mvitv2_s_16x4'\?\): allowed are"
+    ):
+        build_model("mvitv2_s_16x")

@@ -1,0 +1,55 @@
+"""The public reference model's numbers on weights that anybody can make again (RECIPES §7)."""
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from shared_files import shared
+
+from mvit_video import build_model
+
+MODELS = {
+    "mvitv2_s_16x4_k400": dict(),
+    "mvitv2_small_8x96": dict(depths=(1, 1, 2, 1), num_frames=8, crop_size=96, num_classes=11),
+}
+
+
+def fixed_values(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Values that depend on the name and shape alone; made in float64."""
+    normal = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
+    if "rel_pos_" in key:
+        normal = 0.2 * normal
+    elif key == "cls_token":
+        normal = 0.5 * normal
+    elif key != "input" and len(shape) == 1:
+        normal = 0.1 * normal + (1 if key.endswith("weight") else 0)
+    elif key != "input":
+        normal = normal / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(normal).float()
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def golden(request):
+    return request.param, json.loads(shared(f"reference/{request.param}.json").read_text())
+
+
+@pytest.mark.parametrize("attention", ["flash", "reference"])
+def test_logits_and_block_statistics_are_the_reference_models(golden, attention):
+    name, wanted = golden
+    model = build_model("mvitv2_s_16x4", attention=attention, **MODELS[name]).eval()
+    assert sum(parameter.numel() for parameter in model.parameters()) == wanted["params"]
+    model.load_state_dict({key: fixed_values(key, tuple(value.shape)) for key, value in model.state_dict().items()})
+    outputs = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, inputs, output: outputs.append(output[0]))
+    with torch.inference_mode():
+        logits = model(fixed_values("input", tuple(wanted["input_shape"])))
+    assert np.abs(logits[0].numpy() - wanted["logits"]).max() < 1e-4
+    for output, block in zip(outputs, wanted["blocks"], strict=True):
+        assert output.shape[1:] == (block["tokens"], block["channels"])
+        assert output.double().mean().item() == pytest.approx(block["mean"], abs=1e-4)
+        assert output.double().std().item() == pytest.approx(block["std"], abs=1e-3)
+        assert np.abs(output[0, 0, :8].numpy() - block["cls_token_first8"]).max() < 1e-4
+        assert np.abs(output[0, -1, :8].numpy() - block["last_token_first8"]).max() < 1e-4
