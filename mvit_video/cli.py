@@ -17,14 +17,21 @@ from mvit_video.version import __version__
 def train(arguments: argparse.Namespace) -> int:
     """Train a network; leaves model.safetensors, config.yaml, metrics.jsonl and checkpoints/ in --output."""
     from mvit_video.config.load import load_config
-    from mvit_video.engine.run import open_run, train_run
+    from mvit_video.engine.run import train_run
     from mvit_video.evaluation.evaluate import validator
     from mvit_video.inference.predictor import choose_device
 
     config = load_config(arguments.config, arguments.overrides)
     device = choose_device(arguments.device)
-    run = open_run(arguments.output, config, resume=arguments.resume == "auto", overwrite=arguments.overwrite)
-    weights = train_run(config, run, device, lambda videos: validator(videos, config, device), _say)
+    weights = train_run(
+        config,
+        arguments.output,
+        device,
+        lambda videos: validator(videos, config, device),
+        _say,
+        resume=arguments.resume == "auto",
+        overwrite=arguments.overwrite,
+    )
     _say(f"done: the weights are in {weights}")
     return 0
 

@@ -13,7 +13,7 @@ from mvit_video.config.schema import Config
 from mvit_video.data.decode import VideoReader
 from mvit_video.data.synthetic import write_dataset
 from mvit_video.engine.metrics_log import read_metrics
-from mvit_video.engine.run import WEIGHTS, open_run, train_run, training_lists
+from mvit_video.engine.run import WEIGHTS, train_run, training_lists
 from mvit_video.evaluation.evaluate import Evaluator, Protocol, accuracies, results, validator
 from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.metrics import confusion_matrix
@@ -36,7 +36,7 @@ def run_demo(config_path: str, output: str, overwrite: bool, device: torch.devic
     config = load_config(config_path, [f"data.root={folder / 'data'}"])
     say(f"writing {NUM_TRAIN + NUM_VAL} videos to {folder / 'data'}")
     write_dataset(folder / "data", NUM_TRAIN, NUM_VAL, config.train.seed, workers=2)
-    run = open_run(str(folder / "run"), config, resume=False, overwrite=False)
+    run = folder / "run"
     weights = train_run(config, run, device, lambda videos: validator(videos, config, device), say)
     write_whole(folder / WEIGHTS, weights.read_bytes())
 

@@ -9,7 +9,7 @@ import torch
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config
 from mvit_video.data.synthetic import write_dataset
-from mvit_video.engine.run import open_run, train_run, training_lists
+from mvit_video.engine.run import train_run, training_lists
 from mvit_video.evaluation.evaluate import validator
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -46,7 +46,7 @@ def trained(motion_data, tmp_path_factory) -> TrainedRun:
     """The demonstration's recipe, half as long."""
     words = [f"data.root={motion_data}", "train.epochs=6", "train.validate_every_epochs=6"]
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", words)
-    run = open_run(str(tmp_path_factory.mktemp("trained") / "run"), config, resume=False, overwrite=False)
+    run = tmp_path_factory.mktemp("trained") / "run"
     device = torch.device("cpu")
     train_run(config, run, device, lambda videos: validator(videos, config, device), silent)
     return TrainedRun(run, config)

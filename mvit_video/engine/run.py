@@ -28,17 +28,6 @@ MAY_CHANGE = ("data.root", "data.workers", "train.checkpoint_every_steps", "trai
 Validate = Callable[[nn.Module], dict[str, float]]
 
 
-def open_run(folder: str, config: Config, resume: bool, overwrite: bool) -> Path:
-    """The folder of a run, with its effective config.yaml. Another run in it is refused, resumed or deleted, as told."""
-    run = Path(folder)
-    if resume and (run / "config.yaml").exists():
-        _same_settings(load_config(run / "config.yaml"), config, run)
-    else:
-        run = fresh_folder(run, OWNED, overwrite)
-        write_whole(run / "config.yaml", dump_config(config))
-    return run
-
-
 def training_lists(config: Config) -> tuple[VideoList, VideoList | None]:
     """The training list, checked for missing files, and the validation list with the same classes, if there is one."""
     data = config.data
@@ -56,18 +45,25 @@ def training_lists(config: Config) -> tuple[VideoList, VideoList | None]:
 
 def train_run(
     config: Config,
-    run: Path,
+    output: str | Path,
     device: torch.device,
     make_validator: Callable[[VideoList], Validate],
     say: Callable[[str], None],
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Path:
-    """Train as the configuration says, from the newest whole state in `run` if there is one. Returns the weights' path."""
+    """Train as the configuration says in the folder `output`; returns the path of the final weights.
+
+    Everything that can be wrong with settings, lists and weights is found before the folder is touched. Another run
+    in the folder is refused, resumed from its newest whole state, or deleted, as told.
+    """
     settings = config.train
     train, val = training_lists(config)
     per_epoch = steps_per_epoch(len(train), settings.clips_per_step)
     last_step = per_epoch * settings.epochs
     card = model_card(config, train.classes)
     model = _new_model(config, card).to(device)
+    run = _open_run(Path(output), config, resume, overwrite)
     optimizer = build_optimizer(model, settings)
     first_step = _resume(run, model, optimizer, say)
     rate = learning_rate(settings, last_step, per_epoch)
@@ -75,19 +71,21 @@ def train_run(
     sampler = StepSampler(len(train), settings.clips_per_step, settings.seed, first_step, last_step)
     batches = training_loader(ClipDataset(train, config.data, settings.seed), sampler, config.data.workers)
     trainer = Trainer(model, optimizer, rate, settings, device)
+    validate = make_validator(val) if val is not None else None
     with _algorithms(settings.deterministic):
-        run_training(
-            trainer,
-            batches,
-            run,
-            card,
-            first_step,
-            last_step,
-            per_epoch,
-            make_validator(val) if val is not None else None,
-        )
+        run_training(trainer, batches, run, card, first_step, last_step, per_epoch, validate)
     save_checkpoint(run / WEIGHTS, model, card)
     return run / WEIGHTS
+
+
+def _open_run(run: Path, config: Config, resume: bool, overwrite: bool) -> Path:
+    """The folder of a run, with its effective config.yaml."""
+    if resume and (run / "config.yaml").exists():
+        _same_settings(load_config(run / "config.yaml"), config, run)
+    else:
+        run = fresh_folder(run, OWNED, overwrite)
+        write_whole(run / "config.yaml", dump_config(config))
+    return run
 
 
 def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:

@@ -1,0 +1,256 @@
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import REPOSITORY, silent
+from safetensors.torch import load_file
+
+from mvit_video.config.load import load_config
+from mvit_video.config.schema import TrainSettings
+from mvit_video.engine import checkpoint as states
+from mvit_video.engine.metrics_log import MetricsLog, read_metrics
+from mvit_video.engine.run import train_run, training_lists
+from mvit_video.engine.trainer import Trainer, seed_step
+from mvit_video.errors import CheckpointError, ConfigError, DecodeError, TrainingError
+from mvit_video.evaluation.evaluate import validator
+
+CPU = torch.device("cpu")
+
+
+def config_for(folder, *words):
+    settings = ["train.epochs=3", "train.clips_per_step=4", "train.checkpoint_every_steps=5", "data.workers=0"]
+    dropout = "model.arguments={drop_path_rate: 0.2, dropout_rate: 0.3}"
+    return load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={folder}", dropout, *settings, *words])
+
+
+def train(config, run, say=silent, **how):
+    return train_run(config, run, CPU, lambda videos: validator(videos, config, CPU), say, **how)
+
+
+@pytest.fixture(scope="module")
+def whole_run(few_videos, tmp_path_factory):
+    """12 steps without interruption."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(config_for(few_videos), run)
+    return run
+
+
+def test_a_run_leaves_weights_settings_and_a_record_per_step(whole_run, few_videos):
+    assert {path.name for path in whole_run.iterdir()} == {
+        "model.safetensors", "config.yaml", "metrics.jsonl", "validation.jsonl", "checkpoints",
+    }  # fmt: skip
+    assert load_config(whole_run / "config.yaml") == config_for(few_videos)
+    records = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(1, 13))
+    assert [record["epoch"] for record in records] == [step / 4 for step in range(1, 13)]
+    assert all({"loss", "lr", "gradient_norm", "top1"} <= record.keys() for record in records)
+    assert sorted(path.name for path in (whole_run / "checkpoints").iterdir()) == ["step_00000010", "step_00000012"]
+    assert [record["step"] for record in read_metrics(whole_run / "validation.jsonl")] == [12]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_is_bit_for_bit_the_one_that_was_not_stopped(whole_run, few_videos, tmp_path, workers):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    shutil.rmtree(run / "checkpoints/step_00000012")
+    (run / "model.safetensors").unlink()
+    with (run / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 13, "lo')  # cut short by the crash
+    said = []
+    train(config_for(few_videos, f"data.workers={workers}"), run, resume=True, say=said.append)
+    assert any("resuming after step 10" in text for text in said)
+    assert (run / "metrics.jsonl").read_text() == (whole_run / "metrics.jsonl").read_text()
+    before, after = (load_file(folder / "model.safetensors") for folder in (whole_run, run))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_changed_state_is_told_and_the_one_before_it_is_used(whole_run, few_videos, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        file = run / "checkpoints/step_00000012" / name
+        content = bytearray(file.read_bytes())
+        content[-5] ^= 1
+        file.write_bytes(content)
+        state, complaints = states.newest_state(run)
+        assert state.step == 10
+        assert "is not what was written (sha256 differs): not used" in complaints[0]
+    (run / "checkpoints/step_00000010/state.json").write_text("{")
+    state, complaints = states.newest_state(run)
+    assert state is None and len(complaints) == 2 and "cannot be read" in complaints[1]
+
+
+def test_resuming_where_there_is_nothing_starts_anew(whole_run, few_videos, tmp_path):
+    train(config_for(few_videos), tmp_path / "run", resume=True)
+    assert (tmp_path / "run/metrics.jsonl").read_text() == (whole_run / "metrics.jsonl").read_text()
+
+
+def test_a_run_is_not_overwritten_unless_told(whole_run, few_videos, tmp_path):
+    run, config = tmp_path / "run", config_for(few_videos, "train.epochs=1")
+    shutil.copytree(whole_run, run)
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(
+        ConfigError, match=r"already holds config.yaml of another run: choose another --output, or say --over"
+    ):
+        train(config, run)
+    assert (run / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
+    train(config, run, overwrite=True)
+    assert len(read_metrics(run / "metrics.jsonl")) == 4 and (run / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_cannot_start_leaves_no_trace_and_deletes_nothing(whole_run, few_videos, tmp_path):
+    wrong = config_for(few_videos, "model.arguments={depths: [0]}")
+    with pytest.raises(ConfigError, match="every stage needs at least one block"):
+        train(wrong, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    shutil.copytree(whole_run, tmp_path / "old")
+    with pytest.raises(ConfigError, match="every stage needs at least one block"):
+        train(wrong, tmp_path / "old", overwrite=True)
+    assert (tmp_path / "old/model.safetensors").exists()
+
+
+def test_resuming_with_other_settings_is_refused_and_names_both(whole_run, few_videos):
+    with pytest.raises(ConfigError, match=r"was trained with train.base_lr = 0.024, asked to resume with 0.1"):
+        train(config_for(few_videos, "train.base_lr=0.1"), whole_run, resume=True)
+    train(config_for(few_videos, "train.checkpoint_every_steps=7"), whole_run, resume=True)  # nothing left to do
+
+
+def test_another_seed_gives_another_run(whole_run, few_videos, tmp_path):
+    train(config_for(few_videos, "train.seed=1", "train.epochs=1"), tmp_path / "run")
+    ours, other = (read_metrics(folder / "metrics.jsonl")[0]["loss"] for folder in (whole_run, tmp_path / "run"))
+    assert ours != other
+
+
+def test_training_starts_from_given_weights(whole_run, few_videos, tmp_path):
+    weights = whole_run / "model.safetensors"
+    train(
+        config_for(
+            few_videos,
+            "train.epochs=1",
+            f"model.weights={weights}",
+            "train.base_lr=1e-12",
+            "train.warmup_lr=0",
+            "train.end_lr=0",
+        ),
+        tmp_path / "run",
+    )
+    before, after = (load_file(folder / "model.safetensors") for folder in (whole_run, tmp_path / "run"))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+def test_a_bad_training_video_stops_the_run_with_its_row(few_videos, tmp_path):
+    shutil.copytree(few_videos, tmp_path / "data")
+    (tmp_path / "data/train/00007.mp4").write_text("not a video")
+    with pytest.raises(
+        DecodeError, match=r"00007.mp4: cannot be opened .* \(row 8 of train.csv\): repair the file or take"
+    ):
+        train(config_for(tmp_path / "data"), tmp_path / "run")
+
+
+def test_a_missing_training_video_stops_before_the_first_step(few_videos, tmp_path):
+    shutil.copytree(few_videos, tmp_path / "data")
+    (tmp_path / "data/val/00003.mp4").unlink()
+    with pytest.raises(
+        Exception, match=r"1 of 8 videos are missing, the first is 'val/00003.mp4' \(row 4 of val.csv\)"
+    ):
+        train(config_for(tmp_path / "data"), tmp_path / "run")
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_a_run_without_a_training_list_is_refused(few_videos):
+    with pytest.raises(ConfigError, match=r"data.train is not set: name a csv"):
+        training_lists(config_for(few_videos, "data.train=null"))
+
+
+def test_validation_may_be_left_out(few_videos, tmp_path):
+    train(config_for(few_videos, "data.val=null", "train.epochs=1"), tmp_path / "run")
+    assert read_metrics(tmp_path / "run/validation.jsonl") == []
+
+
+class Linear(torch.nn.Module):
+    """logits = clips·W, for arithmetic by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([[0.2, -0.1], [0.4, 0.3]]))
+
+    def forward(self, clips):
+        return clips.flatten(1) @ self.weight
+
+
+def trainer(**changes):
+    settings = TrainSettings(clips_per_step=2, **changes)
+    model = Linear()
+    return Trainer(model, torch.optim.SGD(model.parameters(), lr=1.0), lambda step: 0.5, settings, CPU)
+
+
+CLIPS, LABELS = torch.tensor([[1.0, 2.0], [3.0, -1.0]]).view(2, 2, 1, 1, 1), torch.tensor([0, 1])
+
+
+def loss_by_hand(weight, smoothing):
+    probabilities = (CLIPS.flatten(1) @ weight).softmax(1)
+    target = torch.nn.functional.one_hot(LABELS, 2) * (1 - smoothing) + smoothing / 2
+    return -(target * probabilities.log()).sum(1).mean()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("limit", [None, 0.01, 1000.0])
+def test_a_step_is_gradient_descent_on_the_smoothed_cross_entropy(smoothing, limit):
+    engine = trainer(label_smoothing=smoothing, clip_gradient=limit)
+    weight = engine.model.weight.detach().clone().requires_grad_()
+    loss = loss_by_hand(weight, smoothing)
+    loss.backward()
+    norm = weight.grad.norm().item()
+    record = engine.train_step(0, CLIPS, LABELS)
+    scale = 1.0 if limit is None else min(1.0, limit / norm)
+    assert record["loss"] == pytest.approx(loss.item()) and record["gradient_norm"] == pytest.approx(norm)
+    assert record["lr"] == 0.5
+    assert torch.allclose(engine.model.weight, weight - 0.5 * scale * weight.grad, atol=1e-5)
+
+
+def test_bf16_runs_the_network_in_bf16_and_keeps_the_weights_in_fp32():
+    engine, plain = trainer(precision="bf16"), trainer()
+    record, wanted = engine.train_step(0, CLIPS, LABELS), plain.train_step(0, CLIPS, LABELS)
+    assert record["loss"] != wanted["loss"] and record["loss"] == pytest.approx(wanted["loss"], rel=0.02)
+    assert engine.model.weight.dtype == torch.float32
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_changes_nothing():
+    engine = trainer()
+    before = engine.model.weight.detach().clone()
+    with pytest.raises(TrainingError, match=r"step 8: the loss is nan .* at learning rate 0.5: lower train.base_lr"):
+        engine.train_step(7, CLIPS * float("nan"), LABELS)
+    assert torch.equal(engine.model.weight, before)
+
+
+def test_randomness_of_a_step_follows_from_seed_and_step():
+    draws = []
+    for seed, step in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        seed_step(seed, step)
+        draws.append(torch.rand(1).item())
+    assert draws[0] == draws[3] and len(set(draws)) == 3
+
+
+def test_resuming_drops_the_records_of_steps_that_will_be_made_again(tmp_path):
+    log = MetricsLog(tmp_path / "m.jsonl")
+    for step in range(1, 6):
+        log.write(step=step, loss=1 / 3 * step)
+    log.close()
+    MetricsLog(tmp_path / "m.jsonl", after=3).close()
+    assert read_metrics(tmp_path / "m.jsonl") == [{"step": step, "loss": 1 / 3 * step} for step in (1, 2, 3)]
+
+
+def test_a_state_that_cannot_be_written_leaves_the_ones_before_it(whole_run, few_videos, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(states, "write_whole", full)
+    model = torch.nn.Linear(1, 1)
+    card = states.read_checkpoint(run / "model.safetensors")[1]
+    with pytest.raises(CheckpointError, match=r"step_00000099: cannot be written \(No space left on device\)"):
+        states.save_state(run, 99, model, card, torch.optim.AdamW(model.parameters()), keep=1)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000010", "step_00000012"]

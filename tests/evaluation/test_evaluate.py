@@ -1,0 +1,138 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY
+
+from mvit_video.config.load import load_config
+from mvit_video.data.annotations import read_videos
+from mvit_video.data.dataset import ViewDataset
+from mvit_video.errors import ConfigError
+from mvit_video.evaluation.evaluate import Evaluator, Protocol, accuracies, check_agreement, evaluate, validator
+from mvit_video.evaluation.frame_only import frame_only_accuracy
+from mvit_video.evaluation.views import reversed_frames, shuffled_frames
+from mvit_video.model.checkpoints import load_checkpoint
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return load_checkpoint(trained.weights)[0]
+
+
+def evaluator(trained, videos, protocol="2x3", **changes):
+    config = trained.config.model_copy(update=changes)
+    return Evaluator(videos, config, config.data.preprocessing(), Protocol.parse(protocol), CPU)
+
+
+@pytest.mark.parametrize("views_per_batch", [1, 5, 64])
+@pytest.mark.parametrize("protocol", ["1x1", "3x2"])
+def test_scores_are_the_mean_softmax_of_the_views(trained, model, few_videos, views_per_batch, protocol):
+    """Against one view at a time, in numpy."""
+    config = load_config(
+        REPOSITORY / "configs/demo/motion.yaml",
+        [f"data.root={few_videos}", f"evaluation.views_per_batch={views_per_batch}", "data.workers=0"],
+    )
+    videos, parsed = read_videos("val.csv", str(few_videos)), Protocol.parse(protocol)
+    ours = Evaluator(videos, config, config.data.preprocessing(), parsed, CPU).scores(model)
+    dataset = ViewDataset(videos, str(few_videos), config.data, parsed.clips, parsed.crops, "pyav")
+    for row in range(len(videos)):
+        total = np.zeros(8)
+        for view in dataset[row]["video"]:
+            with torch.inference_mode():
+                logits = model(view[None])[0].double().numpy()
+            total += np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        assert np.allclose(ours.scores[row], total / (parsed.clips * parsed.crops), atol=1e-5)
+    assert ours.names == [record.path for record in videos.records] and ours.decoded.all()
+
+
+def test_undecodable_videos_are_wrong_listed_and_counted(trained, model, few_videos, tmp_path):
+    shutil.copytree(few_videos, tmp_path / "data")
+    (tmp_path / "data/val/00000.mp4").write_text("not a video")
+    (tmp_path / "data/val/00005.mp4").unlink()
+    config = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={tmp_path / 'data'}"])
+    videos = read_videos("val.csv", config.data.root)
+    card = load_checkpoint(trained.weights)[1]
+    scores, result = evaluate(model, card, videos, config, Protocol(1, 1), CPU)
+    assert result["num_videos"] == 8 and result["num_classes"] == 8 and result["protocol"] == "1x1"
+    assert [bad["where"] for bad in result["undecodable"]] == ["row 1 of val.csv", "row 6 of val.csv"]
+    assert result["undecodable"][1]["reason"] == "val/00005.mp4: no such file"
+    assert scores.labels.tolist() == list(range(8)) and not scores.scores[[0, 5]].any()
+    right = sum(scores.scores[row].argmax() == row for row in range(8) if row not in (0, 5))
+    assert result["top1"] == 100 * right / 8
+
+
+def test_the_trained_model_knows_the_motions(trained, model, validation_list):
+    assert accuracies(evaluator(trained, validation_list).scores(model))["top1"] >= 80
+
+
+def test_without_the_order_of_the_frames_accuracy_falls_far(trained, model, validation_list):
+    judge = evaluator(trained, validation_list)
+    ordered = accuracies(judge.scores(model))["top1"]
+    shuffled = [accuracies(judge.scores(model, shuffled_frames(seed)))["top1"] for seed in range(4)]
+    assert len(set(shuffled)) > 1, "every order gave the same result"
+    assert np.mean(shuffled) < 50 and np.mean(shuffled) < ordered - 35
+    assert accuracies(judge.scores(model, reversed_frames))["top1"] < 12.5
+
+
+def test_a_single_frame_is_useless_on_the_motion_dataset(trained, validation_list):
+    train = read_videos("train.csv", trained.config.data.root)
+    assert frame_only_accuracy(train, validation_list, trained.config.data, seed=0) <= 25
+
+
+def test_the_single_frame_network_does_learn_where_frames_tell_the_class(trained, motion_data):
+    """The same network and budget, on the same videos labelled by the brightness of their pictures."""
+    from mvit_video.data.annotations import VideoList, VideoRecord
+    from mvit_video.data.decode import VideoReader
+
+    lists = []
+    for name in ("train.csv", "val.csv"):
+        records = read_videos(name, str(motion_data)).records
+        means = [VideoReader(record.path, motion_data).frames([0]).mean() for record in records]
+        middle = np.median(means)
+        labelled = tuple(VideoRecord(r.path, int(mean > middle)) for r, mean in zip(records, means, strict=True))
+        lists.append(VideoList(labelled, ("dark", "bright"), name))
+    assert frame_only_accuracy(*lists, trained.config.data, seed=0, epochs=4) > 75
+
+
+def test_shuffling_keeps_the_frames_and_follows_from_the_seed():
+    views = torch.arange(16.0).view(1, 1, 16, 1, 1).expand(2, 3, 16, 1, 1)
+    one, same, other = (shuffled_frames(seed)(views, 4) for seed in (0, 0, 1))
+    assert torch.equal(one, same) and not torch.equal(one, other) and not torch.equal(one, views)
+    assert torch.equal(one.sort(2).values, views)
+    assert torch.equal(one[0], one[1])
+    assert torch.equal(reversed_frames(views, 0)[0, 0, :, 0, 0], torch.arange(15.0, -1, -1))
+
+
+def test_validation_is_the_evaluator_with_one_centre_view(trained, model, validation_list):
+    wanted = accuracies(evaluator(trained, validation_list, "1x1").scores(model))
+    assert validator(validation_list, trained.config, CPU)(model) == wanted
+    last = json.loads((trained.folder / "validation.jsonl").read_text().splitlines()[-1])
+    assert {"top1": last["top1"], "top5": last["top5"]} == wanted
+
+
+@pytest.mark.parametrize("text", ["5", "5x", "x3", "0x1", "5x4", "5 x 1", "-1x1", "axb"])
+def test_a_wrong_protocol_is_one_sentence(text):
+    with pytest.raises(ConfigError, match=f"protocol '{text}' is not CLIPSxCROPS with 1, 2 or 3 crops: write 5x1"):
+        Protocol.parse(text)
+    assert str(Protocol.parse("10x3")) == "10x3"
+
+
+def test_a_checkpoint_and_a_config_that_disagree_are_both_named(trained, validation_list):
+    card = load_checkpoint(trained.weights)[1]
+    data = trained.config.data.model_copy(update={"sampling_rate": 2})
+    with pytest.raises(
+        ConfigError, match=r"data.sampling_rate is 2 in the config, but the checkpoint was trained with 3"
+    ):
+        check_agreement(card, trained.config.model_copy(update={"data": data}), validation_list)
+    other = card.model_copy(update={"classes": (*card.classes[:3], "jumping", *card.classes[4:])})
+    with pytest.raises(ConfigError, match="class 3 is 'moving down' there but 'jumping' in the checkpoint"):
+        check_agreement(other, trained.config, validation_list)
+    fewer = card.model_copy(update={"classes": card.classes[:7]})
+    with pytest.raises(
+        ConfigError, match=r"class 7 is 'turning counter-clockwise' there but 'nothing' .*\(8 and 7 classes\)"
+    ):
+        check_agreement(fewer, trained.config, validation_list)

@@ -1,0 +1,191 @@
+"""The commands as a user runs them: what they print, leave and return, and what bad input gets."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+from shared_files import shared
+
+from mvit_video import cli
+
+DEMO = str(REPOSITORY / "configs/demo/motion.yaml")
+
+
+def run(capsys, *words):
+    code = cli.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_train_evaluate_predict_from_the_command_line(capsys, few_videos, tmp_path):
+    words = [f"data.root={few_videos}", "train.epochs=2", "train.clips_per_step=8"]
+    code, _, err = run(capsys, "train", DEMO, "--output", tmp_path / "run", "--device", "cpu", *words)
+    assert code == 0 and "321,544 parameters, 8 classes; 16 training videos, 2 epochs of 2 steps of 8 clips" in err
+    weights = tmp_path / "run/model.safetensors"
+    assert weights.exists() and len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 4
+
+    code, _, err = run(
+        capsys, "evaluate", DEMO, words[0], "--checkpoint", weights, "--protocol", "1x1", "--output", tmp_path / "eval"
+    )
+    result = json.loads((tmp_path / "eval/results.json").read_text())
+    assert code == 0 and result["num_videos"] == 8 and result["protocol"] == "1x1"
+    assert f"top-1 {result['top1']:.2f} %" in err
+
+    code, out, _ = run(capsys, "predict", few_videos / "val/00000.mp4", "--checkpoint", weights, "--json", "--top", 3)
+    answer = json.loads(out)
+    assert code == 0 and answer["path"].endswith("00000.mp4") and len(answer["predictions"]) == 3
+    assert set(answer["predictions"][0]) == {"label", "score"}
+
+    code, out, _ = run(capsys, "predict", few_videos / "val/00000.mp4", "--checkpoint", weights)
+    assert code == 0 and answer["predictions"][0]["label"] in out and f"{answer['predictions'][0]['score']:.3f}" in out
+
+    code, _, err = run(capsys, "train", DEMO, "--output", tmp_path / "run", *words)
+    assert code == 1 and "already holds config.yaml of another run" in err
+    code, _, err = run(capsys, "train", DEMO, "--output", tmp_path / "run", "--resume", "auto", *words)
+    assert code == 0 and "resuming after step 4" in err
+    code, _, err = run(capsys, "evaluate", DEMO, words[0], "--checkpoint", weights, "--output", tmp_path / "eval")
+    assert code == 1 and "already holds results.json" in err
+
+
+def test_real_videos_get_labels_and_the_damaged_one_a_line(capsys, trained):
+    folder = shared("videos")
+    files = sorted(str(path) for path in folder.iterdir() if path.suffix in (".mp4", ".mkv"))
+    code, out, err = run(capsys, "predict", *files, "--checkpoint", trained.weights, "--json")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 1 and [answer["path"] for answer in answers] == files
+    failed = [answer for answer in answers if "error" in answer]
+    assert len(failed) == 1 and failed[0]["path"].endswith("corrupted.mp4")
+    assert "corrupted.mp4: frame 28 of 50 cannot be decoded (Invalid data found" in failed[0]["error"]
+
+    code, out, err = run(capsys, "predict", *files, "--checkpoint", trained.weights)
+    assert code == 1 and len(err.splitlines()) == 1 and err.startswith("error: ") and "corrupted.mp4" in err
+    assert out.count("score") == len(files) - 1
+
+
+def test_demo_data_writes_a_dataset(capsys, tmp_path):
+    code, _, err = run(capsys, "demo-data", "--output", tmp_path / "d", "--train", 3, "--val", 2)
+    assert code == 0 and "3 training and 2 validation videos are in" in err
+    assert len((tmp_path / "d/train.csv").read_text().splitlines()) == 3
+    code, _, err = run(capsys, "demo-data", "--output", tmp_path / "d", "--train", 3)
+    assert code == 1 and "already holds train of another run" in err
+    code, _, _ = run(capsys, "demo-data", "--output", tmp_path / "d", "--train", 2, "--val", 1, "--overwrite")
+    assert code == 0 and len((tmp_path / "d/train.csv").read_text().splitlines()) == 2
+
+
+def test_settings_are_listed_with_their_sentences(capsys):
+    code, out, _ = run(capsys, "settings")
+    assert code == 0
+    assert "data.sampling_rate = 4\n    Distance between a dense clip's frames" in out
+
+
+def bad_predict(trained, path):
+    return ["predict", path, "--checkpoint", trained.weights]
+
+
+def check_one_line(code, err, message):
+    assert code == 1
+    assert err.count("\n") == 1 and err.startswith("error: ") and "Traceback" not in err
+    assert message in err
+
+
+def test_files_that_are_no_videos_cost_one_line_each(capsys, trained, tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("hello")
+    for name, message in (
+        ("nowhere.mp4", "nowhere.mp4: no such file"),
+        ("empty.mp4", "empty.mp4: the file is empty (0 bytes)"),
+        ("text.mp4", "text.mp4: cannot be opened as a video"),
+    ):
+        code, out, err = run(capsys, *bad_predict(trained, tmp_path / name))
+        check_one_line(code, err, message)
+        assert out == ""
+
+
+def test_wrong_checkpoints_cost_one_line(capsys, few_videos, tmp_path):
+    (tmp_path / "text.safetensors").write_text("hello")
+    for name, message in (("nowhere", "no such file"), ("text", "is not a whole safetensors file")):
+        words = ["predict", few_videos / "val/00000.mp4", "--checkpoint", tmp_path / f"{name}.safetensors"]
+        code, _, err = run(capsys, *words)
+        check_one_line(code, err, f"{name}.safetensors: {message}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.num_frame=8"], "'data.num_frame' is not a setting (did you mean 'num_frames'?)"),
+        (["model.name=mvitv2_x"], "model 'mvitv2_x' is unknown"),
+        (["model.arguments={depthes: [1]}"], "model argument 'depthes' is unknown (did you mean 'depths'?)"),
+        (["train.clips_per_step=17"], "train.clips_per_step = 17 is more than the 16 training videos: lower it"),
+        (["data.train=nowhere.csv"], "nowhere.csv: no such file"),
+        (["data.root=nowhere"], "nowhere/train.csv: no such file"),
+        (["data.classes=none.txt"], "none.txt: no such file"),
+    ],
+)
+def test_wrong_settings_cost_one_line(capsys, few_videos, tmp_path, words, message):
+    root = [] if words[0].startswith("data.root") else [f"data.root={few_videos}"]
+    code, _, err = run(capsys, "train", DEMO, *root, "train.clips_per_step=8", *words, "--output", tmp_path / "run")
+    check_one_line(code, err, message)
+
+
+def test_a_wrong_row_costs_one_line_that_names_it(capsys, few_videos, tmp_path):
+    for content, message in (
+        ("a.mp4 0\nb.mp4 swim\n", "row 2 has the label 'swim'"),
+        ("a.mp4\n", "row 1 is 'a.mp4', wanted"),
+    ):
+        shutil.copytree(few_videos, tmp_path / "data", dirs_exist_ok=True)
+        (tmp_path / "data/train.csv").write_text(content)
+        code, _, err = run(capsys, "train", DEMO, f"data.root={tmp_path / 'data'}", "--output", tmp_path / "run")
+        check_one_line(code, err, message)
+
+
+def test_an_output_that_cannot_be_made_costs_one_line(capsys, few_videos, tmp_path):
+    (tmp_path / "file").touch()
+    for output, message in (("file", "file: is a file, wanted a folder"), ("file/run", "cannot be created")):
+        words = [f"data.root={few_videos}", "train.clips_per_step=8"]
+        code, _, err = run(capsys, "train", DEMO, *words, "--output", tmp_path / output)
+        check_one_line(code, err, message)
+
+
+def test_debug_shows_the_traceback(few_videos):
+    with pytest.raises(Exception, match="no such file"):
+        cli.main(["train", "nowhere.yaml", "--output", "x", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fly"], "invalid choice: 'fly'"),
+        (["train", DEMO], "the following arguments are required: --output"),
+        (["train", DEMO, "--output", "x", "--speed"], "unrecognized arguments: --speed"),
+        (
+            ["train", DEMO, "--output", "x", "--resume", "auto", "--overwrite"],
+            "--resume and --overwrite exclude each other",
+        ),
+        (["predict", "a.mp4", "--checkpoint", "c", "--top", "0"], "'0' is not a whole number from 1"),
+    ],
+)
+def test_wrong_usage_exits_with_two(capsys, words, message):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "first_line"),
+    [
+        ("train", "usage: mvit-video train"),
+        ("evaluate", "usage: mvit-video evaluate"),
+        ("infer", "usage: mvit-video predict"),
+    ],
+)
+def test_the_tools_are_the_verbs(script, first_line):
+    words = [sys.executable, str(REPOSITORY / f"tools/{script}.py"), "--help"]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.startswith(first_line)
+
+
+def test_the_package_runs_as_a_module():
+    words = [sys.executable, "-m", "mvit_video", "models"]
+    assert "mvitv2_s_16x4" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
