@@ -4,7 +4,7 @@ Parameter names are those of PySlowFast, so its published files load without a m
 """
 
 # B batch, T/H/W token grid (thw), c class tokens (0 or 1), N = c + T*H*W tokens (class token first),
-# C channels, h heads, d = C // h, K/M sizes and number of the pooled keys. Tokens are (B, N, C) and travel with thw.
+# C channels, h heads, d = C // h. Tokens are (B, N, C) and travel with thw.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mvit_video.errors import ConfigError, InputError
-from mvit_video.model.relative_position import axis_terms, table_rows
+from mvit_video.model.attention import ATTENTION, Grid, Heads, add_residual
+from mvit_video.model.pooling import depthwise_conv
+from mvit_video.model.relative_position import table_rows
 
-Grid = tuple[int, int, int]
-Terms = list[Tensor]  # per axis with relative positions: the query's score with each key coordinate
 LAYER_NORM_EPS = 1e-6
 
 
@@ -60,58 +60,6 @@ class PatchEmbed(nn.Module):
     def forward(self, clips: Tensor) -> tuple[Tensor, Grid]:
         grid = self.proj(clips)  # (B, C, T, H, W)
         return grid.flatten(2).transpose(1, 2), _grid(grid.shape[2:])
-
-
-def reference_attention(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float, num_cls: int) -> Tensor:
-    """The plain formula softmax(q·kᵀ·scale + E)·v, with the N×M matrix written out.
-
-    q (B, h, N, d), k and v (B, h, M, d), terms per axis (B, h, T, H, W, K) -> (B, h, N, d).
-    """
-    scores = (q * scale) @ k.transpose(-2, -1)
-    if terms:
-        scores = scores + F.pad(_outer_sum(terms), (num_cls, 0, num_cls, 0))
-    return scores.softmax(-1) @ v
-
-
-def _outer_sum(terms: Terms) -> Tensor:
-    """E of the grid's tokens: terms (B, h, T, H, W, K) per axis -> (B, h, T·H·W, product of all K), last axis fastest."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = (total[..., :, None] + term[..., None, :]).flatten(5)
-    return total.flatten(2, 4)
-
-
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float, num_cls: int) -> Tensor:
-    """The same as `reference_attention`, exactly, without the N×M matrix and without a mask.
-
-    Each term depends on one coordinate of the key only, so E is a product as well: the terms are appended to the
-    scaled query, the key's coordinates, one-hot, to the key, and [q·scale, terms]·[k, one-hot]ᵀ = q·kᵀ·scale + E.
-    The class token has no coordinates: zeros on both sides. The fused kernels want one channel count, so v is padded.
-    """
-    if not terms:
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
-    head_dim = q.shape[-1]
-    extra = torch.cat([term.flatten(2, 4) for term in terms], -1)
-    channels = -(-(head_dim + extra.shape[-1]) // 8) * 8  # the GPU kernels want a multiple of 8
-    padding = channels - head_dim - extra.shape[-1]
-    q = torch.cat([q * scale, F.pad(extra, (0, padding, num_cls, 0))], -1)
-    one_hot = F.pad(key_coordinates([term.shape[-1] for term in terms], k), (0, padding, num_cls, 0))
-    k = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], -1)
-    v = F.pad(v, (0, channels - head_dim))
-    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :head_dim]
-
-
-def key_coordinates(sizes: Sequence[int], like: Tensor) -> Tensor:
-    """One-hot coordinates of every cell of a grid, axis after axis: sizes (Kt, Kh, Kw) -> (Kt·Kh·Kw, Kt+Kh+Kw)."""
-    spread = []
-    for axis, size in enumerate(sizes):
-        shape = [1] * len(sizes) + [size]
-        shape[axis] = size
-        spread.append(torch.eye(size, dtype=like.dtype, device=like.device).view(shape).expand(*sizes, -1))
-    return torch.cat(spread, -1).flatten(0, len(sizes) - 1)
-
-
-ATTENTION = {"flash": flash_attention, "reference": reference_attention}
 
 
 @dataclass(frozen=True)
@@ -180,34 +128,25 @@ class PooledAttention(nn.Module):
             setattr(self, f"rel_pos_{axis}", nn.Parameter(torch.zeros(rows, head_dim)) if wanted else None)
 
     def forward(self, x: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
-        q, q_thw = self._pool(qkv[:, :, 0], thw, self.pool_q, self.norm_q)
-        k, k_thw = self._pool(qkv[:, :, 1], thw, self.pool_k, self.norm_k)
-        v, _ = self._pool(qkv[:, :, 2], thw, self.pool_v, self.norm_v)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, h, N, d)
-        terms = axis_terms(q[:, :, self.num_cls :].unflatten(2, q_thw), self.tables(), k_thw)
-        out = self.attend(q, k, v, terms, self.scale, self.num_cls)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # (B, N, h, d)
+        queries = self._pool(q, thw, self.pool_q, self.norm_q)
+        keys = self._pool(k, thw, self.pool_k, self.norm_k)
+        values = self._pool(v, thw, self.pool_v, self.norm_v)
+        out = self.attend(queries, keys, values, (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w), self.scale)
         if self.residual_pooling:
-            out = out + self._without_cls(q)
-        return self.proj(out.transpose(1, 2).flatten(2)), q_thw
+            out = add_residual(out, queries)
+        return self.proj(out.flatten(2)), queries.thw
 
-    def tables(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        return self.rel_pos_t, self.rel_pos_h, self.rel_pos_w
-
-    def _pool(self, x: Tensor, thw: Grid, conv: nn.Conv3d | None, norm: nn.Module | None) -> tuple[Tensor, Grid]:
+    def _pool(self, x: Tensor, thw: Grid, conv: nn.Conv3d | None, norm: nn.LayerNorm | None) -> Heads:
         """Tokens (B, N, h, d) through the depth-wise filter that all heads share, then the norm; class token kept."""
+        cls, grid = x.split([self.num_cls, x.shape[1] - self.num_cls], 1)
         if conv is None or norm is None:
-            return x, thw
-        cls, grid = x[:, : self.num_cls], x[:, self.num_cls :]
+            return Heads(cls, grid.contiguous(), thw)
         grid = grid.flatten(2).unflatten(1, thw).permute(0, 4, 1, 2, 3)  # (B, C, T, H, W), channels last in memory
         weight = conv.weight.repeat(self.num_heads, 1, 1, 1, 1)
-        grid = F.conv3d(grid, weight, None, conv.stride, _half(conv.kernel_size), groups=weight.shape[0])
+        grid = depthwise_conv(grid, weight, _grid(conv.stride))
         tokens = grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(-1, (self.num_heads, -1))
-        return norm(torch.cat([cls, tokens], 1)), _grid(grid.shape[2:])
-
-    def _without_cls(self, q: Tensor) -> Tensor:
-        """Pooled queries with zeros for the class token: residual pooling leaves it out."""
-        return F.pad(q[:, :, self.num_cls :], (0, 0, self.num_cls, 0)) if self.num_cls else q
+        return Heads(norm(cls), norm(tokens), _grid(grid.shape[2:]))
 
 
 class Block(nn.Module):

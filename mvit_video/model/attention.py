@@ -1,0 +1,156 @@
+"""Attention with decomposed relative positions: the plain formula, and the same without the N×M matrix.
+
+softmax(q·kᵀ·scale + E)·v with E_ij = q_i · (R^t[t_i, t_j] + R^h[h_i, h_j] + R^w[w_i, w_j]); the class token's row and
+column of E are 0.
+"""
+
+# B batch, h heads, d head dim, c class tokens (0 or 1), T/H/W query grid, K key positions on one axis,
+# N = c + T*H*W queries, M = c + Kt*Kh*Kw keys, D = d + Kt + Kh + Kw channels, rounded up to a multiple of 8
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mvit_video.model.relative_position import axis_embedding, axis_terms
+
+Grid = tuple[int, int, int]
+Tables = Sequence[Tensor | None]  # of t, h, w; None where an axis has no positions
+
+
+class Heads(NamedTuple):
+    """Tokens by heads, class token and grid apart: cls (B, c, h, d), grid (B, T*H*W, h, d), thw its size."""
+
+    cls: Tensor
+    grid: Tensor
+    thw: Grid
+
+    def joined(self) -> Tensor:
+        """(B, N, h, d), class token first."""
+        return torch.cat([self.cls, self.grid], 1) if self.cls.shape[1] else self.grid
+
+
+def reference_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: float) -> Tensor:
+    """The plain formula, with the N×M matrix written out: (B, N, h, d)."""
+    queries, keys, values = (part.joined().transpose(1, 2) for part in (q, k, v))  # (B, h, N, d)
+    scores = (queries * scale) @ keys.transpose(-2, -1)
+    terms = axis_terms(q.grid.unflatten(1, q.thw).permute(0, 4, 1, 2, 3, 5), tables, k.thw)
+    if terms:
+        num_cls = q.cls.shape[1]
+        scores = scores + F.pad(_outer_sum(terms), (num_cls, 0, num_cls, 0))
+    return (scores.softmax(-1) @ values).transpose(1, 2)
+
+
+def _outer_sum(terms: list[Tensor]) -> Tensor:
+    """E of the grid's tokens: terms (B, h, T, H, W, K) per axis -> (B, h, T·H·W, product of all K), last axis fastest."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = (total[..., :, None] + term[..., None, :]).flatten(5)
+    return total.flatten(2, 4)
+
+
+def flash_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: float) -> Tensor:
+    """The same as `reference_attention`, exactly, by a fused kernel without a mask: (B, N, h, d).
+
+    An axis' term q_i·R[i, j] depends on one coordinate of the key only, so E is a product as well: the terms are
+    appended to the query, the key's coordinates, one-hot, to the key, and [q, terms]·[k·scale, one-hot]ᵀ =
+    q·kᵀ·scale + E. The class token has no coordinates: zeros. The fused kernels want one channel count for all, a
+    multiple of 8, so v gets zeros that are cut off again.
+    """
+    head_dim = q.grid.shape[-1]
+    terms = position_terms(q, tables, k.thw)
+    sizes = [size for size, table in zip(k.thw, tables, strict=True) if table is not None]
+    channels = -(-(head_dim + sum(sizes)) // 8) * 8
+    queries = _Append.apply(channels, q.cls, q.grid, *terms).transpose(1, 2)
+    keys = k.joined() * scale
+    one_hot = F.pad(key_coordinates(k.thw, tables, keys), (0, channels - head_dim - sum(sizes), k.cls.shape[1], 0))
+    keys = torch.cat([keys, one_hot[:, None].expand(keys.shape[0], -1, keys.shape[2], -1)], -1).transpose(1, 2)
+    values = F.pad(v.joined(), (0, channels - head_dim)).transpose(1, 2)
+    return F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)[..., :head_dim]
+
+
+def position_terms(q: Heads, tables: Tables, k_thw: Grid) -> list[Tensor]:
+    """As `relative_position.axis_terms`, without moving the queries: (B, T, H, W, h, K) per axis that has a table.
+
+    Each axis is one batched product over views of the queries in which the axis is a batch dimension.
+    """
+    batch, _, heads, _ = q.grid.shape
+    (t, h, w), terms = q.thw, []
+    table_t, table_h, table_w = tables
+    if table_t is not None:
+        rows = axis_embedding(table_t, t, k_thw[0]).transpose(1, 2)  # (T, d, K)
+        terms.append(q.grid.view(batch, t, h * w * heads, -1) @ rows)
+    if table_h is not None:
+        rows = axis_embedding(table_h, h, k_thw[1]).transpose(1, 2)
+        terms.append(q.grid.view(batch * t, h, w * heads, -1) @ rows)
+    if table_w is not None:
+        rows = axis_embedding(table_w, w, k_thw[2]).transpose(1, 2).repeat_interleave(heads, 0)  # (W·h, d, K)
+        terms.append((q.grid.view(batch * t * h, w * heads, -1).transpose(0, 1) @ rows).transpose(0, 1))
+    return [term.reshape(batch, t, h, w, heads, -1) for term in terms]
+
+
+def key_coordinates(k_thw: Grid, tables: Tables, like: Tensor) -> Tensor:
+    """One-hot coordinates of every key of the grid on each axis that has a table: (Kt·Kh·Kw, sum of the sizes)."""
+    spread = []
+    for axis, size in enumerate(k_thw):
+        if tables[axis] is not None:
+            shape = [1, 1, 1, size]
+            shape[axis] = size
+            spread.append(torch.eye(size, dtype=like.dtype, device=like.device).view(shape).expand(*k_thw, -1))
+    return torch.cat(spread, -1).flatten(0, 2) if spread else like.new_zeros(k_thw[0] * k_thw[1] * k_thw[2], 0)
+
+
+class _Append(torch.autograd.Function):
+    """Class token, grid and terms written once into (B, N, h, D); backward hands out views, where cat and pad copy."""
+
+    @staticmethod
+    def forward(ctx, channels: int, cls: Tensor, grid: Tensor, *terms: Tensor) -> Tensor:
+        batch, cells, heads, head_dim = grid.shape
+        num_cls = cls.shape[1]
+        ctx.layout = num_cls, head_dim, [tuple(term.shape) for term in terms]
+        out = grid.new_empty(batch, num_cls + cells, heads, channels)
+        out[:, :num_cls, :, :head_dim] = cls
+        out[:, :num_cls, :, head_dim:] = 0
+        out[:, num_cls:, :, :head_dim] = grid
+        place = head_dim
+        for term in terms:
+            out[:, num_cls:, :, place : place + term.shape[-1]] = term.reshape(batch, cells, heads, -1)
+            place += term.shape[-1]
+        out[:, num_cls:, :, place:] = 0
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        num_cls, place, shapes = ctx.layout
+        of_cls, of_grid = gradient[:, :num_cls, :, :place], gradient[:, num_cls:, :, :place]
+        of_terms = []
+        for shape in shapes:
+            part = gradient[:, num_cls:, :, place : place + shape[-1]]
+            of_terms.append(part.unflatten(1, shape[1:4]))
+            place += shape[-1]
+        return None, of_cls, of_grid, *of_terms
+
+
+class _AddResidual(torch.autograd.Function):
+    """out + pooled queries, class token left out: (B, N, h, d)."""
+
+    @staticmethod
+    def forward(ctx, out: Tensor, grid: Tensor) -> Tensor:
+        ctx.num_cls = out.shape[1] - grid.shape[1]
+        total = out.clone(memory_format=torch.contiguous_format)
+        total[:, ctx.num_cls :] += grid
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient, gradient[:, ctx.num_cls :]
+
+
+def add_residual(out: Tensor, q: Heads) -> Tensor:
+    """Residual pooling (paper §4.1): the pooled queries are added to the attention's output, the class token's not."""
+    return _AddResidual.apply(out, q.grid)
+
+
+ATTENTION = {"flash": flash_attention, "reference": reference_attention}

@@ -1,0 +1,84 @@
+"""Depth-wise pooling of token grids whose channels lie last in memory, with a backward pass that stays fast on a CPU.
+
+PyTorch's own backward of a depth-wise Conv3d takes a slow path on CPUs. The same sums, exactly, by faster kernels:
+the gradient of the input is a depth-wise convolution of the (zero-spread) gradient with the turned filter, and the
+gradient of the filter is, for each temporal tap, that of a 2D depth-wise convolution. docs/performance.md has the times.
+"""
+
+# B batch, C channels, T/H/W grid. Grids are (B, C, T, H, W) with channels last in memory.
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Grid = tuple[int, int, int]
+
+
+def depthwise_conv(grid: Tensor, weight: Tensor, stride: Grid) -> Tensor:
+    """Depth-wise 3D convolution with padding kernel // 2: grid (B, C, T, H, W), weight (C, 1, t, h, w), odd kernels."""
+    if grid.device.type != "cpu":
+        return _convolve(grid, weight, stride)
+    return _DepthwiseConv.apply(grid, weight.to(grid.dtype), stride)
+
+
+def _convolve(grid: Tensor, weight: Tensor, stride: Grid) -> Tensor:
+    return F.conv3d(grid, weight, None, stride, _padding(weight), groups=weight.shape[0])
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, grid: Tensor, weight: Tensor, stride: Grid) -> Tensor:
+        ctx.save_for_backward(grid, weight)
+        ctx.stride = stride
+        return _convolve(grid, weight, stride)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        grid, weight = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
+        of_grid = input_gradient(gradient, weight, ctx.stride, grid.shape) if ctx.needs_input_grad[0] else None
+        of_weight = filter_gradient(gradient, grid, weight, ctx.stride) if ctx.needs_input_grad[1] else None
+        return of_grid, of_weight, None
+
+
+def input_gradient(gradient: Tensor, weight: Tensor, stride: Grid, shape: torch.Size) -> Tensor:
+    """Each input cell collects, through the turned filter, from the outputs that looked at it."""
+    if stride != (1, 1, 1):
+        batch, channels, *sizes = shape
+        spread = gradient.new_zeros(batch, *sizes, channels).permute(0, 4, 1, 2, 3)
+        spread[:, :, :: stride[0], :: stride[1], :: stride[2]] = gradient
+        gradient = spread
+    return _convolve(gradient, weight.flip(2, 3, 4), (1, 1, 1))
+
+
+def filter_gradient(gradient: Tensor, grid: Tensor, weight: Tensor, stride: Grid) -> Tensor:
+    """For temporal tap a, output frame t looked at input frame t·stride + a − padding: pair these and go on in 2D."""
+    padding, taps = _padding(weight), []
+    frames_in, frames_out, step = grid.shape[2], gradient.shape[2], stride[0]
+    for tap in range(weight.shape[2]):
+        shift = tap - padding[0]
+        first = max(0, -(shift // step))
+        last = min(frames_out, (frames_in - 1 - shift) // step + 1)
+        if last <= first:
+            taps.append(torch.zeros_like(weight[:, :, tap]))
+            continue
+        seen = _as_pictures(grid[:, :, first * step + shift : (last - 1) * step + shift + 1 : step])
+        back = _as_pictures(gradient[:, :, first:last])
+        taps.append(_filter_gradient_2d(back, seen, weight[:, :, tap], stride[1:], padding[1:]))
+    return torch.stack(taps, 2)
+
+
+def _filter_gradient_2d(gradient: Tensor, pictures: Tensor, weight: Tensor, stride, padding) -> Tensor:
+    mask = (False, True, False)  # of input, weight, bias
+    arguments = (None, stride, padding, (1, 1), False, (0, 0), weight.shape[0], mask)
+    return torch.ops.aten.convolution_backward(gradient, pictures, weight, *arguments)[1]
+
+
+def _as_pictures(grid: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> (B·T, C, H, W), channels last in memory; a view where B = 1."""
+    return grid.transpose(1, 2).flatten(0, 1)
+
+
+def _padding(weight: Tensor) -> Grid:
+    t, h, w = weight.shape[2:]
+    return (t // 2, h // 2, w // 2)
