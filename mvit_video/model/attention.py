@@ -36,19 +36,23 @@ def reference_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: flo
     """The plain formula, with the N×M matrix written out: (B, N, h, d)."""
     queries, keys, values = (part.joined().transpose(1, 2) for part in (q, k, v))  # (B, h, N, d)
     scores = (queries * scale) @ keys.transpose(-2, -1)
-    terms = axis_terms(q.grid.unflatten(1, q.thw).permute(0, 4, 1, 2, 3, 5), tables, k.thw)
-    if terms:
+    bias = _position_bias(q, tables, k.thw)
+    if bias is not None:
         num_cls = q.cls.shape[1]
-        scores = scores + F.pad(_outer_sum(terms), (num_cls, 0, num_cls, 0))
+        scores = scores + F.pad(bias, (num_cls, 0, num_cls, 0))
     return (scores.softmax(-1) @ values).transpose(1, 2)
 
 
-def _outer_sum(terms: list[Tensor]) -> Tensor:
-    """E of the grid's tokens: terms (B, h, T, H, W, K) per axis -> (B, h, T·H·W, product of all K), last axis fastest."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = (total[..., :, None] + term[..., None, :]).flatten(5)
-    return total.flatten(2, 4)
+def _position_bias(q: Heads, tables: Tables, k_thw: Grid) -> Tensor | None:
+    """E of the grid's tokens, (B, h, T·H·W, Kt·Kh·Kw): each axis' term spread over the other two of the key."""
+    bias, axes = None, [axis for axis in range(3) if tables[axis] is not None]
+    terms = axis_terms(q.grid.unflatten(1, q.thw).permute(0, 4, 1, 2, 3, 5), tables, k_thw)
+    for axis, term in zip(axes, terms, strict=True):
+        shape = [1, 1, 1]
+        shape[axis] = k_thw[axis]
+        spread = term.unflatten(-1, shape).expand(*term.shape[:-1], *k_thw)
+        bias = spread if bias is None else bias + spread
+    return None if bias is None else bias.flatten(5).flatten(2, 4)
 
 
 def flash_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: float) -> Tensor:
@@ -68,7 +72,8 @@ def flash_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: float) 
     one_hot = F.pad(key_coordinates(k.thw, tables, keys), (0, channels - head_dim - sum(sizes), k.cls.shape[1], 0))
     keys = torch.cat([keys, one_hot[:, None].expand(keys.shape[0], -1, keys.shape[2], -1)], -1).transpose(1, 2)
     values = F.pad(v.joined(), (0, channels - head_dim)).transpose(1, 2)
-    return F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)[..., :head_dim]
+    out = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
+    return out.transpose(1, 2)[..., :head_dim]
 
 
 def position_terms(q: Heads, tables: Tables, k_thw: Grid) -> list[Tensor]:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.model.attention import ATTENTION, Grid, Heads, add_residual
-from mvit_video.model.pooling import depthwise_conv
+from mvit_video.model.pooling import depthwise_conv, max_pool
 from mvit_video.model.relative_position import table_rows
 
 LAYER_NORM_EPS = 1e-6
@@ -175,10 +175,9 @@ class Block(nn.Module):
         stride, num_cls = self.attn.q_stride, self.attn.num_cls
         if prod(stride) == 1:
             return x
-        kernel = _grid(s + 1 if s > 1 else 1 for s in stride)
-        grid = x[:, num_cls:].unflatten(1, thw).permute(0, 4, 1, 2, 3)
-        grid = F.max_pool3d(grid, kernel, stride, _half(kernel))
-        return torch.cat([x[:, :num_cls], grid.flatten(2).transpose(1, 2)], 1)
+        cls, grid = x.split([num_cls, x.shape[1] - num_cls], 1)
+        grid = max_pool(grid.unflatten(1, thw).permute(0, 4, 1, 2, 3), stride)
+        return torch.cat([cls, grid.permute(0, 2, 3, 4, 1).flatten(1, 3)], 1)
 
 
 class Head(nn.Module):

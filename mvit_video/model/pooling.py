@@ -25,6 +25,19 @@ def _convolve(grid: Tensor, weight: Tensor, stride: Grid) -> Tensor:
     return F.conv3d(grid, weight, None, stride, _padding(weight), groups=weight.shape[0])
 
 
+def max_pool(grid: Tensor, stride: Grid) -> Tensor:
+    """Maximum over windows of stride + 1 cells (1 where the stride is 1) that overlap: the shortcut of a stage start.
+
+    Where time is not strided the pictures are pooled in 2D, which has a backward pass for channels-last memory.
+    """
+    kernel = tuple(step + 1 if step > 1 else 1 for step in stride)
+    padding = tuple(length // 2 for length in kernel)
+    if stride[0] > 1:
+        return F.max_pool3d(grid, kernel, stride, padding)
+    pictures = F.max_pool2d(_as_pictures(grid), kernel[1:], stride[1:], padding[1:])
+    return pictures.unflatten(0, (grid.shape[0], grid.shape[2])).transpose(1, 2)
+
+
 class _DepthwiseConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grid: Tensor, weight: Tensor, stride: Grid) -> Tensor:
@@ -75,7 +88,7 @@ def _filter_gradient_2d(gradient: Tensor, pictures: Tensor, weight: Tensor, stri
 
 
 def _as_pictures(grid: Tensor) -> Tensor:
-    """(B, C, T, H, W) -> (B·T, C, H, W), channels last in memory; a view where B = 1."""
+    """(B, C, T, H, W) -> (B·T, C, H, W), channels last in memory; a view where possible."""
     return grid.transpose(1, 2).flatten(0, 1)
 
 

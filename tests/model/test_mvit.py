@@ -5,8 +5,7 @@ import torch
 
 from mvit_video import build_model
 from mvit_video.errors import ConfigError, InputError
-from mvit_video.model.mvit import DropPath, flash_attention, key_coordinates, reference_attention
-from mvit_video.model.relative_position import distance_rows
+from mvit_video.model.mvit import DropPath
 
 TINY = dict(depths=(1, 1, 2), embed_dim=16, num_heads=2, num_frames=4, crop_size=32, num_classes=5, kv_stride=(1, 4, 4))
 
@@ -42,43 +41,6 @@ def test_flash_attention_equals_the_plain_formula_in_outputs_and_all_gradients(s
     for name, ours, plain in zip(names, *results, strict=True):
         largest = max(1.0, plain.abs().max().item())
         assert (ours - plain).abs().max().item() < tolerance * largest, name
-
-
-@pytest.mark.parametrize("num_cls", [0, 1])
-def test_the_plain_formula_is_a_sum_over_coordinates(num_cls):
-    """Against a loop over single queries and keys, in float64."""
-    torch.manual_seed(0)
-    q_thw, k_thw, d = (2, 3, 2), (2, 2, 1), 4
-    q = torch.randn(1, 2, 12 + num_cls, d, dtype=torch.float64)
-    k, v = (torch.randn(1, 2, 4 + num_cls, d, dtype=torch.float64) for _ in range(2))
-    tables = [torch.randn(2 * max(a, b) - 1, d, dtype=torch.float64) for a, b in zip(q_thw, k_thw, strict=True)]
-    rows = [distance_rows(a, b) for a, b in zip(q_thw, k_thw, strict=True)]
-    grid = q[:, :, num_cls:].unflatten(2, q_thw)
-    terms = [
-        torch.einsum(f"bnthwd,{axis}kd->bnthwk", grid, table[row])
-        for axis, table, row in zip("thw", tables, rows, strict=True)
-    ]
-    wanted = torch.empty_like(q)
-    q_places, k_places = (list(itertools.product(*map(range, thw))) for thw in (q_thw, k_thw))
-    for head in range(2):
-        for i in range(q.shape[2]):
-            scores = []
-            for j in range(k.shape[2]):
-                score = (q[0, head, i] @ k[0, head, j]) * 0.37
-                if i >= num_cls and j >= num_cls:
-                    for axis in range(3):
-                        row = rows[axis][q_places[i - num_cls][axis], k_places[j - num_cls][axis]]
-                        score = score + q[0, head, i] @ tables[axis][row]
-                scores.append(score)
-            wanted[0, head, i] = torch.stack(scores).softmax(0) @ v[0, head]
-    for attend in (reference_attention, flash_attention):
-        assert torch.allclose(attend(q, k, v, terms, 0.37, num_cls), wanted, atol=1e-12)
-
-
-def test_key_coordinates_are_one_hot_per_axis():
-    table = key_coordinates((2, 3, 2), torch.zeros(1))
-    for row, (t, h, w) in zip(table, itertools.product(range(2), range(3), range(2)), strict=True):
-        assert row.nonzero().flatten().tolist() == [t, 2 + h, 5 + w]
 
 
 def test_residual_pooling_leaves_the_class_token_out():

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mvit_video.model.pooling import depthwise_conv
+from mvit_video.model.pooling import depthwise_conv, max_pool
 
 
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (5, 3, 1), (1, 1, 1)], ids=str)
@@ -37,3 +37,20 @@ def test_gradients_of_gradients_are_right():
     grid = torch.randn(1, 2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, 1, 3, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda g, w: depthwise_conv(g, w, (1, 2, 1)), (grid, weight))
+
+
+@pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (1, 1, 3)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1, 2), (3, 5, 8), (4, 7, 7)], ids=str)
+def test_max_pooling_is_over_overlapping_windows(stride, size):
+    torch.manual_seed(0)
+    cells = torch.randn(2, *size, 5, requires_grad=True)
+    pooled = max_pool(cells.permute(0, 4, 1, 2, 3), stride)
+    kernel = [step + 1 if step > 1 else 1 for step in stride]
+    padded = F.pad(cells.permute(0, 4, 1, 2, 3), [k // 2 for k in reversed(kernel) for _ in "ab"], value=float("-inf"))
+    windows = padded
+    for axis in range(3):
+        windows = windows.unfold(2 + axis, kernel[axis], stride[axis])
+    wanted = windows.amax((-1, -2, -3))
+    assert torch.equal(pooled, wanted)
+    back = torch.randn_like(wanted)
+    assert torch.allclose(*(torch.autograd.grad(value, cells, back)[0] for value in (pooled, wanted)))
