@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -110,11 +110,25 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def models(arguments: argparse.Namespace) -> int:
-    """List the networks that `model.name` takes."""
-    from mvit_video.model.variants import list_models
+    """List the networks that `model.name` takes, and the public checkpoints that `model.weights` takes."""
+    from mvit_video.model import zoo
 
-    for name in list_models():
-        print(name)
+    if arguments.markdown:
+        print(zoo.model_zoo_page(), end="")
+        return 0
+    _print_rows("networks", zoo.MODEL_COLUMNS, zoo.model_rows(), (1, 2))
+    _print_rows("public checkpoints (accuracies as published)", zoo.ZOO_COLUMNS, zoo.zoo_rows(), (1, 2, 3))
+    return 0
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """Write a checkpoint of any known format in another: ours, PySlowFast's or torchvision's."""
+    from mvit_video.data.annotations import read_classes
+    from mvit_video.model.convert import convert
+
+    classes = read_classes(arguments.classes) if arguments.classes else None
+    report = convert(arguments.source, arguments.to, arguments.output, arguments.model, classes, arguments.overwrite)
+    _say(f"{report.summary()}; written to {arguments.output}")
     return 0
 
 
@@ -136,7 +150,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_predict(_verb(verbs, predict))
     _add_demo_data(_verb(verbs, demo_data))
     _add_demo(_verb(verbs, demo))
-    _verb(verbs, models)
+    _add_models(_verb(verbs, models))
+    _add_convert(_verb(verbs, convert))
     _verb(verbs, settings)
     return parser
 
@@ -210,6 +225,19 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     _add_device(parser)
 
 
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--markdown", action="store_true", help="the page MODEL_ZOO.md instead of tables")
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a file, an http(s) address, or a name that `models` lists")
+    parser.add_argument("--to", required=True, choices=("native", "pyslowfast", "torchvision"))
+    parser.add_argument("--output", required=True, metavar="FILE")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
+    parser.add_argument("--model", metavar="NAME", help="the network, where the shapes do not tell")
+    parser.add_argument("--classes", metavar="FILE", help="class names, one a line, for --to native")
+
+
 def _at_least_one(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
@@ -222,6 +250,15 @@ def _print_table(prediction) -> None:
     table.add_column("score", justify="right")
     for label, score in prediction.predictions:
         table.add_row(label, f"{score:.3f}")
+    Console(markup=False, highlight=False).print(table)
+
+
+def _print_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int]) -> None:
+    table = Table(title=title, title_justify="left")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place in numbers else "left", no_wrap=place == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     Console(markup=False, highlight=False).print(table)
 
 

@@ -12,15 +12,17 @@ from mvit_video.errors import ConfigError, MvitVideoError
 
 @cache
 def _manager():
-    from iopath.common.file_io import HTTPURLHandler, PathManager
+    from iopath.common.file_io import PathManager
+
+    from mvit_video.download import CachedDownloads
 
     manager = PathManager()
-    manager.register_handler(HTTPURLHandler())
+    manager.register_handler(CachedDownloads())
     return manager
 
 
 def local_file(path: str | Path, error: type[MvitVideoError] = ConfigError) -> Path:
-    """A file on this machine for a local path or an http(s) address (fetched once, kept in iopath's cache).
+    """A file on this machine for a local path or an http(s) address (fetched once: see download.py).
 
     Raises `error` where there is no such file, it is a folder, or the address cannot be fetched.
     """
@@ -29,7 +31,7 @@ def local_file(path: str | Path, error: type[MvitVideoError] = ConfigError) -> P
         try:
             return Path(_manager().get_local_path(text))
         except OSError as reason:
-            raise error(f"{text}: cannot be fetched ({reason}): download it by hand and give the file's path") from None
+            raise error(str(reason)) from None
     if not Path(text).exists():
         raise error(f"{text}: no such file")
     if Path(text).is_dir():

@@ -23,7 +23,7 @@ class ModelSettings(Settings):
     arguments: dict[str, Any] = {}
     """Constructor arguments that win over the named ones, such as {drop_path_rate: 0.4}; frames, crop and classes come from `data`."""
     weights: str | None = None
-    """A checkpoint of ours to start from; weights of another shape are refused."""
+    """A checkpoint to start from: file or address (ours, PySlowFast's, torchvision's, timm's), or name that `mvit-video models` lists."""
 
     @model_validator(mode="after")
     def _input_size_has_one_home(self) -> "ModelSettings":

@@ -18,7 +18,14 @@ from mvit_video.engine.optimizer import build_optimizer
 from mvit_video.engine.schedule import learning_rate
 from mvit_video.engine.trainer import Trainer, run_training, seed_step
 from mvit_video.errors import ConfigError
-from mvit_video.model.checkpoints import ModelCard, load_exactly, model_from_card, read_checkpoint, save_checkpoint
+from mvit_video.model.checkpoints import (
+    ModelCard,
+    Weights,
+    model_from_card,
+    put_weights,
+    read_weights,
+    save_checkpoint,
+)
 from mvit_video.paths import fresh_folder, write_whole
 
 WEIGHTS = "model.safetensors"
@@ -62,7 +69,7 @@ def train_run(
     per_epoch = steps_per_epoch(len(train), settings.clips_per_step)
     last_step = per_epoch * settings.epochs
     card = model_card(config, train.classes)
-    model = _new_model(config, card).to(device)
+    model = initial_model(config, card, say).to(device)
     run = _open_run(Path(output), config, resume, overwrite)
     optimizer = build_optimizer(model, settings)
     first_step = _resume(run, model, optimizer, say)
@@ -99,17 +106,28 @@ def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
     )
 
 
-def _new_model(config: Config, card: ModelCard) -> nn.Module:
-    """Initial weights follow from the seed, or from the checkpoint that `model.weights` names."""
+def initial_model(config: Config, card: ModelCard, say: Callable[[str], None]) -> nn.Module:
+    """The network before the first step: its weights follow from the seed, or from the checkpoint that `model.weights` names.
+
+    The head starts new, and `say` is told, where the checkpoint's classes are not the card's.
+    """
     seed_step(config.train.seed, 0)
     model = model_from_card(card)
     if config.model.weights is not None:
-        state, source = read_checkpoint(config.model.weights)
-        if source.classes != card.classes:
-            for name in [name for name in state if name.startswith("head.")]:
-                state[name] = model.state_dict()[name]
-        load_exactly(model, state, config.model.weights)
+        weights = read_weights(config.model.weights)
+        other_classes = weights.classes != card.classes
+        if other_classes and weights.num_classes is not None:
+            say(_new_head(weights, card))
+        say(put_weights(model, weights, reset_head=other_classes).summary())
     return model
+
+
+def _new_head(weights: Weights, card: ModelCard) -> str:
+    known = f"such as '{weights.classes[0]}'" if weights.classes else "whose names are not known"
+    return (
+        f"the head starts new: {weights.source} has {weights.num_classes} classes, {known}, "
+        f"and the training list {len(card.classes)}, such as '{card.classes[0]}'"
+    )
 
 
 def _resume(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, say: Callable[[str], None]) -> int:

@@ -1,21 +1,33 @@
-"""Weights on disk: our own format, safetensors with a card that says what the weights are; and other projects' names."""
+"""Weights in and out: our own format, safetensors with a card that says what the weights are, and every public one.
+
+`load_weights` puts a checkpoint of any known format into a model and reports what became of every tensor.
+"""
+
+# C channels, P positions, d head dim
 
 import json
-import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from math import isqrt
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from mvit_video.config.schema import Preprocessing, Settings
 from mvit_video.errors import CheckpointError, MvitVideoError
-from mvit_video.model.variants import build_model
+from mvit_video.model.checkpoint_formats import read_tensors, to_ours
+from mvit_video.model.inflate import check_inflation, inflate, is_image
+from mvit_video.model.relative_position import resample_table
+from mvit_video.model.variants import VARIANTS, build_model
+from mvit_video.model.zoo import ZOO, ZooEntry, class_names, zoo_entry
 from mvit_video.paths import local_file, write_whole
 
 CARD_KEY = "mvit_video"
+HEAD = ("head.projection.weight", "head.projection.bias")
 
 
 class ModelCard(Settings):
@@ -66,31 +78,27 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelCard]:
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     """Tensors and card of a checkpoint of ours. Raises CheckpointError that says what the file is not."""
-    file = local_file(path, CheckpointError)
-    try:
-        with safe_open(file, framework="pt") as content:
-            metadata = content.metadata() or {}
-            state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as reason:
-        raise CheckpointError(f"{path}: is not a whole safetensors file ({reason})") from None
+    state, metadata = read_tensors(local_file(path, CheckpointError), path)
     if CARD_KEY not in metadata:
+        kind = "a safetensors file" if Path(path).suffix == ".safetensors" else "a checkpoint"
         raise CheckpointError(
-            f"{path}: is a safetensors file without our card: train writes model.safetensors with one"
+            f"{path}: is {kind} without our card: train writes one with it, `mvit-video convert --to native` adds it"
         )
+    return state, _card(metadata, path)
+
+
+def _card(metadata: Mapping[str, str], path: str | Path) -> ModelCard:
     try:
-        card = ModelCard.model_validate_json(metadata[CARD_KEY])
+        return ModelCard.model_validate_json(metadata[CARD_KEY])
     except ValidationError as reason:
         raise CheckpointError(f"{path}: its card cannot be read ({reason.errors()[0]['msg']})") from None
-    return state, card
 
 
 def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
     """Load every tensor; CheckpointError names the first that is missing, unknown or of another shape."""
     wanted = model.state_dict()
-    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or unknown:
-        what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}', which the network does not have"
-        raise CheckpointError(f"{source}: {what} ({len(missing)} missing, {len(unknown)} unknown)")
+    if difference := _difference(state, wanted):
+        raise CheckpointError(f"{source}: {difference}")
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape:
             shapes = f"{tuple(tensor.shape)}, wanted {tuple(wanted[name].shape)}"
@@ -102,28 +110,211 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str | Path)
     model.load_state_dict(state)
 
 
-# torchvision's mvit_v2_s names the same tensors differently; (theirs, ours).
-_TORCHVISION = (
-    (r"^conv_proj\.", "patch_embed.proj."),
-    (r"^pos_encoding\.class_token$", "cls_token"),
-    (r"\.attn\.project\.0\.", ".attn.proj."),
-    (r"\.attn\.pool_([qkv])\.pool\.", r".attn.pool_\1."),
-    (r"\.attn\.pool_([qkv])\.norm_act\.0\.", r".attn.norm_\1."),
-    (r"\.mlp\.0\.", ".mlp.fc1."),
-    (r"\.mlp\.3\.", ".mlp.fc2."),
-    (r"^(blocks\.\d+)\.project\.", r"\1.proj."),
-    (r"^head\.1\.", "head.projection."),
-)
+def _difference(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], excepted: Collection[str] = ()) -> str:
+    """The first name that one side lacks, with counts; an empty string where the names are the same."""
+    missing = sorted(wanted.keys() - state.keys() - set(excepted))
+    unknown = sorted(state.keys() - wanted.keys() - set(excepted))
+    if not missing and not unknown:
+        return ""
+    what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}', which the network does not have"
+    return f"{what} ({len(missing)} missing, {len(unknown)} unknown)"
 
 
-def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's `mvit_v2_s` state dict under our names; the class token gets our shape (1, 1, C)."""
-    ours = {}
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint as it was read: tensors under our names, and what is known about them."""
+
+    source: str
+    """What the user named: a file, an address or a name of the zoo."""
+    format: str
+    """native, PySlowFast, torchvision or timm."""
+    state: dict[str, Tensor]
+    ignored: tuple[str, ...]
+    """What lies beside the weights: optimiser state, epoch and the like."""
+    card: ModelCard | None = None
+    """Of our own checkpoints."""
+    entry: ZooEntry | None = None
+    """Of public checkpoints that the zoo lists."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Rows of the head; None for weights without one."""
+        return self.state[HEAD[1]].numel() if HEAD[1] in self.state else None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names in label order where they are known: the card's, or the shipped list of that length."""
+        if self.card is not None:
+            return self.card.classes
+        shipped = {400: "kinetics400", 174: "ssv2"}.get(self.num_classes or 0)
+        return class_names(shipped) if shipped else None
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every tensor. Each of the model's is in exactly one of the first four lists."""
+
+    source: str
+    format: str
+    copied: tuple[str, ...]
+    """Value for value as in the checkpoint."""
+    inflated: tuple[str, ...]
+    """Made from image weights: filters with a time axis, and temporal position tables of zeros."""
+    interpolated: tuple[str, ...]
+    """Position tables read at another number of rows."""
+    new: tuple[str, ...]
+    """Left as the model had them: a new head, a class token that the source does not have."""
+    ignored: tuple[str, ...]
+    """In the checkpoint, not used."""
+
+    def summary(self) -> str:
+        """One line: counts, and the names of what is new."""
+        counts = [f"{len(names)} {fate}" for fate, names in self.fates().items() if names and fate != "new"]
+        new = [f"{len(self.new)} new ({', '.join(self.new)})"] if self.new else []
+        return f"weights from {self.source} ({self.format}): {', '.join(counts + new)}"
+
+    def fates(self) -> dict[str, tuple[str, ...]]:
+        """The five lists by their names."""
+        return {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("source", "format")
+        }
+
+    def __str__(self) -> str:
+        lines = [f"  {fate}: {name}" for fate, names in self.fates().items() if fate != "copied" for name in names]
+        return "\n".join([self.summary(), *lines])
+
+
+def load_weights(
+    model: nn.Module, path_or_url: str | Path, inflation: str = "center", reset_head: bool = False
+) -> LoadReport:
+    """Put a checkpoint into `model` and say what became of every tensor; the model is untouched where this fails.
+
+    Args:
+        path_or_url: a file, an http(s) address, or a name of the zoo (`mvit-video models`); PySlowFast's video and
+            image files, torchvision's, timm's and our own are told apart by their contents.
+        inflation: how a video model gets its filters from image weights: "center" (the paper's) or "mean".
+        reset_head: keep the model's own head, whatever the checkpoint's.
+
+    Position tables of another length are interpolated. Raises CheckpointError, in one sentence, for a file that is not
+    whole, holds code, NaN or Inf, or has a tensor that the model does not explain, and for a head of another size.
+    """
+    return put_weights(model, read_weights(path_or_url), inflation, reset_head)
+
+
+def read_weights(source: str | Path) -> Weights:
+    """A checkpoint of any known format, under our names. Raises CheckpointError, for NaN and Inf too."""
+    name = str(source)
+    address = ZOO[name].url if name in ZOO and not Path(name).exists() else name
+    tensors, metadata = read_tensors(local_file(address, CheckpointError), source)
+    kind, state = to_ours(tensors, source)
+    _check_values(state, source)
+    if CARD_KEY in metadata:
+        return Weights(name, "native", state, (), _card(metadata, source))
+    return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
+
+
+def put_weights(model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False) -> LoadReport:
+    """`load_weights` for weights that are read already."""
+    wanted = model.state_dict()
+    state, report = fit_weights(weights, wanted, inflation, reset_head)
+    model.load_state_dict(wanted | state)
+    return report
+
+
+def fit_weights(
+    weights: Weights, wanted: Mapping[str, Tensor], inflation: str = "center", reset_head: bool = False
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """The tensors of `wanted`'s shapes that `weights` has for it (all but the report's `new`), and the report.
+
+    Looks at shapes only, so `wanted` may be on the meta device.
+    """
+    check_inflation(inflation)
+    state, inflated = dict(weights.state), list[str]()
+    new = list(HEAD) if reset_head or not any(name in state for name in HEAD) else []
+    if is_image(state):
+        new += [name for name in ("cls_token",) if name in wanted and name not in state]
+        if not is_image(wanted):
+            state, inflated = inflate(state, wanted, inflation)
+    if difference := _difference(state, wanted, new):
+        raise CheckpointError(f"{weights.source}: {difference}: {_what_fits(weights.state)}")
+    used = {name: state[name] for name in wanted if name not in new}
+    fitted = {name: _fitted(name, tensor, wanted[name].shape, weights) for name, tensor in used.items()}
+    interpolated = [name for name in used if fitted[name] is not used[name]]
+    made = {*inflated, *interpolated, *new}
+    report = LoadReport(
+        source=weights.source,
+        format=weights.format,
+        copied=tuple(name for name in wanted if name not in made),
+        inflated=tuple(inflated),
+        interpolated=tuple(interpolated),
+        new=tuple(new),
+        ignored=weights.ignored,
+    )
+    return fitted, report
+
+
+def _fitted(name: str, tensor: Tensor, shape: torch.Size, weights: Weights) -> Tensor:
+    """The tensor itself where it has the shape, else a position table read at other rows; CheckpointError for the rest."""
+    if tensor.shape == shape:
+        return tensor
+    if name in HEAD:
+        raise CheckpointError(
+            f"{weights.source}: its head has {weights.num_classes} classes, the network's {shape[0]}: build the network "
+            f"with num_classes={weights.num_classes}, or start its head new with reset_head=True"
+        )
+    if tensor.numel() and tensor.ndim == len(shape) and tensor.shape[-1] == shape[-1]:
+        if ".rel_pos_" in name:
+            return resample_table(tensor, shape[0])
+        if name == "pos_embed_temporal":
+            return resample_table(tensor[0], shape[1])[None]
+        if name == "pos_embed_spatial" and _both_square(tensor.shape[1], shape[1]):
+            return _resample_square(tensor, isqrt(shape[1]))
+    raise CheckpointError(
+        f"{weights.source}: '{name}' has shape {tuple(tensor.shape)}, the network's has {tuple(shape)}: "
+        f"{_what_fits(weights.state)}"
+    )
+
+
+def _both_square(*counts: int) -> bool:
+    return all(isqrt(count) ** 2 == count for count in counts)
+
+
+def _resample_square(positions: Tensor, side: int) -> Tensor:
+    """Absolute positions of a square grid (1, P, C) for another square grid."""
+    grid = positions.unflatten(1, (isqrt(positions.shape[1]), -1)).permute(0, 3, 1, 2)  # (1, C, side, side)
+    return F.interpolate(grid, size=(side, side), mode="bilinear").flatten(2).transpose(1, 2)
+
+
+def _check_values(state: Mapping[str, Tensor], source: str | Path) -> None:
     for name, tensor in state.items():
-        for theirs, mine in _TORCHVISION:
-            name = re.sub(theirs, mine, name)
-        ours[name] = tensor.reshape(1, 1, -1) if name == "cls_token" else tensor
-    return ours
+        if not tensor.is_floating_point() or tensor.layout is not torch.strided:
+            kind = f"{tensor.dtype}, {tensor.layout}"
+            raise CheckpointError(f"{source}: '{name}' holds {kind}, wanted dense floating point weights")
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{source}: '{name}' holds NaN or Inf: these weights are of no use")
+
+
+def recognise_model(state: Mapping[str, Tensor]) -> str | None:
+    """The registered network that has exactly these shapes, whatever its head; None where there is none."""
+    shapes = {name: tensor.shape for name, tensor in state.items() if name not in HEAD}
+    blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    for name, arguments in VARIANTS.items():
+        if sum(arguments.get("depths", ())) == blocks:
+            with torch.device("meta"):
+                wanted = build_model(name).state_dict()
+            if shapes == {key: tensor.shape for key, tensor in wanted.items() if key not in HEAD}:
+                return name
+    return None
+
+
+def _what_fits(state: Mapping[str, Tensor]) -> str:
+    """The cure where weights are another network's."""
+    name = recognise_model(state)
+    return (
+        f"these are weights of {name}, so build that one"
+        if name
+        else "they are weights of no network that is known here"
+    )
 
 
 def card_json(card: ModelCard) -> dict:

@@ -1,0 +1,110 @@
+"""A checkpoint of any known format written in another: ours with its card, PySlowFast's, torchvision's."""
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mvit_video.config.schema import Preprocessing
+from mvit_video.errors import CheckpointError, ConfigError
+from mvit_video.model.checkpoint_formats import to_pyslowfast, to_torchvision
+from mvit_video.model.checkpoints import (
+    LoadReport,
+    ModelCard,
+    Weights,
+    fit_weights,
+    model_from_card,
+    read_weights,
+    recognise_model,
+    save_checkpoint,
+)
+from mvit_video.model.variants import build_model, model_arguments
+from mvit_video.model.zoo import ZOO, ZooEntry
+from mvit_video.paths import write_whole
+
+TARGETS = ("native", "pyslowfast", "torchvision")
+
+
+def convert(
+    source: str,
+    to: str,
+    output: str | Path,
+    name: str | None = None,
+    classes: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> LoadReport:
+    """Write the checkpoint `source` (a file, an address, a zoo name) to the file `output` in the format `to`.
+
+    `name` is the network's, for weights whose shapes do not tell; `classes` are names in label order, for the card of
+    a native checkpoint whose own are not known. Tensors are checked against the network first; none is made up.
+    Raises CheckpointError or ConfigError.
+    """
+    if to not in TARGETS:
+        raise ConfigError(f"format '{to}' is unknown: allowed are {', '.join(TARGETS)}")
+    output = Path(output)
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output}: exists: choose another --output, or say --overwrite")
+    weights = read_weights(source)
+    if weights.num_classes is None:
+        raise CheckpointError(f"{source}: has no head, so no labels follow from it: use it with load_weights only")
+    with torch.device("meta"):
+        model = _network(weights, name)
+    state, report = fit_weights(weights, model.state_dict())
+    if report.new:
+        raise CheckpointError(f"{source}: lacks '{report.new[0]}', and a conversion makes nothing up: train it first")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if to == "native":
+        card = weights.card or _card(weights, name or _recognised(weights), classes)
+        model.load_state_dict(state, assign=True)
+        save_checkpoint(output, model, card)
+        return report
+    content = io.BytesIO()
+    torch.save({"model_state": to_pyslowfast(state)} if to == "pyslowfast" else to_torchvision(state), content)
+    write_whole(output, content.getvalue())
+    return report
+
+
+def _network(weights: Weights, name: str | None) -> nn.Module:
+    if weights.card is not None and name is None:
+        return model_from_card(weights.card)
+    return build_model(name or _recognised(weights), num_classes=weights.num_classes)
+
+
+def _recognised(weights: Weights) -> str:
+    name = recognise_model(weights.state)
+    if name is None:
+        raise CheckpointError(
+            f"{weights.source}: its shapes are those of no network that `mvit-video models` lists: name one with --model"
+        )
+    return name
+
+
+def _card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
+    """What a foreign checkpoint's card says: the zoo's facts for this file, else for this network and head."""
+    names = tuple(classes or weights.classes or ())
+    if len(names) != weights.num_classes:
+        what = f"{len(names)} class names for" if names else "no class names are known for"
+        raise ConfigError(f"{weights.source}: {what} its {weights.num_classes} classes: give them with --classes FILE")
+    entry = weights.entry or _like(name, weights.num_classes)
+    if entry is None or entry.model != name:
+        return ModelCard(name=name, arguments={}, classes=names, preprocessing=_usual_input(name))
+    return ModelCard(name=name, arguments={}, classes=names, preprocessing=entry.preprocessing, protocol=entry.protocol)
+
+
+def _like(name: str, num_classes: int) -> ZooEntry | None:
+    return next((entry for entry in ZOO.values() if (entry.model, entry.num_classes) == (name, num_classes)), None)
+
+
+def _usual_input(name: str) -> Preprocessing:
+    """The input that a network is named for (16x4 is every 4th of 16 frames), scaled to 8/7 of the crop before it."""
+    arguments, rate = model_arguments(name), re.search(r"x(\d+)$", name)
+    crop = arguments.get("crop_size", 224)
+    return Preprocessing(
+        num_frames=arguments.get("num_frames", 16),
+        sampling_rate=int(rate[1]) if rate else 1,
+        short_side=round(crop * 8 / 7),
+        crop_size=crop,
+    )
