@@ -85,7 +85,7 @@ def test_our_networks_and_inference_work_with_torchvision_and_pytorchvideo_block
 def test_our_networks_import_neither_package():
     output = run_python(
         """
-        import mvit_video, mvit_video.cli, mvit_video.inference.predictor
+        import mvit_video, mvit_video.cli, mvit_video.inference.predictor, mvit_video.model.benchmark
         mvit_video.build_model("mvitv2_nano_8x3"), mvit_video.list_models()
         print([name for name in ("torchvision", "pytorchvideo") if name in sys.modules])
         """
