@@ -86,6 +86,7 @@ def run_benchmark(plan: Plan) -> dict[str, Any]:
             raise
         first_line = str(reason).strip().splitlines()[0]
         raise ConfigError(f"{plan.model} cannot be compiled here ({first_line}): leave --compile out") from None
+    result["conditions"]["load_average_after"] = _load_average()
     result["ratios"] = compare(result["networks"])
     return result
 
@@ -175,7 +176,7 @@ def describe_conditions(plan: Plan) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load_average_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load_average_before": _load_average(),
         "gpu": torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else None,
         "device": str(plan.device),
         "versions": {name: _version(name) for name in ("torch", "torchvision", "pytorchvideo", "fvcore")},
@@ -195,6 +196,11 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _load_average() -> float | None:
+    """Processes that wanted a core in the last minute; more of them than cores, and the ratios spread."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _version(package: str) -> str | None:
@@ -256,6 +262,7 @@ def _condition_lines(conditions: dict[str, Any]) -> list[str]:
     return [
         f"machine: {conditions['cpu']}, {conditions['cores']} cores, {conditions['threads']} threads, "
         f"GPU {conditions['gpu'] or 'not used'}; {packages}",
+        f"load average: {conditions['load_average_before']} before, {conditions['load_average_after']} after",
         f"measured: {conditions['dtype']}, batch {conditions['batch']}, {conditions['repeats']} rounds after "
         f"{conditions['warm_up_steps']} warm-up steps; training is forward and backward, without an optimiser",
         f"memory: {conditions['memory_method'] or 'not measured on this device'}",

@@ -41,8 +41,8 @@ MEMORY_METHOD = {
 class Subject:
     """A network on a device with one batch of its usual input (B, 3, T, H, W); `mode` is eager or compiled."""
 
-    def __init__(self, name: str, batch: int, dtype: str, device: torch.device, mode: str = "eager") -> None:
-        self.name, self.mode, self.device, self.dtype = name, mode, device, DTYPES[dtype]
+    def __init__(self, name: str, batch: int, dtype: str, device: torch.device) -> None:
+        self.name, self.mode, self.device, self.dtype = name, "eager", device, DTYPES[dtype]
         self.model = build_model(name).to(device)
         self.run: Any = self.model
         generator = torch.Generator().manual_seed(0)  # networks with the same input size get the same clips

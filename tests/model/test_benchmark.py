@@ -61,6 +61,7 @@ def test_json_states_the_conditions(nano_run):
     conditions = nano_run["conditions"]
     assert conditions["cpu"] and conditions["cores"] >= 1 and conditions["gpu"] is None
     assert conditions["threads"] == torch.get_num_threads()
+    assert conditions["load_average_before"] >= 0 and conditions["load_average_after"] >= 0
     assert conditions["versions"]["torch"] == torch.__version__
     assert (conditions["dtype"], conditions["batch"], conditions["repeats"]) == ("fp32", 2, 3)
     assert conditions["memory_method"] == measure.MEMORY_METHOD["cpu"]
