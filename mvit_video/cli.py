@@ -132,6 +132,26 @@ def convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def benchmark(arguments: argparse.Namespace) -> int:
+    """Measure a network: parameters, multiply-adds, clips per second, peak memory; with --against two of them in turn."""
+    from mvit_video.inference.predictor import choose_device
+    from mvit_video.model.benchmark import Plan, benchmark_tables, run_benchmark
+    from mvit_video.paths import output_file, write_json
+
+    output = output_file(arguments.json) if arguments.json else None
+    names = ("model", "against", "train", "compile", "dtype", "batch", "repeats")
+    plan = Plan(device=choose_device(arguments.device), **{name: getattr(arguments, name) for name in names})
+    result = run_benchmark(plan)
+    for missing in result["failed"]:
+        _complain(f"{missing['name']} is left out: {missing['reason']}")
+    if not result["networks"]:
+        return 1
+    Console(markup=False, highlight=False).print(*benchmark_tables(result), sep="\n")
+    if output:
+        write_json(output, result)
+    return 0
+
+
 def settings(arguments: argparse.Namespace) -> int:
     """List every setting of a config file with its default and what it does."""
     from mvit_video.config.load import describe_settings
@@ -152,6 +172,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(_verb(verbs, demo))
     _add_models(_verb(verbs, models))
     _add_convert(_verb(verbs, convert))
+    _add_benchmark(_verb(verbs, benchmark))
     _verb(verbs, settings)
     return parser
 
@@ -236,6 +257,18 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
     parser.add_argument("--model", metavar="NAME", help="the network, where the shapes do not tell")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line, for --to native")
+
+
+def _add_benchmark(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="NAME", help="a name that `mvit-video models` prints")
+    parser.add_argument("--against", metavar="NAME", help="measure this one in turn with the model, and print ratios")
+    parser.add_argument("--train", action="store_true", help="measure forward and backward passes as well")
+    parser.add_argument("--compile", action="store_true", help="measure the model through torch.compile as well")
+    parser.add_argument("--dtype", default="fp32", help="fp32 (default), bf16 or fp16, by autocast")
+    parser.add_argument("--batch", type=_at_least_one, default=1, help="clips in a step (default: 1)")
+    parser.add_argument("--repeats", type=_at_least_one, default=10, help="measured steps of each (default: 10)")
+    parser.add_argument("--json", metavar="FILE", help="write everything, raw times included, to this file")
+    _add_device(parser)
 
 
 def _at_least_one(text: str) -> int:

@@ -61,6 +61,16 @@ def fresh_folder(folder: str | Path, owned: tuple[str, ...], overwrite: bool) ->
     return folder
 
 
+def output_file(path: str | Path) -> Path:
+    """A file that can be written, found out before the work and not after it: its folder exists, and it is no folder."""
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, wanted a file to write")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent} to write it to: create it first")
+    return path
+
+
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

@@ -4,12 +4,14 @@ PyAV is the default. It is opened for local files of known containers only, with
 core), and what it hands out is checked: FFmpeg returns damaged frames without an error.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from mvit_video.errors import DecodeError
 
@@ -204,7 +206,7 @@ class _PyAvBackend:
         if frame.is_corrupt:
             raise _Unreadable(f"frame {self._at} of {self.num_frames} is damaged")
         _check_size(frame.width, frame.height)
-        picture = frame.to_ndarray(format="rgb24")
+        picture = _rgb(frame).to_ndarray()
         turns = round((frame.rotation or 0) / 90) % 4
         return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
@@ -243,6 +245,16 @@ class _DecordBackend:
 
 
 BACKENDS: dict[str, Callable[[Path], _Backend]] = {"pyav": _PyAvBackend, "decord": _DecordBackend}
+
+
+_converters = threading.local()
+
+
+def _rgb(frame: av.VideoFrame) -> av.VideoFrame:
+    """The frame in RGB by a converter that each thread keeps: making one per video costs more than small frames do."""
+    if not hasattr(_converters, "reformatter"):
+        _converters.reformatter = VideoReformatter()
+    return _converters.reformatter.reformat(frame, format="rgb24")
 
 
 def _check_size(width: int, height: int) -> None:

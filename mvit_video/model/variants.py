@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from mvit_video.errors import ConfigError, did_you_mean
+from mvit_video.model.baselines import BASELINES, build_baseline
 from mvit_video.model.mvit import MViT
 
 # Paper Tables 8 and 9: blocks per stage, and what else tells the sizes apart.
@@ -47,35 +48,54 @@ for _size, _arguments in _SIZES.items():
     VARIANTS[f"mvitv2_{_size}_in21k"] = _arguments | _IMAGE | dict(cls_token=True, num_classes=19168)
 VARIANTS["mvitv2_l_in1k"]["width_growth"] = "mlp"  # as published; every other MViTv2 grows in the attention
 
-_ARGUMENTS = set(inspect.signature(MViT.__init__).parameters) - {"self"}
+_DEFAULTS = inspect.signature(MViT.__init__).parameters
+_ARGUMENTS = set(_DEFAULTS) - {"self"}
+_BASELINE_ARGUMENTS = set(inspect.signature(build_baseline).parameters) - {"name"}
 
 
 def list_models() -> list[str]:
-    """Every name that `build_model` takes."""
-    return sorted(VARIANTS)
+    """Every name that `build_model` takes: our networks, then the baselines (whose packages may be missing)."""
+    return sorted(VARIANTS) + sorted(BASELINES)
 
 
 def build_model(name: str, num_classes: int | None = None, **arguments: Any) -> nn.Module:
     """A network by name, with new (random) weights; `arguments` are those of `MViT` and win over the named ones.
 
     Without `num_classes` the head is the published one: 400 for video, 1000 for in1k, 19168 for in21k.
-    Raises ConfigError for an unknown name or argument.
+    A baseline such as "torchvision/mvit_v2_s" takes num_classes, num_frames and crop_size, and imports its package now.
+    Raises ConfigError for an unknown name or argument, or where a baseline's package cannot be imported.
     """
     if num_classes is not None:
         arguments["num_classes"] = num_classes
+    if name in BASELINES:
+        return build_baseline(name, **model_arguments(name, **arguments))
     return MViT(**model_arguments(name, **arguments))
 
 
 def model_arguments(name: str, **arguments: Any) -> dict[str, Any]:
     """The plain arguments that `name` stands for, with `arguments` put in."""
-    if name not in VARIANTS:
-        raise ConfigError(
-            f"model '{name}' is unknown{did_you_mean(name, VARIANTS)}: allowed are {', '.join(list_models())}"
-        )
+    check_name(name)
+    allowed = _BASELINE_ARGUMENTS if name in BASELINES else _ARGUMENTS
     for argument in arguments:
-        if argument not in _ARGUMENTS:
-            near = did_you_mean(argument, _ARGUMENTS)
-            raise ConfigError(
-                f"model argument '{argument}' is unknown{near}: allowed are {', '.join(sorted(_ARGUMENTS))}"
-            )
-    return VARIANTS[name] | arguments
+        if argument not in allowed:
+            near = did_you_mean(argument, allowed)
+            raise ConfigError(f"model argument '{argument}' is unknown{near}: allowed are {', '.join(sorted(allowed))}")
+    return VARIANTS.get(name, {}) | arguments
+
+
+def check_name(name: str) -> None:
+    """ConfigError for a name that `build_model` does not take."""
+    if name not in list_models():
+        near = did_you_mean(name, list_models())
+        raise ConfigError(f"model '{name}' is unknown{near}: allowed are {', '.join(list_models())}")
+
+
+def input_size(name: str) -> tuple[int, int, int]:
+    """Frames, height and width of the clips that a network is usually given."""
+    check_name(name)
+    if name in BASELINES:
+        return BASELINES[name].num_frames, BASELINES[name].crop_size, BASELINES[name].crop_size
+    arguments = {argument: _DEFAULTS[argument].default for argument in ("num_frames", "crop_size")} | VARIANTS[name]
+    crop = arguments["crop_size"]
+    height, width = (crop, crop) if isinstance(crop, int) else crop
+    return arguments["num_frames"], height, width

@@ -12,7 +12,7 @@ import torch
 
 from mvit_video.config.schema import Preprocessing, Settings
 from mvit_video.data.annotations import read_classes
-from mvit_video.model.variants import build_model, list_models, model_arguments
+from mvit_video.model.variants import VARIANTS, build_model, model_arguments
 
 _VIDEO = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models/"
 _IMAGE = "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/"
@@ -130,8 +130,8 @@ def class_names(dataset: str) -> tuple[str, ...]:
 
 
 def model_rows() -> Iterator[tuple[str, str, str]]:
-    """Every network: name, parameters (counted without making any), input as frames × height × width."""
-    for name in list_models():
+    """Every network of ours: name, parameters (counted without making any), input as frames × height × width."""
+    for name in sorted(VARIANTS):
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in build_model(name).parameters())
         arguments = model_arguments(name)

@@ -91,11 +91,11 @@ def test_the_single_frame_network_does_learn_where_frames_tell_the_class(trained
     lists = []
     for name in ("train.csv", "val.csv"):
         records = read_videos(name, str(motion_data)).records
-        means = [VideoReader(record.path, motion_data).frames([0]).mean() for record in records]
+        means = [VideoReader(record.path, motion_data).frames(range(0, 36, 5)).mean() for record in records]
         middle = np.median(means)
         labelled = tuple(VideoRecord(r.path, int(mean > middle)) for r, mean in zip(records, means, strict=True))
         lists.append(VideoList(labelled, ("dark", "bright"), name))
-    assert frame_only_accuracy(*lists, trained.config.data, seed=0, epochs=4) > 75
+    assert frame_only_accuracy(*lists, trained.config.data, seed=0, epochs=4) > 70
 
 
 def test_shuffling_keeps_the_frames_and_follows_from_the_seed():

@@ -1,10 +1,5 @@
-"""torchvision, which timm imports too, where its compiled operators do not match torch: two schemas let it import."""
+"""torchvision, which timm imports too, by way of the repair that some installations need."""
 
-import torch
+from mvit_video.compat import import_torchvision
 
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+import_torchvision()

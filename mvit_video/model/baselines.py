@@ -1,0 +1,92 @@
+"""Other people's networks under names of ours, to compare with: torchvision's and pytorchvideo's, with new weights.
+
+All take clips (B, 3, T, H, W) and return logits (B, num_classes), in training and in evaluation. Neither package is
+imported before a network of it is built, and nothing is downloaded.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from mvit_video.compat import import_pytorchvideo, import_torchvision
+from mvit_video.errors import ConfigError
+
+Size = tuple[int, int, int]  # frames, height, width of a clip
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A network's usual input, and who builds it from (num_classes, size)."""
+
+    num_frames: int
+    crop_size: int
+    build: Callable[[int, Size], nn.Module]
+
+
+def _mvit_v2_s(num_classes: int, size: Size) -> nn.Module:
+    _check_size("torchvision/mvit_v2_s", size, size == (16, 224, 224), "16×224×224 only")
+    return import_torchvision("torchvision.models.video").mvit_v2_s(num_classes=num_classes)
+
+
+def _swin3d_t(num_classes: int, size: Size) -> nn.Module:
+    return import_torchvision("torchvision.models.video").swin3d_t(num_classes=num_classes)
+
+
+def _slow_r50(num_classes: int, size: Size) -> nn.Module:
+    """The arguments of pytorchvideo.models.hub.slow_r50, with the last pooling as large as the last map."""
+    resnet = import_pytorchvideo("pytorchvideo.models.resnet")
+    return resnet.create_resnet(
+        stem_conv_kernel_size=(1, 7, 7),
+        head_pool_kernel_size=(size[0], math.ceil(size[1] / 32), math.ceil(size[2] / 32)),
+        model_depth=50,
+        model_num_class=num_classes,
+    )
+
+
+def _x3d_s(num_classes: int, size: Size) -> nn.Module:
+    """The arguments of pytorchvideo.models.hub.x3d_s, without the softmax that it ends in by default."""
+    _check_size("pytorchvideo/x3d_s", size, min(size[1:]) >= 32, "pictures of at least 32×32")
+    x3d = import_pytorchvideo("pytorchvideo.models.x3d")
+    return x3d.create_x3d(
+        input_clip_length=size[0], input_crop_size=min(size[1:]), model_num_class=num_classes, head_activation=None
+    )
+
+
+def _mvit_base_16x4(num_classes: int, size: Size) -> nn.Module:
+    whole_patches = all(length % step == 0 for length, step in zip(size, (2, 4, 4), strict=True))
+    _check_size("pytorchvideo/mvit_base_16x4", size, whole_patches, "multiples of 2×4×4")
+    hub = import_pytorchvideo("pytorchvideo.models.hub.vision_transformers")
+    return hub.mvit_base_16x4(spatial_size=size[1:], temporal_size=size[0], head_num_classes=num_classes)
+
+
+# Usual inputs: torchvision's weights metadata and its documentation (clip_len), the papers' training crops for
+# pytorchvideo's (its zoo evaluates slow_r50 at 256 and x3d_s at 182 pixels).
+BASELINES: dict[str, Baseline] = {
+    "torchvision/mvit_v2_s": Baseline(16, 224, _mvit_v2_s),
+    "torchvision/swin3d_t": Baseline(32, 224, _swin3d_t),
+    "pytorchvideo/slow_r50": Baseline(8, 224, _slow_r50),
+    "pytorchvideo/x3d_s": Baseline(13, 160, _x3d_s),
+    "pytorchvideo/mvit_base_16x4": Baseline(16, 224, _mvit_base_16x4),
+}
+
+
+def build_baseline(
+    name: str, *, num_classes: int = 400, num_frames: int | None = None, crop_size: int | Sequence[int] | None = None
+) -> nn.Module:
+    """A baseline with new weights, made for clips of `num_frames` frames and `crop_size` pixels, usual ones by default.
+
+    Raises ConfigError where the package cannot be imported or the network does not take that size.
+    """
+    baseline = BASELINES[name]
+    crop = baseline.crop_size if crop_size is None else crop_size
+    height, width = (crop, crop) if isinstance(crop, int) else crop
+    frames = baseline.num_frames if num_frames is None else num_frames
+    return baseline.build(num_classes, (frames, height, width))
+
+
+def _check_size(name: str, size: Size, fits: bool, rule: str) -> None:
+    if not fits:
+        given = "×".join(map(str, size))
+        raise ConfigError(f"{name} cannot be built for clips of {given} (frames×height×width): it takes {rule}")

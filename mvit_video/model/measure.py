@@ -1,0 +1,173 @@
+"""One network's cost: parameters, multiply-adds, the time of a step and the memory that it needs at its peak.
+
+A step is a forward pass (`inference`: evaluation mode, inference mode) or a forward and backward pass of the cross
+entropy (`training`: training mode, gradients start from none, no optimiser). Networks have new weights and random
+input: neither changes what a step costs.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mvit_video.errors import ConfigError
+from mvit_video.model.baselines import BASELINES
+from mvit_video.model.variants import build_model, input_size
+
+PHASES = ("inference", "training")
+# Anything but fp32 is autocast: parameters stay float32, and loss scaling is left out, since it costs no time to speak of.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CONVENTION = (
+    "One multiply-add is one operation, counted by fvcore for one clip: convolutions, linear layers, matrix products "
+    "and einsum, and its estimate for norms (5 per value of a layer norm, 2 of a batch norm in evaluation). Softmax, "
+    "activations, pooling and additions are not counted; attention is counted on the plain formula q·kᵀ, q·R and p·v, "
+    "without the channels that the fast form appends."
+)
+MEMORY_METHOD = {
+    "cuda": "bytes of tensors at the peak of one step above those held before it (torch.cuda.max_memory_allocated)",
+    "cpu": "growth of the resident set at the peak of the first step of a fresh process (VmHWM of /proc, Linux only), "
+    "libraries that the step loads included",
+}
+
+
+class Subject:
+    """A network on a device with one batch of its usual input (B, 3, T, H, W); `mode` is eager or compiled."""
+
+    def __init__(self, name: str, batch: int, dtype: str, device: torch.device) -> None:
+        self.name, self.mode, self.device, self.dtype = name, "eager", device, DTYPES[dtype]
+        self.model = build_model(name).to(device)
+        self.run: Any = self.model
+        generator = torch.Generator().manual_seed(0)  # networks with the same input size get the same clips
+        self.clips = torch.randn(batch, 3, *input_size(name), generator=generator).to(device)
+        self.labels = torch.zeros(batch, dtype=torch.long, device=device)
+
+    def compiled(self) -> "Subject":
+        """The same network, weights and clips, through torch.compile with its defaults."""
+        twin = object.__new__(Subject)
+        twin.__dict__.update(self.__dict__, mode="compiled", run=torch.compile(self.model))
+        return twin
+
+    def step(self, phase: str) -> None:
+        """One forward pass, or one forward and backward pass, as far as it has been queued to the device."""
+        training = phase == "training"
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        if training:
+            self.model.zero_grad(set_to_none=True)
+        with torch.inference_mode(not training), autocast:
+            logits = self.run(self.clips)
+        if training:
+            F.cross_entropy(logits.float(), self.labels).backward()
+
+    def seconds(self, phase: str) -> float:
+        """Wall time of one step, the device's work included."""
+        _finish(self.device)
+        start = time.perf_counter()
+        self.step(phase)
+        _finish(self.device)
+        return time.perf_counter() - start
+
+    def prepare(self, phase: str) -> None:
+        """Training or evaluation mode, and no gradients of an earlier step."""
+        self.model.train(phase == "training")
+        self.model.zero_grad(set_to_none=True)
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_multiply_adds(name: str, device: torch.device | None = None) -> dict[str, Any]:
+    """Multiply-adds of one clip by CONVENTION: `giga_per_clip`, its parts `by_operator`, and calls `not_counted`.
+
+    The network runs once, in evaluation: fvcore traces it, which tensors without data (meta) do not allow.
+    """
+    from fvcore.nn import FlopCountAnalysis
+
+    model = build_model(name) if name in BASELINES else build_model(name, attention="reference")
+    analysis = FlopCountAnalysis(model.to(device).eval(), torch.zeros(1, 3, *input_size(name), device=device))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    with torch.no_grad():
+        operators: Counter = analysis.by_operator()
+    return {
+        "giga_per_clip": sum(operators.values()) / 1e9,
+        "by_operator": {operator: count / 1e9 for operator, count in operators.most_common()},
+        "not_counted": dict(analysis.unsupported_ops().most_common()),
+        "convention": CONVENTION,
+    }
+
+
+def peak_memory(subject: Subject, phase: str) -> int | None:
+    """Bytes that one step needs at its peak, above the network and its input; MEMORY_METHOD says how they are found.
+
+    On a CPU None where they cannot be told: for a compiled network, whose compiler's own memory would count, and on
+    systems without /proc. Raises ConfigError where the step itself fails for want of memory.
+    """
+    if subject.device.type == "cuda":
+        return _peak_on_cuda(subject, phase)
+    if subject.mode != "eager" or not Path("/proc/self/status").exists():
+        return None
+    return _peak_in_fresh_process(subject, phase)
+
+
+def _peak_on_cuda(subject: Subject, phase: str) -> int:
+    subject.prepare(phase)
+    subject.step(phase)  # the first step compiles, and fills caches that stay
+    subject.prepare(phase)
+    _finish(subject.device)
+    torch.cuda.reset_peak_memory_stats(subject.device)
+    before = torch.cuda.memory_allocated(subject.device)
+    subject.step(phase)
+    _finish(subject.device)
+    return torch.cuda.max_memory_allocated(subject.device) - before
+
+
+def _peak_in_fresh_process(subject: Subject, phase: str) -> int:
+    """A process of its own, since in this one freed memory is used again and the peak belongs to someone else.
+
+    Its own high-water mark is read: ru_maxrss would start from this process's, which Linux hands on to a child.
+    """
+    dtype = next(name for name, kind in DTYPES.items() if kind == subject.dtype)
+    request = dict(name=subject.name, batch=len(subject.clips), dtype=dtype, phase=phase)
+    command = [sys.executable, "-m", __name__, json.dumps(request | dict(threads=torch.get_num_threads()))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it was ended, perhaps for want of memory"])[-1]
+        raise ConfigError(
+            f"the memory of {subject.name} in {phase} at batch {len(subject.clips)} cannot be measured ({reason}): "
+            "make --batch smaller"
+        )
+    return int(done.stdout.split()[-1])
+
+
+def _first_step(name: str, batch: int, dtype: str, phase: str, threads: int) -> int:
+    """The body of the fresh process: growth of its resident set at the peak of its first step, in bytes."""
+    torch.set_num_threads(threads)
+    subject = Subject(name, batch, dtype, torch.device("cpu"))
+    subject.prepare(phase)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of importing and building
+    before = _resident_peak()
+    subject.step(phase)
+    return _resident_peak() - before
+
+
+def _resident_peak() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    print(_first_step(**json.loads(sys.argv[1])))

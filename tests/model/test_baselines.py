@@ -1,0 +1,131 @@
+"""Other people's networks under our names: their sizes as published, logits out, plain errors."""
+
+import pytest
+import torch
+
+from mvit_video import build_model, list_models
+from mvit_video.compat import import_pytorchvideo, import_torchvision
+from mvit_video.errors import ConfigError
+from mvit_video.model.baselines import BASELINES
+from mvit_video.model.variants import input_size
+
+# Small inputs where the network allows it; torchvision's MViTv2 is made for one size.
+SMALL = {
+    "torchvision/mvit_v2_s": {},
+    "torchvision/swin3d_t": dict(num_frames=4, crop_size=48),
+    "pytorchvideo/slow_r50": dict(num_frames=4, crop_size=(40, 64)),
+    "pytorchvideo/x3d_s": dict(num_frames=4, crop_size=(48, 32)),
+    "pytorchvideo/mvit_base_16x4": dict(num_frames=4, crop_size=(32, 48)),
+}
+
+
+def small_clips(name: str, batch: int) -> torch.Tensor:
+    frames, height, width = input_size(name)
+    crop = SMALL[name].get("crop_size", (height, width))
+    height, width = (crop, crop) if isinstance(crop, int) else crop
+    frames = SMALL[name].get("num_frames", frames)
+    return torch.randn(batch, 3, frames, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_every_baseline_is_tested_here():
+    assert SMALL.keys() == BASELINES.keys()
+
+
+def test_models_lists_baselines_behind_our_networks():
+    names = list_models()
+    assert names[-len(BASELINES) :] == sorted(BASELINES)
+    assert "mvitv2_s_16x4" in names[: -len(BASELINES)]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_baseline_returns_its_head_s_projection_in_training_and_evaluation(name):
+    """Logits: what leaves the last Linear layer, averaged over places where it is applied at several; no softmax."""
+    model = build_model(name, num_classes=6, **SMALL[name])
+    heads = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.out_features == 6]
+    assert len(heads) == 1
+    seen = []
+    heads[0].register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    clips = small_clips(name, 1 if name == "torchvision/mvit_v2_s" else 2)
+    for training in (False, True):
+        with torch.no_grad():
+            logits = model.train(training)(clips)
+        projected = seen.pop()
+        wanted = projected.flatten(1, -2).mean(1) if projected.ndim > 2 else projected
+        assert logits.shape == (len(clips), 6)
+        torch.testing.assert_close(logits, wanted)
+
+
+@pytest.mark.parametrize("name", ["mvit_v2_s", "swin3d_t"])
+def test_torchvision_baselines_have_the_published_parameters(name):
+    video = import_torchvision("torchvision.models.video")
+    weights = {"mvit_v2_s": video.MViT_V2_S_Weights, "swin3d_t": video.Swin3D_T_Weights}[name]
+    with torch.device("meta"):
+        model = build_model(f"torchvision/{name}")
+    assert sum(parameter.numel() for parameter in model.parameters()) == weights.DEFAULT.meta["num_params"]
+
+
+@pytest.mark.parametrize("name", ["slow_r50", "x3d_s", "mvit_base_16x4"])
+def test_pytorchvideo_baselines_are_the_hub_s_networks_up_to_the_softmax(name):
+    hub = import_pytorchvideo("pytorchvideo.models.hub")
+    theirs = getattr(hub, name)(pretrained=False).eval()
+    ours = build_model(f"pytorchvideo/{name}").eval()
+    ours.load_state_dict(theirs.state_dict())
+    clips = torch.randn(1, 3, *input_size(f"pytorchvideo/{name}"), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted, logits = theirs(clips), ours(clips)
+    torch.testing.assert_close(logits.softmax(1) if name == "x3d_s" else logits, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "sentence"),
+    [
+        (
+            "torchvision/mvit_v2_s",
+            dict(crop_size=112),
+            "torchvision/mvit_v2_s cannot be built for clips of 16×112×112 (frames×height×width): it takes 16×224×224 only",
+        ),
+        (
+            "pytorchvideo/mvit_base_16x4",
+            dict(num_frames=3),
+            "pytorchvideo/mvit_base_16x4 cannot be built for clips of 3×224×224 (frames×height×width): "
+            "it takes multiples of 2×4×4",
+        ),
+        (
+            "pytorchvideo/x3d_s",
+            dict(crop_size=(31, 64)),
+            "pytorchvideo/x3d_s cannot be built for clips of 13×31×64 (frames×height×width): "
+            "it takes pictures of at least 32×32",
+        ),
+        (
+            "torchvision/swin3d_t",
+            dict(num_frame=8),
+            "model argument 'num_frame' is unknown (did you mean 'num_frames'?): "
+            "allowed are crop_size, num_classes, num_frames",
+        ),
+    ],
+)
+def test_a_size_or_argument_that_a_baseline_does_not_take_is_one_sentence(name, arguments, sentence):
+    with pytest.raises(ConfigError) as caught:
+        build_model(name, **arguments)
+    assert str(caught.value) == sentence
+
+
+def test_an_unknown_baseline_is_answered_with_the_nearest_name():
+    with pytest.raises(
+        ConfigError, match=r"^model 'torchvision/mvit_v2' is unknown \(did you mean 'torchvision/mvit_v2_s'"
+    ):
+        build_model("torchvision/mvit_v2")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("mvitv2_s_16x4", (16, 224, 224)),
+        ("mvitv2_l_40x3", (40, 312, 312)),
+        ("mvitv2_s_in1k", (1, 224, 224)),
+        ("torchvision/swin3d_t", (32, 224, 224)),
+        ("pytorchvideo/x3d_s", (13, 160, 160)),
+    ],
+)
+def test_the_usual_input_of_a_network(name, size):
+    assert input_size(name) == size
