@@ -4,7 +4,6 @@ PyAV is the default. It is opened for local files of known containers only, with
 core), and what it hands out is checked: FFmpeg returns damaged frames without an error.
 """
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -126,6 +125,8 @@ class _PyAvBackend:
         if not self._container.streams.video:
             raise _Unreadable("no video stream")
         self._stream = self._container.streams.video[0]
+        # One converter per video, without threads of its own: a loader's fork would leave them behind and wait for ever.
+        self._converter = VideoReformatter()
         codec = self._stream.codec_context
         if codec is None:
             raise _Unreadable("no decoder for its video stream")
@@ -206,7 +207,7 @@ class _PyAvBackend:
         if frame.is_corrupt:
             raise _Unreadable(f"frame {self._at} of {self.num_frames} is damaged")
         _check_size(frame.width, frame.height)
-        picture = _rgb(frame).to_ndarray()
+        picture = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         turns = round((frame.rotation or 0) / 90) % 4
         return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
@@ -245,16 +246,6 @@ class _DecordBackend:
 
 
 BACKENDS: dict[str, Callable[[Path], _Backend]] = {"pyav": _PyAvBackend, "decord": _DecordBackend}
-
-
-_converters = threading.local()
-
-
-def _rgb(frame: av.VideoFrame) -> av.VideoFrame:
-    """The frame in RGB by a converter that each thread keeps: making one per video costs more than small frames do."""
-    if not hasattr(_converters, "reformatter"):
-        _converters.reformatter = VideoReformatter()
-    return _converters.reformatter.reformat(frame, format="rgb24")
 
 
 def _check_size(width: int, height: int) -> None:

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import struct
 from pathlib import Path
@@ -172,3 +173,16 @@ def test_a_video_filmed_upright_with_a_turned_camera_is_turned_back(tmp_path):
     set_display_matrix(path, 0, 1, -1, 0, 48)  # the stored top left corner is shown at the top right: clockwise
     assert np.array_equal(VideoReader(path).frames([2])[0], np.rot90(stored, -1))
     assert VideoReader(path).frames([2]).shape == (1, 144, 48, 3)
+
+
+def test_a_forked_process_decodes_after_its_parent_has(tmp_path):
+    """As a loader's workers do. Threads do not survive a fork: a converter that kept some would wait for ever."""
+    path = write_numbered(tmp_path / "a.mp4", 3)
+    with VideoReader(path) as reader:
+        reader.frames([0, 1])
+    child = multiprocessing.get_context("fork").Process(target=lambda: VideoReader(path).frames([0, 1, 2]))
+    child.start()
+    child.join(20)
+    alive = child.is_alive()
+    child.kill()
+    assert not alive and child.exitcode == 0
