@@ -47,7 +47,28 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        hidden = self.fc1(x)
+        if not torch.is_grad_enabled():
+            return self.fc2(F.gelu(hidden))
+        return _GeluLinear.apply(hidden, self.fc2.weight.to(hidden.dtype), self.fc2.bias.to(hidden.dtype))
+
+
+class _GeluLinear(torch.autograd.Function):
+    """Linear(GELU(hidden)) that keeps `hidden` alone for the backward pass and makes the GELU again: the widest tensor
+    of a block is stored once, not twice."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        return F.linear(F.gelu(hidden), weight, bias)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        hidden, weight = ctx.saved_tensors
+        rows = gradient.flatten(0, -2)
+        of_weight = rows.t() @ F.gelu(hidden).flatten(0, -2)
+        of_hidden = torch.ops.aten.gelu_backward(gradient @ weight, hidden)
+        return of_hidden, of_weight, rows.sum(0)
 
 
 class PatchEmbed(nn.Module):

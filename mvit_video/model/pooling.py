@@ -16,7 +16,7 @@ Grid = tuple[int, int, int]
 
 def depthwise_conv(grid: Tensor, weight: Tensor, stride: Grid) -> Tensor:
     """Depth-wise 3D convolution with padding kernel // 2: grid (B, C, T, H, W), weight (C, 1, t, h, w), odd kernels."""
-    if grid.device.type != "cpu":
+    if grid.device.type != "cpu" or not torch.is_grad_enabled():
         return _convolve(grid, weight, stride)
     return _DepthwiseConv.apply(grid, weight.to(grid.dtype), stride)
 
