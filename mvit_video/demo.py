@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,36 +90,13 @@ def _report(
     predictions: list,
 ) -> Report:
     classes, card = predictor.card.classes, predictor.card
-    truth = [Segment(score=1.0, **segment) for segment in json.loads((folder / "data" / "long.json").read_text())]
-    chance = 100 / len(classes)
-    numbers = [
-        Number(
-            f"{result['top1']:.1f} %",
-            "top-1 accuracy",
-            f"{result['num_videos']} held-out videos, {result['protocol']} views",
-        ),
-        Number(f"{result['top5']:.1f} %", "top-5 accuracy", f"of {len(classes)} classes"),
-        Number(f"{result['top1_shuffled_frames']:.1f} %", "top-1, frames shuffled", f"mean over {SHUFFLES} orders"),
-        Number(
-            f"{result['top1_reversed_frames']:.1f} %", "top-1, frames reversed", "every class has its opposite here"
-        ),
-        Number(
-            f"{result['top1_frame_only']:.1f} %", "top-1 from single frames", f"2D network; chance is {chance:.1f} %"
-        ),
-    ]
-    clips, crops = result["protocol"].split("x")
     sections = [
         Section(
             "Training",
             "Loss and top-1 accuracy of each training batch, and top-1 on the held-out videos.",
             curves(read_metrics(run / "metrics.jsonl"), read_metrics(run / "validation.jsonl")),
         ),
-        Section(
-            "Confusion matrix",
-            f"Held-out videos: each one's score is the mean softmax over {clips} clips × {crops} crops. "
-            "Every video counts once; one that cannot be decoded counts as wrong.",
-            confusion_figure(confusion_matrix(scores.scores, scores.labels, scores.decoded), classes),
-        ),
+        _confusion_section(scores, classes, result["protocol"]),
         Section(
             "Held-out videos and their predicted labels",
             "One video of each class, eight frames in order of time.",
@@ -127,6 +104,45 @@ def _report(
                 [_strip(folder, scores.names[row], classes[scores.labels[row]], p) for row, p in enumerate(predictions)]
             ),
         ),
+        *_timeline_sections(folder, timeline, classes),
+    ]
+    return Report(
+        title="mvit_video: a video MViTv2 trained from scratch on motion alone",
+        lead="Eight motions of one textured object, written as H.264 files. No single frame tells the class, and the order "
+        "of the frames decides between a motion and its opposite: an unordered set of frames can show the axis at best, "
+        "which is 50 % here.",
+        numbers=_headline(result, len(classes)),
+        sections=sections,
+        footer=f"{card.name}, {sum(p.numel() for p in predictor.model.parameters()):,} parameters, trained and measured on this "
+        f"machine ({result['cpu_count']} CPU cores, {predictor.device.type}) in {result['seconds']:.0f} s in all.",
+    )
+
+
+def _headline(result: dict, num_classes: int) -> list[Number]:
+    held_out = f"{result['num_videos']} held-out videos, {result['protocol']} views"
+    rows = (
+        ("top1", "top-1 accuracy", held_out),
+        ("top5", "top-5 accuracy", f"of {num_classes} classes"),
+        ("top1_shuffled_frames", "top-1, frames shuffled", f"mean over {SHUFFLES} orders"),
+        ("top1_reversed_frames", "top-1, frames reversed", "every class has its opposite here"),
+        ("top1_frame_only", "top-1 from single frames", f"2D network; chance is {100 / num_classes:.1f} %"),
+    )
+    return [Number(f"{result[key]:.1f} %", name, note) for key, name, note in rows]
+
+
+def _confusion_section(scores: VideoScores, classes: Sequence[str], protocol: str) -> Section:
+    clips, crops = protocol.split("x")
+    return Section(
+        "Confusion matrix",
+        f"Held-out videos: each one's score is the mean softmax over {clips} clips × {crops} crops. "
+        "Every video counts once; one that cannot be decoded counts as wrong.",
+        confusion_figure(confusion_matrix(scores.scores, scores.labels, scores.decoded), classes),
+    )
+
+
+def _timeline_sections(folder: Path, timeline: Timeline, classes: Sequence[str]) -> list[Section]:
+    truth = [Segment(score=1.0, **segment) for segment in json.loads((folder / "data" / "long.json").read_text())]
+    return [
         Section(
             "A longer video with several actions in a row",
             "The clip that the network sees slides over the video; runs of equal labels become segments.",
@@ -139,16 +155,6 @@ def _report(
             rows=[(round(s.start, 2), round(s.end, 2), s.label, round(s.score, 3)) for s in timeline.segments],
         ),
     ]
-    return Report(
-        title="mvit_video: a video MViTv2 trained from scratch on motion alone",
-        lead="Eight motions of one textured object, written as H.264 files. No single frame tells the class, and the order "
-        "of the frames decides between a motion and its opposite: an unordered set of frames can show the axis at best, "
-        "which is 50 % here.",
-        numbers=numbers,
-        sections=sections,
-        footer=f"{card.name}, {sum(p.numel() for p in predictor.model.parameters()):,} parameters, trained and measured on this "
-        f"machine ({result['cpu_count']} CPU cores, {predictor.device.type}) in {result['seconds']:.0f} s in all.",
-    )
 
 
 def _strip(folder: Path, name: str, true: str, prediction: dict) -> tuple[np.ndarray, str]:
