@@ -50,6 +50,24 @@ def test_train_evaluate_predict_from_the_command_line(capsys, few_videos, tmp_pa
     assert code == 1 and "already holds results.json" in err
 
 
+def test_a_folder_of_class_folders_trains_with_the_shipped_config(capsys, few_videos, tmp_path):
+    classes = (few_videos / "classes.txt").read_text().splitlines()
+    for split in ("train", "val"):
+        for row in (few_videos / f"{split}.csv").read_text().splitlines():
+            path, label = row.split(" ")
+            (tmp_path / split / classes[int(label)]).mkdir(parents=True, exist_ok=True)
+            shutil.copy(few_videos / path, tmp_path / split / classes[int(label)])
+    words = [f"data.root={tmp_path}", "train.epochs=1", "data.workers=0", "data.crop_size=32", "data.short_side=40"]
+    config = REPOSITORY / "configs/custom/folders.yaml"
+    code, _, err = run(capsys, "train", config, *words, "--output", tmp_path / "run", "--device", "cpu")
+    assert code == 0 and "8 classes; 16 training videos, 1 epochs of 1 steps of 16 clips" in err
+    video = next((tmp_path / "val").rglob("*.mp4"))
+    code, out, _ = run(
+        capsys, "predict", video, "--checkpoint", tmp_path / "run/model.safetensors", "--json", "--top", 8
+    )
+    assert code == 0 and {answer["label"] for answer in json.loads(out)["predictions"]} == set(classes)
+
+
 def test_real_videos_get_labels_and_the_damaged_one_a_line(capsys, trained):
     folder = shared("videos")
     files = sorted(str(path) for path in folder.iterdir() if path.suffix in (".mp4", ".mkv"))
