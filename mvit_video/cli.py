@@ -117,6 +117,7 @@ def models(arguments: argparse.Namespace) -> int:
         print(zoo.model_zoo_page(), end="")
         return 0
     _print_rows("networks", zoo.MODEL_COLUMNS, zoo.model_rows(), (1, 2))
+    _print_rows("baselines of other packages, for comparison", zoo.BASELINE_COLUMNS, zoo.baseline_rows(), (1,))
     _print_rows("public checkpoints (accuracies as published)", zoo.ZOO_COLUMNS, zoo.zoo_rows(), (1, 2, 3))
     return 0
 

@@ -12,7 +12,8 @@ import torch
 
 from mvit_video.config.schema import Preprocessing, Settings
 from mvit_video.data.annotations import read_classes
-from mvit_video.model.variants import VARIANTS, build_model, model_arguments
+from mvit_video.model.baselines import BASELINES
+from mvit_video.model.variants import VARIANTS, build_model, input_size, model_arguments
 
 _VIDEO = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models/"
 _IMAGE = "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/"
@@ -139,6 +140,12 @@ def model_rows() -> Iterator[tuple[str, str, str]]:
         yield name, f"{count:,}", f"{arguments.get('num_frames', 16)}×{crop}×{crop}"
 
 
+def baseline_rows() -> Iterator[tuple[str, str]]:
+    """Every baseline: name, usual input as frames × height × width. Their packages are not imported."""
+    for name in sorted(BASELINES):
+        yield name, "×".join(map(str, input_size(name)))
+
+
 def zoo_rows() -> Iterator[tuple[str, str, str, str, str]]:
     """Every public checkpoint: name, clips × crops, top-1, top-5, whose numbers."""
     for name, entry in ZOO.items():
@@ -146,6 +153,7 @@ def zoo_rows() -> Iterator[tuple[str, str, str, str, str]]:
         yield name, entry.protocol, top1, top5, entry.published_by
 
 
+BASELINE_COLUMNS = ("network", "input")
 MODEL_COLUMNS = ("network", "parameters", "input")
 ZOO_COLUMNS = ("checkpoint", "views", "top-1", "top-5", "published by")
 
