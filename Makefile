@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 install: $(VENV)/.installed
 
 # Pinned versions, so that the same commands give the same result tomorrow. On a machine without a GPU,
-# `make install PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"` saves gigabytes.
+# `make install PIP_ARGS="--extra-index-url URL"` with the address of PyTorch's CPU wheels saves gigabytes.
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_ARGS) --quiet --constraint constraints.txt torch torchvision setuptools
