@@ -1,6 +1,6 @@
 """Every setting there is: its name, type, default, and one sentence on what it does.
 
-The sentences are the documentation (`mvit-video train --settings` prints them). A number that comes from a publication
+The sentences are the documentation (`mvit-video settings` prints them). A number that comes from a publication
 is not here but in the YAML file of its recipe, with its source.
 """
 

@@ -48,9 +48,9 @@ def training_loader(dataset: ClipDataset, sampler: StepSampler, workers: int) ->
     return _loader(dataset, workers, batch_sampler=sampler)
 
 
-def view_loader(dataset: ViewDataset, workers: int, indices: Sequence[int] | None = None) -> DataLoader:
-    """Videos one by one in list order (or those of `indices`), each with all of its views; samples as they are."""
-    return _loader(dataset, workers, sampler=range(len(dataset)) if indices is None else indices, batch_size=None)
+def view_loader(dataset: ViewDataset, workers: int) -> DataLoader:
+    """Videos one by one in list order, each with all of its views; samples as they are."""
+    return _loader(dataset, workers, batch_size=None)
 
 
 def collate(samples: Sequence[dict | BadVideo]) -> dict:

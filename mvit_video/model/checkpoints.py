@@ -5,7 +5,6 @@
 
 # C channels, P positions, d head dim
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from math import isqrt
@@ -315,8 +314,3 @@ def _what_fits(state: Mapping[str, Tensor]) -> str:
         if name
         else "they are weights of no network that is known here"
     )
-
-
-def card_json(card: ModelCard) -> dict:
-    """The card as plain values, for JSON files beside the weights."""
-    return json.loads(card.model_dump_json())
