@@ -1,0 +1,69 @@
+"""The console script `mvit-video`: each verb is a function of one module here, and reads like a table of contents.
+
+A module's VERBS are (function, what adds its arguments); the function's name is the verb's, its docstring the help.
+"""
+
+import argparse
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mvit_video.cli import data, evaluation, inference, models, training
+from mvit_video.cli.common import complain
+from mvit_video.errors import MvitVideoError
+from mvit_video.version import __version__
+
+VERBS = (*data.VERBS, *training.VERBS, *evaluation.VERBS, *inference.VERBS, *models.VERBS)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mvit-video", description="Video action recognition around MViTv2.")
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for function, add_arguments in VERBS:
+        text = inspect.getdoc(function) or ""
+        verb = verbs.add_parser(function.__name__.replace("_", "-"), help=text.partition("\n")[0], description=text)
+        verb.set_defaults(run=function)
+        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        add_arguments(verb)
+    return parser
+
+
+def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """KEY=VALUE words may stand anywhere, also behind options, where argparse alone does not take them."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(words)
+    stray = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(arguments, "overrides")]
+    if stray:
+        parser.error(f"unrecognized arguments: {' '.join(stray)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    if getattr(arguments, "resume", None) and arguments.overwrite:
+        parser.error("--resume and --overwrite exclude each other")
+    return arguments
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one verb. Errors that a user can cause are one line on stderr and exit code 1; usage errors are 2."""
+    arguments = _parse(words)
+    try:
+        return arguments.run(arguments)
+    except (MvitVideoError, OSError) as reason:
+        if arguments.debug:
+            raise
+        if isinstance(reason, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        text = str(reason) if isinstance(reason, MvitVideoError) else _os_error(reason)
+        complain(" ".join(text.split()))
+        return 1
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+
+
+def _os_error(reason: OSError) -> str:
+    where = f"{Path(os.fsdecode(reason.filename))}: " if reason.filename else ""
+    return f"{where}{reason.strerror or reason}"

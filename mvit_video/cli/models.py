@@ -1,0 +1,79 @@
+"""Verbs about networks and checkpoints: models, convert, benchmark."""
+
+import argparse
+
+from rich.console import Console
+
+from mvit_video.cli.common import add_device, at_least_one, complain, print_rows, say
+
+
+def models(arguments: argparse.Namespace) -> int:
+    """List the networks that `model.name` takes, and the public checkpoints that `model.weights` takes."""
+    from mvit_video.model import zoo
+
+    if arguments.markdown:
+        print(zoo.model_zoo_page(), end="")
+        return 0
+    print_rows("networks", zoo.MODEL_COLUMNS, zoo.model_rows(), (1, 2))
+    print_rows("baselines of other packages, for comparison", zoo.BASELINE_COLUMNS, zoo.baseline_rows(), (1,))
+    print_rows("public checkpoints (accuracies as published)", zoo.ZOO_COLUMNS, zoo.zoo_rows(), (1, 2, 3))
+    return 0
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--markdown", action="store_true", help="the page MODEL_ZOO.md instead of tables")
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """Write a checkpoint of any known format in another: ours, PySlowFast's or torchvision's."""
+    from mvit_video.data.annotations import read_classes
+    from mvit_video.model.convert import convert
+
+    classes = read_classes(arguments.classes) if arguments.classes else None
+    report = convert(arguments.source, arguments.to, arguments.output, arguments.model, classes, arguments.overwrite)
+    say(f"{report.summary()}; written to {arguments.output}")
+    return 0
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a file, an http(s) address, or a name that `models` lists")
+    parser.add_argument("--to", required=True, choices=("native", "pyslowfast", "torchvision"))
+    parser.add_argument("--output", required=True, metavar="FILE")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
+    parser.add_argument("--model", metavar="NAME", help="the network, where the shapes do not tell")
+    parser.add_argument("--classes", metavar="FILE", help="class names, one a line, for --to native")
+
+
+def benchmark(arguments: argparse.Namespace) -> int:
+    """Measure a network: parameters, multiply-adds, clips per second, peak memory; with --against two of them in turn."""
+    from mvit_video.inference.predictor import choose_device
+    from mvit_video.model.benchmark import Plan, benchmark_tables, run_benchmark
+    from mvit_video.paths import output_file, write_json
+
+    output = output_file(arguments.json) if arguments.json else None
+    names = ("model", "against", "train", "compile", "dtype", "batch", "repeats")
+    plan = Plan(device=choose_device(arguments.device), **{name: getattr(arguments, name) for name in names})
+    result = run_benchmark(plan)
+    for missing in result["failed"]:
+        complain(f"{missing['name']} is left out: {missing['reason']}")
+    if not result["networks"]:
+        return 1
+    Console(markup=False, highlight=False).print(*benchmark_tables(result), sep="\n")
+    if output:
+        write_json(output, result)
+    return 0
+
+
+def _add_benchmark(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="NAME", help="a name that `mvit-video models` prints")
+    parser.add_argument("--against", metavar="NAME", help="measure this one in turn with the model, and print ratios")
+    parser.add_argument("--train", action="store_true", help="measure forward and backward passes as well")
+    parser.add_argument("--compile", action="store_true", help="measure the model through torch.compile as well")
+    parser.add_argument("--dtype", default="fp32", help="fp32 (default), bf16 or fp16, by autocast")
+    parser.add_argument("--batch", type=at_least_one, default=1, help="clips in a step (default: 1)")
+    parser.add_argument("--repeats", type=at_least_one, default=10, help="measured steps of each (default: 10)")
+    parser.add_argument("--json", metavar="FILE", help="write everything, raw times included, to this file")
+    add_device(parser)
+
+
+VERBS = ((models, _add_models), (convert, _add_convert), (benchmark, _add_benchmark))
