@@ -33,7 +33,7 @@ def normed_mlp(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) ->
     dtype = _compute_dtype(x)
     layers = [part.to(dtype) for layer in (fc1, fc2) for part in (layer.weight, layer.bias)]
     arguments: tuple = (x, norm.weight, norm.bias, *layers, norm.eps)
-    return _NormedMlp.apply(*arguments) if torch.is_grad_enabled() else _mlp_forward(*arguments, keep=False)[0]
+    return _NormedMlp.apply(*arguments) if torch.is_grad_enabled() else _mlp_forward(*arguments, False)[0]
 
 
 def _plainly(norm: nn.Module, *layers: nn.Module) -> bool:
