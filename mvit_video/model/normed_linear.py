@@ -33,7 +33,7 @@ def normed_mlp(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) ->
     dtype = _compute_dtype(x)
     layers = [part.to(dtype) for layer in (fc1, fc2) for part in (layer.weight, layer.bias)]
     arguments: tuple = (x, norm.weight, norm.bias, *layers, norm.eps)
-    return _NormedMlp.apply(*arguments) if torch.is_grad_enabled() else _mlp_forward(*arguments, False)[0]
+    return _NormedMlp.apply(*arguments) if torch.is_grad_enabled() else _mlp_forward(*arguments)[0]
 
 
 def _plainly(norm: nn.Module, *layers: nn.Module) -> bool:
@@ -153,7 +153,7 @@ def _linear_forward(x, scale, shift, weight, bias, eps: float, parts: int) -> tu
     return tuple(out.view(*x.shape[:-1], -1) for out in outs)
 
 
-def _mlp_forward(x, scale, shift, w1, b1, w2, b2, eps: float, keep: bool) -> tuple[Tensor, Tensor]:
+def _mlp_forward(x, scale, shift, w1, b1, w2, b2, eps: float, keep: bool = False) -> tuple[Tensor, Tensor]:
     """The output, and the hidden values before the GELU: all of them with `keep`, else of the last slice."""
     tokens = x.reshape(-1, x.shape[-1])
     out, hidden = w2.new_empty(len(tokens), len(w2)), w1.new_empty(len(tokens) if keep else 0, len(w1))
