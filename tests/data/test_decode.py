@@ -92,7 +92,7 @@ def test_a_damaged_video_gives_the_frames_before_the_damage_and_an_error_after(t
     for backend in ("pyav", "decord"):
         with pytest.raises(DecodeError, match=r"corrupted.mp4: .*cannot be decoded"):
             VideoReader(path, backend=backend).frames([10, 40])
-    with pytest.raises(DecodeError, match="frame 28 of 50 cannot be decoded"):
+    with pytest.raises(DecodeError, match="frame 30 of 50 cannot be decoded"):
         list(VideoReader(path).stream())
 
 
@@ -124,7 +124,7 @@ def test_unusable_files_are_named_with_the_reason(tmp_path):
         "text.mp4": "cannot be opened as a video",
         "list.mp4": "cannot be opened as a video",
         "audio.mp4": "no video stream",
-        ".": "is not a file",
+        ".": "the folder holds no pictures, wanted names such as img_00001.jpg",
     }
     for name, reason in reasons.items():
         with pytest.raises(DecodeError, match=f"{name}: {reason}"):
