@@ -1,7 +1,7 @@
 """decord, for those who compare with it. It is exact when it decodes from the start and wrong in many files when it seeks:
 
 it numbers the frames after a key frame as if none that is shown before it followed it in the file, and loses the last
-frames of a video after a seek to a key frame that is not a full refresh (IDR). In transport streams it is off by one. Of
+frames of a video after a seek to a key frame that is not a full refresh (IDR). In AVI and in transport streams it is off. Of
 several video streams it takes the largest, and it fails on pictures that are to be turned. Such files are refused, by
 what PyAV's scan tells.
 """
@@ -16,7 +16,8 @@ from mvit_video.data.decode_limits import Unreadable, short_reason
 from mvit_video.data.decode_pyav import PyAvBackend
 
 CODECS = ("h264", "mpeg4", "vp8", "vp9")
-CONTAINERS = ("mov", "matroska", "avi")
+CONTAINERS = ("mov", "matroska")
+PIXELS = ("yuv420p", "yuvj420p", "yuv444p")
 BATCH = 32
 
 
@@ -74,9 +75,11 @@ def _check_fit(video: PyAvBackend) -> None:
     """Unreadable where decord is known to give other frames than PyAV."""
     container, codec = video.container_name, video.codec_name
     if container not in CONTAINERS:
-        raise _unfit(f"it is a {container} file, decord is right for {', '.join(CONTAINERS)}")
+        raise _unfit(f"it is in the container {container}, decord is right for {', '.join(CONTAINERS)}")
     if codec not in CODECS:
         raise _unfit(f"its codec is {codec}, decord is right for {', '.join(CODECS)}")
+    if video.pixel_format not in PIXELS:
+        raise _unfit(f"its pixels are {video.pixel_format}, decord converts only {', '.join(PIXELS)} as PyAV does")
     if video.num_video_streams > 1:
         raise _unfit(f"it has {video.num_video_streams} video streams, of which decord takes another")
     if not video.packets.timed or video.packets.hidden:

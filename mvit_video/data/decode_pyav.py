@@ -125,6 +125,10 @@ class PyAvBackend:
         return self._codec.name
 
     @property
+    def pixel_format(self) -> str:
+        return self._codec.pix_fmt or "unknown"
+
+    @property
     def num_video_streams(self) -> int:
         return len(self._container.streams.video)
 
@@ -170,13 +174,17 @@ class PyAvBackend:
 
         A damaged frame is an error even where it is not wanted: what refers to it is damaged too, and not marked.
         """
-        table, count = self.packets, 0
+        table, count, started = self.packets, 0, not first
         earliest = table.number_at(first)
         for frame in self._decode(first, len(table) - 1 if last is None else last, wanted):
             number = table.number_of.get(frame.pts, -1) if table.timed else count
             count += 1
             if number < 0 or (number < earliest and first):
                 continue  # it leads the key frame and refers to frames before, or is left from an earlier place
+            if not started and (number != earliest or frame.pict_type != av.video.frame.PictureType.I):
+                table.distrust_keys()
+                raise Unreadable(f"frame {earliest} of {self.num_frames} is marked as a key frame and is none")
+            started = True
             if frame.is_corrupt:
                 raise Unreadable(f"frame {number} of {self.num_frames} is damaged")
             check_size(frame.width, frame.height)
@@ -188,6 +196,8 @@ class PyAvBackend:
         self._used = True
         for place, packet in self._packets_from(first, last):
             number = self.packets.number_at(place)
+            if packet.is_corrupt:
+                raise Unreadable(f"frame {max(number, 0)} of {self.num_frames} is damaged")
             self._codec.skip_frame = "DEFAULT" if wanted is None or number in wanted or number < 0 else "NONREF"
             yield from self._frames_of(packet, number)
         yield from self._frames_of(None, self.packets.number_at(last))
@@ -199,9 +209,10 @@ class PyAvBackend:
         except (av.FFmpegError, MemoryError) as reason:
             if isinstance(reason, av.EOFError):
                 return []
-            raise Unreadable(
-                f"frame {max(number, 0)} of {self.num_frames} cannot be decoded ({short_reason(reason)})"
-            ) from None
+            why = short_reason(reason)
+            if isinstance(reason, av.ArgumentError):  # FFmpeg's only word for a picture above max_pixels
+                why += f", or a size above the limit of {MAX_PIXELS:,} pixels"
+            raise Unreadable(f"frame {max(number, 0)} of {self.num_frames} cannot be decoded ({why})") from None
         self.num_decoded += len(frames)
         return frames
 
@@ -313,6 +324,10 @@ class PacketTable:
         if not self.timed:
             return None
         return max(self._place_of_number[number] for number in numbers)
+
+    def distrust_keys(self) -> None:
+        """From now on decode from the beginning: marks stand where the picture is refreshed bit by bit."""
+        self._starts = []
 
     @property
     def closed(self) -> bool:

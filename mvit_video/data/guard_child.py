@@ -99,7 +99,10 @@ class Server:
         """The parent's memory for so many frames; it grows and shrinks with what is asked for."""
         size = int(np.prod(shape))
         os.ftruncate(self._memory, size)
-        return np.frombuffer(mmap.mmap(self._memory, size), np.uint8).reshape(shape)
+        try:
+            return np.frombuffer(mmap.mmap(self._memory, size), np.uint8).reshape(shape)
+        except OSError as reason:
+            raise MemoryError from reason
 
 
 def _leave_the_parent(pipe: int, memory: int, parent: int) -> None:
