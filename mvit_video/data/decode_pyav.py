@@ -63,11 +63,9 @@ class PyAvBackend:
 
     def _scan(self) -> None:
         self.packets = PacketTable()
-        self._ends = 0.0  # when the last packet of any stream ends
         try:
-            for packet in self._container.demux():
-                self._ends = max(self._ends, _end_of(packet))
-                if packet.size and packet.stream.index == self._stream.index:
+            for packet in self._container.demux(self._stream):
+                if packet.size:
                     self.packets.add(packet, self._codec.name)
         except av.FFmpegError as reason:
             raise Unreadable(f"its packets cannot be read ({short_reason(reason)})") from None
@@ -109,9 +107,19 @@ class PyAvBackend:
                     raise Unreadable(f"the picture size changes within the video, to {frame.width}×{frame.height}")
                 form = (frame.width, frame.height, frame.format.name)
                 self._convert(frame)
+        self._check_tail()
+
+    def _check_tail(self) -> None:
+        """Whether anything, sound too, goes on to about the end that the header states."""
+        self.close()
+        self._open()
         stated = (self._container.duration or 0) / 1e6
-        if self._ends and stated - self._ends > TAIL_SECONDS + 0.02 * stated:
-            raise Unreadable(f"is cut short: it states a length of {stated:.1f} s and ends after {self._ends:.1f} s")
+        try:
+            ends = max(_end_of(packet) for packet in self._container.demux())
+        except av.FFmpegError as reason:
+            raise Unreadable(f"its packets cannot be read ({short_reason(reason)})") from None
+        if ends and stated - ends > TAIL_SECONDS + 0.02 * stated:
+            raise Unreadable(f"is cut short: it states a length of {stated:.1f} s and ends after {ends:.1f} s")
 
     def close(self) -> None:
         self._container.close()

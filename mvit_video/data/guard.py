@@ -6,7 +6,6 @@ through shared memory. Where a system cannot fork (Windows), the calling process
 """
 
 import json
-import mmap
 import os
 import signal
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from mvit_video.data.decode import VideoReader
-from mvit_video.data.guard_child import be_the_child
+from mvit_video.data.guard_child import SharedFrames, be_the_child
 from mvit_video.errors import DecodeError
 
 STREAM_FRAMES = 8  # frames that `stream` fetches at once
@@ -120,6 +119,7 @@ class Decoder:
     def __init__(self) -> None:
         self.busy, self.deadline, self._timeout = False, float("inf"), 0.0
         self._memory = _shared_memory()
+        self._clip = SharedFrames(self._memory)
         self._pipe, theirs = Pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -159,8 +159,7 @@ class Decoder:
 
     def shared_clip(self, shape: list[int]) -> np.ndarray:
         """A copy of the frames that the last answer left in shared memory."""
-        with mmap.mmap(self._memory, int(np.prod(shape)), prot=mmap.PROT_READ) as memory:
-            return np.frombuffer(memory, np.uint8).reshape(shape).copy()
+        return self._clip.view(tuple(shape)).copy()
 
     @property
     def alive(self) -> bool:

@@ -48,7 +48,7 @@ class Server:
     """Answers one request after the other: `open`, `frames`, `stream`. One video is open at a time."""
 
     def __init__(self, memory: int) -> None:
-        self._memory = memory
+        self._clip = SharedFrames(memory)
         self._reader: VideoReader | None = None
         self._stream: Iterator[np.ndarray] | None = None
 
@@ -82,27 +82,40 @@ class Server:
 
     def _frames(self, request: dict) -> dict:
         assert self._reader is not None
-        return {"shape": self._reader.frames(request["indices"], self._shared).shape}
+        return {"shape": self._reader.frames(request["indices"], self._clip.resized).shape}
 
     def _next_frames(self, request: dict) -> dict:
         assert self._reader is not None
         if self._stream is None or request["start"] == 0:
             self._stream = self._reader.stream()
         first = next(self._stream)
-        clip = self._shared((request["count"], *first.shape))
+        clip = self._clip.resized((request["count"], *first.shape))
         clip[0] = first
         for place in range(1, request["count"]):
             clip[place] = next(self._stream)
         return {"shape": clip.shape}
 
-    def _shared(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The parent's memory for so many frames; it grows and shrinks with what is asked for."""
-        size = int(np.prod(shape))
-        os.ftruncate(self._memory, size)
+
+class SharedFrames:
+    """Memory that two processes have in common, for one clip. It is as large as the clip that is in it."""
+
+    def __init__(self, memory: int) -> None:
+        self._memory, self._mapped = memory, mmap.mmap(-1, 1)
+
+    def resized(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Room for a clip, uint8."""
         try:
-            return np.frombuffer(mmap.mmap(self._memory, size), np.uint8).reshape(shape)
+            os.ftruncate(self._memory, int(np.prod(shape)))
+            return self.view(shape)
         except OSError as reason:
             raise MemoryError from reason
+
+    def view(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The clip of this shape that is there. Clips of one size keep the mapping: a new one costs 2 ms."""
+        size = int(np.prod(shape))
+        if len(self._mapped) != size:
+            self._mapped = mmap.mmap(self._memory, size)
+        return np.frombuffer(self._mapped, np.uint8).reshape(shape)
 
 
 def _leave_the_parent(pipe: int, memory: int, parent: int) -> None:

@@ -231,7 +231,9 @@ class ChildOfWorker(Dataset):
             return reader._decoder.pid
 
 
-@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    "start", ["fork", *(pytest.param(name, marks=pytest.mark.long) for name in ("forkserver", "spawn"))]
+)
 def test_a_loaders_workers_have_a_child_each_which_ends_with_them(video, start):
     loader = DataLoader(ChildOfWorker(video), batch_size=None, num_workers=2, multiprocessing_context=start)
     children = list(loader)
