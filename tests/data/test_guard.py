@@ -43,7 +43,7 @@ class Misbehaving:
         if self.trouble == f"{when}exit":
             os._exit(3)
         if self.trouble == f"{when}eat":
-            self.eaten = [np.zeros(1 << 30, np.uint8) for _ in range(guard_child.MEMORY >> 30)]
+            self.eaten = [np.zeros(1 << 30, np.uint8) for _ in range((guard_child.MEMORY >> 30) + 2)]
         if self.trouble == f"{when}bug":
             raise IndexError("a mistake of ours")
 
