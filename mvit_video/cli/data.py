@@ -1,8 +1,10 @@
-"""Verbs about datasets: demo-data."""
+"""Verbs about datasets: demo-data, verify."""
 
 import argparse
+from pathlib import Path
 
-from mvit_video.cli.common import add_output, at_least_one, say
+from mvit_video.cli.common import add_output, at_least_one, print_rows, say
+from mvit_video.errors import ConfigError
 
 
 def demo_data(arguments: argparse.Namespace) -> int:
@@ -24,4 +26,52 @@ def _add_demo_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=at_least_one, default=2, help="processes that draw and encode (default: 2)")
 
 
-VERBS = ((demo_data, _add_demo_data),)
+def verify(arguments: argparse.Namespace) -> int:
+    """Decode every video of a dataset, wholly, and name the bad ones: missing, damaged, cut short, not a video, hanging.
+
+    Exit code 1 if any is bad. With CONFIG, all videos of data.train, data.val and data.test.
+    """
+    from mvit_video.data import verify
+    from mvit_video.paths import output_file, write_json
+    from mvit_video.progress import progress_bar
+
+    output = output_file(arguments.json) if arguments.json else None
+    lists, plan = _verify_plan(arguments)
+    with progress_bar("verifying", verify.num_files(lists)) as bar:
+        result = verify.verify(lists, plan, bar.advance)
+    if output:
+        write_json(output, result)
+    if result["bad"]:
+        rows = [(bad["path"], str(bad["row"]), f"{bad['seconds']:.1f}", bad["reason"]) for bad in result["bad"]]
+        print_rows("bad videos", ("video", "row", "seconds", "reason"), rows, (1, 2))
+    say(f"{len(result['bad'])} of {result['num_videos']} videos are bad")
+    return 1 if result["bad"] else 0
+
+
+def _verify_plan(arguments: argparse.Namespace):
+    """The lists of the configuration or of --annotations, and how their videos are decoded."""
+    from mvit_video.config.load import load_config
+    from mvit_video.data.annotations import read_videos
+    from mvit_video.data.verify import Plan, lists_of
+
+    if (arguments.config is None) == (arguments.annotations is None):
+        raise ConfigError("wanted either a CONFIG or --annotations with --root, to know which videos to verify")
+    if arguments.annotations is not None:
+        if arguments.root is None:
+            raise ConfigError("--annotations wants --root too, the folder that its paths are relative to")
+        videos = read_videos(str(Path(arguments.annotations).absolute()), arguments.root)
+        return [videos], Plan(arguments.root, workers=arguments.workers)
+    data = load_config(arguments.config, arguments.overrides).data
+    return lists_of(data), Plan(data.root, data.decoder, data.decode_timeout or Plan.timeout, arguments.workers)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/demo/motion.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file's")
+    parser.add_argument("--annotations", metavar="FILE", help="a list of videos instead of CONFIG")
+    parser.add_argument("--root", metavar="DIR", help="folder that the paths in --annotations are relative to")
+    parser.add_argument("--workers", type=at_least_one, default=2, help="videos decoded at once (default: 2)")
+    parser.add_argument("--json", metavar="FILE", help="write the bad videos with row, reason and seconds to this file")
+
+
+VERBS = ((demo_data, _add_demo_data), (verify, _add_verify))

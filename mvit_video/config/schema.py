@@ -84,8 +84,10 @@ class DataSettings(Preprocessing):
     """Videos for `mvit-video evaluate`; the same forms; data.val where it is not given."""
     classes: str | None = None
     """Text file of class names, one a line, in the order of the labels; without it classes.txt beside the list, else the folder names."""
-    decoder: Literal["pyav", "decord"] = "pyav"
-    """Who decodes; decord's bundled FFmpeg is old: for files of your own only."""
+    decoder: Literal["pyav", "decord", "frames"] = "pyav"
+    """Who decodes; decord's FFmpeg is old: for files of your own only; frames: folders of numbered pictures, which pyav takes too."""
+    decode_timeout: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds that decoding a clip may take, in a process apart that may hang or crash; 0 decodes in the loader's own process."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that decode and augment; changes speed only, never a sample."""
     crop_area: tuple[float, float] = (0.08, 1.0)

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from mvit_video.config.schema import DataSettings, Preprocessing
 from mvit_video.data.annotations import VideoList
 from mvit_video.data.decode import VideoReader
+from mvit_video.data.guard import GuardedReader, open_reader
 from mvit_video.data.sampling import clip_window, dense_indices, random_start, segment_indices, view_start
 from mvit_video.data.transforms import TrainTransform, ViewTransform
 from mvit_video.errors import DecodeError
@@ -62,7 +63,9 @@ def view_indices(video_frames: int, fps: float, preprocessing: Preprocessing, nu
     return np.stack([dense_indices(video_frames, start, window, preprocessing.num_frames) for start in starts])
 
 
-def read_views(reader: VideoReader, preprocessing: Preprocessing, num_clips: int, num_crops: int) -> torch.Tensor:
+def read_views(
+    reader: VideoReader | GuardedReader, preprocessing: Preprocessing, num_clips: int, num_crops: int
+) -> torch.Tensor:
     """All views of an open video with one decode: (num_clips · num_crops, C, T, H, W), clip after clip."""
     transform = ViewTransform(
         preprocessing.crop_hw, preprocessing.mean, preprocessing.std, preprocessing.short_side, num_crops
@@ -88,7 +91,7 @@ class ClipDataset(Dataset):
         record = self.videos.records[index]
         rng = sample_generator(self.seed, epoch, record.path)
         try:
-            with VideoReader(record.path, self.data.root, self.data.decoder) as reader:
+            with open_reader(record.path, self.data.root, self.data.decoder, self.data.decode_timeout) as reader:
                 frames = reader.frames(training_indices(len(reader), reader.fps, self.data, rng))
         except DecodeError as reason:
             return BadVideo(index, record.path, self.videos.where(record), str(reason))
@@ -99,10 +102,22 @@ class ViewDataset(Dataset):
     """All views of one video per index: `video` (clips·crops, C, T, H, W) float32, `label` int; one decode."""
 
     def __init__(
-        self, videos: VideoList, root: str, preprocessing: Preprocessing, num_clips: int, num_crops: int, decoder: str
+        self,
+        videos: VideoList,
+        root: str,
+        preprocessing: Preprocessing,
+        num_clips: int,
+        num_crops: int,
+        decoder: str,
+        decode_timeout: float = 60.0,
     ) -> None:
         self.videos, self.root, self.preprocessing = videos, root, preprocessing
-        self.num_clips, self.num_crops, self.decoder = num_clips, num_crops, decoder
+        self.num_clips, self.num_crops, self.decoder, self.decode_timeout = (
+            num_clips,
+            num_crops,
+            decoder,
+            decode_timeout,
+        )
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -110,7 +125,7 @@ class ViewDataset(Dataset):
     def __getitem__(self, index: int) -> dict | BadVideo:
         record = self.videos.records[index]
         try:
-            with VideoReader(record.path, self.root, self.decoder) as reader:
+            with open_reader(record.path, self.root, self.decoder, self.decode_timeout) as reader:
                 views = read_views(reader, self.preprocessing, self.num_clips, self.num_crops)
         except DecodeError as reason:
             return BadVideo(index, record.path, self.videos.where(record), str(reason))

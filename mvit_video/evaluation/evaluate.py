@@ -45,8 +45,9 @@ class Evaluator:
         self, videos: VideoList, config: Config, preprocessing: Preprocessing, protocol: Protocol, device: torch.device
     ):
         self.videos, self.config, self.device = videos, config, device
+        data = config.data
         self.dataset = ViewDataset(
-            videos, config.data.root, preprocessing, protocol.clips, protocol.crops, config.data.decoder
+            videos, data.root, preprocessing, protocol.clips, protocol.crops, data.decoder, data.decode_timeout
         )
 
     def scores(self, model: nn.Module, reorder: Reorder | None = None, title: str = "evaluating") -> VideoScores:
