@@ -46,6 +46,27 @@ def test_frames_after_a_seek_are_those_of_decoding_through(numbered):
             assert np.array_equal(reader.frames([number])[0], whole[number])
 
 
+def test_clips_are_those_of_decoding_through_though_frames_between_are_left_out(numbered):
+    whole = list(VideoReader(numbered).stream())
+    rng = np.random.default_rng(0)
+    with VideoReader(numbered) as reader:
+        for stride in (1, 2, 3, 4, 7, 19):
+            wanted = rng.integers(0, 75 - 3 * stride) + stride * np.arange(4)
+            for frame, number in zip(reader.frames(wanted), wanted, strict=True):
+                assert np.array_equal(frame, whole[number])
+
+
+@pytest.mark.parametrize(("codec", "decoded"), [("libx264", 24), ("mpeg4", 75)])
+def test_frames_that_nobody_needs_are_not_decoded_where_the_codec_says_which(tmp_path, monkeypatch, codec, decoded):
+    """I b b b P b b b ... b P: 20 of 75 frames are referred to, and four others are wanted."""
+    options = {"bf": "3", "g": "99", "x264-params": "b-pyramid=none:b-adapt=0:scenecut=0"}
+    path = write_numbered(tmp_path / "a.mp4", 75, codec, options if codec == "libx264" else {"bf": "2", "g": "99"})
+    counted, plain = [], decode._PyAvBackend._decode
+    monkeypatch.setattr(decode._PyAvBackend, "_decode", lambda self: (counted.append(1) or f for f in plain(self)))
+    assert [read_number(frame) for frame in VideoReader(path).frames([1, 30, 55, 73, 74])] == [1, 30, 55, 73, 74]
+    assert len(counted) == decoded
+
+
 def test_streaming_gives_every_frame_once(numbered):
     assert [read_number(frame) for frame in VideoReader(numbered).stream()] == list(range(75))
 
