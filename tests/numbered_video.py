@@ -25,7 +25,12 @@ def read_number(frame: np.ndarray) -> int:
 
 
 def write_numbered(
-    path: Path, count: int, codec: str = "libx264", options: dict[str, str] | None = None, gaps: bool = False
+    path: Path,
+    count: int,
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    gaps: bool = False,
+    sample_aspect: Fraction | None = None,
 ) -> Path:
     """`count` frames at 25 fps; with `gaps` every third frame is held twice as long (variable frame rate)."""
     with av.open(str(path), "w") as container:
@@ -33,6 +38,8 @@ def write_numbered(
         stream.height, stream.width, stream.pix_fmt = HEIGHT, BITS * SQUARE, "yuv420p"
         stream.options = options or {}
         stream.time_base = Fraction(1, 100)
+        if sample_aspect:
+            stream.codec_context.sample_aspect_ratio = sample_aspect
         time = 0
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")

@@ -1,8 +1,10 @@
-"""Verbs about datasets: demo-data."""
+"""Verbs about datasets: demo-data, prepare, benchmark-data."""
 
 import argparse
+import os
+from pathlib import Path
 
-from mvit_video.cli.common import add_output, at_least_one, say
+from mvit_video.cli.common import add_output, at_least_one, complain, say
 
 
 def demo_data(arguments: argparse.Namespace) -> int:
@@ -24,4 +26,43 @@ def _add_demo_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=at_least_one, default=2, help="processes that draw and encode (default: 2)")
 
 
-VERBS = ((demo_data, _add_demo_data),)
+def prepare(arguments: argparse.Namespace) -> int:
+    """Re-encode the videos of a list to a short side of N pixels, so that random clips decode fast; call again to go on."""
+    from mvit_video.data.prepare import BAD, prepare_dataset
+
+    done = prepare_dataset(
+        arguments.annotations,
+        arguments.root,
+        arguments.output,
+        arguments.short_side,
+        arguments.workers,
+        complain,
+        arguments.overwrite,
+    )
+    kept = f" ({done.kept} of them by an earlier call)" if done.kept else ""
+    say(f"{done.written + done.kept} videos{kept} with {done.bytes / 1e6:,.1f} MB are in {arguments.output}")
+    if done.written + done.kept:
+        name = done.list_file.relative_to(arguments.output)
+        say(f"train on them with data.root={arguments.output} data.train={name}")
+    if done.bad:
+        complain(f"{len(done.bad)} rows have no video, see {Path(arguments.output) / BAD}; the list keeps these rows")
+    return 1 if done.bad else 0
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--annotations", required=True, metavar="FILE", help="a list of videos, as data.train takes it")
+    parser.add_argument("--root", required=True, metavar="DIR", help="the folder that the paths in it are relative to")
+    add_output(parser, "the new videos, list and manifest; outside of --root")
+    parser.add_argument("--short-side", type=_even, default=256, metavar="N", help="pixels, even (default: 256)")
+    parser.add_argument(
+        "--workers", type=at_least_one, default=os.cpu_count() or 1, help="videos at once (default: cores)"
+    )
+
+
+def _even(text: str) -> int:
+    if at_least_one(text) % 2:
+        raise argparse.ArgumentTypeError(f"'{text}' is odd: H.264 halves the sizes for colours")
+    return int(text)
+
+
+VERBS = ((demo_data, _add_demo_data), (prepare, _add_prepare))

@@ -5,6 +5,7 @@ core), and what it hands out is checked: FFmpeg returns damaged frames without a
 """
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +50,15 @@ class VideoReader:
 
     def close(self) -> None:
         self._backend.close()
+
+    def times(self) -> list[Fraction]:
+        """When each frame is shown, in seconds; evenly spaced where the file does not say."""
+        return self._backend.times() or [number / Fraction(self.fps) for number in range(len(self))]
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width over height of a pixel, as the picture is handed out; 1 where the file does not say."""
+        return self._backend.pixel_aspect
 
     def frames(self, indices) -> np.ndarray:
         """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB."""
@@ -95,6 +105,9 @@ class _Backend(Protocol):
 
     num_frames: int
     fps: float
+    pixel_aspect: Fraction
+
+    def times(self) -> list[Fraction]: ...
 
     def read(self, wanted: np.ndarray) -> np.ndarray: ...
 
@@ -156,6 +169,10 @@ class _PyAvBackend:
         self._number = {time: number for number, time in enumerate(self._times)}
         keys = [packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None]
         self._keys = sorted(keys) if self._timed else []
+        self.pixel_aspect = self._stream.sample_aspect_ratio or Fraction(1)
+
+    def times(self) -> list[Fraction]:
+        return [time * (self._stream.time_base or Fraction(1)) for time in self._times]
 
     def read(self, wanted: np.ndarray) -> np.ndarray:
         """Frames by rising, distinct numbers: (T, H, W, 3). Where a seek leads astray, once more from the start."""
@@ -226,6 +243,8 @@ class _PyAvBackend:
         _check_size(frame.width, frame.height)
         picture = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         turns = round((frame.rotation or 0) / 90) % 4
+        if turns % 2:
+            self.pixel_aspect = 1 / (self._stream.sample_aspect_ratio or Fraction(1))
         return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
     def close(self) -> None:
@@ -245,9 +264,13 @@ class _DecordBackend:
         except Exception as reason:  # decord's own error type is private and derives from Exception
             raise _Unreadable(f"cannot be opened by decord ({_short(reason)})") from None
         self.num_frames = len(self._reader)
+        self.pixel_aspect = Fraction(1)
         self.fps = float(self._reader.get_avg_fps())
         if not self.num_frames:
             raise _Unreadable("no frames")
+
+    def times(self) -> list[Fraction]:
+        return []
 
     def read(self, wanted: np.ndarray) -> np.ndarray:
         try:
