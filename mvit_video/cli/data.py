@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from mvit_video.cli.common import add_output, at_least_one, complain, say
+from mvit_video.cli.common import add_config, add_output, at_least_one, complain, say
 
 
 def demo_data(arguments: argparse.Namespace) -> int:
@@ -65,4 +65,33 @@ def _even(text: str) -> int:
     return int(text)
 
 
-VERBS = ((demo_data, _add_demo_data), (prepare, _add_prepare))
+def benchmark_data(arguments: argparse.Namespace) -> int:
+    """Measure how fast data.train loads, and where the time goes; with --against pytorchvideo in turn with its dataset."""
+    from rich.console import Console
+
+    from mvit_video.config.load import load_config
+    from mvit_video.data.loading_speed import benchmark_loading, loading_tables
+    from mvit_video.paths import output_file, write_json
+
+    output = output_file(arguments.json) if arguments.json else None
+    config = load_config(arguments.config, arguments.overrides)
+    result = benchmark_loading(config, arguments.clips, arguments.against, arguments.originals)
+    Console(markup=False, highlight=False).print(*loading_tables(result), sep="\n")
+    if output:
+        write_json(output, result)
+    return 0
+
+
+def _add_benchmark_data(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument(
+        "--against", choices=("pytorchvideo",), help="measure its LabeledVideoDataset on the same clips"
+    )
+    parser.add_argument(
+        "--originals", metavar="DIR", help="the root that data.root was prepared from: measure it as well"
+    )
+    parser.add_argument("--clips", type=at_least_one, default=32, help="measured clips of each (default: 32)")
+    parser.add_argument("--json", metavar="FILE", help="write everything to this file")
+
+
+VERBS = ((demo_data, _add_demo_data), (prepare, _add_prepare), (benchmark_data, _add_benchmark_data))
