@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -17,7 +18,13 @@ from mvit_video.data.sampling import clip_window, dense_indices
 from mvit_video.data.transforms import ViewTransform, crop_at
 from mvit_video.errors import ConfigError, DecodeError
 
-Contender = Callable[[int], Tensor]  # number of a clip → (C, T, H, W)
+
+@dataclass(frozen=True)
+class Contender:
+    """`read` takes the number of a clip, `finish` what it gave: the view (C, T, H, W)."""
+
+    read: Callable[[int], Any]
+    finish: Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,12 +85,12 @@ def _originals(clips: Sequence[Clip], root: str, originals: str) -> list[Clip]:
 def _ours(clips: Sequence[Clip], data: Preprocessing) -> Contender:
     transform = ViewTransform(data.crop_hw, data.mean, data.std, data.short_side, 1)
 
-    def load(number: int) -> Tensor:
+    def read(number: int) -> np.ndarray:
         clip = clips[number]
         with VideoReader(clip.file) as reader:
-            return transform(reader.frames(dense_indices(clip.num_frames, clip.first, clip.length, data.num_frames)))[0]
+            return reader.frames(dense_indices(clip.num_frames, clip.first, clip.length, data.num_frames))
 
-    return load
+    return Contender(read, lambda frames: transform(frames)[0])
 
 
 def _pytorchvideo(clips: Sequence[Clip], data: Preprocessing) -> Contender:
@@ -108,23 +115,24 @@ def _pytorchvideo(clips: Sequence[Clip], data: Preprocessing) -> Contender:
         ShortSideScale(data.short_side),
     )
 
-    def transform(sample: dict) -> dict:
+    def finish(sample: dict) -> Tensor:
+        video = sample["video"]
         for step in steps:
-            sample["video"] = step(sample["video"])
-        return sample | {"video": crop_at(sample["video"], data.crop_hw, 1)}
+            video = step(video)
+        return crop_at(video, data.crop_hw, 1)
 
     def place(clip: Clip) -> tuple[str, dict]:
         fps = Fraction(clip.fps).limit_denominator(1001)
         return clip.file, {"start": clip.first / fps, "end": (clip.first + clip.length) / fps}
 
-    def load(number: int) -> Tensor:
+    def read(number: int) -> dict:
         dataset = LabeledVideoDataset(
-            [place(clips[number])], GivenClip(), SequentialSampler, transform, decode_audio=False, decoder="pyav"
+            [place(clips[number])], GivenClip(), SequentialSampler, decode_audio=False, decoder="pyav"
         )
         try:
-            return next(dataset)["video"]
+            return next(dataset)
         except (StopIteration, RuntimeError) as reason:
             text = f"its PyAV decoder gave nothing for {clips[number].file} ({reason})"
             raise ConfigError(f"pytorchvideo cannot take part: {text}: leave --against out") from None
 
-    return load
+    return Contender(read, finish)

@@ -48,7 +48,12 @@ def test_the_command_measures_everything_it_promises(folder, capsys):
     assert (result["conditions"]["videos"], result["conditions"]["clips"]) == (2, 4)
     assert result["loader"]["workers"] == 1 and result["loader"]["clips_per_second"] > 0
     others = ["ours on the originals", "pytorchvideo", "pytorchvideo on the originals"]
-    assert list(result["contenders"]) == ["ours", *others] and list(result["ratios"]) == others
+    assert list(result["contenders"]) == ["ours", *others] and list(result["ratios"]["reading"]) == others
+    for kind, key in (("whole", "milliseconds"), ("reading", "reading_milliseconds")):
+        assert min(spread["min"] for spread in result["ratios"][kind].values()) > 0
+        assert all(
+            figures["milliseconds"]["max"] >= figures[key]["max"] > 0 for figures in result["contenders"].values()
+        )
     assert 0 < result["views"]["ratio"]["min"] <= result["views"]["ratio"]["median"] <= result["views"]["ratio"]["max"]
     printed = capsys.readouterr().out
     assert all(word in printed for word in (*loading_speed.STAGES, *others, "5 views of a video against 1"))
@@ -70,7 +75,7 @@ def test_all_contenders_give_the_same_view_of_the_same_frames(folder):
     drawn = draw_clips(read_videos("train.csv", config.data.root), config.data, 6)
     runners = contenders(drawn, config.data, "pytorchvideo", str(folder / "original"))
     for number, clip in enumerate(drawn):
-        views = {name: runner(number) for name, runner in runners.items()}
+        views = {name: runner.finish(runner.read(number)) for name, runner in runners.items()}
         for view in views.values():
             frames = (view * 255).round().byte().permute(1, 2, 3, 0).numpy()
             numbers = [read_number(frame) for frame in frames]
