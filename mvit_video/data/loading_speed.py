@@ -254,5 +254,5 @@ def _range(spread: dict[str, float], digits: int) -> str:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left", overflow="fold")
+        table.add_column(column, justify="right" if place else "left", no_wrap=place == 0)
     return table
