@@ -39,6 +39,7 @@ def write_numbered(
     pixels: str = "yuv420p",
     container: dict[str, str] | None = None,
     form: str | None = None,
+    sample_aspect: Fraction | None = None,
 ):
     """`count` frames at 25 fps; with `gaps` every third frame is held twice as long (variable frame rate).
 
@@ -49,6 +50,8 @@ def write_numbered(
         stream.height, stream.width, stream.pix_fmt = HEIGHT + padding, BITS * SQUARE + padding, pixels
         stream.options = options or {}
         stream.time_base = Fraction(1, 100)
+        if sample_aspect:
+            stream.codec_context.sample_aspect_ratio = sample_aspect
         time = 0
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(numbered_frame(number, padding), format="rgb24")

@@ -1,9 +1,10 @@
-"""Verbs about datasets: demo-data, verify."""
+"""Verbs about datasets: demo-data, verify, prepare, benchmark-data."""
 
 import argparse
+import os
 from pathlib import Path
 
-from mvit_video.cli.common import add_output, at_least_one, print_rows, say
+from mvit_video.cli.common import add_config, add_output, at_least_one, complain, print_rows, say
 from mvit_video.errors import ConfigError
 
 
@@ -74,4 +75,77 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the bad videos with row, reason and seconds to this file")
 
 
-VERBS = ((demo_data, _add_demo_data), (verify, _add_verify))
+def prepare(arguments: argparse.Namespace) -> int:
+    """Re-encode the videos of a list to a short side of N pixels, so that random clips decode fast; call again to go on."""
+    from mvit_video.data.prepare import BAD, prepare_dataset
+
+    done = prepare_dataset(
+        arguments.annotations,
+        arguments.root,
+        arguments.output,
+        arguments.short_side,
+        arguments.workers,
+        complain,
+        arguments.overwrite,
+    )
+    kept = f" ({done.kept} of them by an earlier call)" if done.kept else ""
+    say(f"{done.written + done.kept} videos{kept} with {done.bytes / 1e6:,.1f} MB are in {arguments.output}")
+    if done.written + done.kept:
+        name = done.list_file.relative_to(arguments.output)
+        say(f"train on them with data.root={arguments.output} data.train={name}")
+    if done.bad:
+        complain(f"{len(done.bad)} rows have no video, see {Path(arguments.output) / BAD}; the list keeps these rows")
+    return 1 if done.bad else 0
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--annotations", required=True, metavar="FILE", help="a list of videos, as data.train takes it")
+    parser.add_argument("--root", required=True, metavar="DIR", help="the folder that the paths in it are relative to")
+    add_output(parser, "the new videos, list and manifest; outside of --root")
+    parser.add_argument("--short-side", type=_even, default=256, metavar="N", help="pixels, even (default: 256)")
+    parser.add_argument(
+        "--workers", type=at_least_one, default=os.cpu_count() or 1, help="videos at once (default: cores)"
+    )
+
+
+def _even(text: str) -> int:
+    if at_least_one(text) % 2:
+        raise argparse.ArgumentTypeError(f"'{text}' is odd: H.264 halves the sizes for colours")
+    return int(text)
+
+
+def benchmark_data(arguments: argparse.Namespace) -> int:
+    """Measure how fast data.train loads, and where the time goes; with --against pytorchvideo in turn with its dataset."""
+    from rich.console import Console
+
+    from mvit_video.config.load import load_config
+    from mvit_video.data.loading_speed import benchmark_loading, loading_tables
+    from mvit_video.paths import output_file, write_json
+
+    output = output_file(arguments.json) if arguments.json else None
+    config = load_config(arguments.config, arguments.overrides)
+    result = benchmark_loading(config, arguments.clips, arguments.against, arguments.originals)
+    Console(markup=False, highlight=False).print(*loading_tables(result), sep="\n")
+    if output:
+        write_json(output, result)
+    return 0
+
+
+def _add_benchmark_data(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument(
+        "--against", choices=("pytorchvideo",), help="measure its LabeledVideoDataset on the same clips"
+    )
+    parser.add_argument(
+        "--originals", metavar="DIR", help="the root that data.root was prepared from: measure it as well"
+    )
+    parser.add_argument("--clips", type=at_least_one, default=32, help="measured clips of each (default: 32)")
+    parser.add_argument("--json", metavar="FILE", help="write everything to this file")
+
+
+VERBS = (
+    (demo_data, _add_demo_data),
+    (verify, _add_verify),
+    (prepare, _add_prepare),
+    (benchmark_data, _add_benchmark_data),
+)

@@ -72,8 +72,7 @@ def read_views(
     )
     indices = view_indices(len(reader), reader.fps, preprocessing, num_clips)
     distinct, places = np.unique(indices, return_inverse=True)
-    frames = reader.frames(distinct)
-    return torch.cat([transform(frames[row]) for row in places.reshape(indices.shape)])
+    return transform(reader.frames(distinct), places.reshape(indices.shape))
 
 
 class ClipDataset(Dataset):

@@ -158,6 +158,16 @@ def test_frames_that_nobody_refers_to_are_not_decoded_unless_wanted(tmp_path):
     assert decoded(path, [39, 40]) in (22, 23)
 
 
+def test_clips_are_those_of_decoding_through_though_frames_between_are_left_out(numbered):
+    whole = list(VideoReader(numbered).stream())
+    rng = np.random.default_rng(0)
+    with VideoReader(numbered) as reader:
+        for stride in (1, 2, 3, 4, 7, 19):
+            wanted = rng.integers(0, 75 - 3 * stride) + stride * np.arange(4)
+            for frame, number in zip(reader.frames(wanted), wanted, strict=True):
+                assert np.array_equal(frame, whole[number])
+
+
 def test_streaming_gives_every_frame_once(numbered):
     assert [read_number(frame) for frame in VideoReader(numbered).stream()] == list(range(75))
 
