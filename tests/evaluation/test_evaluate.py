@@ -10,8 +10,10 @@ from mvit_video.config.load import load_config
 from mvit_video.data.annotations import read_videos
 from mvit_video.data.dataset import ViewDataset
 from mvit_video.errors import ConfigError
-from mvit_video.evaluation.evaluate import Evaluator, Protocol, accuracies, check_agreement, evaluate, validator
+from mvit_video.evaluation.evaluate import Evaluator, check_agreement, evaluate, validator
 from mvit_video.evaluation.frame_only import frame_only_accuracy
+from mvit_video.evaluation.protocols import Protocol
+from mvit_video.evaluation.results import accuracies
 from mvit_video.evaluation.views import reversed_frames, shuffled_frames
 from mvit_video.model.checkpoints import load_checkpoint
 
