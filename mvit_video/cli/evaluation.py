@@ -61,6 +61,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.results import FILES, write_results
     from mvit_video.paths import fresh_folder
 
+    if arguments.config or arguments.checkpoint or arguments.protocol:
+        raise ConfigError("--scores takes neither CONFIG nor --checkpoint nor --protocol")
     output = fresh_folder(arguments.output, FILES, arguments.overwrite) if arguments.output else None
     result, fused, classes = comparison(tuple(arguments.scores), tuple(arguments.weights))
     columns, rows, lines = comparison_rows(result)

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey
+from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
 from mvit_video.errors import ConfigError
 
 
@@ -48,9 +48,12 @@ def training_loader(dataset: ClipDataset, sampler: StepSampler, workers: int) ->
     return _loader(dataset, workers, batch_sampler=sampler)
 
 
-def view_loader(dataset: Dataset, workers: int) -> DataLoader:
-    """Videos of a ViewDataset (or of a Subset) one by one in order, each with all of its views; samples as they are."""
-    return _loader(dataset, workers, batch_size=None)
+def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Videos one by one in list order, each with all of its views; samples as they are.
+
+    A rank gets every `world_size`-th video: each video belongs to one rank, and some ranks may have one fewer.
+    """
+    return _loader(dataset, workers, batch_size=None, sampler=range(rank, len(dataset), world_size))
 
 
 def collate(samples: Sequence[dict | BadVideo]) -> dict:

@@ -8,7 +8,6 @@ from dataclasses import asdict
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Subset
 
 from mvit_video.config.schema import Config, Preprocessing
 from mvit_video.data.annotations import VideoList
@@ -40,13 +39,10 @@ class Evaluator:
         )
 
     def scores(self, model: nn.Module, reorder: Reorder | None = None, title: str = "evaluating") -> VideoScores:
-        shard = range(rank(), len(self.videos), world_size())
-        loader = view_loader(Subset(self.dataset, shard), self.config.data.workers)
-        batch = self.config.evaluation.views_per_batch
-        scorer = ViewScorer(
-            model, *(len(self.videos), len(self.videos.classes)), batch, self.device, self.labels.ndim == 2
-        )
-        with progress_bar(title, len(shard)) if is_first() else nullcontext() as bar:
+        loader = view_loader(self.dataset, self.config.data.workers, rank(), world_size())
+        sizes = len(self.videos), len(self.videos.classes), self.config.evaluation.views_per_batch
+        scorer = ViewScorer(model, *sizes, self.device, multi_label=self.labels.ndim == 2)
+        with progress_bar(title, len(loader)) if is_first() else nullcontext() as bar:
             bad = score_views(scorer, loader, reorder, bar.advance if bar else lambda: None)
         return self._of_all_processes(scorer, bad)
 
@@ -64,12 +60,19 @@ class Evaluator:
 
 
 def true_labels(videos: VideoList) -> np.ndarray:
-    """Class numbers (n,)."""
-    return np.array([record.label for record in videos.records])
+    """Class numbers (n,); of a list where a video has several labels, which of all classes each video has, (n, K) bool."""
+    more = [getattr(record, "more_labels", ()) for record in videos.records]
+    labels = np.array([record.label for record in videos.records])
+    if not any(more):
+        return labels
+    truth = np.zeros((len(videos), len(videos.classes)), bool)
+    for row, (label, others) in enumerate(zip(labels, more, strict=True)):
+        truth[row, [label, *others]] = True
+    return truth
 
 
 def validator(videos: VideoList, config: Config, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
-    """What training calls: one centre view per video -> {"top1", "top5"}."""
+    """What training calls, in every process: one centre view per video -> {"top1", "top5"} of all videos."""
     evaluator = Evaluator(videos, config, config.data.preprocessing(), Protocol(1, 1), device)
     return lambda model: accuracies(evaluator.scores(model, title="validating"))
 

@@ -43,7 +43,7 @@ def evaluation_report(
 
 def _headline(result: dict) -> list[Number]:
     numbers = [
-        Number(f"{result[key]:.2f} %", name, "95 % interval {:.2f} to {:.2f}".format(*result["intervals_95"][key]))
+        Number(f"{result[key]:.2f} %", name, "95 % interval {:.1f} to {:.1f}".format(*result["intervals_95"][key]))
         for key, name in NAMES.items()
         if key in result
     ]
@@ -183,5 +183,5 @@ def _origin(result: dict) -> Section:
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
     return Section(
-        "Where these numbers come from", "All settings are in results.json.", columns=("what", ""), rows=rows
+        "Where these numbers come from", "All settings are in results.json.", columns=("fact", "value"), rows=rows
     )

@@ -18,15 +18,15 @@ function showMatrix(box, data) {
   const count = data.names.length, rows = data.names.map(() => new Map());
   for (const [row, column, videos] of data.cells) rows[row].set(column, videos);
   const view = { left: 0, top: 0, span: count };
-  let plot = { x: 0, y: 0, side: 0 }, marked = null, wide = 0;
+  let plot = { x: 0, y: 0, side: 0, margin: 0 }, marked = null, wide = 0;
 
   function layout() {
-    wide = Math.min(box.clientWidth, 760);
+    wide = Math.min(box.clientWidth, 860);
     pen.font = "12px system-ui, sans-serif";
     const longest = Math.max(...data.names.map((name) => pen.measureText(name).width));
-    const margin = Math.ceil(Math.min(longest + 10, wide * 0.32)) + 18;
-    plot = { x: margin, y: 2, side: wide - margin - 2, margin };
-    const tall = plot.side + margin + 4, dots = window.devicePixelRatio || 1;
+    const margin = Math.ceil(Math.min(longest + 10, wide * 0.3, 170)) + 18;
+    plot = { x: margin, y: 8, side: wide - margin - 8, margin };
+    const tall = plot.side + margin + 10, dots = window.devicePixelRatio || 1;
     canvas.width = wide * dots;
     canvas.height = tall * dots;
     canvas.style.width = wide + "px";
@@ -45,7 +45,7 @@ function showMatrix(box, data) {
   function draw() {
     clamp();
     const style = getComputedStyle(box), ink = style.getPropertyValue("--ink"), soft = style.getPropertyValue("--soft");
-    const cell = plot.side / view.span, tall = plot.side + plot.margin + 4;
+    const cell = plot.side / view.span, tall = plot.side + plot.margin + 10;
     pen.clearRect(0, 0, wide, tall);
     pen.save();
     pen.beginPath();
@@ -76,27 +76,32 @@ function showMatrix(box, data) {
     pen.fillStyle = style.getPropertyValue(row === column ? "--accent" : "--wrong");
     pen.fillRect(x, y, size, size);
     pen.globalAlpha = 1;
-    if (cell >= 24) {
+    if (cell >= 18) {
       pen.fillStyle = strength > 0.6 ? style.getPropertyValue("--paper") : ink;
       pen.fillText(videos, x + cell / 2, y + cell / 2);
     }
   }
 
   function drawNames(cell, ink, soft) {
-    const every = Math.ceil(13 / cell), first = (from) => Math.ceil((from - 0.5) / every) * every;
+    const every = Math.ceil(13 / cell);
+    const named = (from) => {
+      const places = [];
+      for (let place = (every >> 1); place < count; place += every) {
+        const pixel = (place + 0.5 - from) * cell;
+        if (pixel >= 6 && pixel <= plot.side - 6) places.push([data.names[place], pixel]);
+      }
+      return places;
+    };
     const room = plot.margin - 24;
     pen.fillStyle = ink;
     pen.textBaseline = "middle";
-    for (let row = first(view.top); row + 0.5 <= view.top + view.span && row < count; row += every) {
-      pen.textAlign = "right";
-      pen.fillText(shortened(data.names[row], room), plot.x - 5, plot.y + (row + 0.5 - view.top) * cell);
-    }
-    for (let column = first(view.left); column + 0.5 <= view.left + view.span && column < count; column += every) {
+    pen.textAlign = "right";
+    for (const [name, pixel] of named(view.top)) pen.fillText(shortened(name, room), plot.x - 5, plot.y + pixel);
+    for (const [name, pixel] of named(view.left)) {
       pen.save();
-      pen.translate(plot.x + (column + 0.5 - view.left) * cell, plot.y + plot.side + 5);
+      pen.translate(plot.x + pixel, plot.y + plot.side + 5);
       pen.rotate(-Math.PI / 2);
-      pen.textAlign = "right";
-      pen.fillText(shortened(data.names[column], room), 0, 0);
+      pen.fillText(shortened(name, room), 0, 0);
       pen.restore();
     }
     pen.fillStyle = soft;
@@ -190,7 +195,7 @@ function showMatrix(box, data) {
       return;
     }
     view.span = Math.min(24, count);
-    view.left = view.top = row + 0.5 - view.span / 2;
+    view.left = view.top = row - Math.floor(view.span / 2);
     mark({ row, column: row });
   });
   line.dataset.hint = line.textContent;
