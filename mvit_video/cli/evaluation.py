@@ -25,7 +25,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video.config.load import load_config
     from mvit_video.data.annotations import read_videos
     from mvit_video.engine.distributed import is_first
-    from mvit_video.evaluation.evaluate import evaluate
+    from mvit_video.evaluation.evaluate import check_agreement, evaluate
     from mvit_video.evaluation.page import evaluation_report
     from mvit_video.evaluation.protocols import Protocol
     from mvit_video.evaluation.results import FILES, REPORT, circumstances, write_results
@@ -41,6 +41,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if source is None:
         raise ConfigError("neither data.test nor data.val is set: name the list of videos to evaluate on")
     videos = read_videos(source, config.data.root, card.classes)
+    check_agreement(card, config, videos, protocol)
     if is_first():
         output = fresh_folder(arguments.output, FILES, arguments.overwrite)
     scores, result = evaluate(model.to(device), card, videos, config, protocol, device)

@@ -80,22 +80,24 @@ def validator(videos: VideoList, config: Config, device: torch.device) -> Callab
 def evaluate(
     model: nn.Module, card: ModelCard, videos: VideoList, config: Config, protocol: Protocol, device: torch.device
 ) -> tuple[VideoScores, dict]:
-    """Scores and results of a checkpoint on a list of videos, with the checkpoint's own preprocessing."""
-    check_agreement(card, config, videos)
-    protocol.check(card.preprocessing)
+    """Scores and results of a checkpoint on a list of videos, with the checkpoint's own preprocessing.
+
+    What `check_agreement` refuses has no meaning here.
+    """
     start = time.monotonic()
     scores = Evaluator(videos, config, card.preprocessing, protocol, device).scores(model)
     return scores, results(scores, card.classes, protocol, time.monotonic() - start)
 
 
-def check_agreement(card: ModelCard, config: Config, videos: VideoList) -> None:
-    """Raise ConfigError where the checkpoint was trained for other input or other classes than the config says."""
+def check_agreement(card: ModelCard, config: Config, videos: VideoList, protocol: Protocol) -> None:
+    """Raise ConfigError where the checkpoint was trained for other input or classes than config, list or protocol say."""
     trained, asked = card.preprocessing.model_dump(), config.data.preprocessing().model_dump()
     for name, value in trained.items():
         if asked[name] != value:
             raise ConfigError(
                 f"data.{name} is {asked[name]} in the config, but the checkpoint was trained with {value}: make them agree"
             )
+    protocol.check(card.preprocessing)
     if card.classes != videos.classes:
         pairs = zip(card.classes, videos.classes, strict=False)
         place = next(

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_results import made_up_scores
 from scipy.stats import binomtest
+from small_results import made_up_scores
 
 from mvit_video import cli
 from mvit_video.errors import ConfigError
@@ -80,9 +80,9 @@ def test_a_file_compared_with_itself_differs_by_nothing(pair):
 @pytest.mark.parametrize(
     ("change", "classes", "message"),
     [
-        (dict(names=["x.mp4"] + made_up_scores().names[1:]), CLASSES,
+        (dict(names=["x.mp4", *made_up_scores().names[1:]]), CLASSES,
          "hold other videos, 1 are in one of them only, such as x.mp4 in the second"),
-        (dict(names=made_up_scores().names[:-1] + ["val/vidéo 5.mp4"]), CLASSES,
+        (dict(names=[*made_up_scores().names[:-1], "val/vidéo 5.mp4"]), CLASSES,
          r"list the same videos another number of times \(60 and 60 rows\)"),
         (dict(labels=(made_up_scores().labels + (np.arange(60) == 9)) % 6), CLASSES,
          "have other labels for val/vidéo 9.mp4"),

@@ -30,7 +30,9 @@ def test_a_named_protocol_is_its_views_and_its_input(name, views, fits, other):
     protocol = Protocol.parse(name)
     assert (protocol.clips, protocol.crops) == views and str(protocol) == name
     protocol.check(fits)
-    with pytest.raises(ConfigError, match=f"protocol {name} wants .*, the checkpoint was trained with .*: write {views[0]}x"):
+    with pytest.raises(
+        ConfigError, match=f"protocol {name} wants .*, the checkpoint was trained with .*: write {views[0]}x"
+    ):
         protocol.check(other)
     assert load_config_with(name).evaluation.protocol == name
 
@@ -46,7 +48,9 @@ def test_a_disagreement_names_both_sides():
         "protocol kinetics-5x3 wants dense sampling and short side 312 → crop 312×312, the checkpoint was trained with "
         "dense sampling and short side 256 → crop 224×224: write 5x3 for as many views of the checkpoint's own kind"
     )
-    with pytest.raises(ConfigError, match="wants segment sampling and a short side that is the crop's, .* short side 256"):
+    with pytest.raises(
+        ConfigError, match=r"wants segment sampling and a short side that is the crop's, .* short side 256"
+    ):
         NAMED["ssv2-1x3"].check(Preprocessing(sampling="segment"))
 
 

@@ -49,7 +49,9 @@ def write(tmp_path, **changes):
 @pytest.mark.parametrize("name", ["names", "labels", "scores", "classes"])
 def test_pickled_arrays_are_refused_and_not_run(tmp_path, capsys, name):
     write(tmp_path, **{name: np.array([Bomb()] * 60, dtype=object)})
-    with pytest.raises(ConfigError, match=r"scores.npz: is no scores.npz of `mvit-video evaluate` \(Object arrays cannot"):
+    with pytest.raises(
+        ConfigError, match=r"scores.npz: is no scores.npz of `mvit-video evaluate` \(Object arrays cannot"
+    ):
         load_scores(tmp_path)
     assert capsys.readouterr().out == ""
 
@@ -60,7 +62,9 @@ def test_files_of_other_kinds_are_refused(tmp_path, capsys):
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "empty.npz").touch()
     for name in ("text.npz", "code.npz", "one.npy", "empty.npz"):
-        with pytest.raises(ConfigError, match=rf"{name}: is no scores.npz of `mvit-video evaluate` \(File is not a zip"):
+        with pytest.raises(
+            ConfigError, match=rf"{name}: is no scores.npz of `mvit-video evaluate` \(File is not a zip"
+        ):
             load_scores(tmp_path / name)
     assert capsys.readouterr().out == ""
     with pytest.raises(ConfigError, match="nowhere: no such file"):
