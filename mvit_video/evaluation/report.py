@@ -104,9 +104,10 @@ def curves(steps: Sequence[dict], validations: Sequence[dict]) -> Figure:
 
 
 def _curve(records: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(epochs, values) of the records that have both."""
+    """(epochs, values) of the records that have both; values that are no numbers are left out."""
     pairs = [(record["epoch"], record[key]) for record in records if "epoch" in record and key in record]
-    epochs, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    epochs, values = table[np.isfinite(table).all(1)].T
     return epochs, values
 
 

@@ -39,7 +39,9 @@ def test_smoothing_is_a_mean_over_neighbours():
 
 def test_curves_leave_out_what_is_not_recorded_and_thin_what_is_long():
     steps = [{"epoch": step / 1000, "loss": 1.0} for step in range(20_000)]
-    loss, accuracy = report.curves([*steps, {"epoch": 20.0}], [{"epoch": 10, "top1": 50}]).axes
+    loss, accuracy = report.curves(
+        [*steps, {"epoch": 20.0}, {"epoch": 21.0, "loss": float("nan")}], [{"epoch": 10, "top1": 50}]
+    ).axes
     assert 4000 <= len(loss.lines[0].get_xdata()) <= 8000 and loss.lines[0].get_xdata()[-1] > 19.9
     assert [line.get_label() for line in accuracy.lines] == ["validation"]
     assert [len(axes.lines) for axes in report.curves([], []).axes] == [0, 0]
