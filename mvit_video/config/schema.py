@@ -150,8 +150,8 @@ class TrainSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    protocol: Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")] = "5x1"
-    """Views per video: clips × crops, such as 5x1 or 1x3."""
+    protocol: Annotated[str, Field(pattern=r"^([1-9]\d*x[123]|kinetics-5x1|kinetics-5x3|ssv2-1x3)$")] = "5x1"
+    """Views per video: clips × crops, such as 5x1 or 1x3; kinetics-5x1, kinetics-5x3 and ssv2-1x3 also insist on the published input."""
     views_per_batch: Positive = 16
     """Views that go through the network at once; changes speed and memory only."""
 

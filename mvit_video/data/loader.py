@@ -48,9 +48,12 @@ def training_loader(dataset: ClipDataset, sampler: StepSampler, workers: int) ->
     return _loader(dataset, workers, batch_sampler=sampler)
 
 
-def view_loader(dataset: ViewDataset, workers: int) -> DataLoader:
-    """Videos one by one in list order, each with all of its views; samples as they are."""
-    return _loader(dataset, workers, batch_size=None)
+def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Videos one by one in list order, each with all of its views; samples as they are.
+
+    A rank gets every `world_size`-th video: each video belongs to one rank, and some ranks may have one fewer.
+    """
+    return _loader(dataset, workers, batch_size=None, sampler=range(rank, len(dataset), world_size))
 
 
 def collate(samples: Sequence[dict | BadVideo]) -> dict:
