@@ -188,6 +188,7 @@ def test_a_bad_video_that_is_not_replaced_makes_the_batch_smaller(spoilt, choice
     assert [(bad.path, bad.substitute) for bad in batch["bad"]] == [("train/00002.mp4", None)]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_batches_are_the_same_for_any_worker_count(few_videos, workers):
     dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos, "repeated_aug=2"), seed=0)
