@@ -100,7 +100,8 @@ def read_views(reader: VideoReader, preprocessing: Preprocessing, num_clips: int
         preprocessing.crop_hw, preprocessing.mean, preprocessing.std, preprocessing.short_side, num_crops
     )
     indices = view_indices(len(reader), reader.fps, preprocessing, num_clips)
-    return torch.cat([transform(frames) for frames in read_clips(reader, list(indices))])
+    distinct, places = np.unique(indices, return_inverse=True)
+    return transform(reader.frames(distinct), places.reshape(indices.shape))
 
 
 class ClipDataset(Dataset):

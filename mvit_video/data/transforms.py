@@ -209,7 +209,11 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class ViewTransform:
-    """Short side, crops, normalise: frames uint8 (T, H, W, C) -> one clip per crop, (crops, C, T, *size)."""
+    """Short side, crops, normalise: frames uint8 (T, H, W, C) -> one clip per crop, (crops, C, T, *size).
+
+    With `clips`, numbers of frames (clips, T), these clips of the frames: (clips · crops, C, T, *size), clip after clip.
+    Each frame is scaled once, alone: no more than one scaled picture is in memory beside the views.
+    """
 
     size: tuple[int, int]
     mean: tuple[float, float, float]
@@ -217,6 +221,13 @@ class ViewTransform:
     short_side: int
     num_crops: int
 
-    def __call__(self, frames: np.ndarray) -> Tensor:
-        clip = normalize(scale_short_side(to_clip(frames), self.short_side), self.mean, self.std)
-        return torch.stack([crop_at(clip, self.size, position) for position in crop_positions(self.num_crops)])
+    def __call__(self, frames: np.ndarray, clips: np.ndarray | None = None) -> Tensor:
+        clips = np.arange(len(frames))[None] if clips is None else clips
+        views = torch.empty(len(clips), self.num_crops, 3, clips.shape[1], *self.size)
+        for number, frame in enumerate(frames):
+            picture = normalize(scale_short_side(to_clip(frame[None]), self.short_side), self.mean, self.std)[:, 0]
+            for crop, position in enumerate(crop_positions(self.num_crops)):
+                pixels = crop_at(picture, self.size, position)
+                for clip, place in np.argwhere(clips == number):
+                    views[clip, crop, :, place] = pixels
+        return views.flatten(0, 1)

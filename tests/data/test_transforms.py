@@ -249,3 +249,20 @@ def test_views_are_the_crops_of_the_scaled_clip():
     assert views.shape == (3, 3, 3, 16, 16)
     for view, left in zip(views, (0, 4, 8), strict=True):
         assert torch.allclose(view, scaled[..., left : left + 16], atol=1e-6)
+
+
+def test_clips_that_share_frames_are_the_same_as_one_by_one():
+    transform = transforms.ViewTransform((16, 16), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3), short_side=18, num_crops=3)
+    clips = np.array([[0, 1, 2], [1, 2, 2], [4, 4, 4]])
+    given = frames(5)
+    wanted = torch.cat([transform(given[row]) for row in clips])
+    assert wanted.shape == (9, 3, 3, 16, 16) and torch.equal(transform(given, clips), wanted)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (37, 22), (16, 16)])
+def test_views_are_those_of_the_plain_steps_on_the_whole_clip(height, width):
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    given = frames(4, height, width)
+    clip = transforms.normalize(transforms.scale_short_side(transforms.to_clip(given), 16), mean, std)
+    for view, position in zip(transforms.ViewTransform((14, 12), mean, std, 16, 3)(given), (0, 1, 2), strict=True):
+        assert torch.equal(view, transforms.crop_at(clip, (14, 12), position))
