@@ -13,6 +13,7 @@ from mvit_video.config.schema import Config
 from mvit_video.data.annotations import VideoList, check_files_exist, read_classes, read_videos
 from mvit_video.data.dataset import ClipDataset
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
+from mvit_video.engine.bad_videos import EVENTS, events_summary
 from mvit_video.engine.checkpoint import FOLDER, load_state, newest_state
 from mvit_video.engine.optimizer import build_optimizer
 from mvit_video.engine.schedule import learning_rate
@@ -29,8 +30,15 @@ from mvit_video.model.checkpoints import (
 from mvit_video.paths import fresh_folder, write_whole
 
 WEIGHTS = "model.safetensors"
-OWNED = ("config.yaml", "metrics.jsonl", "validation.jsonl", WEIGHTS, FOLDER)
-MAY_CHANGE = ("data.root", "data.workers", "train.checkpoint_every_steps", "train.keep_checkpoints", "evaluation.")
+OWNED = ("config.yaml", "metrics.jsonl", "validation.jsonl", EVENTS, WEIGHTS, FOLDER)
+MAY_CHANGE = (
+    "data.root",
+    "data.workers",
+    "data.on_error",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "evaluation.",
+)
 
 Validate = Callable[[nn.Module], dict[str, float]]
 
@@ -66,7 +74,8 @@ def train_run(
     """
     settings = config.train
     train, val = training_lists(config)
-    per_epoch = steps_per_epoch(len(train), settings.clips_per_step)
+    repeated_aug = config.data.repeated_aug
+    per_epoch = steps_per_epoch(len(train), settings.clips_per_step, repeated_aug)
     last_step = per_epoch * settings.epochs
     card = model_card(config, train.classes)
     model = initial_model(config, card, say).to(device)
@@ -75,12 +84,13 @@ def train_run(
     first_step = _resume(run, model, optimizer, say)
     rate = learning_rate(settings, last_step, per_epoch)
     say(_plan(config, model, train, first_step, last_step, rate))
-    sampler = StepSampler(len(train), settings.clips_per_step, settings.seed, first_step, last_step)
+    sampler = StepSampler(len(train), settings.clips_per_step, settings.seed, first_step, last_step, repeated_aug)
     batches = training_loader(ClipDataset(train, config.data, settings.seed), sampler, config.data.workers)
     trainer = Trainer(model, optimizer, rate, settings, device)
     validate = make_validator(val) if val is not None else None
     with _algorithms(settings.deterministic):
-        run_training(trainer, batches, run, card, first_step, last_step, per_epoch, validate)
+        run_training(trainer, batches, run, card, first_step, last_step, per_epoch, validate, config.data.on_error)
+    events_summary(run, say)
     save_checkpoint(run / WEIGHTS, model, card)
     return run / WEIGHTS
 

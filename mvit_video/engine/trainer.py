@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.config.schema import TrainSettings
+from mvit_video.engine.bad_videos import EVENTS, handle_bad_videos
 from mvit_video.engine.checkpoint import save_state
 from mvit_video.engine.metrics_log import MetricsLog
-from mvit_video.errors import DecodeError, TrainingError
+from mvit_video.errors import TrainingError
 from mvit_video.model.checkpoints import ModelCard
 from mvit_video.progress import progress_bar
 
@@ -69,15 +70,17 @@ def run_training(
     last_step: int,
     steps_per_epoch: int,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    on_error: str = "stop",
 ) -> None:
     """Steps `first_step` to `last_step` (not included), with records, validation and saved states in the folder `run`."""
     settings = trainer.settings
     log = MetricsLog(run / "metrics.jsonl", after=first_step)
     validation_log = MetricsLog(run / "validation.jsonl", after=first_step)
+    events = MetricsLog(run / EVENTS, after=first_step)
     trainer.model.train()
     with progress_bar("training", last_step, first_step) as bar:
         for step, batch in enumerate(batches, first_step):
-            refuse_bad_videos(batch)
+            handle_bad_videos(batch, on_error, events, step + 1, step // steps_per_epoch)
             record = trainer.train_step(step, batch["video"], batch["label"])
             done = step + 1
             epoch = done / steps_per_epoch
@@ -94,12 +97,7 @@ def run_training(
             )
     log.close()
     validation_log.close()
-
-
-def refuse_bad_videos(batch: dict) -> None:
-    """Training never goes on without a video that its list promises."""
-    for bad in batch["bad"]:
-        raise DecodeError(f"{bad.reason} ({bad.where}): repair the file or take its row out of the list")
+    events.close()
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -38,7 +38,7 @@ def whole_run(few_videos, tmp_path_factory):
 
 def test_a_run_leaves_weights_settings_and_a_record_per_step(whole_run, few_videos):
     assert {path.name for path in whole_run.iterdir()} == {
-        "model.safetensors", "config.yaml", "metrics.jsonl", "validation.jsonl", "checkpoints",
+        "model.safetensors", "config.yaml", "metrics.jsonl", "validation.jsonl", "events.jsonl", "checkpoints",
     }  # fmt: skip
     assert load_config(whole_run / "config.yaml") == config_for(few_videos)
     records = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
@@ -143,7 +143,7 @@ def test_a_bad_training_video_stops_the_run_with_its_row(few_videos, tmp_path):
     shutil.copytree(few_videos, tmp_path / "data")
     (tmp_path / "data/train/00007.mp4").write_text("not a video")
     with pytest.raises(
-        DecodeError, match=r"00007.mp4: cannot be opened .* \(row 8 of train.csv\): repair the file or take"
+        DecodeError, match=r"00007.mp4: cannot be opened .* \(row 8 of train.csv\): repair the file, take"
     ):
         train(config_for(tmp_path / "data"), tmp_path / "run")
 
