@@ -76,6 +76,7 @@ def png(figure: Figure) -> bytes:
 def curves(steps: Sequence[dict], validations: Sequence[dict]) -> Figure:
     """Loss and accuracy over the epochs: the training batches, smoothed, and the validations. Records of metrics.jsonl."""
     figure, (left, right) = new_figure(9.6, 3.4, columns=2)
+    steps = [record for record in steps if "skipped" not in record]
     epochs = [record["epoch"] for record in steps]
     for axes, key, name in ((left, "loss", "loss"), (right, "top1", "top-1 in %")):
         values = np.array([record[key] for record in steps])
