@@ -198,7 +198,14 @@ def test_pytorchvideo_transforms_take_our_clip_dictionary(tmp_path):
         torch.testing.assert_close(normalised["video"][channel], wanted, rtol=1e-6, atol=1e-6)
     kept = {key: value for key, value in sample.items() if key != "video"}
     assert {key: normalised[key] for key in kept} == kept
-    assert kept == {"label": 3, "video_name": "a.mp4", "video_index": 0, "clip_index": 0, "aug_index": 0}
+    assert kept == {
+        "label": 3,
+        "video_name": "a.mp4",
+        "video_index": 0,
+        "clip_index": 0,
+        "aug_index": 0,
+        "repeated_frames": 0,
+    }
 
 
 def test_import_errors_are_configuration_errors_of_the_command_line():

@@ -47,6 +47,8 @@ class Preprocessing(Settings):
     """dense: a window of num_frames × sampling_rate frames; segment: one frame from each of num_frames equal parts of the video."""
     sampling_rate: Positive = 4
     """Distance between a dense clip's frames, in frames at target_fps; segment sampling has no use for it."""
+    dense_step: Literal["linspace", "stride"] = "linspace"
+    """linspace: a dense clip spans its window from end to end, as published; stride: its frames are exactly sampling_rate apart."""
     target_fps: Annotated[float, Field(gt=0)] = 30.0
     """Frame rate that sampling_rate is stated for; a video of another rate is sampled over the same seconds."""
     short_side: Positive = 256
@@ -88,22 +90,41 @@ class DataSettings(Preprocessing):
     """Who decodes; decord's bundled FFmpeg is old: for files of your own only."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that decode and augment; changes speed only, never a sample."""
+    on_error: Literal["stop", "skip", "substitute"] = "stop"
+    """For a training video that cannot be decoded: stop, leave it out, or take another one; events.jsonl records each."""
+    repeated_aug: Positive = 1
+    """Clips from each decoded training video, each from its own time and augmented in its own way; clips_per_step counts all of them."""
+    crop: Literal["resized", "jitter"] = "resized"
+    """Training crop: resized scales a box of random area and shape; jitter scales the shorter side at random, then cuts crop_size out."""
     crop_area: tuple[float, float] = (0.08, 1.0)
-    """Training crop: share of the picture's area, drawn between these."""
+    """Resized crop: share of the picture's area, drawn between these."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
-    """Training crop: width over height, drawn between these, uniform in the logarithm."""
+    """Resized crop: width over height, drawn between these, uniform in the logarithm."""
+    jitter_scales: tuple[Positive, Positive] = (256, 320)
+    """Jitter crop: the shorter side in pixels, drawn between these, its inverse uniform."""
     flip: bool = False
     """Mirror half of the training clips left to right; only where no class knows left from right."""
+    randaugment: Annotated[str, Field(pattern=r"^rand-m(\d|10)-n\d+-mstd\d+(\.\d+)?-inc1$")] | None = None
+    """Random picture operations, alike for all frames of a clip: rand-m7-n4-mstd0.5-inc1 draws four at magnitude 7 of 10, spread 0.5."""
+    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Brightness, contrast and saturation of a training clip change by factors of 1 − this to 1 + this."""
+    erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the training clips that get a box of noise, the same box in all frames."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> "DataSettings":
-        for name in ("crop_area", "crop_ratio"):
+        for name in ("crop_area", "crop_ratio", "jitter_scales"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} [{low:g}, {high:g}] must be two numbers above 0, the smaller one first")
         if self.crop_area[1] > 1:
             raise ValueError(
                 f"crop_area [{self.crop_area[0]:g}, {self.crop_area[1]:g}] must not exceed 1, the whole picture"
+            )
+        if self.crop == "jitter" and self.jitter_scales[0] < max(self.crop_hw):
+            raise ValueError(
+                f"crop_size {self.crop_size} is larger than the smallest of jitter_scales {list(self.jitter_scales)}: "
+                "the crop must fit"
             )
         return self
 
@@ -147,6 +168,14 @@ class TrainSettings(Settings):
     """Factor of a moving average of the weights, validated and saved beside them; smaller in the first steps; null for none."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the target that is spread evenly over all classes."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of mixup's beta distribution: each clip is averaged with another one of its batch; 0 is off."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of CutMix's beta distribution: each clip gets a box of another one of its batch; 0 is off."""
+    mix_switch: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the mixed steps that take CutMix where both alphas are above 0."""
+    mix_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the steps that are mixed at all."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the network, by autocast, fp16 with loss scaling; all else stays fp32; auto is bf16 on GPUs that have it, else fp32."""
     activation_checkpointing: bool = False

@@ -11,16 +11,35 @@ from mvit_video.errors import ConfigError
 
 
 class StepSampler(Sampler):
-    """Keys of each training step's clips, from `first_step` to `last_step` (not included), across epochs.
+    """Keys of each training step's videos, from `first_step` to `last_step` (not included), across epochs.
 
     Each epoch is a permutation of all videos drawn from (seed, epoch). What does not fill a step is left out that
-    epoch; another permutation leaves out others.
+    epoch; another permutation leaves out others. Each video gives `repeated_aug` of the step's clips. A rank gets its
+    part of every step: the parts of all ranks one after the other are the step of a single process.
     """
 
-    def __init__(self, num_videos: int, clips_per_step: int, seed: int, first_step: int, last_step: int) -> None:
-        self.num_videos, self.clips_per_step, self.seed = num_videos, clips_per_step, seed
+    def __init__(
+        self,
+        num_videos: int,
+        clips_per_step: int,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        repeated_aug: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.num_videos, self.seed = num_videos, seed
         self.first_step, self.last_step = first_step, last_step
-        self.steps_per_epoch = steps_per_epoch(num_videos, clips_per_step)
+        self.steps_per_epoch = steps_per_epoch(num_videos, clips_per_step, repeated_aug)
+        self.videos_per_step = clips_per_step // repeated_aug
+        if self.videos_per_step % world_size:
+            raise ConfigError(
+                f"train.clips_per_step = {clips_per_step} is {self.videos_per_step} videos a step, which {world_size} "
+                f"processes cannot share evenly: make it a multiple of {world_size * repeated_aug}"
+            )
+        share = self.videos_per_step // world_size
+        self.part = slice(rank * share, (rank + 1) * share)
 
     def __len__(self) -> int:
         return self.last_step - self.first_step
@@ -30,17 +49,24 @@ class StepSampler(Sampler):
             epoch, place = divmod(step, self.steps_per_epoch)
             if step == self.first_step or place == 0:
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.num_videos)
-            chosen = order[place * self.clips_per_step : (place + 1) * self.clips_per_step]
-            yield [SampleKey(epoch, int(index)) for index in chosen]
+            chosen = order[place * self.videos_per_step : (place + 1) * self.videos_per_step]
+            yield [SampleKey(epoch, int(index)) for index in chosen[self.part]]
 
 
-def steps_per_epoch(num_videos: int, clips_per_step: int) -> int:
+def steps_per_epoch(num_videos: int, clips_per_step: int, repeated_aug: int = 1) -> int:
     """Full steps in one pass over the videos; ConfigError where there is not even one."""
-    if num_videos < clips_per_step:
+    videos_per_step, rest = divmod(clips_per_step, repeated_aug)
+    if rest:
         raise ConfigError(
-            f"train.clips_per_step = {clips_per_step} is more than the {num_videos} training videos: lower it"
+            f"train.clips_per_step = {clips_per_step} is not a multiple of data.repeated_aug = {repeated_aug}: "
+            "each video gives that many clips to a step"
         )
-    return num_videos // clips_per_step
+    if num_videos < videos_per_step:
+        clips = f" with data.repeated_aug = {repeated_aug}" if repeated_aug > 1 else ""
+        raise ConfigError(
+            f"train.clips_per_step = {clips_per_step} is more than the {num_videos} training videos{clips}: lower it"
+        )
+    return num_videos // videos_per_step
 
 
 def training_loader(dataset: ClipDataset, sampler: StepSampler, workers: int) -> DataLoader:
@@ -48,13 +74,20 @@ def training_loader(dataset: ClipDataset, sampler: StepSampler, workers: int) ->
     return _loader(dataset, workers, batch_sampler=sampler)
 
 
-def view_loader(dataset: ViewDataset, workers: int) -> DataLoader:
-    """Videos one by one in list order, each with all of its views; samples as they are."""
-    return _loader(dataset, workers, batch_size=None)
+def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Videos one by one in list order, each with all of its views; samples as they are.
+
+    A rank gets every `world_size`-th video: each video belongs to one rank, and some ranks may have one fewer.
+    """
+    return _loader(dataset, workers, batch_size=None, sampler=range(rank, len(dataset), world_size))
 
 
-def collate(samples: Sequence[dict | BadVideo]) -> dict:
-    """Samples to a batch: `video` (B, C, T, H, W), `label` (B,), names and indices as lists, `bad` as a list."""
+def collate(items: Sequence[dict | BadVideo | Sequence[dict | BadVideo]]) -> dict:
+    """Samples to a batch: `video` (B, C, T, H, W), `label` (B,), names and indices as lists, `bad` as a list.
+
+    An item may be a list of samples. A batch without any clip has `bad` alone. Takes pytorchvideo's samples too.
+    """
+    samples = [sample for item in items for sample in (item if isinstance(item, Sequence) else (item,))]
     good = [sample for sample in samples if not isinstance(sample, BadVideo)]
     batch: dict = {key: [sample[key] for sample in good] for key in (good[0] if good else ())}
     if good:
@@ -70,6 +103,7 @@ def _loader(dataset, workers: int, **arguments) -> DataLoader:
         num_workers=workers,
         collate_fn=collate_fn or _as_is,
         worker_init_fn=_one_thread,
+        pin_memory=torch.cuda.is_available(),
         **arguments,
     )
 

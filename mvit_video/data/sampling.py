@@ -44,6 +44,29 @@ def dense_indices(video_frames: int, start: float, window: float, num_frames: in
     return np.clip(np.linspace(start, start + window - 1, num_frames), 0, video_frames - 1).astype(np.int64)
 
 
+def stride_indices(video_frames: int, start: float, step: float, num_frames: int) -> np.ndarray:
+    """`num_frames` frames from `start` on, `step` apart, rounded down; (T,) int64.
+
+    4 frames, 2 apart, from frame 1 of 10, `.f.f.f.f..`:
+    >>> stride_indices(10, 1, 2, 4)
+    array([1, 3, 5, 7])
+
+    A video that ends before repeats its last frame, `f.ff`:
+    >>> stride_indices(4, 0, 2, 4)
+    array([0, 2, 3, 3])
+    """
+    return np.clip(start + step * np.arange(num_frames), 0, video_frames - 1).astype(np.int64)
+
+
+def repeated_frames(indices: np.ndarray) -> int:
+    """How many frames of a clip show a frame of the video once more; 0 unless the video is too short (or too slow).
+
+    >>> repeated_frames(np.array([0, 2, 3, 3]))
+    1
+    """
+    return len(indices) - len(np.unique(indices))
+
+
 def segment_indices(video_frames: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
     """One frame from each of `num_frames` equal parts of the video: the middle one, or a random one with `rng`; (T,) int64.
 

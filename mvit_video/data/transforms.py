@@ -4,41 +4,51 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Box = tuple[int, int, int, int]  # top, left, height, width
+from mvit_video.config.schema import DataSettings
+from mvit_video.data.randaugment import Box, RandAugment, augment, draw_color_jitter
+
 CROPS = ("left or top", "centre", "right or bottom")
 
 
 def to_clip(frames: np.ndarray) -> Tensor:
     """uint8 (T, H, W, C) -> float32 (C, T, H, W) from 0 to 1."""
-    return torch.from_numpy(frames).permute(3, 0, 1, 2).to(torch.float32) / 255
+    clip = torch.empty(3, *frames.shape[:3])
+    return clip.copy_(torch.from_numpy(frames).permute(3, 0, 1, 2)).div_(255)
 
 
 def normalize(clip: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(clip − mean) / std per channel."""
     shape = (-1, 1, 1, 1)
-    return (clip - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+    return (clip - torch.tensor(mean).view(shape)).div_(torch.tensor(std).view(shape))
 
 
 def resize(clip: Tensor, height: int, width: int) -> Tensor:
     """Bilinear, without anti-aliasing, as in PySlowFast; each frame alone."""
     if clip.shape[-2:] == (height, width):
         return clip
-    frames = F.interpolate(clip.transpose(0, 1), size=(height, width), mode="bilinear", align_corners=False)
-    return frames.transpose(0, 1)
+    # C·T pictures of one channel: a third of the time of T pictures of three, whose last bits depend on torch's threads.
+    planes = clip.reshape(-1, 1, *clip.shape[-2:])
+    planes = F.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)
+    return planes.view(*clip.shape[:2], height, width)
+
+
+def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width after scaling; the longer side is rounded down."""
+    if width < height:
+        return math.floor(height / width * short_side), short_side
+    return short_side, math.floor(width / height * short_side)
 
 
 def scale_short_side(clip: Tensor, size: int) -> Tensor:
     """The shorter side becomes `size`, the longer one is rounded down."""
-    height, width = clip.shape[-2:]
-    if width < height:
-        return resize(clip, math.floor(height / width * size), size)
-    return resize(clip, size, math.floor(width / height * size))
+    return resize(clip, *short_side_size(clip.shape[-2], clip.shape[-1], size))
 
 
 def crop_at(clip: Tensor, size: tuple[int, int], position: int) -> Tensor:
@@ -74,24 +84,101 @@ def draw_crop_box(
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where a clip comes from: cut `source` out of the picture, scale it to `scaled`, cut `target` out of that."""
+
+    source: Box
+    scaled: tuple[int, int]
+    target: Box
+
+
+class Crop(Protocol):
+    def draw(self, rng: np.random.Generator, height: int, width: int, size: tuple[int, int]) -> Placement: ...
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A box of random area and shape, scaled to the clip's size."""
+
+    area: tuple[float, float]
+    ratio: tuple[float, float]
+
+    def draw(self, rng: np.random.Generator, height: int, width: int, size: tuple[int, int]) -> Placement:
+        return Placement(draw_crop_box(rng, height, width, self.area, self.ratio), size, (0, 0, *size))
+
+
+@dataclass(frozen=True)
+class JitterCrop:
+    """A short side between two lengths, its inverse uniform; then a box of the clip's size at random."""
+
+    scales: tuple[int, int]
+
+    def draw(self, rng: np.random.Generator, height: int, width: int, size: tuple[int, int]) -> Placement:
+        short_side = round(1 / rng.uniform(1 / self.scales[1], 1 / self.scales[0]))
+        scaled = short_side_size(height, width, short_side)
+        top, left = (int(rng.integers(whole - part + 1)) for whole, part in zip(scaled, size, strict=True))
+        return Placement((0, 0, height, width), scaled, (top, left, *size))
+
+
+def draw_erasing_box(rng: np.random.Generator, height: int, width: int) -> Box | None:
+    """A box of 2 % to a third of the picture, height over width from 0.3 to 1 / 0.3, log-uniform; None after 100 misfits."""
+    for _ in range(100):
+        area = height * width * rng.uniform(0.02, 1 / 3)
+        ratio = math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
+        box_h, box_w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if box_h < height and box_w < width:
+            return int(rng.integers(height - box_h + 1)), int(rng.integers(width - box_w + 1)), box_h, box_w
+    return None
+
+
+def erase(clip: Tensor, box: Box, rng: np.random.Generator) -> None:
+    """Put standard normal noise into the box, the same box in all frames and new noise in each."""
+    top, left, height, width = box
+    noise = rng.standard_normal((*clip.shape[:2], height, width), dtype=np.float32)
+    clip[:, :, top : top + height, left : left + width] = torch.from_numpy(noise)
+
+
+@dataclass(frozen=True)
 class TrainTransform:
-    """Random resized crop, flip where it is allowed, normalise: frames uint8 (T, H, W, C) -> clip (C, T, *size)."""
+    """Training's frames uint8 (T, H, W, C) -> clip (C, T, *size), in PySlowFast's order.
+
+    RandAugment and colour jitter on uint8 pictures of the decoded size, crop, flip, normalise, erase. A part that is
+    switched off changes no draw of the parts before it in the order: crop, flip, RandAugment, colour jitter, erasing.
+    """
 
     size: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    crop_area: tuple[float, float]
-    crop_ratio: tuple[float, float]
-    flip: bool
+    crop: Crop
+    flip: bool = False
+    randaugment: RandAugment | None = None
+    color_jitter: float = 0.0
+    erasing: float = 0.0
+
+    @classmethod
+    def from_settings(cls, data: DataSettings) -> "TrainTransform":
+        crop = (
+            ResizedCrop(data.crop_area, data.crop_ratio) if data.crop == "resized" else JitterCrop(data.jitter_scales)
+        )
+        randaugment = RandAugment.parse(data.randaugment) if data.randaugment else None
+        return cls(data.crop_hw, data.mean, data.std, crop, data.flip, randaugment, data.color_jitter, data.erasing)
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
-        top, left, height, width = draw_crop_box(rng, frames.shape[1], frames.shape[2], self.crop_area, self.crop_ratio)
+        place = self.crop.draw(rng, frames.shape[1], frames.shape[2], self.size)
         mirror = rng.random() < 0.5
-        clip = to_clip(np.ascontiguousarray(frames[:, top : top + height, left : left + width]))
-        clip = resize(clip, *self.size)
+        steps = self.randaugment.draw(rng) if self.randaugment else []
+        steps += draw_color_jitter(self.color_jitter, rng) if self.color_jitter else []
+        clip = resize(to_clip(augment(frames, steps, place.source)), *place.scaled)
+        top, left, height, width = place.target
+        clip = clip[..., top : top + height, left : left + width]
         if self.flip and mirror:
             clip = clip.flip(-1)
-        return normalize(clip, self.mean, self.std).contiguous()
+        clip = normalize(clip, self.mean, self.std).contiguous()
+        if self.erasing and rng.random() < self.erasing:
+            box = draw_erasing_box(rng, *self.size)
+            if box is not None:
+                erase(clip, box, rng)
+        return clip
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class MetricsLog:
         write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, **record: float) -> None:
+    def write(self, **record: float | str | None) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 

@@ -55,4 +55,9 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
 def freeze_all_but_head(model: nn.Module) -> None:
     """Only the last linear layer is left to train."""
     model.requires_grad_(False)
-    [module for module in model.modules() if isinstance(module, nn.Linear)][-1].requires_grad_(True)
+    linear_layers(model)[-1].requires_grad_(True)
+
+
+def linear_layers(model: nn.Module) -> list[nn.Linear]:
+    """In the order of the network, the classifier last."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)]

@@ -13,11 +13,14 @@ from mvit_video.config.schema import Config
 from mvit_video.data.annotations import VideoList, check_files_exist, read_classes, read_videos
 from mvit_video.data.dataset import ClipDataset
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
+from mvit_video.data.mixing import Mixer
+from mvit_video.engine.bad_videos import EVENTS, events_summary
 from mvit_video.engine.checkpoint import FOLDER, Learner, load_state, newest_state
-from mvit_video.engine.plan import describe_plan
+from mvit_video.engine.optimizer import linear_layers
+from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.schedule import learning_rate
-from mvit_video.engine.trainer import Span, Trainer, make_learner, run_training, seed_step, smoothed_targets
-from mvit_video.errors import ConfigError
+from mvit_video.engine.trainer import Span, Trainer, make_learner, run_training, seed_step
+from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.model.checkpoints import (
     ModelCard,
     Weights,
@@ -30,10 +33,11 @@ from mvit_video.paths import fresh_folder, write_whole
 
 WEIGHTS = "model.safetensors"
 AVERAGED_WEIGHTS = "model_ema.safetensors"
-OWNED = ("config.yaml", "metrics.jsonl", "validation.jsonl", WEIGHTS, AVERAGED_WEIGHTS, FOLDER)
+OWNED = ("config.yaml", "metrics.jsonl", "validation.jsonl", EVENTS, WEIGHTS, AVERAGED_WEIGHTS, FOLDER)
 MAY_CHANGE = (
     "data.root",
     "data.workers",
+    "data.on_error",
     "train.activation_checkpointing",
     "train.on_nonfinite",
     "train.checkpoint_every_steps",
@@ -75,24 +79,46 @@ def train_run(
     """
     settings = config.train
     train, val = training_lists(config)
-    per_epoch = steps_per_epoch(len(train), settings.clips_per_step)
+    repeated_aug = config.data.repeated_aug
+    per_epoch = steps_per_epoch(len(train), settings.clips_per_step, repeated_aug)
     last_step = per_epoch * settings.epochs
     card = model_card(config, train.classes)
     learner = make_learner(initial_model(config, card, say).to(device), settings, device)
     run = _open_run(Path(output), config, resume, overwrite)
     span = Span(_resume(run, learner, last_step, per_epoch, say), last_step, per_epoch)
-    say(describe_plan(config, device, learner.model, len(train.classes), len(train), span.first_step))
-    sampler = StepSampler(len(train), settings.clips_per_step, settings.seed, span.first_step, last_step)
+    say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
+    sampler = StepSampler(len(train), settings.clips_per_step, settings.seed, span.first_step, last_step, repeated_aug)
     batches = training_loader(ClipDataset(train, config.data, settings.seed), sampler, config.data.workers)
     rate = learning_rate(settings, last_step, per_epoch)
-    trainer = Trainer(learner, rate, smoothed_targets(settings, len(train.classes)), settings, device)
+    trainer = Trainer(learner, rate, Mixer(settings, len(train.classes)), settings, device)
     validate = make_validator(val) if val is not None else None
     with _algorithms(settings.deterministic):
-        run_training(trainer, batches, run, card, span, validate)
+        run_training(trainer, batches, run, card, span, validate, config.data.on_error)
+    events_summary(run, say)
     save_checkpoint(run / WEIGHTS, learner.model, card)
     if learner.average is not None:
         save_checkpoint(run / AVERAGED_WEIGHTS, learner.average.model, card)
     return run / WEIGHTS
+
+
+def dry_run(config: Config, device: torch.device, num_videos: int | None = None, num_classes: int | None = None) -> str:
+    """The plan of `train_run` in words; nothing is written, trained or downloaded.
+
+    Videos and classes are counted in data.train, where it can be read, unless they are given. Where it cannot, the
+    plan says so, and the network has its usual head.
+    """
+    note = ""
+    if num_videos is None or num_classes is None:
+        try:
+            train, _ = training_lists(config)
+            num_videos, num_classes = num_videos or len(train), num_classes or len(train.classes)
+        except MvitVideoError as reason:
+            head = f" and its {num_classes}" if num_classes else ", and the network's usual"
+            note = f"\n  data.train is not read ({reason}){head} classes are assumed"
+    model = dry_model(config, num_classes)
+    if num_classes is None:
+        num_classes = linear_layers(model)[-1].out_features
+    return Plan(config, device, model, num_classes, num_videos).text(0, giga_multiply_adds(config)) + note
 
 
 def _open_run(run: Path, config: Config, resume: bool, overwrite: bool) -> Path:

@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.config.schema import TrainSettings
+from mvit_video.data.mixing import mix_generator
+from mvit_video.engine.bad_videos import EVENTS, handle_bad_videos
 from mvit_video.engine.checkpoint import Learner, save_state
 from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.metrics_log import MetricsLog
 from mvit_video.engine.nonfinite import NonFiniteStep, write_report
 from mvit_video.engine.optimizer import build_optimizer, freeze_all_but_head
-from mvit_video.errors import DecodeError, TrainingError
+from mvit_video.errors import TrainingError
 from mvit_video.model.checkpoints import ModelCard
 from mvit_video.progress import progress_bar
 
@@ -59,7 +61,7 @@ class Trainer:
         seed_step(self.settings.seed, step)
         lr = self._set_learning_rate(step)
         clips, labels = (tensor.to(self.device, non_blocking=True) for tensor in (clips, labels))
-        clips, targets = self.mix(clips, labels, mixing_generator(self.settings.seed, step))
+        clips, targets = self.mix(clips, labels, mix_generator(self.settings.seed, step))
         self.learner.optimizer.zero_grad(set_to_none=True)
         most = self.settings.clips_per_pass or len(clips)
         passes = [self._pass(*part, len(clips)) for part in zip(clips.split(most), targets.split(most), strict=True)]
@@ -107,16 +109,6 @@ class Trainer:
         return self.learner.scaler.is_enabled() and self.learner.scaler.get_scale() >= 1
 
 
-def smoothed_targets(settings: TrainSettings, num_classes: int) -> Mix:
-    """Labels as one-hot rows, smoothed; clips as they are."""
-    share = settings.label_smoothing
-
-    def mix(clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        return clips, F.one_hot(labels, num_classes) * (1 - share) + share / num_classes
-
-    return mix
-
-
 def make_learner(model: nn.Module, settings: TrainSettings, device: torch.device) -> Learner:
     """A network on its device, with everything that training it needs."""
     if settings.trainable == "head":
@@ -152,16 +144,18 @@ def run_training(
     card: ModelCard,
     span: Span,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    on_error: str = "stop",
 ) -> None:
     """The steps of `span` with records, validation and saved states in the folder `run`."""
     settings, learner = trainer.settings, trainer.learner
     schedule = {"last_step": span.last_step, "steps_per_epoch": span.steps_per_epoch}
     log = MetricsLog(run / "metrics.jsonl", after=span.first_step)
     validation_log = MetricsLog(run / "validation.jsonl", after=span.first_step)
+    events = MetricsLog(run / EVENTS, after=span.first_step)
     step = guarded_step(trainer, run)
     with progress_bar("training", span.last_step, span.first_step) as bar:
         for number, batch in enumerate(batches, span.first_step):
-            refuse_bad_videos(batch)
+            handle_bad_videos(batch, on_error, events, number + 1, number // span.steps_per_epoch)
             record = step(number, batch)
             done = number + 1
             epoch = done / span.steps_per_epoch
@@ -174,8 +168,8 @@ def run_training(
             if done == span.last_step or done % settings.checkpoint_every_steps == 0:
                 save_state(run, done, learner, card, schedule, settings.keep_checkpoints)
             bar.advance(text=_progress_text(epoch, record))
-    log.close()
-    validation_log.close()
+    for file in (log, validation_log, events):
+        file.close()
 
 
 def guarded_step(trainer: Trainer, run: Path) -> Callable[[int, dict], dict[str, Any]]:
@@ -223,17 +217,6 @@ def _progress_text(epoch: float, record: dict[str, Any]) -> str:
     return f"epoch {epoch:.1f}, loss {record['loss']:.3f}, top-1 {record['top1']:.0f} %, lr {record['lr']:.1e}"
 
 
-def refuse_bad_videos(batch: dict) -> None:
-    """Training never goes on without a video that its list promises."""
-    for bad in batch["bad"]:
-        raise DecodeError(f"{bad.reason} ({bad.where}): repair the file or take its row out of the list")
-
-
 def seed_step(seed: int, step: int) -> None:
     """All randomness of the model in a step (dropout, drop path) follows from (seed, step)."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
-
-
-def mixing_generator(seed: int, step: int) -> np.random.Generator:
-    """All draws of a step's mixing follow from (seed, step)."""
-    return np.random.default_rng([seed, step, 1])

@@ -85,7 +85,7 @@ def test_generators_of_different_samples_differ():
 
 def test_samples_carry_pytorchvideos_keys(numbered_list, tmp_path):
     sample = ClipDataset(numbered_list, DataSettings(**PLAIN, root=str(tmp_path)), seed=0)[SampleKey(0, 1)]
-    assert set(sample) == {"video", "label", "video_name", "video_index", "clip_index", "aug_index"}
+    assert set(sample) == {"video", "label", "video_name", "video_index", "clip_index", "aug_index", "repeated_frames"}
     assert (sample["label"], sample["video_name"], sample["video_index"]) == (0, "short.mp4", 1)
 
 

@@ -9,7 +9,7 @@ from mvit_video.data import sampling
 
 def test_the_drawings_in_the_docstrings_are_right():
     result = doctest.testmod(sampling)
-    assert result.attempted >= 4 and result.failed == 0
+    assert result.attempted >= 7 and result.failed == 0
 
 
 def test_a_window_covers_the_same_seconds_at_any_frame_rate():
@@ -35,6 +35,23 @@ def test_dense_frames_follow_the_published_formula(frames, start, window, count)
         position = start + place * (window - 1) / (count - 1)
         wanted.append(min(math.floor(position), frames - 1))
     assert sampling.dense_indices(frames, start, window, count).tolist() == wanted
+
+
+@pytest.mark.parametrize(("frames", "start", "step", "count"), [(300, 17.3, 4.0, 16), (300, 0, 3.33, 16), (9, 0, 2, 8)])
+def test_stride_frames_are_a_step_apart(frames, start, step, count):
+    wanted = [min(math.floor(start + place * step), frames - 1) for place in range(count)]
+    found = sampling.stride_indices(frames, start, step, count)
+    assert found.tolist() == wanted
+    if step == 4:
+        assert (np.diff(found) == 4).all()
+
+
+def test_a_short_video_repeats_its_last_frame_and_the_count_says_how_often():
+    for indices in (sampling.dense_indices(5, 0, 20, 4), sampling.stride_indices(5, 0, 5, 4)):
+        assert indices.tolist() == [0, 4, 4, 4]
+        assert sampling.repeated_frames(indices) == 2
+    assert sampling.repeated_frames(sampling.dense_indices(20, 0, 20, 4)) == 0
+    assert sampling.repeated_frames(sampling.segment_indices(2, 4)) == 2
 
 
 def test_random_starts_fill_the_room_evenly():

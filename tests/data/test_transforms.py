@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from mvit_video.config.schema import DataSettings
 from mvit_video.data import transforms
+from mvit_video.data.randaugment import RandAugment, augment
+
+
+def distance(values, distribution):
+    """Kolmogorov–Smirnov: the largest distance of the values' cumulative distribution from the one given."""
+    values = np.sort(np.asarray(values))
+    return np.abs(distribution(values) - (np.arange(len(values)) + 0.5) / len(values)).max()
+
+
+def uniform(low, high):
+    return lambda values: (values - low) / (high - low)
 
 
 def frames(count=3, height=20, width=30, seed=0):
@@ -35,6 +47,20 @@ def bilinear(picture, height, width):
             low = picture[y1, x0] * (1 - x + x0) + picture[y1, x1] * (x - x0)
             out[i, j] = top * (1 - y + y0) + low * (y - y0)
     return out
+
+
+def test_resizing_gives_the_same_bits_for_any_number_of_threads_and_alone():
+    clip, before = transforms.to_clip(frames(8, 180, 240)), torch.get_num_threads()
+    try:
+        for size in ((72, 72), (224, 224), (48, 40)):
+            results = []
+            for threads in (1, 2, 4):
+                torch.set_num_threads(threads)
+                results.append(transforms.resize(clip, *size))
+            alone = torch.cat([transforms.resize(clip[:, [frame]], *size) for frame in range(8)], dim=1)
+            assert all(torch.equal(result, alone) for result in results)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("size", [(11, 16), (40, 41), (20, 7)])
@@ -97,16 +123,18 @@ def test_a_box_that_never_fits_becomes_the_centre():
 
 def train_transform(**changes):
     arguments = dict(
-        size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), crop_area=(0.3, 0.9), crop_ratio=(0.8, 1.2), flip=False
+        size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), crop=transforms.ResizedCrop((0.3, 0.9), (0.8, 1.2)), flip=False
     )
     return transforms.TrainTransform(**(arguments | changes))
 
 
 def test_all_frames_of_a_clip_get_the_same_draw():
     same = np.repeat(frames(1), 5, axis=0)
-    for seed in range(20):
-        clip = train_transform(flip=True)(same, np.random.default_rng(seed))
-        assert torch.equal(clip, clip[:, :1].expand(-1, 5, -1, -1))
+    for crop in (transforms.ResizedCrop((0.3, 0.9), (0.8, 1.2)), transforms.JitterCrop((16, 20))):
+        transform = train_transform(crop=crop, flip=True, randaugment=RandAugment(7, 4, 0.5), color_jitter=0.4)
+        for seed in range(20):
+            clip = transform(same, np.random.default_rng(seed))
+            assert clip.shape == (3, 5, 16, 16) and torch.equal(clip, clip[:, :1].expand(-1, 5, -1, -1))
 
 
 def test_the_flip_happens_only_where_it_is_allowed_and_then_half_the_time():
@@ -120,8 +148,91 @@ def test_the_flip_happens_only_where_it_is_allowed_and_then_half_the_time():
 
 
 def test_a_whole_picture_crop_is_a_resize():
-    clip = train_transform(crop_area=(1, 1), crop_ratio=(1.5, 1.5))(frames(), np.random.default_rng(0))
+    clip = train_transform(crop=transforms.ResizedCrop((1, 1), (1.5, 1.5)))(frames(), np.random.default_rng(0))
     assert torch.allclose(clip, transforms.resize(transforms.to_clip(frames()), 16, 16))
+
+
+def test_jitter_crops_have_short_sides_whose_inverse_is_uniform_and_lie_anywhere():
+    rng = np.random.default_rng(0)
+    placements = [transforms.JitterCrop((256, 320)).draw(rng, 240, 320, (224, 200)) for _ in range(3000)]
+    sides = np.array([place.scaled for place in placements])
+    assert sides[:, 0].min() == 256 and sides[:, 0].max() == 320
+    assert (sides[:, 1] == sides[:, 0] * 320 // 240).all()
+    assert distance(1 / sides[:, 0], uniform(1 / 320, 1 / 256)) < 0.04
+    assert all(place.source == (0, 0, 240, 320) and place.target[2:] == (224, 200) for place in placements)
+    for axis in (0, 1):
+        room = sides[:, axis] - (224, 200)[axis]
+        offsets = np.array([place.target[axis] for place in placements])
+        assert (offsets >= 0).all() and (offsets <= room).all() and (offsets == 0).any() and (offsets == room).any()
+        assert abs((offsets / room).mean() - 0.5) < 0.02
+
+
+def test_a_jitter_crop_is_cut_out_of_the_scaled_picture():
+    crop = transforms.JitterCrop((18, 22))
+    clip = train_transform(crop=crop)(frames(), np.random.default_rng(3))
+    place = crop.draw(np.random.default_rng(3), 20, 30, (16, 16))
+    scaled = transforms.resize(transforms.to_clip(frames()), *place.scaled)
+    top, left = place.target[:2]
+    assert torch.equal(clip, scaled[..., top : top + 16, left : left + 16])
+
+
+def test_randaugment_and_jitter_come_before_the_crop_on_the_decoded_frames():
+    seed, randaugment = 5, RandAugment(7, 4, 0.5)
+    clip = train_transform(randaugment=randaugment, color_jitter=0.3)(frames(), np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    place = transforms.ResizedCrop((0.3, 0.9), (0.8, 1.2)).draw(rng, 20, 30, (16, 16))
+    rng.random()  # the flip
+    steps = randaugment.draw(rng) + transforms.draw_color_jitter(0.3, rng)
+    assert len(steps) > 4
+    whole = augment(frames(), steps, (0, 0, 20, 30))
+    top, left, height, width = place.source
+    wanted = transforms.resize(transforms.to_clip(whole[:, top : top + height, left : left + width]), 16, 16)
+    assert torch.allclose(clip, wanted, atol=1.5 / 255)  # one level: see randaugment.py
+    assert not torch.equal(clip, train_transform()(frames(), np.random.default_rng(seed)))
+
+
+def test_erasing_puts_fresh_noise_into_one_box_after_the_normalisation():
+    erased = 0
+    for seed in range(200):
+        plain = train_transform(mean=(0.5,) * 3, std=(0.25,) * 3)(frames(4), np.random.default_rng(seed))
+        clip = train_transform(mean=(0.5,) * 3, std=(0.25,) * 3, erasing=0.25)(frames(4), np.random.default_rng(seed))
+        changed = clip != plain
+        if not changed.any():
+            continue
+        erased += 1
+        rows, columns = changed[0, 0].any(1).nonzero().flatten(), changed[0, 0].any(0).nonzero().flatten()
+        box = changed[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert box.all() and changed.sum() == box.sum()
+        noise = clip[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert not torch.equal(noise[:, 0], noise[:, 1]) and not torch.equal(noise[0], noise[1])
+    assert 32 < erased < 70
+
+
+def test_erasing_boxes_have_the_published_areas_and_shapes_and_the_noise_is_standard_normal():
+    rng = np.random.default_rng(0)
+    boxes = np.array([transforms.draw_erasing_box(rng, 224, 224) for _ in range(3000)])
+    top, left, height, width = boxes.T
+    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 224).all() and (left + width <= 224).all()
+    assert distance(height * width / 224**2, uniform(0.02, 1 / 3)) < 0.05
+    ratio = np.log(height / width) / np.log(1 / 0.3)
+    assert distance(ratio[height * width < 224**2 * 0.2], uniform(-1, 1)) < 0.05
+    clip = torch.zeros(3, 8, 32, 32)
+    transforms.erase(clip, (0, 0, 32, 32), rng)
+    assert distance(clip.flatten(), lambda values: torch.special.ndtr(torch.from_numpy(values)).numpy()) < 0.01
+    assert transforms.draw_erasing_box(rng, 1, 100) is None
+
+
+def test_every_setting_of_the_training_transform_is_taken_over():
+    data = DataSettings(
+        crop_size=(32, 48), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop="jitter", jitter_scales=(50, 60),
+        flip=True, randaugment="rand-m3-n2-mstd0.5-inc1", color_jitter=0.2, erasing=0.1,
+    )  # fmt: skip
+    assert transforms.TrainTransform.from_settings(data) == transforms.TrainTransform(
+        (32, 48), data.mean, data.std, transforms.JitterCrop((50, 60)), True, RandAugment(3, 2, 0.5), 0.2, 0.1
+    )
+    plain = transforms.TrainTransform.from_settings(DataSettings(crop_area=(0.2, 0.9), crop_ratio=(0.5, 2)))
+    assert plain.crop == transforms.ResizedCrop((0.2, 0.9), (0.5, 2)) and plain.randaugment is None
+    assert not (plain.flip or plain.color_jitter or plain.erasing)
 
 
 def test_views_are_the_crops_of_the_scaled_clip():

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from tiny_models import relative_difference, tiny_video
 
 from mvit_video.config.schema import TrainSettings
+from mvit_video.data.mixing import Mixer
 from mvit_video.engine import trainer as engine
 from mvit_video.engine.schedule import learning_rate
-from mvit_video.engine.trainer import Trainer, effective_precision, guarded_step, make_learner, smoothed_targets
+from mvit_video.engine.trainer import Trainer, effective_precision, guarded_step, make_learner
 from mvit_video.errors import TrainingError
 
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def trainer(model=None, mix=None, **changes):
     )
     rate = learning_rate(settings, 100, 10)
     learner = make_learner(tiny_video(drop_path_rate=0.0, dropout_rate=0.0) if model is None else model, settings, CPU)
-    return Trainer(learner, rate, mix or smoothed_targets(settings, 5), settings, CPU)
+    return Trainer(learner, rate, mix or Mixer(settings, 5), settings, CPU)
 
 
 def halved(**changes):

@@ -10,11 +10,12 @@ from tiny_models import tiny_video
 
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Preprocessing, TrainSettings
+from mvit_video.data.mixing import Mixer
 from mvit_video.engine import checkpoint as states
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
 from mvit_video.engine.nonfinite import NonFiniteStep
 from mvit_video.engine.run import train_run, training_lists
-from mvit_video.engine.trainer import Trainer, make_learner, seed_step, smoothed_targets
+from mvit_video.engine.trainer import Trainer, make_learner, seed_step
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError, TrainingError
 from mvit_video.evaluation.evaluate import validator
 from mvit_video.model.checkpoints import ModelCard, load_checkpoint
@@ -42,7 +43,7 @@ def whole_run(few_videos, tmp_path_factory):
 
 def test_a_run_leaves_weights_settings_and_a_record_per_step(whole_run, few_videos):
     assert {path.name for path in whole_run.iterdir()} == {
-        "model.safetensors", "config.yaml", "metrics.jsonl", "validation.jsonl", "checkpoints",
+        "model.safetensors", "config.yaml", "metrics.jsonl", "validation.jsonl", "events.jsonl", "checkpoints",
     }  # fmt: skip
     assert load_config(whole_run / "config.yaml") == config_for(few_videos)
     records = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
@@ -264,7 +265,7 @@ def test_a_bad_training_video_stops_the_run_with_its_row(few_videos, tmp_path):
     shutil.copytree(few_videos, tmp_path / "data")
     (tmp_path / "data/train/00007.mp4").write_text("not a video")
     with pytest.raises(
-        DecodeError, match=r"00007.mp4: cannot be opened .* \(row 8 of train.csv\): repair the file or take"
+        DecodeError, match=r"00007.mp4: cannot be opened .* \(row 8 of train.csv\): repair the file, take"
     ):
         train(config_for(tmp_path / "data"), tmp_path / "run")
 
@@ -306,7 +307,7 @@ def trainer(**changes):
     model = Linear()
     descent = torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=1.0)
     learner = replace(make_learner(model, settings, CPU), optimizer=descent)
-    return Trainer(learner, lambda step: 0.5, smoothed_targets(settings, 2), settings, CPU)
+    return Trainer(learner, lambda step: 0.5, Mixer(settings, 2), settings, CPU)
 
 
 CLIPS, LABELS = torch.tensor([[1.0, 2.0], [3.0, -1.0]]).view(2, 2, 1, 1, 1), torch.tensor([0, 1])

@@ -1,0 +1,85 @@
+"""Mixup and CutMix on a batch of clips, with targets to match. All frames of a clip are mixed alike."""
+
+# B clips, C channels, T frames, H/W pixels, K classes. Clips (B, C, T, H, W); targets (B, K).
+
+from typing import NamedTuple
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from mvit_video.config.schema import TrainSettings
+
+
+class Mix(NamedTuple):
+    """How a batch is mixed with itself in reverse order: each clip keeps `share`; with a box (top, left, bottom, right),
+    the box comes from the other clip, and `share` is the rest of the picture."""
+
+    share: float = 1.0
+    box: tuple[int, int, int, int] | None = None
+
+
+class Mixer:
+    """Draws a mix for each batch as timm and PySlowFast do; without mixup and cutmix it makes the targets alone.
+
+    Args:
+        settings: mixup and cutmix (the alphas of their beta distributions, 0 is off), mix_switch, mix_probability,
+            label_smoothing.
+    """
+
+    def __init__(self, settings: TrainSettings, num_classes: int) -> None:
+        self.settings, self.num_classes = settings, num_classes
+
+    def __call__(self, clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Clips and labels (B,) or, where videos have several, (B, K) of 0 and 1 -> mixed clips and targets (B, K).
+
+        The clips given are left as they are.
+        """
+        targets = smooth_targets(labels, self.num_classes, self.settings.label_smoothing)
+        return apply_mix(clips, targets, self.draw(rng, clips.shape[-2], clips.shape[-1]))
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> Mix:
+        """Nothing, mixup, or cutmix; both alphas above 0 leave the choice to mix_switch, the chance of cutmix."""
+        settings = self.settings
+        mixed, switched = rng.random() < settings.mix_probability, rng.random() < settings.mix_switch
+        if not mixed or not (settings.mixup or settings.cutmix):
+            return Mix()
+        if settings.cutmix and (switched or not settings.mixup):
+            return draw_box(rng, float(rng.beta(settings.cutmix, settings.cutmix)), height, width)
+        return Mix(float(rng.beta(settings.mixup, settings.mixup)))
+
+
+def mix_generator(seed: int, step: int, rank: int = 0) -> np.random.Generator:
+    """The generator of a step's mix; each rank mixes its own clips in its own way."""
+    return np.random.default_rng([seed, step, rank])
+
+
+def draw_box(rng: np.random.Generator, share: float, height: int, width: int) -> Mix:
+    """A box of 1 − `share` of the picture about a random centre, cut at the edges; the share is what is left then."""
+    side = np.sqrt(1 - share)
+    box_h, box_w = int(height * side), int(width * side)
+    y, x = int(rng.integers(height)), int(rng.integers(width))
+    top, bottom = max(y - box_h // 2, 0), min(y + (box_h + 1) // 2, height)
+    left, right = max(x - box_w // 2, 0), min(x + (box_w + 1) // 2, width)
+    return Mix(1 - (bottom - top) * (right - left) / (height * width), (top, left, bottom, right))
+
+
+def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """Labels (B,) -> (B, K) that sum to 1, `smoothing` of it spread evenly; labels (B, K) -> each moved towards one half."""
+    if labels.ndim == 2:
+        return labels.float() * (1 - smoothing) + 0.5 * smoothing
+    return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
+
+
+def apply_mix(clips: Tensor, targets: Tensor, mix: Mix) -> tuple[Tensor, Tensor]:
+    """Clips and targets, each mixed with those of the batch in reverse order."""
+    if mix.share == 1:
+        return clips, targets
+    if mix.box is None:
+        clips = clips * mix.share + clips.flip(0) * (1 - mix.share)
+    else:
+        top, left, bottom, right = mix.box
+        other = clips[..., top:bottom, left:right].flip(0)
+        clips = clips.clone()
+        clips[..., top:bottom, left:right] = other
+    return clips, targets * mix.share + targets.flip(0) * (1 - mix.share)
