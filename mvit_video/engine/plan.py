@@ -151,9 +151,12 @@ class Plan:
         rate = learning_rate(settings, last, per_epoch)
         warmup = min(settings.warmup_epochs, settings.epochs)
         count = f" ({round(warmup * per_epoch):,} steps)" if self.per_epoch else ""
-        if warmup:
-            yield f"{rate(0):.3g} at the start"
-        yield f"{rate(round(warmup * per_epoch)):.3g} after {warmup:g} epochs of warm-up{count}"
+        yield f"{rate(0):.3g} at the start"
+        yield (
+            f"{rate(round(warmup * per_epoch)):.3g} after {warmup:g} epochs of warm-up{count}"
+            if warmup
+            else "no warm-up"
+        )
         yield f"{rate(last - 1):.3g} at the end"
         yield f"that is base_lr {settings.base_lr:g} × {settings.clips_per_step} / {CLIPS_OF_BASE_LR} clips"
 
