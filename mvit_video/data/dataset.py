@@ -144,9 +144,8 @@ class ClipDataset(Dataset):
         lost: list[dict | BadVideo] = []
         drawn_by = bad.path
         rng = sample_generator(self.seed, epoch, drawn_by, self.data.repeated_aug)
-        for index in rng.permutation(len(self.videos))[: SUBSTITUTES + 1]:
-            if index == bad.index:
-                continue
+        others = np.delete(np.arange(len(self.videos)), bad.index)
+        for index in rng.permutation(others)[:SUBSTITUTES]:
             lost.append(replace(bad, substitute=self.videos.records[index].path))
             try:
                 return lost + self._samples(int(index), epoch, drawn_by)

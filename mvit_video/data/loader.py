@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, default_collate
 
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
 from mvit_video.errors import ConfigError
@@ -91,7 +91,7 @@ def collate(items: Sequence[dict | BadVideo | Sequence[dict | BadVideo]]) -> dic
     good = [sample for sample in samples if not isinstance(sample, BadVideo)]
     batch: dict = {key: [sample[key] for sample in good] for key in (good[0] if good else ())}
     if good:
-        batch["video"] = torch.stack(batch["video"])
+        batch["video"] = default_collate(batch["video"])  # in a worker it stacks in shared memory, with one copy less
         batch["label"] = torch.tensor(batch["label"])
     return batch | {"bad": [sample for sample in samples if isinstance(sample, BadVideo)]}
 

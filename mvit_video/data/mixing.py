@@ -76,7 +76,7 @@ def apply_mix(clips: Tensor, targets: Tensor, mix: Mix) -> tuple[Tensor, Tensor]
     if mix.share == 1:
         return clips, targets
     if mix.box is None:
-        clips = clips * mix.share + clips.flip(0) * (1 - mix.share)
+        clips = clips.mul(mix.share).add_(clips.flip(0).mul_(1 - mix.share))
     else:
         top, left, bottom, right = mix.box
         other = clips[..., top:bottom, left:right].flip(0)

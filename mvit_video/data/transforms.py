@@ -85,11 +85,22 @@ def draw_crop_box(
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a clip comes from: cut `source` out of the picture, scale it to `scaled`, cut `target` out of that."""
+    """Where a clip comes from: scale the picture, or a box of it, to `scaled` (height, width) and cut `target` out.
+
+    `source` is all that the target shows of the picture. It lies in `scaled_box`, the part that is scaled.
+    """
 
     source: Box
+    scaled_box: Box
     scaled: tuple[int, int]
     target: Box
+
+    @property
+    def margins(self) -> tuple[int, int, int, int]:
+        """What `scaled_box` has around `source`, as F.pad wants it: left, right, top, bottom."""
+        (top, left, height, width), (box_top, box_left, box_height, box_width) = self.source, self.scaled_box
+        top, left = top - box_top, left - box_left
+        return left, box_width - width - left, top, box_height - height - top
 
 
 class Crop(Protocol):
@@ -104,7 +115,8 @@ class ResizedCrop:
     ratio: tuple[float, float]
 
     def draw(self, rng: np.random.Generator, height: int, width: int, size: tuple[int, int]) -> Placement:
-        return Placement(draw_crop_box(rng, height, width, self.area, self.ratio), size, (0, 0, *size))
+        box = draw_crop_box(rng, height, width, self.area, self.ratio)
+        return Placement(box, box, size, (0, 0, *size))
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,18 @@ class JitterCrop:
         short_side = round(1 / rng.uniform(1 / self.scales[1], 1 / self.scales[0]))
         scaled = short_side_size(height, width, short_side)
         top, left = (int(rng.integers(whole - part + 1)) for whole, part in zip(scaled, size, strict=True))
-        return Placement((0, 0, height, width), scaled, (top, left, *size))
+        top_read, rows_read = _pixels_read(height, scaled[0], top, size[0])
+        left_read, columns_read = _pixels_read(width, scaled[1], left, size[1])
+        source = (top_read, left_read, rows_read, columns_read)
+        return Placement(source, (0, 0, height, width), scaled, (top, left, *size))
+
+
+def _pixels_read(length: int, scaled: int, start: int, count: int) -> tuple[int, int]:
+    """First pixel and number of pixels that `count` scaled ones from `start` on are interpolated from, one more each side."""
+    first = math.floor((start + 0.5) * length / scaled - 0.5) - 1
+    last = math.floor((start + count - 0.5) * length / scaled - 0.5) + 2
+    first, last = max(first, 0), min(last, length - 1)
+    return first, last - first + 1
 
 
 def draw_erasing_box(rng: np.random.Generator, height: int, width: int) -> Box | None:
@@ -168,7 +191,10 @@ class TrainTransform:
         mirror = rng.random() < 0.5
         steps = self.randaugment.draw(rng) if self.randaugment else []
         steps += draw_color_jitter(self.color_jitter, rng) if self.color_jitter else []
-        clip = resize(to_clip(augment(frames, steps, place.source)), *place.scaled)
+        clip = to_clip(augment(frames, steps, place.source))
+        if any(place.margins):
+            clip = F.pad(clip, place.margins)  # nothing that is shown comes from there
+        clip = resize(clip, *place.scaled)
         top, left, height, width = place.target
         clip = clip[..., top : top + height, left : left + width]
         if self.flip and mirror:

@@ -22,7 +22,7 @@ def handle_bad_videos(batch: dict, on_error: str, events: MetricsLog, step: int,
         )
     if "video" not in batch:
         raise TrainingError(
-            f"step {step}: none of its {len(batch['bad'])} videos could be decoded ({batch['bad'][0].reason}): "
+            f"step {step}: none of the {len(batch['bad'])} videos tried could be decoded ({batch['bad'][0].reason}): "
             "check data.root and the files"
         )
 

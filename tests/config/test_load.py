@@ -47,6 +47,18 @@ def test_every_setting_has_a_sentence():
         ("data: {std: [1, 0, 1]}", "std [1.0, 0.0, 1.0] must be above 0 in every channel"),
         ("data: {crop_area: [0.5, 1.5]}", "crop_area [0.5, 1.5] must not exceed 1"),
         ("data: {crop_ratio: [2, 1]}", "crop_ratio [2, 1] must be two numbers above 0, the smaller one first"),
+        ("data: {jitter_scales: [320, 256]}", "jitter_scales [320, 256] must be two numbers above 0, the smaller one"),
+        (
+            "data: {crop: jitter, crop_size: [96, 128], jitter_scales: [112, 320]}",
+            "crop_size (96, 128) is larger than the smallest of jitter_scales [112, 320]: the crop must fit",
+        ),
+        (
+            "data: {randaugment: rand-m11-n4-mstd0.5-inc1}",
+            "data.randaugment = 'rand-m11-n4-mstd0.5-inc1': string should",
+        ),
+        ("data: {on_error: ignore}", "data.on_error = 'ignore': input should be 'stop', 'skip' or 'substitute'"),
+        ("data: {repeated_aug: 0}", "data.repeated_aug = 0: input should be greater than or equal to 1"),
+        ("train: {mix_switch: 2}", "train.mix_switch = 2: input should be less than or equal to 1"),
         ("model: {arguments: {num_frames: 4}}", "num_frames is set by data.num_frames: remove it from model.arguments"),
         ("- a\n- b", "holds a list, wanted sections such as `data:`"),
         ("data: [", "is not YAML"),

@@ -1,3 +1,6 @@
+import shutil
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +9,17 @@ from numbered_video import read_number, write_numbered
 
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import DataSettings
+from mvit_video.data import dataset as dataset_module
 from mvit_video.data.annotations import VideoList, VideoRecord, read_videos
-from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset, sample_generator, view_indices
+from mvit_video.data.dataset import (
+    BadVideo,
+    ClipDataset,
+    SampleKey,
+    ViewDataset,
+    open_video,
+    sample_generator,
+    view_indices,
+)
 from mvit_video.data.loader import StepSampler, collate, steps_per_epoch, training_loader, view_loader
 from mvit_video.errors import ConfigError
 
@@ -100,15 +112,170 @@ def test_a_video_that_cannot_be_decoded_is_told_with_its_row_and_reason(numbered
     assert collate([wanted]) == {"bad": [wanted]}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_batches_are_the_same_for_any_worker_count(few_videos, workers):
-    config = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={few_videos}"])
-    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), config.data, seed=0)
-    plain, parallel = (list(training_loader(dataset, StepSampler(16, 4, 0, 2, 7), count)) for count in (0, workers))
-    assert len(plain) == 5
-    for one, other in zip(plain, parallel, strict=True):
+def augmented(folder, *words):
+    """The whole recipe of Kinetics on the small videos."""
+    recipe = ["flip=true", "randaugment=rand-m7-n4-mstd0.5-inc1", "color_jitter=0.2", "erasing=0.5", *words]
+    words = [f"data.root={folder}", *(f"data.{word}" for word in recipe)]
+    return load_config(REPOSITORY / "configs/demo/motion.yaml", words).data
+
+
+def same_batches(some, others):
+    for one, other in zip(some, others, strict=True):
+        assert one.keys() == other.keys()
         assert torch.equal(one["video"], other["video"]) and torch.equal(one["label"], other["label"])
-        assert one["video_name"] == other["video_name"]
+        assert all(one[key] == other[key] for key in one.keys() - {"video", "label"})
+
+
+def spoil(folder, *names):
+    for name in names:
+        (folder / name).write_bytes(b"not a video")
+
+
+@pytest.fixture
+def spoilt(few_videos, tmp_path):
+    """The small videos, three of the sixteen spoilt."""
+    shutil.copytree(few_videos, tmp_path / "data")
+    spoil(tmp_path / "data", "train/00002.mp4", "train/00003.mp4", "train/00009.mp4")
+    return tmp_path / "data"
+
+
+def test_a_bad_video_is_replaced_by_another_one_with_the_bad_one_beside_it(spoilt, few_videos):
+    videos = read_videos("train.csv", str(spoilt))
+    dataset = ClipDataset(videos, augmented(spoilt, "on_error=substitute", "repeated_aug=2"), seed=0)
+    names = set()
+    for epoch in range(8):
+        *lost, one, two = dataset[SampleKey(epoch, 2)]
+        assert lost[0].path == "train/00002.mp4" and "cannot be opened" in lost[0].reason
+        for bad, after in zip(lost, [*(bad.path for bad in lost[1:]), one["video_name"]], strict=True):
+            assert bad.substitute == after  # what took the place of each, to the one that could be decoded
+        assert one["video_name"] == two["video_name"] and [one["aug_index"], two["aug_index"]] == [0, 1]
+        assert one["label"] == next(record.label for record in videos.records if record.path == one["video_name"])
+        names.add(one["video_name"])
+        again = dataset[SampleKey(epoch, 2)]
+        assert again[:-2] == lost and torch.equal(again[-2]["video"], one["video"])
+    assert len(names) > 4
+
+
+def test_a_substitutes_clip_is_not_the_one_that_the_substitute_gives_itself(spoilt):
+    dataset = ClipDataset(read_videos("train.csv", str(spoilt)), augmented(spoilt, "on_error=substitute"), seed=0)
+    sample = dataset[SampleKey(0, 2)][-1]
+    assert not torch.equal(sample["video"], dataset[SampleKey(0, sample["video_index"])]["video"])
+
+
+def test_where_no_substitute_can_be_decoded_the_video_is_left_out_with_all_that_were_tried(spoilt):
+    spoil(spoilt, *(f"train/{index:05d}.mp4" for index in range(16)))
+    dataset = ClipDataset(read_videos("train.csv", str(spoilt)), augmented(spoilt, "on_error=substitute"), seed=0)
+    lost = dataset[SampleKey(0, 2)]
+    assert len(lost) == 11 and len({bad.path for bad in lost}) == 11  # the video and ten in its place
+    assert [bad.substitute for bad in lost] == [*(bad.path for bad in lost[1:]), None]
+    assert collate([lost]) == {"bad": lost}
+
+
+def test_evaluation_never_substitutes(spoilt):
+    data = augmented(spoilt, "on_error=substitute")
+    views = ViewDataset(read_videos("train.csv", str(spoilt)), str(spoilt), data, 1, 1, "pyav")
+    assert views[2].path == "train/00002.mp4" and views[2].substitute is None
+
+
+@pytest.mark.parametrize("choice", ["stop", "skip"])
+def test_a_bad_video_that_is_not_replaced_makes_the_batch_smaller(spoilt, choice):
+    dataset = ClipDataset(
+        read_videos("train.csv", str(spoilt)), augmented(spoilt, f"on_error={choice}", "repeated_aug=2"), seed=0
+    )
+    batch = collate([dataset[SampleKey(0, index)] for index in (1, 2, 4)])
+    assert batch["video_name"] == ["train/00001.mp4"] * 2 + ["train/00004.mp4"] * 2
+    assert batch["video"].shape[0] == len(batch["label"]) == 4
+    assert [(bad.path, bad.substitute) for bad in batch["bad"]] == [("train/00002.mp4", None)]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_batches_are_the_same_for_any_worker_count(few_videos, workers):
+    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos, "repeated_aug=2"), seed=0)
+    plain, parallel = (list(training_loader(dataset, StepSampler(16, 8, 0, 2, 7, 2), count)) for count in (0, workers))
+    assert len(plain) == 5 and plain[0]["video"].shape == (8, 3, 8, 48, 48)
+    same_batches(plain, parallel)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pixels_are_the_same_for_any_number_of_torch_threads(few_videos, threads):
+    data = augmented(few_videos, "crop_size=72", "short_side=72")
+    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), data, seed=0)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        clips = [dataset[SampleKey(0, index)]["video"] for index in range(4)]
+    finally:
+        torch.set_num_threads(before)
+    batch = next(iter(training_loader(dataset, [[SampleKey(0, index) for index in range(4)]], 1)))
+    assert torch.equal(batch["video"], torch.stack(clips))
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_ranks_parts_one_after_the_other_are_the_batch_of_one_process(few_videos, world_size):
+    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos, "repeated_aug=2"), seed=0)
+    alone = list(training_loader(dataset, StepSampler(16, 8, 0, 0, 3, 2), 0))
+    parts = [
+        list(training_loader(dataset, StepSampler(16, 8, 0, 0, 3, 2, rank, world_size), 0))
+        for rank in range(world_size)
+    ]
+    assert [len(part) for part in parts] == [3] * world_size
+    for step, batch in enumerate(alone):
+        joined = [part[step] for part in parts]
+        assert torch.equal(torch.cat([part["video"] for part in joined]), batch["video"])
+        assert [name for part in joined for name in part["video_name"]] == batch["video_name"]
+
+
+@pytest.mark.parametrize("first", [1, 4, 5])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_after_resuming_with_another_worker_count_are_those_of_the_whole_run(few_videos, first, workers):
+    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos), seed=0)
+    whole = list(training_loader(dataset, StepSampler(16, 4, 0, 0, 6), 1))
+    same_batches(whole[first:], list(training_loader(dataset, StepSampler(16, 4, 0, first, 6), workers)))
+
+
+def test_repeated_clips_are_those_of_separate_reads_and_cost_one_decode(few_videos, monkeypatch):
+    videos = read_videos("train.csv", str(few_videos))
+    three = ClipDataset(videos, augmented(few_videos, "repeated_aug=3"), seed=0)
+    opened = []
+    monkeypatch.setattr(dataset_module, "open_video", lambda *words: opened.append(words) or open_video(*words))
+    samples = three[SampleKey(2, 5)]
+    assert len(opened) == 1 and [sample["aug_index"] for sample in samples] == [0, 1, 2]
+    one = ClipDataset(videos, augmented(few_videos), seed=0)
+    for repeat, sample in enumerate(samples):
+        alone = partial(sample_generator, repeat=repeat)
+        monkeypatch.setattr(dataset_module, "sample_generator", lambda *key, alone=alone: alone(*key[:3]))
+        assert torch.equal(one[SampleKey(2, 5)]["video"], sample["video"])
+    assert not torch.equal(samples[0]["video"], samples[1]["video"])
+
+
+def test_repeated_clips_come_from_their_own_places_in_time(numbered_list, tmp_path):
+    settings = DataSettings(
+        **PLAIN, root=str(tmp_path), sampling_rate=5, crop_area=(1, 1), crop_ratio=(3, 3), repeated_aug=4
+    )
+    samples = ClipDataset(numbered_list, settings, seed=0)[SampleKey(0, 0)]
+    clips = [numbers(sample["video"]) for sample in samples]
+    assert len({clip[0] for clip in clips}) > 1
+    assert all(clip[3] - clip[0] in (18, 19) for clip in clips)
+
+
+def test_stride_sampling_gives_frames_exactly_a_stride_apart(numbered_list, tmp_path):
+    settings = DataSettings(
+        **PLAIN, root=str(tmp_path), sampling_rate=5, dense_step="stride", crop_area=(1, 1), crop_ratio=(3, 3)
+    )
+    for epoch in range(5):
+        assert (np.diff(numbers(ClipDataset(numbered_list, settings, seed=0)[SampleKey(epoch, 0)]["video"])) == 5).all()
+    views = ViewDataset(numbered_list, str(tmp_path), settings, num_clips=3, num_crops=1, decoder="pyav")
+    assert view_numbers(views, 0, 1) == [[0, 5, 10, 15], [20, 25, 30, 35], [40, 45, 50, 55]]
+
+
+def test_a_sample_says_how_many_of_its_frames_are_repeated(numbered_list, tmp_path):
+    settings = DataSettings(**PLAIN, root=str(tmp_path), sampling_rate=5)
+    views = ViewDataset(numbered_list, str(tmp_path), settings, num_clips=2, num_crops=1, decoder="pyav")
+    clips = ClipDataset(numbered_list, settings, seed=0)
+    assert [views[index]["repeated_frames"] for index in (0, 1)] == [0, 2]  # frames 0, 4, 4, 4 of the short one
+    assert [clips[SampleKey(0, index)]["repeated_frames"] for index in (0, 1)] == [0, 2]
+    assert collate([clips[SampleKey(0, index)] for index in (0, 1)])["repeated_frames"] == [0, 2]
 
 
 def test_an_epoch_shows_every_video_once_and_each_epoch_has_its_own_order():
@@ -135,6 +302,26 @@ def test_the_order_from_any_step_on_is_that_of_the_whole_run(first):
 def test_a_step_larger_than_the_list_is_refused():
     with pytest.raises(ConfigError, match=r"train.clips_per_step = 8 is more than the 7 training videos: lower it"):
         steps_per_epoch(7, 8)
+    with pytest.raises(ConfigError, match=r"= 16 is more than the 7 training videos with data.repeated_aug = 2: lower"):
+        steps_per_epoch(7, 16, 2)
+    assert steps_per_epoch(7, 14, 2) == 1
+
+
+def test_a_step_that_repeats_or_ranks_do_not_divide_is_refused():
+    with pytest.raises(ConfigError, match=r"clips_per_step = 9 is not a multiple of data.repeated_aug = 2: each video"):
+        steps_per_epoch(100, 9, 2)
+    with pytest.raises(
+        ConfigError, match=r"12 is 6 videos a step, which 4 processes cannot share evenly: make it a multiple of 8"
+    ):
+        StepSampler(100, 12, 0, 0, 1, repeated_aug=2, rank=0, world_size=4)
+
+
+def test_ranks_take_part_in_equally_many_steps_and_see_no_video_twice():
+    parts = [list(StepSampler(30, 8, 0, 0, 6, 1, rank, 4)) for rank in range(4)]
+    for epoch in (0, 1):
+        seen = [key.video for part in parts for batch in part for key in batch if key.epoch == epoch]
+        assert len(seen) == len(set(seen)) == 24
+    assert {len(batch) for part in parts for batch in part} == {2}
 
 
 def test_the_view_loader_gives_each_video_once_in_order(few_videos):
@@ -143,5 +330,8 @@ def test_the_view_loader_gives_each_video_once_in_order(few_videos):
     dataset = ViewDataset(videos, str(few_videos), config.data, 2, 3, "pyav")
     for workers in (0, 2):
         samples = list(view_loader(dataset, workers))
+        shards = [[sample["video_name"] for sample in view_loader(dataset, workers, rank, 3)] for rank in range(3)]
+        assert [len(shard) for shard in shards] == [3, 3, 2]  # 8 videos over 3 ranks: none twice, none left out
+        assert sorted(name for shard in shards for name in shard) == sorted(record.path for record in videos.records)
         assert [sample["video_name"] for sample in samples] == [record.path for record in videos.records]
         assert samples[0]["video"].shape == (6, 3, 8, 48, 48)

@@ -159,7 +159,7 @@ def test_jitter_crops_have_short_sides_whose_inverse_is_uniform_and_lie_anywhere
     assert sides[:, 0].min() == 256 and sides[:, 0].max() == 320
     assert (sides[:, 1] == sides[:, 0] * 320 // 240).all()
     assert distance(1 / sides[:, 0], uniform(1 / 320, 1 / 256)) < 0.04
-    assert all(place.source == (0, 0, 240, 320) and place.target[2:] == (224, 200) for place in placements)
+    assert all(place.scaled_box == (0, 0, 240, 320) and place.target[2:] == (224, 200) for place in placements)
     for axis in (0, 1):
         room = sides[:, axis] - (224, 200)[axis]
         offsets = np.array([place.target[axis] for place in placements])
@@ -167,13 +167,21 @@ def test_jitter_crops_have_short_sides_whose_inverse_is_uniform_and_lie_anywhere
         assert abs((offsets / room).mean() - 0.5) < 0.02
 
 
-def test_a_jitter_crop_is_cut_out_of_the_scaled_picture():
-    crop = transforms.JitterCrop((18, 22))
-    clip = train_transform(crop=crop)(frames(), np.random.default_rng(3))
-    place = crop.draw(np.random.default_rng(3), 20, 30, (16, 16))
-    scaled = transforms.resize(transforms.to_clip(frames()), *place.scaled)
-    top, left = place.target[:2]
-    assert torch.equal(clip, scaled[..., top : top + 16, left : left + 16])
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (50, 41), (9, 16)])
+def test_a_jitter_crop_is_cut_out_of_the_scaled_picture_though_only_the_part_it_shows_is_augmented(height, width):
+    crop = transforms.JitterCrop((18, 40))
+    smaller = 0
+    for seed in range(40):
+        clip = train_transform(crop=crop, color_jitter=0.4)(frames(2, height, width), np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        place = crop.draw(rng, height, width, (16, 16))
+        rng.random()  # the flip
+        jittered = augment(frames(2, height, width), transforms.draw_color_jitter(0.4, rng), (0, 0, height, width))
+        scaled = transforms.resize(transforms.to_clip(jittered), *place.scaled)
+        top, left = place.target[:2]
+        assert torch.equal(clip, scaled[..., top : top + 16, left : left + 16])
+        smaller += place.source[2] * place.source[3] < height * width
+    assert smaller > 20
 
 
 def test_randaugment_and_jitter_come_before_the_crop_on_the_decoded_frames():
