@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_models import relative_difference, tiny_video
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvit_video.config.schema import TrainSettings
 from mvit_video.data.mixing import Mixer
@@ -252,3 +253,28 @@ def test_a_run_that_only_skips_stops(tmp_path):
     with pytest.raises(TrainingError, match=r"00000010.json; 10 steps in a row were: lower train.base_lr and resume"):
         guarded(9, planted(float("nan")))
     assert len(list(tmp_path.iterdir())) == 10
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that make a host wait for its device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_number_is_read_but_those_of_the_record(precision):
+    """The one `tolist` of a step is no operation of its own; `item`, `bool` and masks would be. Targets are given, since
+    one_hot looks at its labels on a CPU."""
+    targets = F.one_hot(LABELS, 5).float()
+    settings = dict(precision=precision, ema_decay=0.9, clip_gradient=0.5, clips_per_pass=3)
+    machine = trainer(mix=lambda clips, labels, rng: (clips, targets), **settings)
+    step(machine)
+    with Waits() as waits:
+        step(machine, 1)
+        assert waits.count == 0
+        bool(torch.ones(1))
+        assert waits.count == 1
