@@ -2,7 +2,7 @@
 
 import argparse
 
-from mvit_video.cli.common import add_config, add_device, add_output, say
+from mvit_video.cli.common import add_allow_missing, add_config, add_device, add_output, overrides, say
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -12,7 +12,7 @@ def train(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.evaluate import validator
     from mvit_video.inference.predictor import choose_device
 
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(arguments.config, overrides(arguments))
     device = choose_device(arguments.device)
     weights = train_run(
         config,
@@ -33,6 +33,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", choices=("auto",), help="go on from the newest saved state in --output, if there is one"
     )
+    add_allow_missing(parser)
     add_device(parser)
 
 
