@@ -189,17 +189,17 @@ def _names_from_labels(records: Sequence[VideoRecord], place: str) -> tuple[tupl
     if len(used) == count == len(set(folders.values())):
         return tuple(folders[label] for label in range(count)), []
     unused = [label for label in range(count) if label not in used]
-    first = (
-        f"{place}: {len(unused)} of the labels 0 to {count - 1} have no video, the first is {min(unused, default=0)}"
+    gaps = (
+        f"{place}: {len(unused)} of the labels 0 to {count - 1} have no video, the first is {min(unused, default='')}"
     )
-    return tuple(str(label) for label in range(count)), [first] if unused else []
+    return tuple(str(label) for label in range(count)), [gaps] if unused else []
 
 
 def _folders_of_labels(records: Sequence[VideoRecord]) -> dict[int, str]:
-    """{label: name of the folder of all its videos}; empty where one label has several, or a video has no folder."""
+    """{label: name of the folder of all its videos}; empty where these cannot be names: see `_refuse_numerals`."""
     folders: dict[int, str] = {}
     for record in records:
         folder = record.path.rpartition("/")[0].rpartition("/")[2]
         if not folder or record.more_labels or folders.setdefault(record.label, folder) != folder:
             return {}
-    return folders
+    return {} if any(name.isdigit() and name != str(label) for label, name in folders.items()) else folders

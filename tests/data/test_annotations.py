@@ -114,6 +114,21 @@ def test_numbers_that_could_be_names_are_refused(tmp_path):
     assert [r.label for r in read_videos("train.csv", str(tmp_path), ["0", "1"]).records] == [1, 0]
 
 
+def test_folders_called_by_other_numbers_are_no_class_names(tmp_path):
+    write(tmp_path / "train.csv", "1/a.mp4 0\n2/b.mp4 1\n")
+    train = read_videos("train.csv", str(tmp_path))
+    assert train.classes == ("0", "1") and train.notes == ()
+    assert [r.label for r in read_videos("train.csv", str(tmp_path), train.classes).records] == [0, 1]
+
+
+def test_classes_beside_a_folder_give_the_order_of_its_labels(tmp_path):
+    for name in ("run/a.mp4", "jump/b.mp4"):
+        write(tmp_path / "train" / name)
+    write(tmp_path / "classes.txt", "run\nsit\njump\n")
+    videos = read_videos("train", str(tmp_path))
+    assert videos.classes == ("run", "sit", "jump") and [record.label for record in videos.records] == [2, 0]
+
+
 def test_class_folders_may_spell_the_known_names_with_underscores(tmp_path):
     for name in ("tying_knot_not_on_a_tie/a.mp4", "air drumming/b.mp4"):
         write(tmp_path / "val" / name, b"x")
