@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.class_names import class_lookup, classes_beside, differences, read_classes, read_text
+from mvit_video.data.class_names import class_lookup, classes_beside, differences, read_text
 from mvit_video.data.dataset_lists import (
     HMDB_LIST,
     UCF_LIST,
@@ -22,15 +22,7 @@ from mvit_video.data.video_files import VIDEO_SUFFIXES
 from mvit_video.errors import AnnotationError
 from mvit_video.paths import local_file
 
-__all__ = [
-    "VIDEO_SUFFIXES",
-    "VideoList",
-    "VideoRecord",
-    "check_files_exist",
-    "checked_list",
-    "read_classes",
-    "read_videos",
-]
+__all__ = ["VIDEO_SUFFIXES", "VideoList", "VideoRecord", "checked_list", "read_videos"]
 
 MAX_CLASSES = 100_000  # of a list whose labels are numbers without names
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from mvit_video.config.load import dump_config, load_config
 from mvit_video.config.schema import Config
-from mvit_video.data.annotations import checked_list, read_classes
+from mvit_video.data.annotations import checked_list
+from mvit_video.data.class_names import read_classes
 from mvit_video.data.dataset import ClipDataset
 from mvit_video.data.list_checks import MISSING, missing_text, shared_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
