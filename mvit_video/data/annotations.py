@@ -15,7 +15,7 @@ from mvit_video.data.dataset_lists import (
     read_something,
     read_ucf101,
 )
-from mvit_video.data.list_checks import check_files_exist, refuse_several_labels, repeats
+from mvit_video.data.list_checks import check_files_exist, repeats
 from mvit_video.data.records import NO_LABEL, VideoList, VideoRecord
 from mvit_video.data.row_lists import Listing, Row, read_class_folders, read_frame_list, read_rows
 from mvit_video.data.video_files import VIDEO_SUFFIXES
@@ -58,13 +58,12 @@ def read_videos(
 
 
 def checked_list(source: str, data: DataSettings, classes: Sequence[str] | None, keep_missing: bool) -> VideoList:
-    """A list for training or evaluation: each video with one label, and with its file.
+    """A list for training or evaluation, each video of which is there.
 
     Missing files stop, or with data.allow_missing are noted and, unless `keep_missing`, leave the list.
     """
     frames = data.decoder == "frames"
     videos = read_videos(source, data.root, classes, frames)
-    refuse_several_labels(videos)
     return check_files_exist(videos, data.root, frames, data.allow_missing, keep_missing)
 
 
@@ -84,7 +83,7 @@ def _read(place: str, root: str, frames: bool) -> Listing:
         return listing if any(row.label for row in listing.rows) else label_frame_list(listing, place)
     if "youtube_id" in head.lower().split(","):
         return read_kinetics(read_text(place), place, root, frames)
-    if UCF_LIST.fullmatch(path.name):
+    if UCF_LIST.fullmatch(path.name) and not path.with_name("classes.txt").is_file():  # which prepared lists have
         return read_ucf101(read_text(place), place, root, frames)
     return read_rows(read_text(place), place)
 

@@ -66,9 +66,11 @@ def _kinetics_name(values: dict[str, str], where: str) -> str:
 def _official(rows: list[Row], place: str, dataset: str) -> Listing:
     """Rows with the published names of the dataset where all labels are among them, else with their own, sorted."""
     labels, published = {row.label for row in rows if row.label}, published_classes(dataset)
+    if not labels:
+        return Listing(rows, by_name=True)
     if labels <= set(published):
         few = f"{place}: its {len(labels)} labels are among the {len(published)} class names of {PUBLISHED[dataset]}"
-        note = f"{few}, which are used" if 0 < len(labels) < len(published) else ""
+        note = f"{few}, which are used" if len(labels) < len(published) else ""
         return Listing(rows, published, note, True, dataset, dataset == "ssv2")
     note = f"{place}: the classes are its own {len(labels)} labels in alphabetical order"
     return Listing(rows, tuple(sorted(labels)), note, True, label_ids=dataset == "ssv2")

@@ -51,7 +51,7 @@ def _identity(path: str) -> str:
 def check_files_exist(
     videos: VideoList, root: str, frames: bool = False, allow_missing: bool = False, keep: bool = False
 ) -> VideoList:
-    """The list, all of whose files (with `frames`: folders) are there; AnnotationError with count and first row if not.
+    """The list, all of whose videos (with `frames`: folders) are there; AnnotationError with count and first row if not.
 
     With `allow_missing` they are counted in a note and listed as `missing` instead, and leave the records unless `keep`:
     a video that is evaluated stays, and counts as wrong.
@@ -73,8 +73,6 @@ def check_files_exist(
 
 def _cure(record: VideoRecord, root: str, frames: bool, all_missing: bool) -> str:
     place = Path(root) / record.path
-    if place.is_dir() and not frames:
-        return "that is a folder, which data.decoder=frames reads as the frames of a video"
     if place.is_file() and frames:
         return "that is a file, but data.decoder=frames reads folders"
     return f"check data.root, which is '{root}'" + ("" if all_missing else ", or go on without them by --allow-missing")
@@ -86,10 +84,10 @@ def missing_text(lists: Iterable[VideoList]) -> str:
 
 
 def refuse_several_labels(videos: VideoList) -> None:
-    """AnnotationError where videos have several labels, which training and top-1 cannot take: none is lost in silence."""
+    """AnnotationError where videos have several labels, which training does not take: none is lost in silence."""
     several = videos.with_several_labels
     if several:
         raise AnnotationError(
             f"{videos.source}: {len(several)} of {len(videos)} videos have several labels, the first is '{several[0].path}' "
-            f"({videos.where(several[0])}): training and evaluation take one label a video, so leave one in each row"
+            f"({videos.where(several[0])}): training takes one label a video, so leave one in each row"
         )

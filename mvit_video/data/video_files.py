@@ -12,13 +12,15 @@ DEPTH = 4  # folders between the data root and a video of an official list, such
 def find_videos(root: str, wanted: Mapping[str, str], frames: bool, split: str = "") -> dict[str, str]:
     """Where in the tree under `root` the videos of these names lie: {name: path relative to root}, found ones only.
 
-    `wanted` is {file name without suffix: class name}. With `frames` a video is a folder of that name, else a file of
-    that name with any video suffix. Of several, one in a folder of its class, then of its split, wins.
+    `wanted` is {file name without suffix: class name}. A video is a file of that name with any video suffix, or a frame
+    folder of that name; with `frames` a folder only. Of several, a file wins, one in a folder of its class, of its split.
     """
     found: dict[str, list[str]] = {}
     _search(root, "", wanted, frames, found)
     return {
-        name: paths[0] if len(paths) == 1 else min(paths, key=lambda path: _distance(path, wanted[name], split))
+        name: (
+            paths[0] if len(paths) == 1 else min(paths, key=lambda path: _distance(path, wanted[name], split))
+        ).rstrip("/")
         for name, paths in found.items()
     }
 
@@ -32,8 +34,8 @@ def _search(root: str, folder: str, wanted: Mapping[str, str], frames: bool, fou
         stem, suffix = (name, "") if is_folder else os.path.splitext(name)
         if stem in wanted:
             among_frames |= is_folder
-            if is_folder == frames and (is_folder or suffix.lower() in VIDEO_SUFFIXES):
-                found.setdefault(stem, []).append(f"{folder}{name}")
+            if is_folder or (suffix.lower() in VIDEO_SUFFIXES and not frames):
+                found.setdefault(stem, []).append(f"{folder}{name}{'/' if is_folder else ''}")
         elif is_folder:
             deeper.append(f"{folder}{name}/")
     if not among_frames and folder.count("/") < DEPTH:
@@ -42,11 +44,11 @@ def _search(root: str, folder: str, wanted: Mapping[str, str], frames: bool, fou
 
 
 def _distance(path: str, class_name: str, split: str) -> tuple:
-    """Smaller for the better of several places of one video."""
-    folders = path.split("/")[:-1]
+    """Smaller for the better of several places of one video; a folder's ends in a slash."""
+    folders = path.rstrip("/").split("/")[:-1]
     in_class = bool(class_name) and name_key(class_name) in map(name_key, folders)
     in_split = bool(split) and any(folder.casefold().startswith(split.casefold()[:3]) for folder in folders)
-    return (not in_class, not in_split, len(folders), path)
+    return (path.endswith("/"), not in_class, not in_split, len(folders), path)
 
 
 def list_folder(folder: str) -> dict[str, bool]:
@@ -64,14 +66,15 @@ def _leads_somewhere(entry: os.DirEntry) -> bool:
 
 
 def absent(paths: Iterable[str], root: str, frames: bool) -> list[bool]:
-    """For each path, whether no file (with `frames`: no folder) of that name lies under `root`."""
+    """For each path, whether nothing (with `frames`: no folder) of that name lies under `root`."""
     folders: dict[str, dict[str, bool]] = {}
     answers = []
     for path in paths:
         folder, _, name = path.rpartition("/")
         if folder not in folders:
             folders[folder] = list_folder(os.path.join(root, folder))
-        answers.append(folders[folder].get(name) is not frames)
+        is_folder = folders[folder].get(name)
+        answers.append(not is_folder if frames else is_folder is None)
     return answers
 
 

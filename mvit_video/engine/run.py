@@ -14,7 +14,7 @@ from mvit_video.config.schema import Config
 from mvit_video.data.annotations import checked_list
 from mvit_video.data.class_names import read_classes
 from mvit_video.data.dataset import ClipDataset
-from mvit_video.data.list_checks import MISSING, missing_text, shared_videos
+from mvit_video.data.list_checks import MISSING, missing_text, refuse_several_labels, shared_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.records import VideoList
 from mvit_video.engine.bad_videos import EVENTS, events_summary
@@ -57,6 +57,7 @@ def training_lists(config: Config) -> tuple[VideoList, VideoList | None]:
         raise ConfigError("data.train is not set: name a csv of `path label` rows or a folder of class folders")
     classes = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
     train = checked_list(data.train, data, classes, keep_missing=False)
+    refuse_several_labels(train)
     if data.val is None:
         return train, None
     val = checked_list(data.val, data, train.classes, keep_missing=True)

@@ -3,11 +3,13 @@ import os
 import pytest
 from list_files import write
 
-from mvit_video.config.schema import DataSettings
+from mvit_video.config.schema import Config, DataSettings
 from mvit_video.data.annotations import checked_list, read_videos
 from mvit_video.data.list_checks import check_files_exist, missing_text, shared_videos
 from mvit_video.data.video_files import absent
+from mvit_video.engine.run import training_lists
 from mvit_video.errors import AnnotationError
+from mvit_video.evaluation.evaluate import true_labels
 
 
 def three_of_which_one_is_there(tmp_path):
@@ -43,15 +45,12 @@ def test_a_list_of_which_nothing_is_there_is_never_allowed(tmp_path):
         check_files_exist(videos, str(tmp_path), allow_missing=True)
 
 
-def test_folders_and_files_are_not_taken_for_each_other(tmp_path):
+def test_a_file_is_no_folder_of_frames(tmp_path):
     write(tmp_path / "train.csv", "clip 5 0\n")
     write(tmp_path / "clip/1.jpg")
     videos = read_videos("train.csv", str(tmp_path))
-    assert check_files_exist(videos, str(tmp_path), frames=True) is videos
-    with pytest.raises(
-        AnnotationError, match=r"that is a folder, which data.decoder=frames reads as the frames of a video"
-    ):
-        check_files_exist(videos, str(tmp_path))
+    for frames in (True, False):
+        assert check_files_exist(videos, str(tmp_path), frames) is videos
     write(tmp_path / "train.csv", "a.mp4 0\n")
     write(tmp_path / "a.mp4")
     with pytest.raises(AnnotationError, match=r"that is a file, but data.decoder=frames reads folders"):
@@ -68,7 +67,7 @@ def test_absent_agrees_with_asking_for_each_file(tmp_path):
     (tmp_path / "linked").symlink_to("x")
     names = ["a.mp4", "link.mp4", "broken.mp4", "folder.mp4", "x/b.mp4", "x/.c.mp4", "x/y z/ü#.mp4", "linked/b.mp4"]
     names += ["A.mp4", "x/a.mp4", "z/a.mp4", "a.mp4/b.mp4", "x"]
-    assert absent(names, str(tmp_path), frames=False) == [not (tmp_path / name).is_file() for name in names]
+    assert absent(names, str(tmp_path), frames=False) == [not (tmp_path / name).exists() for name in names]
     assert absent(names, str(tmp_path), frames=True) == [not (tmp_path / name).is_dir() for name in names]
 
 
@@ -93,9 +92,12 @@ def test_a_search_never_looks_into_frame_folders(tmp_path, monkeypatch):
     listed, scandir = [], os.scandir
     monkeypatch.setattr(os, "scandir", lambda folder: (listed.append(folder), scandir(folder))[1])
     wanted = {str(name): "" for name in range(5)}
-    assert find_videos(str(tmp_path), wanted, frames=True) == {name: f"frames/{name}" for name in wanted}
-    assert find_videos(str(tmp_path), wanted, frames=False) == {}
+    for frames in (True, False):
+        assert find_videos(str(tmp_path), wanted, frames) == {name: f"frames/{name}" for name in wanted}
     assert len(listed) == 4  # the root and frames/, twice
+    write(tmp_path / "videos/deep/3.webm")
+    assert find_videos(str(tmp_path), wanted, frames=True)["3"] == "frames/3"
+    assert find_videos(str(tmp_path), wanted, frames=False)["3"] == "videos/deep/3.webm"
 
 
 def test_repeated_videos_are_counted_with_those_that_have_other_labels(tmp_path):
@@ -120,12 +122,15 @@ def test_videos_that_stand_in_two_splits_are_counted(tmp_path):
     assert shared_videos(train, read_videos("val.csv", str(tmp_path))) == ""
 
 
-def test_a_list_for_training_has_one_label_a_video(tmp_path):
+def test_several_labels_are_for_evaluation_only(tmp_path):
     write(tmp_path / "train.csv", "a.mp4 0\nb.mp4 1;0\n")
     write(tmp_path / "a.mp4")
     write(tmp_path / "b.mp4")
+    settings = DataSettings(root=str(tmp_path), train="train.csv")
+    videos = checked_list("train.csv", settings, None, keep_missing=True)
+    assert true_labels(videos).tolist() == [[True, False], [True, True]]
     with pytest.raises(AnnotationError, match=r"1 of 2 videos have several labels, the first is 'b.mp4' \(row 2 of"):
-        checked_list("train.csv", DataSettings(root=str(tmp_path)), None, keep_missing=False)
+        training_lists(Config(data=settings))
 
 
 @pytest.mark.parametrize("keep", [False, True])
