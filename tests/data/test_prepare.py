@@ -204,7 +204,8 @@ def test_bad_videos_cost_a_line_each_and_the_exit_code(tmp_path, capsys):
     root, output = one_video(tmp_path)
     (root / "empty.mp4").touch()
     (root / "text.avi").write_text("no video\n" * 99)
-    (root / "train.csv").write_text("one.mp4 0\nempty.mp4 1\ntext.avi 1\nnone.mp4 0\n../train.mp4 0\nempty.mp4 0\n")
+    (root / "out.mp4").symlink_to(write_numbered(tmp_path / "outside.mp4", 8))
+    (root / "train.csv").write_text("one.mp4 0\nempty.mp4 1\ntext.avi 1\nnone.mp4 0\nout.mp4 0\nempty.mp4 0\n")
     words = ["prepare", "--annotations", "train.csv", "--root", str(root), "--output", str(output), "--workers", "2"]
     assert main(words) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
