@@ -14,10 +14,13 @@ from mvit_video.data.decode import VideoReader
 from mvit_video.data.synthetic import write_dataset
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.run import WEIGHTS, train_run, training_lists
-from mvit_video.evaluation.evaluate import Evaluator, Protocol, accuracies, results, validator
+from mvit_video.evaluation.evaluate import Evaluator, validator
+from mvit_video.evaluation.films import middles
 from mvit_video.evaluation.frame_only import frame_only_accuracy
-from mvit_video.evaluation.metrics import confusion_matrix
-from mvit_video.evaluation.report import Number, Report, Section, confusion_figure, curves, frame_strips
+from mvit_video.evaluation.page import confusion_section
+from mvit_video.evaluation.protocols import Protocol
+from mvit_video.evaluation.report import Number, Report, Section, curves, frame_strips
+from mvit_video.evaluation.results import accuracies, results
 from mvit_video.evaluation.views import VideoScores, reversed_frames, shuffled_frames
 from mvit_video.inference.predictor import Predictor
 from mvit_video.inference.render import timeline_figure
@@ -96,7 +99,7 @@ def _report(
             "Loss and top-1 accuracy of each training batch, and top-1 on the held-out videos.",
             curves(read_metrics(run / "metrics.jsonl"), read_metrics(run / "validation.jsonl")),
         ),
-        _confusion_section(scores, classes, result["protocol"]),
+        confusion_section(scores, classes),
         Section(
             "Held-out videos and their predicted labels",
             "One video of each class, eight frames in order of time.",
@@ -130,16 +133,6 @@ def _headline(result: dict, num_classes: int) -> list[Number]:
     return [Number(f"{result[key]:.1f} %", name, note) for key, name, note in rows]
 
 
-def _confusion_section(scores: VideoScores, classes: Sequence[str], protocol: str) -> Section:
-    clips, crops = protocol.split("x")
-    return Section(
-        "Confusion matrix",
-        f"Held-out videos: each one's score is the mean softmax over {clips} clips × {crops} crops. "
-        "Every video counts once; one that cannot be decoded counts as wrong.",
-        confusion_figure(confusion_matrix(scores.scores, scores.labels, scores.decoded), classes),
-    )
-
-
 def _timeline_sections(folder: Path, timeline: Timeline, classes: Sequence[str]) -> list[Section]:
     truth = [Segment(score=1.0, **segment) for segment in json.loads((folder / "data" / "long.json").read_text())]
     return [
@@ -165,4 +158,4 @@ def _strip(folder: Path, name: str, true: str, prediction: dict) -> tuple[np.nda
 def _film(path: Path, count: int = 8) -> np.ndarray:
     """Frames from the middles of `count` equal parts of a video."""
     with VideoReader(path) as reader:
-        return reader.frames(((np.arange(count) + 0.5) * len(reader) / count).astype(int))
+        return reader.frames(middles(len(reader), count))

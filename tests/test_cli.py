@@ -76,7 +76,7 @@ def test_real_videos_get_labels_and_the_damaged_one_a_line(capsys, trained):
     assert code == 1 and [answer["path"] for answer in answers] == files
     failed = [answer for answer in answers if "error" in answer]
     assert len(failed) == 1 and failed[0]["path"].endswith("corrupted.mp4")
-    assert "corrupted.mp4: frame 28 of 50 cannot be decoded (Invalid data found" in failed[0]["error"]
+    assert "corrupted.mp4: frame 30 of 50 cannot be decoded (Invalid data found" in failed[0]["error"]
 
     code, out, err = run(capsys, "predict", *files, "--checkpoint", trained.weights)
     assert code == 1 and len(err.splitlines()) == 1 and err.startswith("error: ") and "corrupted.mp4" in err

@@ -1,8 +1,11 @@
-"""Verbs about datasets: demo-data."""
+"""Verbs about datasets: demo-data, verify, prepare, benchmark-data."""
 
 import argparse
+import os
+from pathlib import Path
 
-from mvit_video.cli.common import add_output, at_least_one, say
+from mvit_video.cli.common import add_config, add_output, at_least_one, complain, print_rows, say
+from mvit_video.errors import ConfigError
 
 
 def demo_data(arguments: argparse.Namespace) -> int:
@@ -24,4 +27,125 @@ def _add_demo_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=at_least_one, default=2, help="processes that draw and encode (default: 2)")
 
 
-VERBS = ((demo_data, _add_demo_data),)
+def verify(arguments: argparse.Namespace) -> int:
+    """Decode every video of a dataset, wholly, and name the bad ones: missing, damaged, cut short, not a video, hanging.
+
+    Exit code 1 if any is bad. With CONFIG, all videos of data.train, data.val and data.test.
+    """
+    from mvit_video.data import verify
+    from mvit_video.paths import output_file, write_json
+    from mvit_video.progress import progress_bar
+
+    output = output_file(arguments.json) if arguments.json else None
+    lists, plan = _verify_plan(arguments)
+    with progress_bar("verifying", verify.num_files(lists)) as bar:
+        result = verify.verify(lists, plan, bar.advance)
+    if output:
+        write_json(output, result)
+    if result["bad"]:
+        rows = [(bad["path"], str(bad["row"]), f"{bad['seconds']:.1f}", bad["reason"]) for bad in result["bad"]]
+        print_rows("bad videos", ("video", "row", "seconds", "reason"), rows, (1, 2))
+    say(f"{len(result['bad'])} of {result['num_videos']} videos are bad")
+    return 1 if result["bad"] else 0
+
+
+def _verify_plan(arguments: argparse.Namespace):
+    """The lists of the configuration or of --annotations, and how their videos are decoded."""
+    from mvit_video.config.load import load_config
+    from mvit_video.data.annotations import read_videos
+    from mvit_video.data.verify import Plan, lists_of
+
+    if (arguments.config is None) == (arguments.annotations is None):
+        raise ConfigError("wanted either a CONFIG or --annotations with --root, to know which videos to verify")
+    if arguments.annotations is not None:
+        if arguments.root is None:
+            raise ConfigError("--annotations wants --root too, the folder that its paths are relative to")
+        videos = read_videos(str(Path(arguments.annotations).absolute()), arguments.root)
+        return [videos], Plan(arguments.root, workers=arguments.workers)
+    data = load_config(arguments.config, arguments.overrides).data
+    return lists_of(data), Plan(data.root, data.decoder, data.decode_timeout or Plan.timeout, arguments.workers)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/demo/motion.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file's")
+    parser.add_argument("--annotations", metavar="FILE", help="a list of videos instead of CONFIG")
+    parser.add_argument("--root", metavar="DIR", help="folder that the paths in --annotations are relative to")
+    parser.add_argument("--workers", type=at_least_one, default=2, help="videos decoded at once (default: 2)")
+    parser.add_argument("--json", metavar="FILE", help="write the bad videos with row, reason and seconds to this file")
+
+
+def prepare(arguments: argparse.Namespace) -> int:
+    """Re-encode the videos of a list to a short side of N pixels, so that random clips decode fast; call again to go on."""
+    from mvit_video.data.prepare import BAD, prepare_dataset
+
+    done = prepare_dataset(
+        arguments.annotations,
+        arguments.root,
+        arguments.output,
+        arguments.short_side,
+        arguments.workers,
+        complain,
+        arguments.overwrite,
+    )
+    kept = f" ({done.kept} of them by an earlier call)" if done.kept else ""
+    say(f"{done.written + done.kept} videos{kept} with {done.bytes / 1e6:,.1f} MB are in {arguments.output}")
+    if done.written + done.kept:
+        name = done.list_file.relative_to(arguments.output)
+        say(f"train on them with data.root={arguments.output} data.train={name}")
+    if done.bad:
+        complain(f"{len(done.bad)} rows have no video, see {Path(arguments.output) / BAD}; the list keeps these rows")
+    return 1 if done.bad else 0
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--annotations", required=True, metavar="FILE", help="a list of videos, as data.train takes it")
+    parser.add_argument("--root", required=True, metavar="DIR", help="the folder that the paths in it are relative to")
+    add_output(parser, "the new videos, list and manifest; outside of --root")
+    parser.add_argument("--short-side", type=_even, default=256, metavar="N", help="pixels, even (default: 256)")
+    parser.add_argument(
+        "--workers", type=at_least_one, default=os.cpu_count() or 1, help="videos at once (default: cores)"
+    )
+
+
+def _even(text: str) -> int:
+    if at_least_one(text) % 2:
+        raise argparse.ArgumentTypeError(f"'{text}' is odd: H.264 halves the sizes for colours")
+    return int(text)
+
+
+def benchmark_data(arguments: argparse.Namespace) -> int:
+    """Measure how fast data.train loads, and where the time goes; with --against pytorchvideo in turn with its dataset."""
+    from rich.console import Console
+
+    from mvit_video.config.load import load_config
+    from mvit_video.data.loading_speed import benchmark_loading, loading_tables
+    from mvit_video.paths import output_file, write_json
+
+    output = output_file(arguments.json) if arguments.json else None
+    config = load_config(arguments.config, arguments.overrides)
+    result = benchmark_loading(config, arguments.clips, arguments.against, arguments.originals)
+    Console(markup=False, highlight=False).print(*loading_tables(result), sep="\n")
+    if output:
+        write_json(output, result)
+    return 0
+
+
+def _add_benchmark_data(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument(
+        "--against", choices=("pytorchvideo",), help="measure its LabeledVideoDataset on the same clips"
+    )
+    parser.add_argument(
+        "--originals", metavar="DIR", help="the root that data.root was prepared from: measure it as well"
+    )
+    parser.add_argument("--clips", type=at_least_one, default=32, help="measured clips of each (default: 32)")
+    parser.add_argument("--json", metavar="FILE", help="write everything to this file")
+
+
+VERBS = (
+    (demo_data, _add_demo_data),
+    (verify, _add_verify),
+    (prepare, _add_prepare),
+    (benchmark_data, _add_benchmark_data),
+)

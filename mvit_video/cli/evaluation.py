@@ -1,19 +1,37 @@
 """Verbs that measure a trained network: evaluate."""
 
 import argparse
+from pathlib import Path
 
-from mvit_video.cli.common import add_config, add_device, add_output, complain, say
+from mvit_video.cli.common import add_config, add_device, complain, print_rows, say
 from mvit_video.errors import ConfigError
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Score every video of data.test (or data.val) over several views; writes results.json to --output."""
+    """Score every video of data.test (or data.val) over several views; or with --scores compare and fuse two results.
+
+    Writes results.json, scores.npz, per_class.csv, confusion.csv and report.html to --output. Under torchrun the
+    processes share the videos.
+    """
+    if arguments.scores:
+        return _compare(arguments)
+    from mvit_video.engine.distributed import joined_processes
+
+    with joined_processes():
+        return _evaluate(arguments)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video.config.load import load_config
     from mvit_video.data.annotations import read_videos
-    from mvit_video.evaluation.evaluate import Protocol, evaluate
+    from mvit_video.engine.distributed import is_first
+    from mvit_video.evaluation.evaluate import check_agreement, evaluate
+    from mvit_video.evaluation.page import evaluation_report
+    from mvit_video.evaluation.protocols import Protocol
+    from mvit_video.evaluation.results import FILES, REPORT, circumstances, write_results
     from mvit_video.inference.predictor import choose_device
     from mvit_video.model.checkpoints import load_checkpoint
-    from mvit_video.paths import fresh_folder, write_json
+    from mvit_video.paths import fresh_folder
 
     config = load_config(arguments.config, arguments.overrides)
     device = choose_device(arguments.device)
@@ -23,16 +41,63 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if source is None:
         raise ConfigError("neither data.test nor data.val is set: name the list of videos to evaluate on")
     videos = read_videos(source, config.data.root, card.classes)
-    output = fresh_folder(arguments.output, ("results.json",), arguments.overwrite)
-    _, result = evaluate(model.to(device), card, videos, config, protocol, device)
-    write_json(output / "results.json", result)
+    check_agreement(card, config, videos, protocol)
+    if is_first():
+        output = fresh_folder(arguments.output, FILES, arguments.overwrite)
+    scores, result = evaluate(model.to(device), card, videos, config, protocol, device)
+    if not is_first():
+        return 0
+    result |= circumstances(arguments.checkpoint, card, videos, config, protocol, device, scores.multi_label)
+    write_results(output, scores, card.classes, result)
+    run = Path(arguments.checkpoint).parent
+    evaluation_report(scores, card.classes, result, config.data, run).write(output / REPORT)
     for bad in result["undecodable"]:
         complain(f"{bad['reason']} ({bad['where']}): counted as wrong")
-    say(
-        f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % of {result['num_videos']} videos, "
-        f"{result['protocol']} views each; details in {output / 'results.json'}"
-    )
+    say(f"{_in_a_line(result)} of {result['num_videos']} videos, {result['protocol']}; details in {output / REPORT}")
     return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from mvit_video.evaluation.compare import comparison, comparison_rows
+    from mvit_video.evaluation.results import FILES, write_results
+    from mvit_video.paths import fresh_folder
+
+    if arguments.config or arguments.checkpoint or arguments.protocol:
+        raise ConfigError("--scores takes neither CONFIG nor --checkpoint nor --protocol")
+    output = fresh_folder(arguments.output, FILES, arguments.overwrite) if arguments.output else None
+    result, fused, classes = comparison(tuple(arguments.scores), tuple(arguments.weights))
+    columns, rows, lines = comparison_rows(result)
+    print_rows(f"{result['num_videos']} videos, {result['num_classes']} classes", columns, rows, (1, 2, 3, 4))
+    for line in lines:
+        print(line)
+    if output:
+        write_results(output, fused, classes, result)
+    return 0
+
+
+def _in_a_line(result: dict) -> str:
+    from mvit_video.evaluation.results import NAMES
+
+    return ", ".join(f"{name} {result[key]:.2f} %" for key, name in NAMES.items() if key in result)
+
+
+class _InsteadOfConfig(argparse.Action):
+    """--scores: what an evaluation needs is then not wanted."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, values)
+        for action in parser._actions:
+            action.required = False
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = 0.0
+    if not 0 < weight < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return weight
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +106,22 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", required=True, metavar="FILE", help="a model.safetensors that train has written"
     )
     parser.add_argument(
-        "--protocol", metavar="NxM", help="clips × crops per video, such as 5x1 (default: the config's)"
+        "--protocol",
+        metavar="NAME",
+        help="kinetics-5x1, kinetics-5x3, ssv2-1x3, or clips × crops per video such as 5x1 (default: the config's)",
     )
-    add_output(parser, "results.json")
+    parser.add_argument(
+        "--scores",
+        nargs=2,
+        metavar=("A", "B"),
+        action=_InsteadOfConfig,
+        help="instead of CONFIG and --checkpoint: two output folders (or scores.npz) to compare and fuse",
+    )
+    parser.add_argument(
+        "--weights", nargs=2, type=_weight, default=(1.0, 1.0), metavar=("WA", "WB"), help="of A and B in the fusion"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results; with --scores optional")
+    parser.add_argument("--overwrite", action="store_true", help="delete what an earlier call left there")
     add_device(parser)
 
 

@@ -66,7 +66,11 @@ def benchmark(arguments: argparse.Namespace) -> int:
 
 def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="a name that `mvit-video models` prints")
-    parser.add_argument("--against", metavar="NAME", help="measure this one in turn with the model, and print ratios")
+    parser.add_argument(
+        "--against",
+        metavar="NAME",
+        help="measure this one in turn with the model, and print ratios; reference/NAME is the plain formula",
+    )
     parser.add_argument("--train", action="store_true", help="measure forward and backward passes as well")
     parser.add_argument("--compile", action="store_true", help="measure the model through torch.compile as well")
     parser.add_argument("--dtype", default="fp32", help="fp32 (default), bf16 or fp16, by autocast")

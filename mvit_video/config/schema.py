@@ -86,8 +86,10 @@ class DataSettings(Preprocessing):
     """Videos for `mvit-video evaluate`; the same forms; data.val where it is not given."""
     classes: str | None = None
     """Text file of class names, one a line, in the order of the labels; without it classes.txt beside the list, else the folder names."""
-    decoder: Literal["pyav", "decord"] = "pyav"
-    """Who decodes; decord's bundled FFmpeg is old: for files of your own only."""
+    decoder: Literal["pyav", "decord", "frames"] = "pyav"
+    """Who decodes; decord's FFmpeg is old: for files of your own only; frames: folders of numbered pictures, which pyav takes too."""
+    decode_timeout: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds that decoding a clip may take, in a process apart that may hang or crash; 0 decodes in the loader's own process."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that decode and augment; changes speed only, never a sample."""
     on_error: Literal["stop", "skip", "substitute"] = "stop"
@@ -177,8 +179,8 @@ class TrainSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    protocol: Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")] = "5x1"
-    """Views per video: clips × crops, such as 5x1 or 1x3."""
+    protocol: Annotated[str, Field(pattern=r"^([1-9]\d*x[123]|kinetics-5x1|kinetics-5x3|ssv2-1x3)$")] = "5x1"
+    """Views per video: clips × crops, such as 5x1 or 1x3; kinetics-5x1, kinetics-5x3 and ssv2-1x3 also insist on the published input."""
     views_per_batch: Positive = 16
     """Views that go through the network at once; changes speed and memory only."""
 

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from mvit_video.config.schema import DataSettings, Preprocessing
 from mvit_video.data.annotations import VideoList, VideoRecord
 from mvit_video.data.decode import VideoReader
+from mvit_video.data.guard import GuardedReader, open_reader
 from mvit_video.data.sampling import (
     clip_window,
     dense_indices,
@@ -82,19 +83,16 @@ def _dense(video_frames: int, start: float, window: float, preprocessing: Prepro
     return dense_indices(video_frames, start, window, num_frames)
 
 
-def open_video(path: str, root: str, decoder: str) -> VideoReader:
-    """The reader of a listed video; every dataset opens its videos here."""
-    return VideoReader(path, root, decoder)
-
-
-def read_clips(reader: VideoReader, indices: Sequence[np.ndarray]) -> list[np.ndarray]:
+def read_clips(reader: VideoReader | GuardedReader, indices: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The frames of several clips with one decode: uint8 (T, H, W, C) each."""
     distinct, places = np.unique(np.stack(indices), return_inverse=True)
     frames = reader.frames(distinct)
     return [frames[row] for row in places.reshape(len(indices), -1)]
 
 
-def read_views(reader: VideoReader, preprocessing: Preprocessing, num_clips: int, num_crops: int) -> torch.Tensor:
+def read_views(
+    reader: VideoReader | GuardedReader, preprocessing: Preprocessing, num_clips: int, num_crops: int
+) -> torch.Tensor:
     """All views of an open video with one decode: (num_clips · num_crops, C, T, H, W), clip after clip."""
     transform = ViewTransform(
         preprocessing.crop_hw, preprocessing.mean, preprocessing.std, preprocessing.short_side, num_crops
@@ -132,7 +130,7 @@ class ClipDataset(Dataset):
         """The clips of a video, with one decode and the draws that belong to the video `drawn_by`."""
         record, data = self.videos.records[index], self.data
         rngs = [sample_generator(self.seed, epoch, drawn_by, repeat) for repeat in range(data.repeated_aug)]
-        with open_video(record.path, data.root, data.decoder) as reader:
+        with open_reader(record.path, data.root, data.decoder, data.decode_timeout) as reader:
             indices = [training_indices(len(reader), reader.fps, data, rng) for rng in rngs]
             clips = read_clips(reader, indices)
         return [
@@ -159,10 +157,22 @@ class ViewDataset(Dataset):
     """All views of one video per index: `video` (clips·crops, C, T, H, W) float32, `label` int; one decode."""
 
     def __init__(
-        self, videos: VideoList, root: str, preprocessing: Preprocessing, num_clips: int, num_crops: int, decoder: str
+        self,
+        videos: VideoList,
+        root: str,
+        preprocessing: Preprocessing,
+        num_clips: int,
+        num_crops: int,
+        decoder: str,
+        decode_timeout: float = 60.0,
     ) -> None:
         self.videos, self.root, self.preprocessing = videos, root, preprocessing
-        self.num_clips, self.num_crops, self.decoder = num_clips, num_crops, decoder
+        self.num_clips, self.num_crops, self.decoder, self.decode_timeout = (
+            num_clips,
+            num_crops,
+            decoder,
+            decode_timeout,
+        )
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -170,7 +180,7 @@ class ViewDataset(Dataset):
     def __getitem__(self, index: int) -> dict | BadVideo:
         record = self.videos.records[index]
         try:
-            with open_video(record.path, self.root, self.decoder) as reader:
+            with open_reader(record.path, self.root, self.decoder, self.decode_timeout) as reader:
                 views = read_views(reader, self.preprocessing, self.num_clips, self.num_crops)
                 first_clip = view_indices(len(reader), reader.fps, self.preprocessing, self.num_clips)[0]
         except DecodeError as reason:

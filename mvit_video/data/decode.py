@@ -1,40 +1,45 @@
-"""Frames out of video files, behind one reader. A file gives the frames that were asked for, or a DecodeError.
+"""Frames out of videos, behind one reader. A video gives the frames that were asked for, or a DecodeError.
 
-PyAV is the default. It is opened for local files of known containers only, with one thread (loaders have a process per
-core), and what it hands out is checked: FFmpeg returns damaged frames without an error.
+A video is a file, or a folder of numbered pictures. The decoders are in decode_pyav.py (the default), decode_decord.py
+and decode_frames.py; all give the same frames for the same file, or refuse it. `guard.open_reader` gives the same reader
+in a process of its own, for files that may hang or crash the decoder.
 """
 
+import re
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
-import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
+from mvit_video.data.decode_decord import DecordBackend
+from mvit_video.data.decode_frames import FramesBackend
+from mvit_video.data.decode_limits import Unreadable, check_clip, short_reason
+from mvit_video.data.decode_pyav import PyAvBackend
 from mvit_video.errors import DecodeError
 
-CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,flv,ogg,3gp"
-MAX_PIXELS = 36_000_000  # a frame of 8K video has 33 million
+Place = Callable[[tuple[int, ...]], np.ndarray]
 
 
 class VideoReader:
     """The frames of one video.
 
     Args:
-        path: a local file. With `root`, relative to it, and refused where it leads out of it (by `..` or a link).
-        backend: "pyav" or "decord". decord carries an old FFmpeg: for files of your own only.
+        path: a local file or frame folder. With `root`, relative to it, and refused where it leads out of it.
+        backend: "pyav", "decord" or "frames". A folder is read as frames whatever the backend.
+            decord carries an old FFmpeg: for files of your own only.
 
-    `len(reader)` is the number of frames, `reader.fps` the mean rate in frames per second.
-    Raises DecodeError with the file and the reason, here or in `frames`.
+    `len(reader)` is the number of frames, `reader.fps` the mean rate in frames per second (30 for frame folders).
+    Raises DecodeError with the file and the reason, here or in the methods.
     """
 
     def __init__(self, path: str | Path, root: str | Path | None = None, backend: str = "pyav") -> None:
         self.path = str(path)
         try:
-            file = _existing_file(self.path, root)
-            self._backend = BACKENDS[backend](file)
-        except _Unreadable as reason:
+            file = _existing(self.path, root)
+            self._backend = BACKENDS["frames" if file.is_dir() else backend](file, root)
+        except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
         self.fps: float = self._backend.fps
 
@@ -50,211 +55,122 @@ class VideoReader:
     def close(self) -> None:
         self._backend.close()
 
-    def frames(self, indices) -> np.ndarray:
-        """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB."""
+    def times(self) -> list[Fraction]:
+        """When each frame is shown, in seconds; evenly spaced where the file does not say."""
+        return self._backend.times() or [number / Fraction(self.fps) for number in range(len(self))]
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width over height of a pixel, as the frames that were given so far are turned; 1 where the file does not say."""
+        return self._backend.pixel_aspect
+
+    @property
+    def num_decoded(self) -> int:
+        """Frames that were decoded so far, wanted ones or not: what reading cost."""
+        return self._backend.num_decoded
+
+    def frames(self, indices, place: Place | None = None) -> np.ndarray:
+        """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB.
+
+        `place` gives the memory for a shape, once the size of the pictures is known and checked.
+        """
         wanted = np.asarray(indices, dtype=np.int64)
-        if wanted.size == 0 or wanted.min() < 0 or wanted.max() >= len(self):
-            raise DecodeError(f"{self.path}: frames {wanted.tolist()} are wanted, it has 0 to {len(self) - 1}")
+        if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0 or wanted.max() >= len(self):
+            raise DecodeError(f"{self.path}: frames {_listed(wanted)} are wanted, it has 0 to {len(self) - 1}")
         distinct, places = np.unique(wanted, return_inverse=True)
+        clip: np.ndarray | None = None
         try:
-            return self._backend.read(distinct)[places]
-        except _Unreadable as reason:
+            for place_of, picture in enumerate(self._backend.read(distinct.tolist())):
+                if clip is None:
+                    check_clip(len(wanted), *picture.shape[:2])
+                    clip = (place or _fresh)((len(wanted), *picture.shape))
+                _check_shape(picture, clip)
+                clip[places == place_of] = picture
+        except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
+        assert clip is not None
+        return clip
 
     def stream(self) -> Iterator[np.ndarray]:
         """Every frame in order, one at a time, uint8 (H, W, 3): memory does not grow with the video."""
         try:
-            for index in range(len(self)):
-                yield self._backend.read_next(index)
-        except _Unreadable as reason:
+            yield from self._backend.stream()
+        except Unreadable as reason:
+            raise DecodeError(f"{self.path}: {reason}") from None
+
+    def check(self) -> None:
+        """Decode the whole video and convert none but the first frame; DecodeError where anything is not as it should be."""
+        try:
+            self._backend.check()
+        except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
 
 
-class _Unreadable(Exception):
-    """A reason without the file's name, which the reader puts in front."""
-
-
-def _existing_file(path: str, root: str | Path | None) -> Path:
-    file = Path(path) if root is None else Path(root) / path
-    if root is not None:
-        inside = Path(root).resolve()
-        if Path(path).is_absolute() or not file.resolve().is_relative_to(inside):
-            raise _Unreadable(f"leads out of the data root '{root}': paths in lists are relative to it")
-    if not file.exists():
-        raise _Unreadable("no such file")
-    if not file.is_file():
-        raise _Unreadable("is not a file")
-    if file.stat().st_size == 0:
-        raise _Unreadable("the file is empty (0 bytes)")
-    return file
-
-
-class _Backend(Protocol):
-    """What the reader needs: frames by rising, distinct numbers, or one after the other."""
+class Backend(Protocol):
+    """What the reader needs: frames by rising, distinct numbers, or all of them, as pictures uint8 (H, W, 3)."""
 
     num_frames: int
+    num_decoded: int
     fps: float
+    pixel_aspect: Fraction
 
-    def read(self, wanted: np.ndarray) -> np.ndarray: ...
+    def times(self) -> list[Fraction]: ...
 
-    def read_next(self, number: int) -> np.ndarray: ...
+    def read(self, wanted: list[int]) -> Iterator[np.ndarray]: ...
+
+    def stream(self) -> Iterator[np.ndarray]: ...
+
+    def check(self) -> None: ...
 
     def close(self) -> None: ...
 
 
-class _PyAvBackend:
-    """Numbers the frames by a scan over the packets (no decoding), seeks to key frames, converts only what is wanted."""
-
-    num_frames: int
-    fps: float
-    _at: int  # the number of the frame that was decoded last
-
-    def __init__(self, file: Path) -> None:
-        whitelist = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
-        try:
-            self._container = av.open(str(file), options=whitelist)
-        except (av.FFmpegError, ValueError) as reason:
-            raise _Unreadable(f"cannot be opened as a video ({_short(reason)})") from None
-        try:
-            self._prepare()
-        except BaseException:
-            self.close()
-            raise
-
-    def _prepare(self) -> None:
-        if not self._container.streams.video:
-            raise _Unreadable("no video stream")
-        self._stream = self._container.streams.video[0]
-        # One converter per video, without threads of its own: a loader's fork would leave them behind and wait for ever.
-        self._converter = VideoReformatter()
-        codec = self._stream.codec_context
-        if codec is None:
-            raise _Unreadable("no decoder for its video stream")
-        codec.thread_count = 1
-        _check_size(codec.width, codec.height)
-        self._scan()
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        self.fps = float(rate) if rate else 30.0
-        self._rewind()
-
-    def _scan(self) -> None:
-        """Frame numbers by presentation time, and which packets start without their predecessors."""
-        try:
-            packets = [
-                packet for packet in self._container.demux(self._stream) if packet.size and not packet.is_discard
-            ]
-        except av.FFmpegError as reason:
-            raise _Unreadable(f"its packets cannot be read ({_short(reason)})") from None
-        if not packets:
-            raise _Unreadable("no frames")
-        self.num_frames = len(packets)
-        times = [packet.pts for packet in packets if packet.pts is not None]
-        self._timed = len(set(times)) == self.num_frames
-        self._times = sorted(times) if self._timed else []
-        self._number = {time: number for number, time in enumerate(self._times)}
-        keys = [packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None]
-        self._keys = sorted(keys) if self._timed else []
-
-    def read(self, wanted: np.ndarray) -> np.ndarray:
-        """Frames by rising, distinct numbers: (T, H, W, 3). Where a seek leads astray, once more from the start."""
-        numbers = [int(number) for number in wanted]
-        try:
-            sought = self._seek(numbers[0])
-            pictures = [self.read_next(number) for number in numbers]
-        except _Unreadable:
-            if not sought:
-                raise
-            self._rewind()
-            pictures = [self.read_next(number) for number in numbers]
-        if any(picture.shape != pictures[0].shape for picture in pictures):
-            raise _Unreadable("the picture size changes within the video")
-        return np.stack(pictures)
-
-    def read_next(self, number: int) -> np.ndarray:
-        """Decode on until frame `number` comes, which must not lie behind: (H, W, 3)."""
-        while True:
-            try:
-                frame = next(self._frames)
-            except StopIteration:
-                raise _Unreadable(f"ends at frame {self._at + 1} of {self.num_frames}") from None
-            except av.FFmpegError as reason:
-                raise _Unreadable(
-                    f"frame {self._at + 1} of {self.num_frames} cannot be decoded ({_short(reason)})"
-                ) from None
-            self._at = self._number.get(frame.pts or 0, -1) if self._timed else self._at + 1
-            if self._at == number:
-                return self._convert(frame)
-            if self._at > number:
-                raise _Unreadable(
-                    f"frame {number} of {self.num_frames} is missing: the decoder gives {self._at} after it"
-                )
-
-    def _seek(self, number: int) -> bool:
-        """Stand at the last key frame that is not behind `number`; at the start, False, where that is as good."""
-        keys = [key for key in self._keys if key <= self._times[number]]
-        if len(keys) < 2:
-            self._rewind()
-            return False
-        self._container.seek(keys[-1], stream=self._stream)
-        self._frames, self._at = self._container.decode(self._stream), -1
-        return True
-
-    def _rewind(self) -> None:
-        self._container.seek(min(self._stream.start_time or 0, 0), stream=self._stream)
-        self._frames, self._at = self._container.decode(self._stream), -1
-
-    def _convert(self, frame: av.VideoFrame) -> np.ndarray:
-        if frame.is_corrupt:
-            raise _Unreadable(f"frame {self._at} of {self.num_frames} is damaged")
-        _check_size(frame.width, frame.height)
-        picture = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        turns = round((frame.rotation or 0) / 90) % 4
-        return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
-
-    def close(self) -> None:
-        self._container.close()
+BACKENDS: dict[str, Callable[[Path, str | Path | None], Backend]] = {
+    "pyav": PyAvBackend,
+    "decord": DecordBackend,
+    "frames": FramesBackend,
+}
 
 
-class _DecordBackend:
-    """decord reads the whole index itself; its retries at the end of a file repeat frames in silence, so none are allowed."""
-
-    def __init__(self, file: Path) -> None:
-        try:
-            import decord
-        except ImportError as reason:
-            raise _Unreadable(f"decord is not installed ({reason}): use data.decoder=pyav") from None
-        try:
-            self._reader = decord.VideoReader(str(file), num_threads=1, fault_tol=0)
-        except Exception as reason:  # decord's own error type is private and derives from Exception
-            raise _Unreadable(f"cannot be opened by decord ({_short(reason)})") from None
-        self.num_frames = len(self._reader)
-        self.fps = float(self._reader.get_avg_fps())
-        if not self.num_frames:
-            raise _Unreadable("no frames")
-
-    def read(self, wanted: np.ndarray) -> np.ndarray:
-        try:
-            return self._reader.get_batch(wanted.tolist()).asnumpy()
-        except Exception as reason:
-            raise _Unreadable(f"cannot be decoded by decord ({_short(reason)})") from None
-
-    def read_next(self, number: int) -> np.ndarray:
-        return self.read(np.array([number]))[0]
-
-    def close(self) -> None:
-        del self._reader
+def _existing(path: str, root: str | Path | None) -> Path:
+    """The file or folder as an absolute path, which no decoder can take for an address."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
+        raise Unreadable("is an address, wanted a local file: download it first")
+    if "\0" in path:
+        raise Unreadable("no such file")
+    file = Path(path) if root is None else Path(root) / path
+    try:
+        if root is not None and _leads_out(path, file, Path(root)):
+            raise Unreadable(f"leads out of the data root '{root}': paths in lists are relative to it, without '..'")
+        if file.is_dir():
+            return file.absolute()
+        if not file.exists():
+            raise Unreadable("no such file")
+        if not file.is_file():
+            raise Unreadable("is not a file")
+        if file.stat().st_size == 0:
+            raise Unreadable("the file is empty (0 bytes)")
+    except (OSError, RuntimeError) as reason:  # RuntimeError: a link to itself
+        raise Unreadable(f"cannot be opened ({short_reason(reason)})") from None
+    return file.absolute()
 
 
-BACKENDS: dict[str, Callable[[Path], _Backend]] = {"pyav": _PyAvBackend, "decord": _DecordBackend}
+def _leads_out(path: str, file: Path, root: Path) -> bool:
+    return Path(path).is_absolute() or ".." in Path(path).parts or not file.resolve().is_relative_to(root.resolve())
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise _Unreadable(f"its frames of {width}×{height} pixels are above the limit of {MAX_PIXELS:,} pixels")
+def _fresh(shape: tuple[int, ...]) -> np.ndarray:
+    return np.empty(shape, np.uint8)
 
 
-def _short(reason: Exception) -> str:
-    """The reason alone: FFmpeg's word for it, or the first line of decord's."""
-    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    line = next((line for line in reversed(text.splitlines()) if line.strip()), "")
-    return " ".join(line.split())[:160]
+def _check_shape(picture: np.ndarray, clip: np.ndarray) -> None:
+    if picture.shape != clip.shape[1:]:
+        (height, width), (old_height, old_width) = picture.shape[:2], clip.shape[1:3]
+        raise Unreadable(
+            f"the picture size changes within the video, from {old_width}×{old_height} to {width}×{height}"
+        )
+
+
+def _listed(wanted: np.ndarray) -> str:
+    numbers = wanted.ravel().tolist()
+    return str(numbers) if len(numbers) <= 16 else f"[{numbers[0]}, ..., {numbers[-1]}]"

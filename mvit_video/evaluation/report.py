@@ -11,9 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mvit_video.evaluation.films import Film
+from mvit_video.evaluation.metrics import Calibration, cluster_order
 from mvit_video.paths import write_whole
 
 DPI = 110
+MAX_POINTS = 4000  # of a curve that is drawn
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,16 @@ class Number:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a sentence or two, and a picture or a table under it."""
+    """A heading, a sentence or two, and what is under it: a picture, films, a matrix or a table."""
 
     title: str
     text: str
     figure: Figure | None = None
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str | float]] = ()
+    films: Sequence[Film] = ()
+    matrix: dict | None = None
+    """A confusion matrix that can be zoomed: see `matrix_data`."""
 
     @property
     def picture(self) -> str:
@@ -74,27 +80,35 @@ def png(figure: Figure) -> bytes:
 
 
 def curves(steps: Sequence[dict], validations: Sequence[dict]) -> Figure:
-    """Loss and accuracy over the epochs: the training batches, smoothed, and the validations. Records of metrics.jsonl."""
-    figure, (left, right) = new_figure(9.6, 3.4, columns=2)
-    epochs = [record["epoch"] for record in steps]
-    for axes, key, name in ((left, "loss", "loss"), (right, "top1", "top-1 in %")):
-        values = np.array([record[key] for record in steps])
-        axes.plot(epochs, values, color="#9db8e8", linewidth=0.8, label="training batch")
-        axes.plot(epochs, smoothed(values), color="#1f6feb", label="training, smoothed")
+    """Loss and accuracy over the epochs: the training batches, smoothed, and the validations. Records of metrics.jsonl.
+
+    Records without a number of that name are left out of its curve.
+    """
+    figure, panels = new_figure(9.6, 3.4, columns=2)
+    for axes, key, name in zip(panels, ("loss", "top1"), ("loss", "top-1 in %"), strict=True):
+        epochs, values = _curve(steps, key)
+        if len(values):
+            thin = slice(None, None, max(len(values) // MAX_POINTS, 1))
+            axes.plot(epochs[thin], values[thin], color="#9db8e8", linewidth=0.8, label="training batch")
+            axes.plot(epochs[thin], smoothed(values)[thin], color="#1f6feb", label="training, smoothed")
         axes.set(xlabel="epoch", ylabel=name)
         axes.grid(alpha=0.3)
-    if validations:
-        right.plot(
-            [r["epoch"] for r in validations],
-            [r["top1"] for r in validations],
-            "o-",
-            color="#d1542c",
-            label="validation",
-        )
-    right.set_ylim(-2, 102)
-    left.legend(loc="upper right")
-    right.legend(loc="lower right")
+    epochs, values = _curve(validations, "top1")
+    if len(values):
+        panels[1].plot(epochs, values, "o-", color="#d1542c", label="validation")
+    panels[1].set_ylim(-2, 102)
+    for axes, place in zip(panels, ("upper right", "lower right"), strict=True):
+        if axes.lines:
+            axes.legend(loc=place)
     return figure
+
+
+def _curve(records: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(epochs, values) of the records that have both; values that are no numbers are left out."""
+    pairs = [(record["epoch"], record[key]) for record in records if "epoch" in record and key in record]
+    table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    epochs, values = table[np.isfinite(table).all(1)].T
+    return epochs, values
 
 
 def smoothed(values: np.ndarray, share: float = 0.05) -> np.ndarray:
@@ -106,22 +120,30 @@ def smoothed(values: np.ndarray, share: float = 0.05) -> np.ndarray:
     return (sums[last] - sums[first]) / (last - first)
 
 
-def confusion_figure(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Counts, true classes in rows; numbers are written where there are few classes, names where they can be read."""
-    count = len(classes)
-    side = min(max(0.42 * count, 3.0), 12.0)
-    figure, axes = new_figure(side + 3.0, side + 2.2)
-    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true")
-    if count <= 60:
-        axes.set_xticks(range(count), classes, rotation=45, ha="right", fontsize=9)
-        axes.set_yticks(range(count), classes, fontsize=9)
-    if count <= 25:
-        for row, column in zip(*np.nonzero(matrix), strict=True):
-            colour = "white" if share[row, column] > 0.5 else "black"
-            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize=9)
-    figure.colorbar(picture, ax=axes, shrink=0.7, label="share of the true class")
+def matrix_data(matrix: np.ndarray, classes: Sequence[str], videos: np.ndarray) -> dict:
+    """A confusion matrix for the page: classes that are mistaken for one another side by side, and only cells above 0.
+
+    `videos` (K,) are each class's videos, those that could not be decoded included.
+    """
+    order = cluster_order(matrix)
+    ordered = matrix[np.ix_(order, order)]
+    cells = [[int(row), int(column), int(ordered[row, column])] for row, column in np.argwhere(ordered)]
+    return {"names": [classes[place] for place in order], "totals": videos[order].tolist(), "cells": cells}
+
+
+def reliability(bins: Calibration) -> Figure:
+    """Share right over score, and how many videos have such a score; a well calibrated network is on the diagonal."""
+    figure, (above, below) = new_figure(6.0, 5.4, rows=2, height_ratios=[3, 1], sharex=True)
+    width = 1 / len(bins.counts)
+    middles = (np.arange(len(bins.counts)) + 0.5) * width
+    filled = bins.counts > 0
+    above.plot([0, 1], [0, 1], "--", color="#888888", label="score = share right")
+    above.bar(middles[filled], bins.accuracy[filled], width * 0.95, color="#9db8e8", label="share right")
+    above.plot(bins.confidence[filled], bins.accuracy[filled], "o-", color="#1f6feb", label="at the mean score")
+    above.set(ylabel="share right", ylim=(0, 1.03))
+    above.legend(loc="upper left", fontsize=9)
+    below.bar(middles, bins.counts, width * 0.95, color="#9db8e8")
+    below.set(xlabel="score of the predicted class", ylabel="videos", xlim=(0, 1))
     return figure
 
 

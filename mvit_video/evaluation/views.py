@@ -1,9 +1,10 @@
-"""Scores of videos: the softmax of each view, summed over the views of a video, averaged to a distribution."""
+"""Scores of videos: the softmax (or sigmoid) of each view, averaged over the views of a video."""
 
 # V views of a video (clips × crops), K classes
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,9 +15,13 @@ from mvit_video.data.dataset import BadVideo
 Reorder = Callable[[Tensor, int], Tensor]
 
 
-@dataclass
+@dataclass(frozen=True)
 class VideoScores:
-    """scores (n, K) float32 that sum to 1 per decoded video and are 0 for the others, which `bad` lists."""
+    """What a list of videos has been scored with.
+
+    scores (n, K) float32: a distribution per decoded video, or one number from 0 to 1 per class where the list is
+    multi-label; 0 for the videos that `bad` lists. labels (n,) int64, or (n, K) bool of a multi-label list.
+    """
 
     names: list[str]
     labels: np.ndarray
@@ -24,12 +29,29 @@ class VideoScores:
     decoded: np.ndarray
     bad: list[BadVideo] = field(default_factory=list)
 
+    @property
+    def multi_label(self) -> bool:
+        return self.labels.ndim == 2
+
 
 class ViewScorer:
-    """Collects views across videos until a batch is full, runs the network, and adds each view to its video's scores."""
+    """Collects views across videos until a batch is full, runs the network, and adds each view to its video's scores.
 
-    def __init__(self, model: nn.Module, num_videos: int, num_classes: int, views_per_batch: int, device: torch.device):
+    A view's scores are the softmax of its logits, or with `multi_label` the sigmoid of each. `sums` (n, K) float64 and
+    `counts` (n,) of several scorers with other videos may be added up.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_videos: int,
+        num_classes: int,
+        views_per_batch: int,
+        device: torch.device,
+        multi_label: bool = False,
+    ) -> None:
         self.model, self.views_per_batch, self.device = model, views_per_batch, device
+        self.activation = torch.sigmoid if multi_label else partial(torch.softmax, dim=1)
         self.sums = torch.zeros(num_videos, num_classes, dtype=torch.float64)
         self.counts = torch.zeros(num_videos, dtype=torch.int64)
         self._views: list[Tensor] = []
@@ -41,50 +63,42 @@ class ViewScorer:
             self._views.append(view)
             self._owners.append(row)
             if len(self._views) == self.views_per_batch:
-                self._run()
+                self.flush()
 
-    def evaluate(self) -> np.ndarray:
-        """Mean scores (n, K) float32 of all that has been taken; rows without views are 0."""
-        if self._views:
-            self._run()
-        return (self.sums / self.counts.clamp(min=1)[:, None]).float().numpy()
-
-    def _run(self) -> None:
+    def flush(self) -> None:
+        """Run the network on what waits."""
+        if not self._views:
+            return
         with torch.inference_mode():
             logits = self.model(torch.stack(self._views).to(self.device))
         owners = torch.tensor(self._owners)
-        self.sums.index_add_(0, owners, logits.double().softmax(1).cpu())
+        self.sums.index_add_(0, owners, self.activation(logits.double()).cpu())
         self.counts.index_add_(0, owners, torch.ones_like(owners))
         self._views, self._owners = [], []
 
 
-def score_videos(
-    model: nn.Module,
+def score_views(
+    scorer: ViewScorer,
     samples: Iterable[dict | BadVideo],
-    num_videos: int,
-    num_classes: int,
-    views_per_batch: int,
-    device: torch.device,
     reorder: Reorder | None = None,
     on_video: Callable[[], None] = lambda: None,
-) -> VideoScores:
-    """Score each sample of a view loader, once. `reorder(views, row)` may change the order of the frames, for controls.
+) -> list[BadVideo]:
+    """Feed each sample of a view loader to the scorer, once; returns those that gave no views.
 
-    The model is put into eval mode and stays there.
+    `reorder(views, row)` may change the order of the frames, for controls. The model is put into eval mode and stays
+    there.
     """
-    scorer = ViewScorer(model.eval(), num_videos, num_classes, views_per_batch, device)
-    result = VideoScores([""] * num_videos, np.zeros(num_videos, np.int64), np.empty(0), np.zeros(num_videos, bool))
+    scorer.model.eval()
+    bad = []
     for sample in samples:
         if isinstance(sample, BadVideo):
-            result.bad.append(sample)
+            bad.append(sample)
         else:
             row = sample["video_index"]
-            views = sample["video"] if reorder is None else reorder(sample["video"], row)
-            result.names[row], result.labels[row], result.decoded[row] = sample["video_name"], sample["label"], True
-            scorer.process(row, views)
+            scorer.process(row, sample["video"] if reorder is None else reorder(sample["video"], row))
         on_video()
-    result.scores = scorer.evaluate()
-    return result
+    scorer.flush()
+    return bad
 
 
 def shuffled_frames(seed: int) -> Reorder:

@@ -23,6 +23,7 @@ from mvit_video.model.measure import (
     DTYPES,
     MEMORY_METHOD,
     PHASES,
+    REFERENCE,
     Subject,
     count_multiply_adds,
     count_parameters,
@@ -51,7 +52,7 @@ class Plan:
     def __post_init__(self) -> None:
         for name in (self.model, self.against):
             if name is not None:
-                check_name(name)
+                check_name(name.removeprefix(REFERENCE))
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype '{self.dtype}' is unknown: allowed are {', '.join(DTYPES)}")
         for name in ("batch", "repeats"):

@@ -38,15 +38,29 @@ MEMORY_METHOD = {
 }
 
 
+REFERENCE = "reference/"  # in front of a name of ours: the same network with the plain attention formula
+
+
+def new_network(name: str) -> nn.Module:
+    """A network of a benchmark: what `build_model` takes, or REFERENCE and a name of ours."""
+    ours = name.removeprefix(REFERENCE)
+    return build_model(ours) if ours == name else build_model(ours, attention="reference")
+
+
+def usual_size(name: str) -> tuple[int, int, int]:
+    """Frames, height and width that it is measured with."""
+    return input_size(name.removeprefix(REFERENCE))
+
+
 class Subject:
     """A network on a device with one batch of its usual input (B, 3, T, H, W); `mode` is eager or compiled."""
 
     def __init__(self, name: str, batch: int, dtype: str, device: torch.device) -> None:
         self.name, self.mode, self.device, self.dtype = name, "eager", device, DTYPES[dtype]
-        self.model = build_model(name).to(device)
+        self.model = new_network(name).to(device)
         self.run: Any = self.model
         generator = torch.Generator().manual_seed(0)  # networks with the same input size get the same clips
-        self.clips = torch.randn(batch, 3, *input_size(name), generator=generator).to(device)
+        self.clips = torch.randn(batch, 3, *usual_size(name), generator=generator).to(device)
         self.labels = torch.zeros(batch, dtype=torch.long, device=device)
 
     def compiled(self) -> "Subject":
@@ -91,8 +105,9 @@ def count_multiply_adds(name: str, device: torch.device | None = None) -> dict[s
     """
     from fvcore.nn import FlopCountAnalysis
 
-    model = build_model(name) if name in BASELINES else build_model(name, attention="reference")
-    analysis = FlopCountAnalysis(model.to(device).eval(), torch.zeros(1, 3, *input_size(name), device=device))
+    plain = name if name in BASELINES or name.startswith(REFERENCE) else REFERENCE + name
+    clip = torch.zeros(1, 3, *usual_size(name), device=device)
+    analysis = FlopCountAnalysis(new_network(plain).to(device).eval(), clip)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     with torch.no_grad():
         operators: Counter = analysis.by_operator()

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.model.attention import ATTENTION, Grid, Heads, add_residual
+from mvit_video.model.normed_linear import normed_linear, normed_mlp
 from mvit_video.model.pooling import depthwise_conv, max_pool
 from mvit_video.model.relative_position import table_rows
 
@@ -46,29 +47,8 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim_out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.fc1(x)
-        if not torch.is_grad_enabled():
-            return self.fc2(F.gelu(hidden))
-        return _GeluLinear.apply(hidden, self.fc2.weight.to(hidden.dtype), self.fc2.bias.to(hidden.dtype))
-
-
-class _GeluLinear(torch.autograd.Function):
-    """Linear(GELU(hidden)) that keeps `hidden` alone for the backward pass and makes the GELU again: the widest tensor
-    of a block is stored once, not twice."""
-
-    @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(hidden, weight)
-        return F.linear(F.gelu(hidden), weight, bias)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        hidden, weight = ctx.saved_tensors
-        rows = gradient.flatten(0, -2)
-        of_weight = rows.t() @ F.gelu(hidden).flatten(0, -2)
-        of_hidden = torch.ops.aten.gelu_backward(gradient @ weight, hidden)
-        return of_hidden, of_weight, rows.sum(0)
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return normed_mlp(x, norm, self.fc1, self.fc2)
 
 
 class PatchEmbed(nn.Module):
@@ -148,8 +128,8 @@ class PooledAttention(nn.Module):
             rows = table_rows(q_size, k_size)
             setattr(self, f"rel_pos_{axis}", nn.Parameter(torch.zeros(rows, head_dim)) if wanted else None)
 
-    def forward(self, x: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # (B, N, h, d)
+    def forward(self, x: Tensor, thw: Grid, norm: nn.LayerNorm) -> tuple[Tensor, Grid]:
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in normed_linear(x, norm, self.qkv, parts=3))
         queries = self._pool(q, thw, self.pool_q, self.norm_q)
         keys = self._pool(k, thw, self.pool_k, self.norm_k)
         values = self._pool(v, thw, self.pool_v, self.norm_v)
@@ -184,13 +164,15 @@ class Block(nn.Module):
         self.proj = nn.Linear(plan.dim, plan.dim_out) if plan.dim != plan.dim_out else None
 
     def forward(self, x: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
-        normed = self.norm1(x)
-        branch, thw_out = self.attn(normed, thw)
-        shortcut = self.proj(normed) if self.proj is not None and self.grows_in_attention else x
+        branch, thw_out = self.attn(x, thw, self.norm1)
+        shortcut = self._widen(x, self.norm1) if self.grows_in_attention else x
         x = self._pool_shortcut(shortcut, thw) + self.drop_path(branch)
-        normed = self.norm2(x)
-        shortcut = self.proj(normed) if self.proj is not None and not self.grows_in_attention else x
-        return shortcut + self.drop_path(self.mlp(normed)), thw_out
+        branch = self.mlp(x, self.norm2)
+        shortcut = x if self.grows_in_attention else self._widen(x, self.norm2)
+        return shortcut + self.drop_path(branch), thw_out
+
+    def _widen(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return x if self.proj is None else normed_linear(x, norm, self.proj)[0]
 
     def _pool_shortcut(self, x: Tensor, thw: Grid) -> Tensor:
         stride, num_cls = self.attn.q_stride, self.attn.num_cls

@@ -7,6 +7,7 @@ for the distance between query position i and key position j on that axis.
 # B batch, h heads, d head dim, T/H/W query grid, Q/K query and key positions on one axis
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -45,9 +46,36 @@ def resample_table(table: Tensor, rows: int) -> Tensor:
 
 
 def axis_embedding(table: Tensor, q_size: int, k_size: int) -> Tensor:
-    """R of one axis: (Q, K, d), for any sizes."""
-    resampled = resample_table(table, table_rows(q_size, k_size))
-    return resampled[distance_rows(q_size, k_size, table.device)]
+    """R of one axis: (Q, K, d), for any sizes; a table of other rows is interpolated linearly.
+
+    What depends on the sizes alone is made once for each of them; the table is read at every call, so that weights
+    that change, in whatever way, are never read from a cache.
+    """
+    resampled = table.shape[0] != table_rows(q_size, k_size)
+    compiling = torch.compiler.is_compiling()
+    if not resampled:
+        rows = (distance_rows if compiling else _kept_rows)(q_size, k_size, table.device)
+        return table[rows]
+    mix = (resampling if compiling else _kept_resampling)(q_size, k_size, table.shape[0], table.dtype, table.device)
+    return (mix @ table).unflatten(0, (q_size, k_size))
+
+
+def resampling(q_size: int, k_size: int, rows: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+    """How a table of `rows` rows mixes into the embedding of each (query, key) pair by linear interpolation: (Q·K, rows)."""
+    mix = resample_table(torch.eye(rows, dtype=dtype, device=device), table_rows(q_size, k_size))
+    return mix[distance_rows(q_size, k_size, device).flatten()]
+
+
+@lru_cache(maxsize=1024)
+def _kept_rows(q_size: int, k_size: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what inference makes first, training may use afterwards
+        return distance_rows(q_size, k_size, device)
+
+
+@lru_cache(maxsize=1024)
+def _kept_resampling(q_size: int, k_size: int, rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return resampling(q_size, k_size, rows, dtype, device)
 
 
 def axis_terms(q: Tensor, tables: Sequence[Tensor | None], k_thw: Sequence[int]) -> list[Tensor]:

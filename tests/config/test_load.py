@@ -42,7 +42,7 @@ def test_every_setting_has_a_sentence():
         ("dat: {}", "'dat' is not a setting (did you mean 'data'?): allowed here are model, data, train, evaluation"),
         ("train: {epochs: 0}", "train.epochs = 0: input should be greater than or equal to 1"),
         ("train: {epochs: many}", "train.epochs = 'many': input should be a valid integer"),
-        ("data: {decoder: ffmpeg}", "data.decoder = 'ffmpeg': input should be 'pyav' or 'decord'"),
+        ("data: {decoder: ffmpeg}", "data.decoder = 'ffmpeg': input should be 'pyav', 'decord' or 'frames'"),
         ("data: {crop_size: 300}", "crop_size 300 is larger than short_side 256: the crop must fit"),
         ("data: {std: [1, 0, 1]}", "std [1.0, 0.0, 1.0] must be above 0 in every channel"),
         ("data: {crop_area: [0.5, 1.5]}", "crop_area [0.5, 1.5] must not exceed 1"),

@@ -16,10 +16,10 @@ from mvit_video.data.dataset import (
     ClipDataset,
     SampleKey,
     ViewDataset,
-    open_video,
     sample_generator,
     view_indices,
 )
+from mvit_video.data.guard import open_reader
 from mvit_video.data.loader import StepSampler, collate, steps_per_epoch, training_loader, view_loader
 from mvit_video.errors import ConfigError
 
@@ -238,7 +238,7 @@ def test_repeated_clips_are_those_of_separate_reads_and_cost_one_decode(few_vide
     videos = read_videos("train.csv", str(few_videos))
     three = ClipDataset(videos, augmented(few_videos, "repeated_aug=3"), seed=0)
     opened = []
-    monkeypatch.setattr(dataset_module, "open_video", lambda *words: opened.append(words) or open_video(*words))
+    monkeypatch.setattr(dataset_module, "open_reader", lambda *words: opened.append(words) or open_reader(*words))
     samples = three[SampleKey(2, 5)]
     assert len(opened) == 1 and [sample["aug_index"] for sample in samples] == [0, 1, 2]
     one = ClipDataset(videos, augmented(few_videos), seed=0)

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
+from sklearn import metrics as reference
 
 from mvit_video.evaluation import metrics
 
@@ -13,6 +15,16 @@ def answers():
     return scores, labels, decoded
 
 
+@pytest.fixture
+def many():
+    """Distributions without ties; all decoded; class 5 of 6 has no video."""
+    rng = np.random.default_rng(1)
+    logits, labels = 2 * rng.standard_normal((300, 6)), rng.integers(0, 5, 300)
+    logits[np.arange(300), labels] += 2
+    scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return scores, labels, np.ones(300, bool)
+
+
 @pytest.mark.parametrize("k", [1, 2, 5, 7, 9])
 def test_top_k_is_a_count_of_labels_among_the_best(answers, k):
     scores, labels, decoded = answers
@@ -21,6 +33,23 @@ def test_top_k_is_a_count_of_labels_among_the_best(answers, k):
         order = sorted(range(7), key=lambda column: (-scores[row, column], column))
         hits += bool(decoded[row]) and labels[row] in order[:k]
     assert metrics.top_k_accuracy(scores, labels, decoded, k) == pytest.approx(100 * hits / 40)
+
+
+def test_accuracies_are_those_of_scikit_learn(many):
+    scores, labels, _ = many
+    for k in (1, 3):
+        wanted = reference.top_k_accuracy_score(labels, scores, k=k, labels=range(6))
+        assert metrics.top_k_accuracy(*many, k) == pytest.approx(100 * wanted)
+    balanced = reference.balanced_accuracy_score(labels, scores.argmax(1))
+    assert metrics.mean_class_accuracy(*many) == pytest.approx(100 * balanced)
+    wanted = reference.confusion_matrix(labels, scores.argmax(1), labels=range(6))
+    assert (metrics.confusion_matrix(*many) == wanted).all()
+
+
+def test_with_fewer_than_five_classes_top_5_is_all_that_could_be_decoded():
+    scores, labels, decoded = np.eye(3)[[0, 1, 2, 0]], np.array([1, 2, 0, 0]), np.array([True, True, True, False])
+    assert metrics.top_k_accuracy(scores, labels, decoded, 5) == 75
+    assert metrics.top_k_accuracy(scores, labels, decoded, 1) == 0
 
 
 def test_a_video_without_scores_is_wrong_even_where_its_label_is_the_first_class():
@@ -42,3 +71,105 @@ def test_the_confusion_matrix_counts_true_by_predicted(answers):
         if decoded[row]:
             wanted[labels[row], scores[row].argmax()] += 1
     assert (metrics.confusion_matrix(scores, labels, decoded) == wanted).all()
+
+
+def test_confused_pairs_are_the_largest_numbers_beside_the_diagonal():
+    matrix = np.array([[9, 2, 0], [5, 7, 0], [1, 0, 0]])
+    assert metrics.confused_pairs(matrix, 2) == [(1, 0, 5), (0, 1, 2)]
+    assert metrics.confused_pairs(matrix, 20) == [(1, 0, 5), (0, 1, 2), (2, 0, 1)]
+    assert metrics.confused_pairs(np.eye(3, dtype=int), 5) == []
+
+
+def test_classes_that_are_mistaken_for_one_another_stand_side_by_side():
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat(np.arange(6), 5))
+    matrix = 40 * np.eye(30, dtype=int) + 5 * (groups[:, None] == groups)
+    matrix[:12, 12:] += rng.integers(2, size=(12, 18))
+    order = metrics.cluster_order(matrix)
+    assert sorted(order) == list(range(30))
+    assert (np.diff(groups[order]) != 0).sum() == 5
+    assert metrics.cluster_order(np.eye(4, dtype=int)) == [0, 1, 2, 3], "nothing confused: as they were"
+    assert metrics.cluster_order(np.zeros((1, 1), int)) == [0]
+
+
+def test_groups_are_laid_end_to_end_where_they_touch_most():
+    chain = np.zeros((6, 6), int)
+    for one, other in ((3, 0), (0, 4), (4, 1), (1, 5), (5, 2)):  # a path through all classes
+        chain[one, other] = chain[other, one] = 10
+    order = metrics.cluster_order(chain + 20 * np.eye(6, dtype=int))
+    assert order in ([3, 0, 4, 1, 5, 2], [2, 5, 1, 4, 0, 3])
+
+
+def test_calibration_error_is_the_mean_gap_of_score_and_share_right(answers, many):
+    for scores, labels, decoded in (answers, many):
+        bins = metrics.calibration(scores, labels, decoded, 10)
+        total, videos = 0.0, int(decoded.sum())
+        for place in range(10):
+            low, high = place / 10, (place + 1) / 10
+            inside = [
+                row
+                for row in range(len(labels))
+                if decoded[row] and (low < scores[row].max() <= high or (place == 0 and scores[row].max() == 0))
+            ]
+            assert bins.counts[place] == len(inside)
+            if inside:
+                score = np.mean([scores[row].max() for row in inside])
+                right = np.mean([scores[row].argmax() == labels[row] for row in inside])
+                total += len(inside) / videos * abs(score - right)
+        assert bins.error == pytest.approx(total)
+    assert metrics.calibration(scores, labels, np.zeros(len(labels), bool)).error is None
+
+
+@pytest.mark.parametrize("digits", [1, 8])
+def test_average_precision_is_that_of_scikit_learn(digits):
+    """With ties and without; undecoded videos have the lowest score of all there."""
+    rng = np.random.default_rng(2)
+    truth, decoded = rng.random((60, 5)) < 0.3, rng.random(60) > 0.1
+    scores = (rng.random((60, 5)) + 0.5 * truth).clip(0, 1).round(digits)
+    scores[~decoded] = 0
+    ranked = np.where(decoded[:, None], scores, -1)
+    wanted = reference.average_precision_score(truth, ranked, average=None)
+    assert metrics.average_precisions(scores, truth, decoded) == pytest.approx(wanted)
+    assert metrics.mean_average_precision(scores, truth, decoded) == pytest.approx(100 * wanted.mean())
+    weights = rng.integers(0, 4, 60).astype(float)
+    wanted = reference.average_precision_score(truth, ranked, average=None, sample_weight=weights)
+    assert metrics.average_precisions(scores, truth, decoded, weights) == pytest.approx(wanted)
+
+
+def test_classes_without_positives_are_left_out_of_the_mean_average_precision():
+    truth, scores = np.array([[1, 0], [0, 0]], bool), np.array([[0.2, 0.9], [0.8, 0.1]])
+    values = metrics.average_precisions(scores, truth, np.ones(2, bool))
+    assert values[0] == 0.5 and np.isnan(values[1])
+    assert metrics.mean_average_precision(scores, truth, np.ones(2, bool)) == 50
+    assert metrics.mean_average_precision(scores, truth & False, np.ones(2, bool)) is None
+
+
+def test_the_bootstrap_draws_videos_with_replacement_and_repeats_itself(many):
+    hits = metrics.top_k_hits(*many, 1)
+    seen = []
+
+    def statistic(weights):
+        seen.append(weights)
+        return [weights @ hits / len(hits), metrics.mean_over_classes(hits, many[1], weights)]
+
+    values = metrics.bootstrap(statistic, 300, 400, seed=3)
+    assert values.shape == (400, 2) and all(weights.sum() == 300 for weights in seen)
+    assert (values == metrics.bootstrap(statistic, 300, 400, seed=3)).all()
+    share = hits.mean()
+    low, high = metrics.interval(values[:, 0])
+    normal = 1.96 * np.sqrt(share * (1 - share) / 300)
+    assert low == pytest.approx(share - normal, abs=0.012) and high == pytest.approx(share + normal, abs=0.012)
+    drawn = np.repeat(np.arange(300), seen[0].astype(int))
+    wanted = 100 * reference.balanced_accuracy_score(many[1][drawn], many[0].argmax(1)[drawn])
+    assert values[0, 1] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (3, 3), (1, 9), (300, 200)])
+def test_mcnemar_counts_disagreements_and_is_an_exact_binomial_test(only_a, only_b):
+    one = np.array([True] * (5 + only_a) + [False] * (only_b + 4))
+    other = np.array([True] * 5 + [False] * only_a + [True] * only_b + [False] * 4)
+    found = metrics.mcnemar(one, other)
+    counts = [found[name] for name in ("both_right", "only_a_right", "only_b_right", "both_wrong")]
+    assert counts == [5, only_a, only_b, 4]
+    wanted = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    assert found["p_value"] == pytest.approx(wanted)

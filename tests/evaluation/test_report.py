@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from mvit_video.evaluation import report
+from mvit_video.evaluation.metrics import calibration
 
 
 def page(tmp_path, **changes):
@@ -16,7 +17,7 @@ def page(tmp_path, **changes):
 
 def test_texts_are_escaped(tmp_path):
     html = page(tmp_path, title="<script>alert(1)</script>", footer="a & b")
-    assert "<script>" not in html and "&lt;script&gt;" in html and "a &amp; b" in html
+    assert "<script>alert" not in html and "&lt;script&gt;" in html and "a &amp; b" in html
 
 
 def test_the_page_needs_no_other_file(tmp_path):
@@ -24,8 +25,8 @@ def test_the_page_needs_no_other_file(tmp_path):
     html = page(
         tmp_path, sections=[report.Section("S", "T", figure), report.Section("R", "", columns=["a"], rows=[[1]])]
     )
-    assert not re.findall(r'(?:src|href)="(?!data:)', html) and "http" not in html
-    picture = Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", html)[1])))
+    assert not re.findall(r'(?:src|href)="(?!data:)', html) and "://" not in html
+    picture = Image.open(io.BytesIO(base64.b64decode(re.search(r"png;base64,([^\"]+)", html)[1])))
     assert picture.width > 800
 
 
@@ -36,13 +37,34 @@ def test_smoothing_is_a_mean_over_neighbours():
         assert np.isclose(smooth[place], values[max(place - 5, 0) : place + 6].mean())
 
 
-def test_the_confusion_matrix_is_readable_for_few_and_for_many_classes():
-    for count, named in ((8, True), (60, True), (400, False)):
-        figure = report.confusion_figure(np.eye(count, dtype=int), [f"class {place}" for place in range(count)])
-        axes = figure.axes[0]
-        assert (axes.get_yticklabels()[-1].get_text() == f"class {count - 1}") == named
-        assert len(axes.texts) == (count if count <= 25 else 0)
-        assert max(figure.get_size_inches()) <= 15.5
+def test_curves_leave_out_what_is_not_recorded_and_thin_what_is_long():
+    steps = [{"epoch": step / 1000, "loss": 1.0} for step in range(20_000)]
+    loss, accuracy = report.curves(
+        [*steps, {"epoch": 20.0}, {"epoch": 21.0, "loss": float("nan")}], [{"epoch": 10, "top1": 50}]
+    ).axes
+    assert 4000 <= len(loss.lines[0].get_xdata()) <= 8000 and loss.lines[0].get_xdata()[-1] > 19.9
+    assert [line.get_label() for line in accuracy.lines] == ["validation"]
+    assert [len(axes.lines) for axes in report.curves([], []).axes] == [0, 0]
+
+
+def test_the_matrix_is_reordered_and_only_its_cells_above_zero_are_kept():
+    matrix = np.array([[5, 0, 3], [0, 7, 0], [2, 0, 1]])
+    data = report.matrix_data(matrix, ("a", "b", "c"), np.array([9, 7, 3]))
+    assert data["names"] in (["a", "c", "b"], ["c", "a", "b"], ["b", "a", "c"], ["b", "c", "a"])
+    for row, column, count in data["cells"]:
+        assert count == matrix["abc".index(data["names"][row]), "abc".index(data["names"][column])] > 0
+    assert len(data["cells"]) == 5
+    assert data["totals"] == [{"a": 9, "b": 7, "c": 3}[name] for name in data["names"]]
+
+
+def test_the_reliability_diagram_shows_the_bins():
+    rng = np.random.default_rng(0)
+    bins = calibration(rng.dirichlet(np.ones(4), 200), rng.integers(0, 4, 200), np.ones(200, bool))
+    above, below = report.reliability(bins).axes
+    filled = bins.counts > 0
+    assert np.allclose([bar.get_height() for bar in above.patches], bins.accuracy[filled])
+    assert [bar.get_height() for bar in below.patches] == bins.counts.tolist()
+    assert np.allclose(above.lines[1].get_xdata(), bins.confidence[filled])
 
 
 def test_strips_show_every_frame_and_caption():

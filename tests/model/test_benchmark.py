@@ -14,6 +14,7 @@ from torch import nn
 from mvit_video.cli import main
 from mvit_video.errors import ConfigError
 from mvit_video.model import benchmark, measure
+from mvit_video.model.attention import flash_attention, reference_attention
 from mvit_video.model.benchmark import Plan, compare, run_benchmark, speed_ratio
 from mvit_video.model.measure import Subject, count_multiply_adds, count_parameters, peak_memory
 
@@ -317,3 +318,13 @@ def test_the_script_in_tools_is_the_same_verb():
     done = subprocess.run([sys.executable, str(script), "--model", "nano"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.startswith("error: model 'nano' is unknown")
+
+
+def test_a_network_can_be_measured_against_its_own_plain_formula():
+    model, plain = Subject(NANO, 1, "fp32", CPU), Subject(f"reference/{NANO}", 1, "fp32", CPU)
+    assert model.clips.shape == plain.clips.shape
+    assert [subject.model.blocks[0].attn.attend for subject in (model, plain)] == [flash_attention, reference_attention]
+    with pytest.raises(ConfigError, match=r"model 'mvitv2_x' is unknown"):
+        Plan("reference/mvitv2_x", CPU)
+    with pytest.raises(ConfigError, match=r"model argument 'attention' is unknown"):
+        Subject("reference/torchvision/mvit_v2_s", 1, "fp32", CPU)

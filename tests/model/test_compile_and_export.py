@@ -45,8 +45,9 @@ def test_an_exported_network_gives_the_same_logits_for_any_batch():
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
-def test_mixed_precision_stays_near_single_precision(dtype, tolerance):
-    model = tiny_video(dropout_rate=0.0, drop_path_rate=0.0).train()
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_mixed_precision_stays_near_single_precision(dtype, tolerance, cls_token):
+    model = tiny_video(dropout_rate=0.0, drop_path_rate=0.0, cls_token=cls_token).train()
     wanted = model(clips())
     with torch.autocast("cpu", dtype=dtype):
         found = model(clips())

@@ -28,15 +28,40 @@ def test_equal_grids_use_each_distance_by_its_own_row():
     assert all(rows[i, j] == i - j + 4 for i in range(5) for j in range(5))
 
 
-def test_a_table_is_resampled_by_linear_interpolation_between_row_centres():
-    table = torch.randn(7, 3, dtype=torch.float64)
-    resampled = positions.resample_table(table, 11)
-    for row in range(11):
-        at = min(max((row + 0.5) * 7 / 11 - 0.5, 0.0), 6.0)
+@pytest.mark.parametrize(("q", "k"), [(6, 6), (6, 3), (2, 5), (4, 4)])
+def test_a_table_of_other_rows_is_interpolated_between_row_centres(q, k):
+    table, wanted_rows = torch.randn(7, 3, dtype=torch.float64), positions.table_rows(q, k)
+    resampled = torch.empty(wanted_rows, 3, dtype=torch.float64)
+    for row in range(wanted_rows):
+        at = min(max((row + 0.5) * 7 / wanted_rows - 0.5, 0.0), 6.0)
         low, high = int(at), min(int(at) + 1, 6)
-        wanted = table[low] * (1 - at + low) + table[high] * (at - low)
-        assert torch.allclose(resampled[row], wanted)
-    assert positions.resample_table(table, 7) is table
+        resampled[row] = table[low] * (1 - at + low) + table[high] * (at - low)
+    embedding = positions.axis_embedding(table, q, k)
+    assert torch.allclose(embedding, resampled[positions.distance_rows(q, k)])
+
+
+@pytest.mark.parametrize("rows", [7, 11])
+def test_a_changed_table_is_read_anew_however_it_was_changed(rows):
+    table = torch.nn.Parameter(torch.zeros(rows, 3))
+    with torch.inference_mode():
+        assert positions.axis_embedding(table, 4, 4).abs().max() == 0
+    table.data.fill_(2.0)  # the way that leaves no trace in the tensor's version
+    with torch.inference_mode():
+        assert torch.allclose(positions.axis_embedding(table, 4, 4), torch.full((4, 4, 3), 2.0))
+    positions.axis_embedding(table, 4, 4).sum().backward()  # what was kept in inference serves training too
+    assert table.grad.sum().item() == pytest.approx(4 * 4 * 3)
+
+
+@pytest.mark.parametrize("rows", [7, 11])
+def test_what_depends_on_the_sizes_alone_is_made_once(monkeypatch, rows):
+    table, calls = torch.randn(rows, 3), []
+    positions._kept_rows.cache_clear()
+    positions._kept_resampling.cache_clear()
+    plain = positions.distance_rows
+    monkeypatch.setattr(positions, "distance_rows", lambda *sizes: calls.append(sizes) or plain(*sizes))
+    for _ in range(3):
+        positions.axis_embedding(table, 4, 4)
+    assert len(calls) == 1
 
 
 def test_terms_are_products_of_queries_and_table_rows():

@@ -1,0 +1,176 @@
+"""What an evaluation leaves: results.json, scores.npz and two tables, each written whole."""
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mvit_video.config.schema import Config
+from mvit_video.data.annotations import VideoList
+from mvit_video.download import sha256
+from mvit_video.engine.distributed import world_size
+from mvit_video.evaluation import metrics
+from mvit_video.evaluation.protocols import Protocol
+from mvit_video.evaluation.scores_file import SCORES, save_scores
+from mvit_video.evaluation.views import VideoScores
+from mvit_video.model.checkpoints import ModelCard
+from mvit_video.paths import local_file, write_json, write_whole
+from mvit_video.version import __version__
+
+RESULTS, PER_CLASS, CONFUSION, REPORT = "results.json", "per_class.csv", "confusion.csv", "report.html"
+FILES = (RESULTS, SCORES, PER_CLASS, CONFUSION, REPORT)
+RESAMPLES, SEED = 1000, 0
+NAMES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "mean_class_accuracy": "mean class accuracy",
+    "mean_average_precision": "mean average precision",
+}
+
+
+def accuracies(scores: VideoScores) -> dict[str, float]:
+    """top1 and top5 in percent, over all videos, those that could not be decoded included.
+
+    Of a multi-label list, mean_average_precision in percent.
+    """
+    arrays = (scores.scores, scores.labels, scores.decoded)
+    if scores.multi_label:
+        return {"mean_average_precision": metrics.mean_average_precision(*arrays) or 0.0}
+    return {"top1": metrics.top_k_accuracy(*arrays, 1), "top5": metrics.top_k_accuracy(*arrays, 5)}
+
+
+def results(scores: VideoScores, classes: tuple[str, ...], protocol: Protocol, seconds: float) -> dict:
+    """What results.json holds of the scores and of the way to them; accuracies in percent."""
+    return measures(scores) | {
+        "num_videos": len(scores.names),
+        "num_decoded": int(scores.decoded.sum()),
+        "num_classes": len(classes),
+        "protocol": str(protocol),
+        "clips": protocol.clips,
+        "crops": protocol.crops,
+        "undecodable": [{"path": bad.path, "where": bad.where, "reason": bad.reason} for bad in scores.bad],
+        "seconds": seconds,
+        "clips_per_second": int(scores.decoded.sum()) * protocol.clips / seconds,
+        "views_per_second": int(scores.decoded.sum()) * protocol.views / seconds,
+        "processes": world_size(),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def measures(scores: VideoScores) -> dict:
+    """Every number about the scores, with 95 % intervals by bootstrap over the videos."""
+    statistics = accuracies(scores)
+    arrays = (scores.scores, scores.labels, scores.decoded)
+    calibrated: dict = {}
+    if not scores.multi_label:
+        statistics["mean_class_accuracy"] = metrics.mean_class_accuracy(*arrays)
+        error = metrics.calibration(*arrays).error
+        calibrated = {"expected_calibration_error": error, "calibration_bins": metrics.CALIBRATION_BINS}
+    drawn = metrics.bootstrap(weighted_measures(scores), len(scores.names), RESAMPLES, SEED)
+    intervals = {name: metrics.interval(values) for name, values in zip(statistics, drawn.T, strict=True)}
+    return statistics | {
+        "intervals_95": intervals,
+        "bootstrap": {"resamples": RESAMPLES, "seed": SEED},
+        **calibrated,
+    }
+
+
+def weighted_measures(scores: VideoScores):
+    """The statistic for `bootstrap`: the accuracies, in the order of `measures`, when video i counts weights[i] times."""
+    arrays = (scores.scores, scores.labels, scores.decoded)
+    if scores.multi_label:
+        return lambda weights: [metrics.mean_average_precision(*arrays, weights) or 0.0]
+    best, five = (metrics.top_k_hits(*arrays, k) for k in (1, 5))
+
+    def statistic(weights: np.ndarray) -> list[float]:
+        top1, top5 = (100.0 * float(weights @ hits) / len(hits) for hits in (best, five))
+        return [top1, top5, metrics.mean_over_classes(best, scores.labels, weights)]
+
+    return statistic
+
+
+def circumstances(
+    checkpoint: str,
+    card: ModelCard,
+    videos: VideoList,
+    config: Config,
+    protocol: Protocol,
+    device: torch.device,
+    multi_label: bool = False,
+) -> dict:
+    """What results.json says of where its numbers come from."""
+    versions = {"mvit_video": __version__, "torch": torch.__version__, "numpy": np.__version__}
+    digest = sha256(local_file(checkpoint))
+    return {
+        "protocol_in_words": protocol.in_words(card.preprocessing, multi_label),
+        "list": videos.source,
+        "checkpoint": {"path": checkpoint, "sha256": digest, "card": card.model_dump(mode="json")},
+        "config": config.model_dump(mode="json"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "versions": versions | {"python": sys.version.split()[0]},
+    }
+
+
+def class_rows(scores: VideoScores, classes: Sequence[str]) -> list[dict]:
+    """One row per class: what per_class.csv and the report show. Shares in percent, None where there is nothing to share."""
+    if scores.multi_label:
+        values = metrics.average_precisions(scores.scores, scores.labels, scores.decoded)
+        return [
+            {"class": name, "videos": int(count), "average_precision": _percent(value)}
+            for name, count, value in zip(classes, scores.labels.sum(0), values, strict=True)
+        ]
+    arrays = (scores.scores, scores.labels, scores.decoded)
+    matrix, hits, five = metrics.confusion_matrix(*arrays), *(metrics.top_k_hits(*arrays, k) for k in (1, 5))
+    rows = []
+    for place, name in enumerate(classes):
+        own = scores.labels == place
+        beside = np.where(np.arange(len(classes)) == place, 0, matrix[place])
+        mistake = int(beside.argmax())
+        rows.append(
+            {
+                "class": name,
+                "videos": int(own.sum()),
+                "undecodable": int((own & ~scores.decoded).sum()),
+                "top1": _percent(hits[own].mean()) if own.any() else None,
+                "top5": _percent(five[own].mean()) if own.any() else None,
+                "predicted": int(matrix[:, place].sum()),
+                "precision": _percent(matrix[place, place] / matrix[:, place].sum())
+                if matrix[:, place].any()
+                else None,
+                "mistaken_for": classes[mistake] if beside[mistake] else None,
+                "mistaken_videos": int(beside[mistake]),
+            }
+        )
+    return rows
+
+
+def _percent(share: float) -> float | None:
+    return None if np.isnan(share) else 100.0 * float(share)
+
+
+def write_results(folder: Path, scores: VideoScores, classes: Sequence[str], result: dict) -> None:
+    """results.json, scores.npz, per_class.csv and, with one label per video, confusion.csv."""
+    save_scores(folder / SCORES, scores, classes)
+    rows = class_rows(scores, classes)
+    write_csv(folder / PER_CLASS, list(rows[0]), [list(row.values()) for row in rows])
+    if not scores.multi_label:
+        matrix = metrics.confusion_matrix(scores.scores, scores.labels, scores.decoded)
+        lost = np.bincount(scores.labels[~scores.decoded], minlength=len(classes))
+        table = np.column_stack([matrix, lost]).tolist()
+        content = [[name, *row] for name, row in zip(classes, table, strict=True)]
+        write_csv(folder / CONFUSION, ["true \\ predicted", *classes, "(not decoded)"], content)
+    write_json(folder / RESULTS, result)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Commas, one header; None is an empty cell."""
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_whole(path, content.getvalue())
