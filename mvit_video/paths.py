@@ -61,13 +61,18 @@ def fresh_folder(folder: str | Path, owned: tuple[str, ...], overwrite: bool) ->
     return folder
 
 
-def output_file(path: str | Path) -> Path:
-    """A file that can be written, found out before the work and not after it: its folder exists, and it is no folder."""
+def output_file(path: str | Path, overwrite: bool = True) -> Path:
+    """A file that can be written, found out before the work and not after it: its folder exists, and it is no folder.
+
+    Without `overwrite`, it must not be there either.
+    """
     path = Path(path)
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder, wanted a file to write")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent} to write it to: create it first")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path}: exists: choose another --output, or say --overwrite")
     return path
 
 

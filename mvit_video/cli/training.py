@@ -2,18 +2,22 @@
 
 import argparse
 
-from mvit_video.cli.common import add_config, add_device, add_output, say
+from mvit_video.cli.common import add_config, add_device, add_output, at_least_one, say, whole_number
 
 
 def train(arguments: argparse.Namespace) -> int:
     """Train a network; leaves model.safetensors, config.yaml, metrics.jsonl and checkpoints/ in --output."""
     from mvit_video.config.load import load_config
-    from mvit_video.engine.run import train_run
+    from mvit_video.engine.run import dry_run, train_run
     from mvit_video.evaluation.evaluate import validator
     from mvit_video.inference.predictor import choose_device
 
-    config = load_config(arguments.config, arguments.overrides)
+    seed = [] if arguments.seed is None else [f"train.seed={arguments.seed}"]
+    config = load_config(arguments.config, [*arguments.overrides, *seed])
     device = choose_device(arguments.device)
+    if arguments.dry_run:
+        print(dry_run(config, device, arguments.num_videos, arguments.num_classes))
+        return 0
     weights = train_run(
         config,
         arguments.output,
@@ -27,9 +31,26 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+class _DryRun(argparse.Action):
+    """A switch with which --output may be left out."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        namespace.dry_run = True
+        for action in parser._actions:
+            action.required = action.required and action.dest != "output"
+
+
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add_output(parser, "the run")
+    parser.add_argument("--seed", type=whole_number, metavar="N", help="the same as train.seed=N")
+    parser.add_argument(
+        "--dry-run", action=_DryRun, nargs=0, default=False, help="print the whole plan, and do and need nothing"
+    )
+    parser.add_argument(
+        "--num-videos", type=at_least_one, metavar="N", help="for --dry-run where the list is not there"
+    )
+    parser.add_argument("--num-classes", type=at_least_one, metavar="N", help="the same for the classes")
     parser.add_argument(
         "--resume", choices=("auto",), help="go on from the newest saved state in --output, if there is one"
     )
@@ -61,4 +82,25 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-VERBS = ((train, _add_train), (settings, lambda parser: None), (demo, _add_demo))
+def convert_config(arguments: argparse.Namespace) -> int:
+    """Write a PySlowFast configuration of an MViT as one of ours, and say what became of each of its keys."""
+    from mvit_video.config.slowfast import convert_slowfast
+    from mvit_video.paths import output_file, write_whole
+
+    output = output_file(arguments.output, arguments.overwrite)
+    conversion = convert_slowfast(arguments.source)
+    write_whole(output, conversion.to_yaml())
+    print(conversion.report())
+    say(f"written to {output}")
+    return 0
+
+
+def _add_convert_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SLOWFAST_YAML", help="a file, such as PySlowFast's configs/Kinetics/MVITv2_S_16x4.yaml"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="our YAML file")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
+
+
+VERBS = ((train, _add_train), (convert_config, _add_convert_config), (settings, lambda parser: None), (demo, _add_demo))

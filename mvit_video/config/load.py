@@ -18,10 +18,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     A file may name another in `_BASE_` (relative to itself), whose values it then changes one by one.
     Raises ConfigError that names the file or the word, the key, its value and what is allowed.
     """
-    tree = _read_with_base(Path(path), seen=())
+    tree = read_yaml(path)
     for word in overrides:
         _override(tree, word)
     return _validated(tree, str(path))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The plain values of a YAML file, put into those of the file that it names in `_BASE_`, if it names one."""
+    return _read(Path(path), seen=())
 
 
 def dump_config(config: Config) -> str:
@@ -43,7 +48,7 @@ def describe_settings(model: type[BaseModel] = Config, prefix: str = "") -> Iter
             yield f"{prefix}{name}", str(field.default), field.description or ""
 
 
-def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     file = local_file(path)
     if file.resolve() in seen:
         raise ConfigError(f"{path}: names itself as _BASE_, by way of {', '.join(p.name for p in seen)}")
@@ -57,7 +62,7 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = tree.pop("_BASE_", None)
     if base is None:
         return tree
-    return _merged(_read_with_base(file.parent / str(base), (*seen, file.resolve())), tree)
+    return _merged(_read(file.parent / str(base), (*seen, file.resolve())), tree)
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

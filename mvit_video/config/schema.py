@@ -140,6 +140,10 @@ class TrainSettings(Settings):
     """Times that every training video is seen."""
     clips_per_step: Positive = 64
     """Clips in one optimiser step."""
+    clips_per_pass: Positive | None = None
+    """Most clips that go through the network at once; a larger step accumulates the gradients of several passes; null for no limit."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """adamw, or sgd with Nesterov momentum."""
     base_lr: Annotated[float, Field(gt=0)] = 1.6e-3
     """Peak learning rate for 512 clips per step; the one in effect is scaled by clips_per_step / 512."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 30
@@ -149,11 +153,21 @@ class TrainSettings(Settings):
     end_lr: Annotated[float, Field(ge=0)] = 1e-6
     """Learning rate of the last step, for 512 clips per step; reached along half a cosine."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """AdamW's decoupled decay of every parameter with more than one dimension."""
+    """Decay of every parameter with more than one dimension: decoupled in AdamW, added to the gradient in SGD."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each block's learning rate is this share of the next one's, counted from the head, which learns at the full rate; 1 is off."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's averaging factors."""
+    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """SGD's averaging factor."""
     clip_gradient: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest L2 norm of the whole gradient; null leaves it alone."""
+    """Largest L2 norm of the whole step's gradient; null leaves it alone."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """After a step whose loss or gradient is NaN or Inf has been reported: stop, or skip it and go on with the weights as they were."""
+    trainable: Literal["all", "head"] = "all"
+    """head trains the last linear layer alone (a linear probe): the rest is frozen and runs as in evaluation."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Factor of a moving average of the weights, validated and saved beside them; smaller in the first steps; null for none."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the target that is spread evenly over all classes."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
@@ -164,8 +178,12 @@ class TrainSettings(Settings):
     """Share of the mixed steps that take CutMix where both alphas are above 0."""
     mix_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the steps that are mixed at all."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the network under autocast; weights, loss and optimiser stay fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the network, by autocast, fp16 with loss scaling; all else stays fp32; auto is bf16 on GPUs that have it, else fp32."""
+    activation_checkpointing: bool = False
+    """Keep only each block's input for the backward pass and compute the rest again: less memory, more time, the same result."""
+    compile: bool = False
+    """Run the network through torch.compile: minutes at the start, then faster steps on a GPU."""
     deterministic: bool = False
     """Only algorithms that give the same bits each time; an error where there is none."""
     seed: Annotated[int, Field(ge=0)] = 0

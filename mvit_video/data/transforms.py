@@ -23,10 +23,10 @@ def to_clip(frames: np.ndarray) -> Tensor:
     return clip.copy_(torch.from_numpy(frames).permute(3, 0, 1, 2)).div_(255)
 
 
-def normalize(clip: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(clip − mean) / std per channel."""
+def normalize_(clip: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(clip − mean) / std per channel, in place."""
     shape = (-1, 1, 1, 1)
-    return (clip - torch.tensor(mean).view(shape)).div_(torch.tensor(std).view(shape))
+    return clip.sub_(torch.tensor(mean).view(shape)).div_(torch.tensor(std).view(shape))
 
 
 def resize(clip: Tensor, height: int, width: int) -> Tensor:
@@ -191,20 +191,24 @@ class TrainTransform:
         mirror = rng.random() < 0.5
         steps = self.randaugment.draw(rng) if self.randaugment else []
         steps += draw_color_jitter(self.color_jitter, rng) if self.color_jitter else []
-        clip = to_clip(augment(frames, steps, place.source))
-        if any(place.margins):
-            clip = F.pad(clip, place.margins)  # nothing that is shown comes from there
-        clip = resize(clip, *place.scaled)
-        top, left, height, width = place.target
-        clip = clip[..., top : top + height, left : left + width]
-        if self.flip and mirror:
-            clip = clip.flip(-1)
-        clip = normalize(clip, self.mean, self.std).contiguous()
+        clip = torch.empty(3, len(frames), *self.size)
+        for number, frame in enumerate(augment(frames, steps, place.source)):
+            picture = self._shown(frame, place)
+            clip[:, number] = picture.flip(-1) if self.flip and mirror else picture
+        normalize_(clip, self.mean, self.std)
         if self.erasing and rng.random() < self.erasing:
             box = draw_erasing_box(rng, *self.size)
             if box is not None:
                 erase(clip, box, rng)
         return clip
+
+    def _shown(self, frame: np.ndarray, place: Placement) -> Tensor:
+        """One frame of the source, scaled and cut: (C, *size). One at a time stays in the processor's cache."""
+        picture = to_clip(frame[None])
+        if any(place.margins):
+            picture = F.pad(picture, place.margins)  # nothing that is shown comes from there
+        top, left, height, width = place.target
+        return resize(picture, *place.scaled)[:, 0, top : top + height, left : left + width]
 
 
 @dataclass(frozen=True)
@@ -225,7 +229,7 @@ class ViewTransform:
         clips = np.arange(len(frames))[None] if clips is None else clips
         views = torch.empty(len(clips), self.num_crops, 3, clips.shape[1], *self.size)
         for number, frame in enumerate(frames):
-            picture = normalize(scale_short_side(to_clip(frame[None]), self.short_side), self.mean, self.std)[:, 0]
+            picture = normalize_(scale_short_side(to_clip(frame[None]), self.short_side), self.mean, self.std)[:, 0]
             for crop, position in enumerate(crop_positions(self.num_crops)):
                 pixels = crop_at(picture, self.size, position)
                 for clip, place in np.argwhere(clips == number):

@@ -1,14 +1,16 @@
 """Training states on disk: everything that a run needs to go on as if it had never stopped; safetensors and JSON.
 
-Order, crops and dropout follow from (seed, step), so no generator state is kept. A state is a folder
-`checkpoints/step_00000500` with model.safetensors, optimizer.safetensors and state.json; it is written under a
-temporary name, synced and renamed, so a folder with the final name is whole.
+Order, crops, mixing and dropout follow from (seed, step), so no generator state is kept. A state is a folder
+`checkpoints/step_00000500` with model.safetensors, optimizer.safetensors, ema.safetensors where weights are averaged,
+and state.json (step, schedule, loss scale, digests); it is written under a temporary name, synced and renamed, so a
+folder with the final name is whole. One that holds NaN or Inf is not written.
 """
 
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,27 +20,41 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
+from mvit_video.engine.ema import WeightAverage
 from mvit_video.errors import CheckpointError
 from mvit_video.model.checkpoints import ModelCard, load_exactly, read_checkpoint, save_checkpoint
 from mvit_video.paths import write_json, write_whole
 from mvit_video.version import __version__
 
 FOLDER = "checkpoints"
-FILES = ("model.safetensors", "optimizer.safetensors")
+MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
+
+
+@dataclass(frozen=True)
+class Learner:
+    """All that a training step changes."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    """The loss scale of fp16; does nothing in other precisions."""
+    average: WeightAverage | None = None
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A saved state that has been found whole: where it is, and the number of steps it has done."""
+    """A saved state that has been found whole: where it is, the number of steps it has done, and of which schedule."""
 
     folder: Path
     step: int
+    schedule: dict[str, int]
 
 
-def save_state(
-    run: Path, step: int, model: nn.Module, card: ModelCard, optimizer: torch.optim.Optimizer, keep: int
-) -> None:
-    """Write the state after `step` steps, then delete all but the newest `keep`."""
+def save_state(run: Path, step: int, learner: Learner, card: ModelCard, schedule: Mapping[str, int], keep: int) -> None:
+    """Write the state after `step` steps, then delete all but the newest `keep`.
+
+    Raises CheckpointError, and leaves the states before it alone, where it holds NaN or Inf or cannot be written.
+    """
     final = run / FOLDER / f"step_{step:08d}"
     temporary = run / FOLDER / f".step_{step:08d}.partial"
     for leftover in (temporary, final):
@@ -46,20 +62,32 @@ def save_state(
             shutil.rmtree(leftover)
     try:
         temporary.mkdir(parents=True)
-        save_checkpoint(temporary / FILES[0], model, card)
-        write_whole(temporary / FILES[1], to_safetensors(_optimizer_tensors(optimizer)))
-        digests = {name: _digest(temporary / name) for name in FILES}
-        versions = {"mvit_video": __version__, "torch": torch.__version__}
-        write_json(temporary / "state.json", {"step": step, "sha256": digests, "versions": versions})
+        _write_state(temporary, step, learner, card, schedule)
         os.replace(temporary, final)
         _sync_folder(final.parent)
     except OSError as reason:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"{final}: cannot be written ({reason.strerror}): the states before it are untouched"
         ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     for old in _folders(run)[:-keep]:
         shutil.rmtree(old)
+
+
+def _write_state(folder: Path, step: int, learner: Learner, card: ModelCard, schedule: Mapping[str, int]) -> None:
+    save_checkpoint(folder / MODEL, learner.model, card)
+    if learner.average is not None:
+        save_checkpoint(folder / AVERAGE, learner.average.model, card)
+    write_whole(folder / OPTIMIZER, to_safetensors(_optimizer_tensors(learner.optimizer, folder / OPTIMIZER)))
+    content = {
+        "step": step,
+        "schedule": dict(schedule),
+        "scaler": learner.scaler.state_dict(),
+        "sha256": {file.name: _digest(file) for file in sorted(folder.iterdir())},
+        "versions": {"mvit_video": __version__, "torch": torch.__version__},
+    }
+    write_json(folder / "state.json", content)
 
 
 def newest_state(run: Path) -> tuple[TrainingState | None, list[str]]:
@@ -68,42 +96,47 @@ def newest_state(run: Path) -> tuple[TrainingState | None, list[str]]:
     for folder in reversed(_folders(run)):
         try:
             content = json.loads((folder / "state.json").read_text())
-            changed = [name for name in FILES if _digest(folder / name) != content["sha256"][name]]
+            changed = [name for name, digest in content["sha256"].items() if _digest(folder / name) != digest]
             if not changed:
-                return TrainingState(folder, content["step"]), complaints
+                return TrainingState(folder, content["step"], content["schedule"]), complaints
             complaints.append(f"{folder}: {changed[0]} is not what was written (sha256 differs): not used")
         except (OSError, ValueError, KeyError) as reason:
             complaints.append(f"{folder}: cannot be read ({reason}): not used")
     return None, complaints
 
 
-def load_state(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a saved state into a model and an optimiser of the same make."""
-    weights, _ = read_checkpoint(state.folder / FILES[0])
-    load_exactly(model, weights, state.folder)
+def load_state(state: TrainingState, learner: Learner) -> None:
+    """Put a saved state into a learner of the same make."""
+    load_exactly(learner.model, read_checkpoint(state.folder / MODEL)[0], state.folder)
+    if learner.average is not None:
+        load_exactly(learner.average.model, read_checkpoint(state.folder / AVERAGE)[0], state.folder)
+    learner.scaler.load_state_dict(json.loads((state.folder / "state.json").read_text())["scaler"])
     try:
-        tensors = load_file(state.folder / FILES[1])
+        tensors = load_file(state.folder / OPTIMIZER)
     except (SafetensorError, OSError) as reason:
-        raise CheckpointError(f"{state.folder / FILES[1]}: cannot be read ({reason})") from None
+        raise CheckpointError(f"{state.folder / OPTIMIZER}: cannot be read ({reason})") from None
     saved: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
         saved.setdefault(int(number), {})[name] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    if sorted(saved) != sorted(number for group in groups for number in group["params"]):
+    groups = learner.optimizer.state_dict()["param_groups"]
+    if not saved.keys() <= {number for group in groups for number in group["params"]}:
         raise CheckpointError(
             f"{state.folder}: its optimiser has {len(saved)} parameters, wanted another number: start anew"
         )
-    optimizer.load_state_dict({"state": saved, "param_groups": groups})
+    learner.optimizer.load_state_dict({"state": saved, "param_groups": groups})
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, path: Path) -> dict[str, torch.Tensor]:
+    tensors = {
         f"{number}.{name}": value.cpu().contiguous()
-        for number, values in state.items()
+        for number, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(f"{path}: not written, because '{broken[0]}' holds NaN or Inf ({len(broken)} tensors do)")
+    return tensors
 
 
 def _folders(run: Path) -> list[Path]:

@@ -1,16 +1,63 @@
-"""AdamW as the recipes use it."""
+"""The optimisers as the recipes use them: who is decayed, and who learns slower."""
+
+import re
 
 import torch
 from torch import nn
 
 from mvit_video.config.schema import TrainSettings
+from mvit_video.errors import ConfigError
 
 
-def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW that decays matrices, filters, position tables and the class token, not biases and norms (1-D)."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """AdamW (eps 1e-8) or SGD (Nesterov) over `parameter_groups`."""
+    groups = parameter_groups(model, settings.weight_decay, settings.layer_decay)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.base_lr, momentum=settings.momentum, nesterov=True, fused=True)
     return torch.optim.AdamW(groups, lr=settings.base_lr, betas=settings.betas, eps=1e-8, fused=True)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+    """Trained parameters by layer, decayed ones apart; `lr_scale` is the share of the learning rate that is theirs.
+
+    Matrices, filters, position tables and the class token are decayed, biases and norms (1-D) are not. With a layer
+    decay, layer l of L learns at layer_decay^(L − l).
+    """
+    numbers = layer_numbers(model) if layer_decay < 1 else dict.fromkeys(dict(model.named_parameters()), 0)
+    last = max(numbers.values(), default=0)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((numbers[name], parameter.ndim <= 1), []).append(parameter)
+    return [
+        {
+            "params": groups[layer, small],
+            "weight_decay": 0.0 if small else weight_decay,
+            "lr_scale": layer_decay ** (last - layer),
+        }
+        for layer, small in sorted(groups)
+    ]
+
+
+def layer_numbers(model: nn.Module) -> dict[str, int]:
+    """Parameter name -> layer: 0 before the blocks (patches, class token, positions), i + 1 for block i, then the rest.
+
+    Raises ConfigError for a network without numbered blocks.
+    """
+    names = list(dict(model.named_parameters()))
+    blocks = {name: int(match[1]) for name in names if (match := re.match(r"blocks\.(\d+)\.", name))}
+    if not blocks:
+        raise ConfigError("train.layer_decay needs a network of numbered blocks, which this one is not: set it to 1")
+    after = max(blocks.values()) + 2
+    return {name: blocks[name] + 1 if name in blocks else after * name.startswith(("norm", "head")) for name in names}
+
+
+def freeze_all_but_head(model: nn.Module) -> None:
+    """Only the last linear layer is left to train."""
+    model.requires_grad_(False)
+    linear_layers(model)[-1].requires_grad_(True)
+
+
+def linear_layers(model: nn.Module) -> list[nn.Linear]:
+    """In the order of the network, the classifier last."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)]

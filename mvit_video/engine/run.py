@@ -13,12 +13,14 @@ from mvit_video.config.schema import Config
 from mvit_video.data.annotations import VideoList, check_files_exist, read_classes, read_videos
 from mvit_video.data.dataset import ClipDataset
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
+from mvit_video.data.mixing import Mixer
 from mvit_video.engine.bad_videos import EVENTS, events_summary
-from mvit_video.engine.checkpoint import FOLDER, load_state, newest_state
-from mvit_video.engine.optimizer import build_optimizer
+from mvit_video.engine.checkpoint import FOLDER, Learner, load_state, newest_state
+from mvit_video.engine.optimizer import linear_layers
+from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.schedule import learning_rate
-from mvit_video.engine.trainer import Trainer, run_training, seed_step
-from mvit_video.errors import ConfigError
+from mvit_video.engine.trainer import Span, Trainer, make_learner, run_training, seed_step
+from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.model.checkpoints import (
     ModelCard,
     Weights,
@@ -30,11 +32,14 @@ from mvit_video.model.checkpoints import (
 from mvit_video.paths import fresh_folder, write_whole
 
 WEIGHTS = "model.safetensors"
-OWNED = ("config.yaml", "metrics.jsonl", "validation.jsonl", EVENTS, WEIGHTS, FOLDER)
+AVERAGED_WEIGHTS = "model_ema.safetensors"
+OWNED = ("config.yaml", "metrics.jsonl", "validation.jsonl", EVENTS, WEIGHTS, AVERAGED_WEIGHTS, FOLDER)
 MAY_CHANGE = (
     "data.root",
     "data.workers",
     "data.on_error",
+    "train.activation_checkpointing",
+    "train.on_nonfinite",
     "train.checkpoint_every_steps",
     "train.keep_checkpoints",
     "evaluation.",
@@ -78,21 +83,42 @@ def train_run(
     per_epoch = steps_per_epoch(len(train), settings.clips_per_step, repeated_aug)
     last_step = per_epoch * settings.epochs
     card = model_card(config, train.classes)
-    model = initial_model(config, card, say).to(device)
+    learner = make_learner(initial_model(config, card, say).to(device), settings, device)
     run = _open_run(Path(output), config, resume, overwrite)
-    optimizer = build_optimizer(model, settings)
-    first_step = _resume(run, model, optimizer, say)
-    rate = learning_rate(settings, last_step, per_epoch)
-    say(_plan(config, model, train, first_step, last_step, rate))
-    sampler = StepSampler(len(train), settings.clips_per_step, settings.seed, first_step, last_step, repeated_aug)
+    span = Span(_resume(run, learner, last_step, per_epoch, say), last_step, per_epoch)
+    say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
+    sampler = StepSampler(len(train), settings.clips_per_step, settings.seed, span.first_step, last_step, repeated_aug)
     batches = training_loader(ClipDataset(train, config.data, settings.seed), sampler, config.data.workers)
-    trainer = Trainer(model, optimizer, rate, settings, device)
+    rate = learning_rate(settings, last_step, per_epoch)
+    trainer = Trainer(learner, rate, Mixer(settings, len(train.classes)), settings, device)
     validate = make_validator(val) if val is not None else None
     with _algorithms(settings.deterministic):
-        run_training(trainer, batches, run, card, first_step, last_step, per_epoch, validate, config.data.on_error)
+        run_training(trainer, batches, run, card, span, validate, config.data.on_error)
     events_summary(run, say)
-    save_checkpoint(run / WEIGHTS, model, card)
+    save_checkpoint(run / WEIGHTS, learner.model, card)
+    if learner.average is not None:
+        save_checkpoint(run / AVERAGED_WEIGHTS, learner.average.model, card)
     return run / WEIGHTS
+
+
+def dry_run(config: Config, device: torch.device, num_videos: int | None = None, num_classes: int | None = None) -> str:
+    """The plan of `train_run` in words; nothing is written, trained or downloaded.
+
+    Videos and classes are counted in data.train, where it can be read, unless they are given. Where it cannot, the
+    plan says so, and the network has its usual head.
+    """
+    note = ""
+    if num_videos is None or num_classes is None:
+        try:
+            train, _ = training_lists(config)
+            num_videos, num_classes = num_videos or len(train), num_classes or len(train.classes)
+        except MvitVideoError as reason:
+            head = f" and its {num_classes}" if num_classes else ", and the network's usual"
+            note = f"\n  data.train is not read ({reason}){head} classes are assumed"
+    model = dry_model(config, num_classes)
+    if num_classes is None:
+        num_classes = linear_layers(model)[-1].out_features
+    return Plan(config, device, model, num_classes, num_videos).text(0, giga_multiply_adds(config)) + note
 
 
 def _open_run(run: Path, config: Config, resume: bool, overwrite: bool) -> Path:
@@ -100,7 +126,8 @@ def _open_run(run: Path, config: Config, resume: bool, overwrite: bool) -> Path:
     if resume and (run / "config.yaml").exists():
         _same_settings(load_config(run / "config.yaml"), config, run)
     else:
-        run = fresh_folder(run, OWNED, overwrite)
+        reports = [report.name for report in run.glob("nonfinite_step_*.json")]
+        run = fresh_folder(run, (*OWNED, *reports), overwrite)
         write_whole(run / "config.yaml", dump_config(config))
     return run
 
@@ -129,6 +156,12 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None]) -
         if other_classes and weights.num_classes is not None:
             say(_new_head(weights, card))
         say(put_weights(model, weights, reset_head=other_classes).summary())
+    if config.train.activation_checkpointing:
+        if not hasattr(model, "activation_checkpointing"):
+            raise ConfigError(
+                f"{config.model.name} has no activation checkpointing: unset train.activation_checkpointing"
+            )
+        setattr(model, "activation_checkpointing", True)  # noqa: B010 (of MViT, not of every module)
     return model
 
 
@@ -140,26 +173,20 @@ def _new_head(weights: Weights, card: ModelCard) -> str:
     )
 
 
-def _resume(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, say: Callable[[str], None]) -> int:
+def _resume(run: Path, learner: Learner, last_step: int, per_epoch: int, say: Callable[[str], None]) -> int:
     state, complaints = newest_state(run)
     for complaint in complaints:
         say(complaint)
     if state is None:
         return 0
-    load_state(state, model, optimizer)
+    if state.schedule != {"last_step": last_step, "steps_per_epoch": per_epoch}:
+        raise ConfigError(
+            f"{state.folder}: is of a run with {state.schedule['steps_per_epoch']} steps per epoch, and data.train now "
+            f"makes {per_epoch}: resume with the list that it was trained on, or start anew in another --output"
+        )
+    load_state(state, learner)
     say(f"resuming after step {state.step} from {state.folder}")
     return state.step
-
-
-def _plan(
-    config: Config, model: nn.Module, train: VideoList, first: int, last: int, rate: Callable[[int], float]
-) -> str:
-    settings, parameters = config.train, sum(parameter.numel() for parameter in model.parameters())
-    return (
-        f"{config.model.name}: {parameters:,} parameters, {len(train.classes)} classes; {len(train):,} training videos, "
-        f"{settings.epochs} epochs of {last // settings.epochs} steps of {settings.clips_per_step} clips, "
-        f"steps {first + 1} to {last}, peak learning rate {max(rate(step) for step in range(last)):.3g}"
-    )
 
 
 def _same_settings(before: Config, now: Config, run: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mvit_video.config.schema import DataSettings
 from mvit_video.data.annotations import VideoList
 from mvit_video.data.decode import VideoReader
-from mvit_video.data.transforms import crop_at, normalize, scale_short_side, to_clip
+from mvit_video.data.transforms import crop_at, normalize_, scale_short_side, to_clip
 from mvit_video.errors import DecodeError
 
 FRAMES_PER_VIDEO = 4
@@ -46,7 +46,7 @@ def _frames(videos: VideoList, data: DataSettings) -> tuple[Tensor, Tensor, Tens
                 clip = scale_short_side(to_clip(reader.frames(at)), data.short_side)
         except DecodeError:
             continue
-        frames.append(normalize(crop_at(clip, data.crop_hw, 1), data.mean, data.std).transpose(0, 1))
+        frames.append(normalize_(crop_at(clip, data.crop_hw, 1), data.mean, data.std).transpose(0, 1))
         labels += [record.label] * FRAMES_PER_VIDEO
         rows += [row] * FRAMES_PER_VIDEO
     return torch.cat(frames), torch.tensor(labels), torch.tensor(rows)

@@ -172,4 +172,7 @@ def _slices(tokens: Tensor) -> Iterator[slice]:
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(
+        device
+    )  # the first is not for "meta"
+    return torch.get_autocast_dtype(device) if autocast else x.dtype

@@ -1,19 +1,24 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import REPOSITORY, silent
 from safetensors.torch import load_file
+from tiny_models import tiny_video
 
 from mvit_video.config.load import load_config
-from mvit_video.config.schema import TrainSettings
+from mvit_video.config.schema import Preprocessing, TrainSettings
+from mvit_video.data.mixing import Mixer
 from mvit_video.engine import checkpoint as states
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
+from mvit_video.engine.nonfinite import NonFiniteStep
 from mvit_video.engine.run import train_run, training_lists
-from mvit_video.engine.trainer import Trainer, seed_step
+from mvit_video.engine.trainer import Trainer, make_learner, seed_step
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError, TrainingError
 from mvit_video.evaluation.evaluate import validator
+from mvit_video.model.checkpoints import ModelCard, load_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -63,6 +68,123 @@ def test_a_resumed_run_is_bit_for_bit_the_one_that_was_not_stopped(whole_run, fe
     assert (run / "metrics.jsonl").read_text() == (whole_run / "metrics.jsonl").read_text()
     before, after = (load_file(folder / "model.safetensors") for folder in (whole_run, run))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+SMALLER = ("data.crop_size=24", "data.short_side=24", "model.arguments={depths: [1, 1], drop_path_rate: 0.2}")
+SWITCHES = (
+    ("train.optimizer=sgd", "train.ema_decay=0.9", "train.clips_per_pass=3", "train.layer_decay=0.8"),
+    ("train.precision=fp16", "train.ema_decay=0.99", "train.activation_checkpointing=true"),
+)
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=["sgd", "fp16"])
+def test_a_resumed_run_with_averaged_weights_is_bit_for_bit_the_one_that_was_not_stopped(
+    few_videos, tmp_path, switches
+):
+    config = config_for(few_videos, "train.epochs=2", "data.val=null", *SMALLER, *switches)
+    train(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/step_00000008")
+    train(config, tmp_path / "run", resume=True)
+    for name in ("metrics.jsonl", "model.safetensors", "model_ema.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    last = "checkpoints/step_00000008/state.json"
+    states = [json.loads((tmp_path / run / last).read_text()) for run in ("whole", "run")]
+    assert states[0] == states[1]
+    assert set(states[0]["sha256"]) == {"model.safetensors", "optimizer.safetensors", "ema.safetensors"}
+    assert states[0]["schedule"] == {"last_step": 8, "steps_per_epoch": 4}
+    assert ("scale" in states[0]["scaler"]) == ("train.precision=fp16" in switches)
+    raw, averaged = (load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("model", "model_ema"))
+    assert raw.keys() == averaged.keys() and not torch.equal(
+        raw["head.projection.weight"], averaged["head.projection.weight"]
+    )
+
+
+def test_averaged_weights_are_validated_beside_the_others(few_videos, tmp_path):
+    train(config_for(few_videos, "train.epochs=1", "train.ema_decay=0.9"), tmp_path / "run")
+    record = read_metrics(tmp_path / "run/validation.jsonl")[0]
+    config = config_for(few_videos)
+    validate = validator(training_lists(config)[1], config, CPU)
+    for name, prefix in (("model", ""), ("model_ema", "ema_")):
+        numbers = validate(load_checkpoint(tmp_path / f"run/{name}.safetensors")[0])
+        assert {f"{prefix}{key}": value for key, value in numbers.items()}.items() <= record.items()
+
+
+def test_resuming_with_another_list_is_refused(whole_run, few_videos, tmp_path):
+    shutil.copytree(few_videos, tmp_path / "data")
+    rows = (tmp_path / "data/train.csv").read_text().splitlines()
+    (tmp_path / "data/train.csv").write_text("\n".join(rows[:12]))
+    with pytest.raises(ConfigError, match=r"of a run with 4 steps per epoch, and data.train now makes 3: resume with"):
+        train(config_for(tmp_path / "data"), whole_run, resume=True)
+
+
+def test_a_linear_probe_trains_from_the_command_of_a_run(whole_run, few_videos, tmp_path):
+    weights = whole_run / "model.safetensors"
+    said = []
+    words = ("train.trainable=head", "train.epochs=1", f"model.weights={weights}", "data.val=null")
+    train(config_for(few_videos, *words), tmp_path / "run", say=said.append)
+    before, after = (load_file(folder / "model.safetensors") for folder in (whole_run, tmp_path / "run"))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"head.projection.weight", "head.projection.bias"}
+    trained = before["head.projection.weight"].numel() + 8
+    assert any(f"network: {trained:,} of 321,544 parameters trained" in text for text in said)
+
+
+def test_activation_checkpointing_of_a_network_without_it_is_refused(few_videos, tmp_path):
+    words = ("model.name=pytorchvideo/slow_r50", "model.arguments={}", "train.activation_checkpointing=true")
+    with pytest.raises(ConfigError, match=r"pytorchvideo/slow_r50 has no activation checkpointing: unset train.activ"):
+        train(config_for(few_videos, *words), tmp_path / "run")
+
+
+def test_a_run_that_meets_nan_stops_with_a_report_and_no_state_of_it(few_videos, tmp_path, monkeypatch):
+    """From the loader to the disk: the report names the videos of the batch, as the list does."""
+    words = (*SMALLER, "data.val=null", "train.epochs=2", "train.checkpoint_every_steps=1")
+    config = config_for(few_videos, *words)
+    sound = Trainer.train_step
+
+    def broken(self, step, clips, labels):
+        return sound(self, step, clips * float("nan") if step == 2 else clips, labels)
+
+    monkeypatch.setattr(Trainer, "train_step", broken)
+    with pytest.raises(
+        TrainingError, match=r"step 3: the loss is nan .* its clips are in .*nonfinite_step_00000003.json"
+    ):
+        train(config, tmp_path / "run")
+    report = json.loads((tmp_path / "run/nonfinite_step_00000003.json").read_text())
+    listed = {row.split(" ")[0] for row in (few_videos / "train.csv").read_text().splitlines()}
+    assert len(report["clips"]) == 4 and {clip["video_name"] for clip in report["clips"]} <= listed
+    assert [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())] == [
+        "step_00000001",
+        "step_00000002",
+    ]
+    assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 2
+
+    config = config_for(few_videos, *words, "train.on_nonfinite=skip")
+    train(config, tmp_path / "run", resume=True)
+    records = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert [record["step"] for record in records if "skipped" in record] == [3] and records[2]["loss"] is None
+    monkeypatch.undo()
+    train(config, tmp_path / "run", overwrite=True)
+    assert not list((tmp_path / "run").glob("nonfinite*"))
+
+
+@pytest.mark.parametrize("part", ["model", "average", "optimizer"])
+def test_a_state_with_nan_is_never_written(tmp_path, part):
+    model = tiny_video()
+    learner = make_learner(model, TrainSettings(ema_decay=0.9), CPU)
+    model(torch.zeros(1, 3, 8, 32, 32)).sum().backward()
+    learner.optimizer.step()
+    card = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=("a",), preprocessing=Preprocessing())
+    states.save_state(tmp_path, 1, learner, card, {}, keep=1)
+    planted = {
+        "model": model.norm.bias,
+        "average": learner.average.model.norm.bias,
+        "optimizer": learner.optimizer.state[model.norm.bias]["exp_avg"],
+    }[part]
+    planted.data[3] = float("nan")
+    with pytest.raises(CheckpointError, match=r"not written, because '.*' holds NaN or Inf \(1 tensors do\)"):
+        states.save_state(tmp_path, 2, learner, card, {}, keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
 
 
 def test_a_changed_state_is_told_and_the_one_before_it_is_used(whole_run, few_videos, tmp_path):
@@ -180,9 +302,12 @@ class Linear(torch.nn.Module):
 
 
 def trainer(**changes):
+    """Plain gradient descent at the rate 0.5."""
     settings = TrainSettings(clips_per_step=2, **changes)
     model = Linear()
-    return Trainer(model, torch.optim.SGD(model.parameters(), lr=1.0), lambda step: 0.5, settings, CPU)
+    descent = torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=1.0)
+    learner = replace(make_learner(model, settings, CPU), optimizer=descent)
+    return Trainer(learner, lambda step: 0.5, Mixer(settings, 2), settings, CPU)
 
 
 CLIPS, LABELS = torch.tensor([[1.0, 2.0], [3.0, -1.0]]).view(2, 2, 1, 1, 1), torch.tensor([0, 1])
@@ -198,7 +323,7 @@ def loss_by_hand(weight, smoothing):
 @pytest.mark.parametrize("limit", [None, 0.01, 1000.0])
 def test_a_step_is_gradient_descent_on_the_smoothed_cross_entropy(smoothing, limit):
     engine = trainer(label_smoothing=smoothing, clip_gradient=limit)
-    weight = engine.model.weight.detach().clone().requires_grad_()
+    weight = engine.learner.model.weight.detach().clone().requires_grad_()
     loss = loss_by_hand(weight, smoothing)
     loss.backward()
     norm = weight.grad.norm().item()
@@ -206,22 +331,24 @@ def test_a_step_is_gradient_descent_on_the_smoothed_cross_entropy(smoothing, lim
     scale = 1.0 if limit is None else min(1.0, limit / norm)
     assert record["loss"] == pytest.approx(loss.item()) and record["gradient_norm"] == pytest.approx(norm)
     assert record["lr"] == 0.5
-    assert torch.allclose(engine.model.weight, weight - 0.5 * scale * weight.grad, atol=1e-5)
+    assert torch.allclose(engine.learner.model.weight, weight - 0.5 * scale * weight.grad, atol=1e-5)
 
 
 def test_bf16_runs_the_network_in_bf16_and_keeps_the_weights_in_fp32():
     engine, plain = trainer(precision="bf16"), trainer()
     record, wanted = engine.train_step(0, CLIPS, LABELS), plain.train_step(0, CLIPS, LABELS)
     assert record["loss"] != wanted["loss"] and record["loss"] == pytest.approx(wanted["loss"], rel=0.02)
-    assert engine.model.weight.dtype == torch.float32
+    assert engine.learner.model.weight.dtype == torch.float32
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_changes_nothing():
     engine = trainer()
-    before = engine.model.weight.detach().clone()
-    with pytest.raises(TrainingError, match=r"step 8: the loss is nan .* at learning rate 0.5: lower train.base_lr"):
+    before = engine.learner.model.weight.detach().clone()
+    with pytest.raises(
+        NonFiniteStep, match=r"^step 8: the loss is nan and the gradient's norm nan at learning rate 0.5$"
+    ):
         engine.train_step(7, CLIPS * float("nan"), LABELS)
-    assert torch.equal(engine.model.weight, before)
+    assert torch.equal(engine.learner.model.weight, before)
 
 
 def test_randomness_of_a_step_follows_from_seed_and_step():
@@ -249,8 +376,8 @@ def test_a_state_that_cannot_be_written_leaves_the_ones_before_it(whole_run, few
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(states, "write_whole", full)
-    model = torch.nn.Linear(1, 1)
+    learner = make_learner(torch.nn.Linear(1, 1), TrainSettings(), CPU)
     card = states.read_checkpoint(run / "model.safetensors")[1]
     with pytest.raises(CheckpointError, match=r"step_00000099: cannot be written \(No space left on device\)"):
-        states.save_state(run, 99, model, card, torch.optim.AdamW(model.parameters()), keep=1)
+        states.save_state(run, 99, learner, card, {}, keep=1)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000010", "step_00000012"]

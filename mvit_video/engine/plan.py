@@ -1,0 +1,192 @@
+"""What a run is about to do, in words and effective numbers: printed at its start, and by `train --dry-run`."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mvit_video.config.schema import Config
+from mvit_video.data.loader import steps_per_epoch
+from mvit_video.engine.optimizer import freeze_all_but_head
+from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate
+from mvit_video.engine.trainer import effective_precision
+from mvit_video.model.variants import VARIANTS, build_model
+
+
+def dry_model(config: Config, num_classes: int | None) -> nn.Module:
+    """The configuration's network on the meta device, where weights take no memory; None is the network's usual head."""
+    data = config.data
+    with torch.device("meta"):
+        model = build_model(
+            config.model.name,
+            num_classes=num_classes,
+            num_frames=data.num_frames,
+            crop_size=data.crop_size,
+            **config.model.arguments,
+        )
+    if config.train.trainable == "head":
+        freeze_all_but_head(model)
+    return model
+
+
+def giga_multiply_adds(config: Config) -> float | None:
+    """Multiply-adds of one clip in 10⁹, those of matrix products and convolutions; None for baselines. Takes seconds."""
+    if config.model.name not in VARIANTS:
+        return None
+    arguments = config.model.arguments | {"attention": "reference"}
+    model = dry_model(config.model_copy(update={"model": config.model.model_copy(update={"arguments": arguments})}), 1)
+    clip = torch.zeros(1, 3, config.data.num_frames, *config.data.crop_hw, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(clip)
+    return counter.get_total_flops() / 2e9
+
+
+class Plan:
+    """A run in words. Without a number of videos, what depends on it is counted in epochs only."""
+
+    def __init__(
+        self, config: Config, device: torch.device, model: nn.Module, num_classes: int, num_videos: int | None
+    ) -> None:
+        self.config, self.data, self.settings, self.device = config, config.data, config.train, device
+        self.num_classes, self.num_videos = num_classes, num_videos
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        self.per_epoch = None
+        if num_videos is not None:
+            self.per_epoch = steps_per_epoch(num_videos, self.settings.clips_per_step, self.data.repeated_aug)
+
+    def text(self, first_step: int = 0, multiply_adds: float | None = None) -> str:
+        """One line a subject; the first one sums up."""
+        subjects = {
+            "network": self._network(multiply_adds),
+            "clips": self._clips(),
+            "augmentation": self._augmentation(),
+            "mixing": self._mixing(),
+            "optimiser": self._optimizer(),
+            "learning rate": self._rates(),
+            "steps": self._steps(first_step),
+            "precision": self._precision(),
+            "memory": self._memory(),
+            "evaluation": self._evaluation(),
+        }
+        lines = [f"{subject}: {', '.join(parts)}" for subject, parts in subjects.items()]
+        return "\n  ".join([self._summary(), *lines])
+
+    def _summary(self) -> str:
+        settings = self.settings
+        videos, steps = "training videos not known", f"{settings.epochs} epochs in steps"
+        if self.num_videos is not None:
+            videos, steps = (
+                f"{self.num_videos:,} training videos",
+                f"{settings.epochs} epochs of {self.per_epoch} steps",
+            )
+        return (
+            f"{self.config.model.name}: {self.parameters:,} parameters, {self.num_classes} classes; "
+            f"{videos}, {steps} of {settings.clips_per_step} clips"
+        )
+
+    def _network(self, multiply_adds: float | None) -> Iterator[str]:
+        yield f"{self.trained:,} of {self.parameters:,} parameters trained"
+        if multiply_adds is not None:
+            yield f"{multiply_adds:,.1f} G multiply-adds per clip"
+        yield f"starting from {self.config.model.weights or f'random weights of seed {self.settings.seed}'}"
+        yield from (f"{name} {value}" for name, value in self.config.model.arguments.items())
+
+    def _clips(self) -> Iterator[str]:
+        data = self.data
+        if data.sampling == "segment":
+            yield f"{data.num_frames} frames, one of each equal part of the video"
+        else:
+            seconds = data.num_frames * data.sampling_rate / data.target_fps
+            yield f"{data.num_frames} frames out of {seconds:.1f} s ({data.sampling_rate} apart at {data.target_fps:g} per second)"
+        yield f"{data.crop_hw[0]}×{data.crop_hw[1]} pixels"
+        for name, values in (("mean", data.mean), ("std", data.std)):
+            yield f"{name} {' '.join(f'{value:g}' for value in dict.fromkeys(values))}"
+
+    def _augmentation(self) -> Iterator[str]:
+        data = self.data
+        yield f"{data.repeated_aug} clips of each video" if data.repeated_aug > 1 else "one clip of each video"
+        if data.crop == "resized":
+            yield f"a box of {data.crop_area[0]:.0%} to {data.crop_area[1]:.0%} of the picture"
+        else:
+            yield f"a crop of the picture at a short side of {data.jitter_scales[0]} to {data.jitter_scales[1]}"
+        yield "half of them mirrored" if data.flip else "none mirrored"
+        if data.randaugment:
+            yield f"RandAugment {data.randaugment}"
+        if data.color_jitter:
+            yield f"colour jitter {data.color_jitter:g}"
+        if data.erasing:
+            yield f"a box erased in {data.erasing:.0%}"
+
+    def _mixing(self) -> Iterator[str]:
+        settings = self.settings
+        alphas = [
+            f"{name} {value:g}" for name, value in (("mixup", settings.mixup), ("CutMix", settings.cutmix)) if value
+        ]
+        share = f" in {settings.mix_probability:.0%} of the steps" if alphas else ""
+        choice = f", CutMix in {settings.mix_switch:.0%} of these" if len(alphas) == 2 else ""
+        yield (" or ".join(alphas) or "none") + share + choice
+        yield f"label smoothing {settings.label_smoothing:g}"
+
+    def _optimizer(self) -> Iterator[str]:
+        settings = self.settings
+        adamw = settings.optimizer == "adamw"
+        yield (
+            f"AdamW of betas {settings.betas[0]:g} {settings.betas[1]:g}"
+            if adamw
+            else f"SGD of Nesterov momentum {settings.momentum:g}"
+        )
+        yield f"weight decay {settings.weight_decay:g} (not of biases and norms)"
+        if settings.layer_decay < 1:
+            yield f"layer decay {settings.layer_decay:g}"
+        norm = settings.clip_gradient
+        yield f"gradient norm at most {norm:g}" if norm is not None else "gradient not clipped"
+
+    def _rates(self) -> Iterator[str]:
+        """The rates in effect at the first step, at the peak and at the last step."""
+        settings = self.settings
+        per_epoch = self.per_epoch or 1000
+        last = settings.epochs * per_epoch
+        rate = learning_rate(settings, last, per_epoch)
+        warmup = min(settings.warmup_epochs, settings.epochs)
+        count = f" ({round(warmup * per_epoch):,} steps)" if self.per_epoch else ""
+        yield f"{rate(0):.3g} at the start"
+        yield (
+            f"{rate(round(warmup * per_epoch)):.3g} after {warmup:g} epochs of warm-up{count}"
+            if warmup
+            else "no warm-up"
+        )
+        yield f"{rate(last - 1):.3g} at the end"
+        yield f"that is base_lr {settings.base_lr:g} × {settings.clips_per_step} / {CLIPS_OF_BASE_LR} clips"
+
+    def _steps(self, first_step: int) -> Iterator[str]:
+        settings = self.settings
+        if self.per_epoch is None:
+            yield f"{settings.epochs} epochs of each video {self.data.repeated_aug} times"
+        else:
+            last = settings.epochs * self.per_epoch
+            yield f"{first_step + 1:,} to {last:,}"
+            yield f"{last * settings.clips_per_step:,} clips seen in all"
+        yield f"a state saved every {settings.checkpoint_every_steps}"
+
+    def _precision(self) -> Iterator[str]:
+        precision = effective_precision(self.settings, self.device)
+        yield f"{precision} (auto on {self.device.type})" if self.settings.precision == "auto" else precision
+        if self.settings.deterministic:
+            yield "deterministic algorithms"
+        if self.settings.compile:
+            yield "compiled"
+
+    def _memory(self) -> Iterator[str]:
+        settings = self.settings
+        together = min(settings.clips_per_pass or settings.clips_per_step, settings.clips_per_step)
+        passes = -(-settings.clips_per_step // together)
+        yield f"{together} clips at once" + (f" in {passes} passes a step" if passes > 1 else "")
+        yield "activation checkpointing" if settings.activation_checkpointing else "no activation checkpointing"
+        if settings.ema_decay is not None:
+            yield f"a second set of weights for their average (decay {settings.ema_decay:g})"
+
+    def _evaluation(self) -> Iterator[str]:
+        yield f"every {self.settings.validate_every_epochs} epochs one view a video"
+        yield f"{self.config.evaluation.protocol} views (clips × crops) at a short side of {self.data.short_side} in the end"

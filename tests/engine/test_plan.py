@@ -1,0 +1,147 @@
+"""The plan in words: every shipped configuration without its data, and numbers against plain arithmetic."""
+
+import pytest
+import torch
+from conftest import REPOSITORY
+
+from mvit_video import cli
+from mvit_video.config.load import load_config
+from mvit_video.engine import run
+from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
+from mvit_video.engine.run import dry_run
+
+CPU = torch.device("cpu")
+CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if path.parent.name != "_base_")
+
+
+def plan(recipe, *words, num_videos=240_000, num_classes=400):
+    """Subject -> text."""
+    config = load_config(REPOSITORY / f"configs/{recipe}.yaml", words)
+    lines = Plan(config, CPU, dry_model(config, num_classes), num_classes, num_videos).text().splitlines()
+    return {"summary": lines[0]} | dict(line.strip().split(": ", 1) for line in lines[1:])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_config_goes_through_dry_run(capsys, monkeypatch, config):
+    """Without data, without output, with all of its lines. Multiply-adds, which take seconds, have their own test."""
+    monkeypatch.setattr(run, "giga_multiply_adds", lambda config: 1234.56)
+    assert (
+        cli.main(["train", str(config), "--dry-run", "--num-videos", "5000", "--num-classes", "10", "--device", "cpu"])
+        == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert "parameters, 10 classes; 5,000 training videos" in lines[0]
+    subjects = [line.strip().partition(":")[0] for line in lines[1:]]
+    assert subjects == [
+        "network", "clips", "augmentation", "mixing", "optimiser", "learning rate", "steps", "precision", "memory", "evaluation",
+    ]  # fmt: skip
+    assert "1,234.6 G multiply-adds per clip" in lines[1]
+
+
+def test_the_plan_of_the_kinetics_recipe_is_in_effective_numbers():
+    """240,000 videos twice each make 937 steps of 512 clips an epoch."""
+    found = plan("kinetics400/mvitv2_s_16x4", "train.clips_per_step=256")
+    assert found["summary"] == (
+        "mvitv2_s_16x4: 34,537,744 parameters, 400 classes; 240,000 training videos, 200 epochs of 1875 steps of 256 clips"
+    )
+    assert found["learning rate"] == (
+        "5e-07 at the start, 0.0008 after 30 epochs of warm-up (56,250 steps), 5e-07 at the end, "
+        "that is base_lr 0.0016 × 256 / 512 clips"
+    )
+    assert found["steps"] == "1 to 375,000, 96,000,000 clips seen in all, a state saved every 500"
+    assert found["clips"] == "16 frames out of 2.1 s (4 apart at 30 per second), 224×224 pixels, mean 0.45, std 0.225"
+    assert found["augmentation"] == (
+        "2 clips of each video, a box of 8% to 100% of the picture, half of them mirrored, "
+        "RandAugment rand-m7-n4-mstd0.5-inc1, a box erased in 25%"
+    )
+    assert found["mixing"] == "mixup 0.8 or CutMix 1 in 100% of the steps, CutMix in 50% of these, label smoothing 0.1"
+    assert found["memory"] == "16 clips at once in 16 passes a step, no activation checkpointing"
+    assert found["evaluation"] == (
+        "every 10 epochs one view a video, 5x1 views (clips × crops) at a short side of 256 in the end"
+    )
+
+
+def test_the_plan_of_the_something_recipe_is_in_effective_numbers():
+    found = plan("ssv2/mvitv2_l_40x3", num_classes=174, num_videos=168_913)
+    assert found["learning rate"].startswith(
+        "1e-06 at the start, 0.02 after 3 epochs of warm-up (987 steps), 1e-06 at the end"
+    )
+    assert found["optimiser"] == (
+        "SGD of Nesterov momentum 0.9, weight decay 0.0001 (not of biases and norms), gradient norm at most 2"
+    )
+    assert found["clips"].startswith(
+        "40 frames, one of each equal part of the video, 312×312 pixels, mean 0.485 0.456 0.406"
+    )
+    assert "a crop of the picture at a short side of 356 to 446, none mirrored" in found["augmentation"]
+    assert found["mixing"] == "none, label smoothing 0.1"
+    assert found["memory"] == "2 clips at once in 256 passes a step, activation checkpointing"
+    assert "starting from mvitv2_l_40x3_k400, drop_path_rate 0.75" in found["network"]
+
+
+def test_the_published_fine_tuning_of_l_has_its_rate_at_128_clips():
+    found = plan("kinetics400/mvitv2_l_40x3")
+    assert found["learning rate"].startswith("1.6e-05 at the start, no warm-up, 2.5e-07 at the end")
+    assert "weight decay 1e-08" in found["optimiser"] and "gradient not clipped" in found["optimiser"]
+
+
+def test_switches_show_in_the_plan():
+    words = ["train.ema_decay=0.999", "train.precision=fp16", "train.compile=true", "train.deterministic=true"]
+    words += ["train.clips_per_pass=null", "train.trainable=head", "data.color_jitter=0.4", "data.randaugment=null"]
+    found = plan("custom/finetune", *words)
+    assert found["memory"] == (
+        "32 clips at once, no activation checkpointing, a second set of weights for their average (decay 0.999)"
+    )
+    assert found["precision"] == "fp16, deterministic algorithms, compiled"
+    assert "layer decay 0.75" in found["optimiser"]
+    assert "colour jitter 0.4" in found["augmentation"] and "RandAugment" not in found["augmentation"]
+    assert found["network"].startswith(f"{768 * 400 + 400:,} of 34,537,744 parameters trained")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "published"),
+    [
+        ("kinetics400/mvitv2_s_16x4", 64.5),
+        pytest.param("kinetics400/mvitv2_b_32x3", 225, marks=pytest.mark.long),
+        pytest.param("kinetics400/mvitv2_l_40x3", 2828, marks=pytest.mark.long),
+    ],
+)
+def test_multiply_adds_are_the_published_ones_but_for_the_norms(recipe, published):
+    """fvcore, which the paper counts with, adds an estimate for layer norms: less than half a percent."""
+    found = giga_multiply_adds(load_config(REPOSITORY / f"configs/{recipe}.yaml"))
+    assert 0.995 * published < found < published
+
+
+def test_multiply_adds_of_baselines_are_left_to_the_benchmark():
+    config = load_config(REPOSITORY / "configs/kinetics400/mvitv2_s_16x4.yaml", ["model.name=pytorchvideo/x3d_s"])
+    assert giga_multiply_adds(config) is None
+
+
+def test_a_list_that_is_there_is_counted(few_videos):
+    config = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={few_videos}", "train.clips_per_step=4"])
+    text = dry_run(config, CPU)
+    assert text.startswith(
+        "mvitv2_nano_8x3: 321,544 parameters, 8 classes; 16 training videos, 12 epochs of 4 steps of 4 clips"
+    )
+    assert "not read" not in text and "starting from random weights of seed 0" in text
+
+
+def test_a_list_that_is_not_there_is_said_and_nothing_is_made_up():
+    config = load_config(REPOSITORY / "configs/ssv2/mvitv2_s_16x4.yaml", ["data.root=nowhere"])
+    text = dry_run(config, CPU)
+    assert "400 classes; training videos not known, 100 epochs in steps of 512 clips" in text
+    assert "0.02 after 3 epochs of warm-up, 1e-06 at the end" in text
+    assert "steps: 100 epochs of each video 1 times" in text and "clips seen" not in text
+    assert text.endswith(
+        "data.train is not read (nowhere/something-something-v2-train.json: no such file), and the network's usual classes are assumed"
+    )
+
+
+def test_dry_run_needs_no_output_and_seed_is_train_seed(capsys, few_videos, tmp_path):
+    words = ["train", str(REPOSITORY / "configs/demo/motion.yaml"), f"data.root={few_videos}", "train.clips_per_step=8"]
+    assert cli.main([*words, "--dry-run", "--seed", "5"]) == 0
+    assert "starting from random weights of seed 5" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--seed", "x", "--dry-run"])
+    assert "'x' is not a whole number from 0" in capsys.readouterr().err
+    assert cli.main([*words, "train.epochs=1", "data.val=null", "--seed", "7", "--output", str(tmp_path / "run")]) == 0
+    assert load_config(tmp_path / "run/config.yaml").train.seed == 7
