@@ -10,6 +10,7 @@ from conftest import REPOSITORY
 from shared_files import shared
 
 from mvit_video import cli
+from mvit_video.config.load import load_config
 
 DEMO = str(REPOSITORY / "configs/demo/motion.yaml")
 
@@ -146,6 +147,31 @@ def test_wrong_settings_cost_one_line(capsys, few_videos, tmp_path, words, messa
     root = [] if words[0].startswith("data.root") else [f"data.root={few_videos}"]
     code, _, err = run(capsys, "train", DEMO, *root, "train.clips_per_step=8", *words, "--output", tmp_path / "run")
     check_one_line(code, err, message)
+
+
+def test_missing_videos_stop_an_evaluation_unless_they_are_allowed(capsys, trained, few_videos, tmp_path):
+    shutil.copytree(few_videos, tmp_path / "data")
+    (tmp_path / "data/val/00005.mp4").unlink()
+    words = ["evaluate", DEMO, f"data.root={tmp_path / 'data'}", "--checkpoint", trained.weights, "--protocol", "1x1"]
+    words += ["--output", tmp_path / "eval"]
+    code, _, err = run(capsys, *words)
+    check_one_line(
+        code, err, "1 of 8 videos are missing, the first is 'val/00005.mp4' (row 6 of val.csv): check data.root"
+    )
+    code, _, err = run(capsys, *words, "--allow-missing")
+    result = json.loads((tmp_path / "eval/results.json").read_text())
+    assert code == 0 and "they count as wrong, see missing.txt" in " ".join(err.split())
+    assert result["num_videos"] == 8 and [bad["path"] for bad in result["undecodable"]] == ["val/00005.mp4"]
+    assert (tmp_path / "eval/missing.txt").read_text() == "val/00005.mp4\trow 6 of val.csv\n"
+
+
+def test_allow_missing_is_the_setting_of_that_name(capsys, few_videos, tmp_path):
+    shutil.copytree(few_videos, tmp_path / "data")
+    (tmp_path / "data/train/00005.mp4").unlink()
+    words = [f"data.root={tmp_path / 'data'}", "train.epochs=1", "train.clips_per_step=8", "--output", tmp_path / "run"]
+    code, _, err = run(capsys, "train", DEMO, *words, "--allow-missing", "--device", "cpu")
+    assert code == 0 and "15 training videos" in err
+    assert load_config(tmp_path / "run/config.yaml").data.allow_missing is True
 
 
 def test_a_wrong_row_costs_one_line_that_names_it(capsys, few_videos, tmp_path):

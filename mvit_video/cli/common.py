@@ -13,6 +13,17 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file's")
 
 
+def add_allow_missing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="go on where files of a list are missing; writes missing.txt"
+    )
+
+
+def overrides(arguments: argparse.Namespace) -> list[str]:
+    """The KEY=VALUE words, with those that options stand for."""
+    return [*arguments.overrides, "data.allow_missing=true"] if arguments.allow_missing else arguments.overrides
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 ...")
 

@@ -60,7 +60,7 @@ def _verify_plan(arguments: argparse.Namespace):
     if arguments.annotations is not None:
         if arguments.root is None:
             raise ConfigError("--annotations wants --root too, the folder that its paths are relative to")
-        videos = read_videos(str(Path(arguments.annotations).absolute()), arguments.root)
+        videos = read_videos(str(Path(arguments.annotations).absolute()), arguments.root, need_labels=False)
         return [videos], Plan(arguments.root, workers=arguments.workers)
     data = load_config(arguments.config, arguments.overrides).data
     return lists_of(data), Plan(data.root, data.decoder, data.decode_timeout or Plan.timeout, arguments.workers)

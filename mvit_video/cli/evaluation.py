@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mvit_video.cli.common import add_config, add_device, complain, print_rows, say
+from mvit_video.cli.common import add_allow_missing, add_config, add_device, complain, overrides, print_rows, say
 from mvit_video.errors import ConfigError
 
 
@@ -23,7 +23,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video.config.load import load_config
-    from mvit_video.data.annotations import read_videos
+    from mvit_video.data.annotations import checked_list
+    from mvit_video.data.list_checks import MISSING, missing_text
     from mvit_video.engine.distributed import is_first
     from mvit_video.evaluation.evaluate import check_agreement, evaluate
     from mvit_video.evaluation.page import evaluation_report
@@ -31,19 +32,23 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.results import FILES, REPORT, circumstances, write_results
     from mvit_video.inference.predictor import choose_device
     from mvit_video.model.checkpoints import load_checkpoint
-    from mvit_video.paths import fresh_folder
+    from mvit_video.paths import fresh_folder, write_whole
 
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(arguments.config, overrides(arguments))
     device = choose_device(arguments.device)
     protocol = Protocol.parse(arguments.protocol or config.evaluation.protocol)
     model, card = load_checkpoint(arguments.checkpoint)
     source = config.data.test or config.data.val
     if source is None:
         raise ConfigError("neither data.test nor data.val is set: name the list of videos to evaluate on")
-    videos = read_videos(source, config.data.root, card.classes)
+    videos = checked_list(source, config.data, card.classes, keep_missing=True)
     check_agreement(card, config, videos, protocol)
     if is_first():
-        output = fresh_folder(arguments.output, FILES, arguments.overwrite)
+        for note in videos.notes:
+            say(f"note: {note}")
+        output = fresh_folder(arguments.output, (*FILES, MISSING), arguments.overwrite)
+        if videos.missing:
+            write_whole(output / MISSING, missing_text([videos]))
     scores, result = evaluate(model.to(device), card, videos, config, protocol, device)
     if not is_first():
         return 0
@@ -122,6 +127,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results; with --scores optional")
     parser.add_argument("--overwrite", action="store_true", help="delete what an earlier call left there")
+    add_allow_missing(parser)
     add_device(parser)
 
 

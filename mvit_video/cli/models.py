@@ -26,7 +26,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 def convert(arguments: argparse.Namespace) -> int:
     """Write a checkpoint of any known format in another: ours, PySlowFast's or torchvision's."""
-    from mvit_video.data.annotations import read_classes
+    from mvit_video.data.class_names import read_classes
     from mvit_video.model.convert import convert
 
     classes = read_classes(arguments.classes) if arguments.classes else None

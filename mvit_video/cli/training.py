@@ -2,7 +2,16 @@
 
 import argparse
 
-from mvit_video.cli.common import add_config, add_device, add_output, at_least_one, say, whole_number
+from mvit_video.cli.common import (
+    add_allow_missing,
+    add_config,
+    add_device,
+    add_output,
+    at_least_one,
+    overrides,
+    say,
+    whole_number,
+)
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -13,7 +22,7 @@ def train(arguments: argparse.Namespace) -> int:
     from mvit_video.inference.predictor import choose_device
 
     seed = [] if arguments.seed is None else [f"train.seed={arguments.seed}"]
-    config = load_config(arguments.config, [*arguments.overrides, *seed])
+    config = load_config(arguments.config, [*overrides(arguments), *seed])
     device = choose_device(arguments.device)
     if arguments.dry_run:
         print(dry_run(config, device, arguments.num_videos, arguments.num_classes))
@@ -54,6 +63,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", choices=("auto",), help="go on from the newest saved state in --output, if there is one"
     )
+    add_allow_missing(parser)
     add_device(parser)
 
 

@@ -79,13 +79,15 @@ class DataSettings(Preprocessing):
     root: str = "."
     """Folder that the lists below and the paths in them are relative to."""
     train: str | None = None
-    """Training videos: a csv or txt of `path label` rows, or a folder of class folders."""
+    """Training videos: a csv or txt of `path label` rows, a folder of class folders, or a dataset's official list (datasets/README.md)."""
     val: str | None = None
     """Videos for validation during training; the same forms."""
     test: str | None = None
     """Videos for `mvit-video evaluate`; the same forms; data.val where it is not given."""
     classes: str | None = None
-    """Text file of class names, one a line, in the order of the labels; without it classes.txt beside the list, else the folder names."""
+    """Text file of class names, one a line, in the order of the labels; without it classes.txt beside the list, else its own names."""
+    allow_missing: bool = False
+    """Go on where files of a list are missing: left out of training, counted as wrong in evaluation, written to missing.txt."""
     decoder: Literal["pyav", "decord", "frames"] = "pyav"
     """Who decodes; decord's FFmpeg is old: for files of your own only; frames: folders of numbered pictures, which pyav takes too."""
     decode_timeout: Annotated[float, Field(ge=0)] = 60.0

@@ -1,150 +1,196 @@
-"""Lists of labelled videos, from a csv of `path label` rows or a folder of class folders."""
+"""Lists of labelled videos: one function reads every form, from `path label` rows to the official lists of datasets."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mvit_video.config.schema import DataSettings
+from mvit_video.data.class_names import class_lookup, classes_beside, differences, read_text
+from mvit_video.data.dataset_lists import (
+    HMDB_LIST,
+    UCF_LIST,
+    label_frame_list,
+    read_hmdb51,
+    read_kinetics,
+    read_something,
+    read_ucf101,
+)
+from mvit_video.data.list_checks import check_files_exist, repeats
+from mvit_video.data.records import NO_LABEL, VideoList, VideoRecord
+from mvit_video.data.row_lists import Listing, Row, read_class_folders, read_frame_list, read_rows
+from mvit_video.data.video_files import VIDEO_SUFFIXES
 from mvit_video.errors import AnnotationError
 from mvit_video.paths import local_file
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".3gp"})
+__all__ = ["VIDEO_SUFFIXES", "VideoList", "VideoRecord", "checked_list", "read_videos"]
+
+MAX_CLASSES = 100_000  # of a list whose labels are numbers without names
 
 
-@dataclass(frozen=True)
-class VideoRecord:
-    """One labelled video. `path` is relative to the data root and is the video's id; `row` is 0 in a folder."""
-
-    path: str
-    label: int
-    row: int = 0
-
-
-@dataclass(frozen=True)
-class VideoList:
-    """Videos with the names of their classes, in the order of the labels; `source` is where both were read."""
-
-    records: tuple[VideoRecord, ...]
-    classes: tuple[str, ...]
-    source: str
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def where(self, record: VideoRecord) -> str:
-        """`row 812 of train.csv`, for messages."""
-        return f"row {record.row} of {Path(self.source).name}" if record.row else f"in {self.source}"
-
-
-def read_videos(source: str, root: str, classes: Sequence[str] | None = None) -> VideoList:
-    """Labelled videos from a list file or a folder, both relative to `root`.
+def read_videos(
+    source: str, root: str, classes: Sequence[str] | None = None, frames: bool = False, need_labels: bool = True
+) -> VideoList:
+    """Labelled videos from a list file or a folder, both relative to `root`; datasets/README.md shows every form.
 
     `classes` are the known names, in label order, where there are any: those of the training list, say, so that
-    labels mean the same in every list. Otherwise they are classes.txt beside the list, else the names of the folders,
-    else the labels' numbers. Raises AnnotationError that names the file and the row.
+    labels mean the same in every list. Otherwise they are the dataset's own (classes.txt or SSv2's labels.json beside
+    the list), else the published ones of an official list, else the folders' names, else the labels' numbers.
+    `frames`: videos are folders of pictures. `need_labels=False` takes lists without labels, for prediction.
+    Raises AnnotationError that names the file and the row.
     """
     place = source if source.startswith(("http://", "https://")) else str(Path(root) / source)
-    if Path(place).is_dir():
-        return _read_class_folders(Path(place), Path(root), classes)
-    rows = _split_rows(place)
-    if not classes and Path(place).with_name("classes.txt").is_file():
-        classes = read_classes(str(Path(place).with_name("classes.txt")))
-    records = tuple(_record(path, label, row, place, classes) for row, path, label in rows)
-    return VideoList(records, tuple(classes or _classes_from_folders(records)), place)
-
-
-def read_classes(path: str) -> list[str]:
-    """Class names from a text file, one a line, in label order."""
-    names = [line.strip() for line in _read_text(path).splitlines()]
-    while names and not names[-1]:
-        names.pop()
-    for row, name in enumerate(names, 1):
-        if not name:
-            raise AnnotationError(f"{path}: row {row} is empty, wanted a class name in every row")
-        if name in names[: row - 1]:
-            raise AnnotationError(f"{path}: row {row} repeats the class '{name}'")
-    if not names:
-        raise AnnotationError(f"{path}: holds no class names, wanted one a line")
-    return names
-
-
-def check_files_exist(videos: VideoList, root: str) -> None:
-    """Raise AnnotationError with the count and the first row where files of the list are not there."""
-    missing = [record for record in videos.records if not (Path(root) / record.path).is_file()]
-    if missing:
+    listing = _read(place, root, frames)
+    names, notes = _class_names(listing, classes, place)
+    if need_labels and not any(row.label for row in listing.rows):
         raise AnnotationError(
-            f"{videos.source}: {len(missing)} of {len(videos)} videos are missing, the first is '{missing[0].path}' "
-            f"({videos.where(missing[0])}): check data.root, which is '{root}'"
+            f"{place}: none of its {len(listing.rows)} videos has a label, row {listing.rows[0].number} is "
+            f"'{listing.rows[0].path}', wanted a path and a label (lists without labels are for prediction)"
+        )
+    to_labels = _labeller(names, listing.by_name, need_labels, place)
+    inside = _under(root, place)
+    records = tuple(
+        VideoRecord(inside(row), labels[0] if labels else NO_LABEL, row.number, labels[1:])
+        for row, labels in zip(listing.rows, map(to_labels, listing.rows), strict=True)
+    )
+    if not names:
+        names, notes = _names_from_labels(records, place)
+    return VideoList(records, names, place, (*listing.notes, *notes, *repeats(records, place)))
+
+
+def checked_list(source: str, data: DataSettings, classes: Sequence[str] | None, keep_missing: bool) -> VideoList:
+    """A list for training or evaluation, each video of which is there.
+
+    Missing files stop, or with data.allow_missing are noted and, unless `keep_missing`, leave the list.
+    """
+    frames = data.decoder == "frames"
+    videos = read_videos(source, data.root, classes, frames)
+    return check_files_exist(videos, data.root, frames, data.allow_missing, keep_missing)
+
+
+def _read(place: str, root: str, frames: bool) -> Listing:
+    """The rows of a list, whichever form it has."""
+    path = Path(place)
+    split = HMDB_LIST.fullmatch(path.name)
+    if split and not path.exists():
+        return read_hmdb51(path.parent, split[1], split[2], root, frames)
+    if path.is_dir():
+        return read_class_folders(path, root, frames)
+    if path.suffix.lower() == ".json":
+        return read_something(place, root, frames)
+    head = _first_line(place)
+    if head.startswith(("original_vido_id ", "original_video_id ")):
+        listing = read_frame_list(place)
+        return listing if any(row.label for row in listing.rows) else label_frame_list(listing, place)
+    if "youtube_id" in head.lower().split(","):
+        return read_kinetics(read_text(place), place, root, frames)
+    if UCF_LIST.fullmatch(path.name) and not path.with_name("classes.txt").is_file():  # which prepared lists have
+        return read_ucf101(read_text(place), place, root, frames)
+    return read_rows(read_text(place), place)
+
+
+def _first_line(place: str) -> str:
+    with local_file(place, AnnotationError).open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline(1000).strip()
+
+
+def _class_names(listing: Listing, classes: Sequence[str] | None, place: str) -> tuple[tuple[str, ...], list[str]]:
+    """The names that labels are read by, empty where there are none yet, and what the user should know about them."""
+    own = None if classes else classes_beside(place, listing.label_ids)
+    names = tuple(classes or (own[0] if own else listing.classes))
+    notes = [listing.class_note] if listing.class_note and not classes and not own else []
+    if listing.published and (other := differences(names, listing.published)):
+        notes.append(f"{own[1] if own else place}: {other}")
+    return names, notes
+
+
+def _labeller(names: Sequence[str], by_name: bool, need_labels: bool, place: str) -> Callable[[Row], tuple[int, ...]]:
+    """What gives the labels of a row; each text is looked up once."""
+    lookup = class_lookup(names)
+    if not by_name:
+        _refuse_numerals(names, place)
+    known: dict[str, tuple[int, ...]] = {} if need_labels else {"": ()}
+
+    def labels(row: Row) -> tuple[int, ...]:
+        if row.label not in known:
+            whole = by_name or lookup(row.label) is not None  # a class name may hold a semicolon
+            texts = [row.label] if whole else row.label.split(";")
+            many = (_label(text.strip(), row, lookup, len(names), by_name, place) for text in texts)
+            known[row.label] = tuple(dict.fromkeys(many))
+        return known[row.label]
+
+    return labels
+
+
+def _label(
+    text: str, row: Row, lookup: Callable[[str], int | None], num_classes: int, by_name: bool, place: str
+) -> int:
+    where = f"{place}: row {row.number}" if row.number else f"{place}: the video '{row.path}'"
+    if not text:
+        raise AnnotationError(
+            f"{place}: row {row.number} is '{row.path}', wanted a path and a label with a space between"
+        )
+    number = text.isascii() and text.isdigit() and not by_name
+    label = int(text) if number and len(text) < 10 else None if number else lookup(text)
+    if label is None and not number:
+        known = f"one of the {num_classes} class names" if num_classes else ""
+        wanted = " or ".join(filter(None, ["" if by_name else "a whole number from 0", known]))
+        raise AnnotationError(f"{where} has the label '{text}', wanted {wanted}")
+    if label is None or label >= (num_classes or MAX_CLASSES):
+        known = f"there are {num_classes} classes, 0 to {num_classes - 1}"
+        without = f"labels without class names go to {MAX_CLASSES - 1}: put classes.txt beside the list"
+        raise AnnotationError(f"{where} has the label {text}, but {known if num_classes else without}")
+    return label
+
+
+def _refuse_numerals(names: Sequence[str], place: str) -> None:
+    """Where classes are called '1', '2' ..., a label in a list could be either a name or a number."""
+    wrong = next((name for label, name in enumerate(names) if name.isdigit() and name != str(label)), None)
+    if wrong is not None:
+        raise AnnotationError(
+            f"{place}: the class '{wrong}' has the label {names.index(wrong)}, so numbers in the list can be read in two ways: "
+            "give the classes names that are no numbers"
         )
 
 
-def _split_rows(place: str) -> list[tuple[int, str, str]]:
-    """(row, path, label text) for each row that is not empty; the label is the last field."""
-    rows = []
-    for row, line in enumerate(_read_text(place).splitlines(), 1):
-        if not line.strip():
-            continue
-        separator = next((mark for mark in ("\t", ",") if mark in line), " ")
-        path, found, label = line.strip().rpartition(separator)
-        if not found or not path.strip():
+def _under(root: str, place: str) -> Callable[[Row], str]:
+    """What gives a row's path relative to the data root, in one spelling, and refuses what leads out of it."""
+    signs = ("//", "/.", ":", "\0")
+
+    def inside(row: Row) -> str:
+        if row.path[:1] not in "/." and not any(sign in row.path for sign in signs):
+            return row.path
+        path = os.path.normpath(row.path)
+        if os.path.isabs(path):
+            path = os.path.relpath(path, os.path.abspath(root))
+        if path in ("", ".") or path.split("/")[0] == ".." or "://" in row.path or "\0" in path:
             raise AnnotationError(
-                f"{place}: row {row} is '{line.strip()}', wanted a path and a label with a space between"
+                f"{place}: row {row.number} is '{row.path}', which is not a file under the data root '{root}': "
+                "paths in lists are relative to it"
             )
-        if row == 1 and label.strip().lower() == "label":
-            continue
-        rows.append((row, path.strip().strip('"'), label.strip()))
-    if not rows:
-        raise AnnotationError(f"{place}: holds no videos, wanted rows of `path label`")
-    return rows
+        return path
+
+    return inside
 
 
-def _read_text(path: str) -> str:
-    file = local_file(path, AnnotationError)
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as reason:
-        raise AnnotationError(f"{path}: is not UTF-8 text (byte {reason.start}): save it as UTF-8") from None
+def _names_from_labels(records: Sequence[VideoRecord], place: str) -> tuple[tuple[str, ...], list[str]]:
+    """The folder of each label where the two go together one to one, else the numbers; a note where numbers have gaps."""
+    used = {label for record in records for label in record.labels}
+    count = max(used, default=-1) + 1
+    folders = _folders_of_labels(records)
+    if len(used) == count == len(set(folders.values())):
+        return tuple(folders[label] for label in range(count)), []
+    unused = [label for label in range(count) if label not in used]
+    gaps = (
+        f"{place}: {len(unused)} of the labels 0 to {count - 1} have no video, the first is {min(unused, default='')}"
+    )
+    return tuple(str(label) for label in range(count)), [gaps] if unused else []
 
 
-def _record(path: str, text: str, row: int, place: str, classes: Sequence[str] | None) -> VideoRecord:
-    if classes and text in classes:
-        return VideoRecord(path, classes.index(text), row)
-    if not text.isascii() or not text.isdigit():
-        known = " or a class name" if classes else ""
-        raise AnnotationError(f"{place}: row {row} has the label '{text}', wanted a whole number from 0{known}")
-    if classes and int(text) >= len(classes):
-        raise AnnotationError(
-            f"{place}: row {row} has the label {text}, but there are {len(classes)} classes, 0 to {len(classes) - 1}"
-        )
-    return VideoRecord(path, int(text), row)
-
-
-def _classes_from_folders(records: Sequence[VideoRecord]) -> list[str]:
-    """The folder of each label where folders and labels go together one to one, else the numbers themselves."""
-    names: dict[int, str] = {}
+def _folders_of_labels(records: Sequence[VideoRecord]) -> dict[int, str]:
+    """{label: name of the folder of all its videos}; empty where these cannot be names: see `_refuse_numerals`."""
+    folders: dict[int, str] = {}
     for record in records:
-        folder = Path(record.path).parent.name
-        if not folder or names.setdefault(record.label, folder) != folder:
-            names = {}
-            break
-    count = max(record.label for record in records) + 1
-    if sorted(names) == list(range(count)) and len(set(names.values())) == count:
-        return [names[label] for label in range(count)]
-    return [str(label) for label in range(count)]
-
-
-def _read_class_folders(folder: Path, root: Path, classes: Sequence[str] | None) -> VideoList:
-    names = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-    names = [name for name in names if _videos_in(folder / name)]
-    if not names:
-        raise AnnotationError(f"{folder}: holds no class folders with videos, wanted {folder.name}/CLASS/VIDEO.mp4")
-    known = list(classes) if classes else names
-    records = []
-    for name in names:
-        if name not in known:
-            raise AnnotationError(f"{folder}: the folder '{name}' is none of the {len(known)} known classes")
-        records += [VideoRecord(str(path.relative_to(root)), known.index(name)) for path in _videos_in(folder / name)]
-    return VideoList(tuple(records), tuple(known), str(folder))
-
-
-def _videos_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+        folder = record.path.rpartition("/")[0].rpartition("/")[2]
+        if not folder or record.more_labels or folders.setdefault(record.label, folder) != folder:
+            return {}
+    return {} if any(name.isdigit() and name != str(label) for label, name in folders.items()) else folders

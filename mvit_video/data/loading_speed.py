@@ -42,7 +42,7 @@ def benchmark_loading(config: Config, clips: int, against: str | None, originals
     """
     if config.data.train is None:
         raise ConfigError("data.train is not set: name the list of videos to load")
-    videos = read_videos(config.data.train, config.data.root)
+    videos = read_videos(config.data.train, config.data.root, frames=config.data.decoder == "frames")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

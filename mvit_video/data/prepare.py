@@ -48,7 +48,7 @@ def prepare_dataset(
     Videos that cannot be read cost one line through `complain` and stand in bad.json; their rows stay in the list.
     Raises ConfigError where the output cannot be used, WriteError where the disk is full; calling again goes on.
     """
-    videos = read_videos(_list_place(annotations, root), root)
+    videos = read_videos(_list_place(annotations, root), root, need_labels=False)
     output = _output_folder(Path(output), Path(root))
     with _alone_in(output):
         manifest = Manifest.read(output)
@@ -177,13 +177,18 @@ def output_names(paths: list[str], taken: dict[str, str]) -> dict[str, str]:
 def write_list(videos: VideoList, names: dict[str, str], output: Path, name: str) -> Path:
     """`path label` rows with the new names, and classes.txt, in `output`; read back, they say the same as before."""
     separator = "\t" if any(set(new) & set(" ,\t") for new in names.values()) else " "
-    rows = [f"{names[record.path]}{separator}{record.label}\n" for record in videos.records]
+    labels = [";".join(map(str, record.labels)) for record in videos.records]
+    rows = [
+        f"{names[record.path]}{separator if text else ''}{text}\n"
+        for record, text in zip(videos.records, labels, strict=True)
+    ]
     file = output / name
     file.parent.mkdir(parents=True, exist_ok=True)
-    _write_classes(file.with_name(CLASSES), videos.classes)
+    if videos.classes:
+        _write_classes(file.with_name(CLASSES), videos.classes)
     write_whole(file, "".join(rows))
-    found = [(record.path, record.label) for record in read_videos(name, str(output)).records]
-    if found != [(names[record.path], record.label) for record in videos.records]:
+    found = [(record.path, record.labels) for record in read_videos(name, str(output), need_labels=False).records]
+    if found != [(names[record.path], record.labels) for record in videos.records]:
         raise AnnotationError(
             f"{file}: has names that a list cannot hold, with quotes or spaces at an end: rename them"
         )

@@ -7,7 +7,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.annotations import VideoList, read_classes, read_videos
+from mvit_video.data.annotations import VideoList, read_videos
+from mvit_video.data.class_names import read_classes
 from mvit_video.data.decode import VideoReader
 from mvit_video.data.guard import CAN_FORK, Decoder, DecoderLost, open_request
 from mvit_video.errors import ConfigError, DecodeError
@@ -44,7 +45,8 @@ def lists_of(data: DataSettings) -> list[VideoList]:
     for name in LISTS:
         source = getattr(data, name)
         if source is not None:
-            lists.append(read_videos(source, data.root, lists[0].classes if lists else classes))
+            known = lists[0].classes if lists else classes
+            lists.append(read_videos(source, data.root, known, data.decoder == "frames", need_labels=False))
     if not lists:
         raise ConfigError("none of data.train, data.val and data.test is set: name a list of videos or a folder")
     return lists

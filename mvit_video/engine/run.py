@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ from torch import nn
 
 from mvit_video.config.load import dump_config, load_config
 from mvit_video.config.schema import Config
-from mvit_video.data.annotations import VideoList, check_files_exist, read_classes, read_videos
+from mvit_video.data.annotations import checked_list
+from mvit_video.data.class_names import read_classes
 from mvit_video.data.dataset import ClipDataset
+from mvit_video.data.list_checks import MISSING, missing_text, refuse_several_labels, shared_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
+from mvit_video.data.records import VideoList
 from mvit_video.engine.bad_videos import EVENTS, events_summary
 from mvit_video.engine.checkpoint import FOLDER, Learner, load_state, newest_state
 from mvit_video.engine.optimizer import linear_layers
@@ -33,7 +37,7 @@ from mvit_video.paths import fresh_folder, write_whole
 
 WEIGHTS = "model.safetensors"
 AVERAGED_WEIGHTS = "model_ema.safetensors"
-OWNED = ("config.yaml", "metrics.jsonl", "validation.jsonl", EVENTS, WEIGHTS, AVERAGED_WEIGHTS, FOLDER)
+OWNED = ("config.yaml", "metrics.jsonl", "validation.jsonl", EVENTS, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING)
 MAY_CHANGE = (
     "data.root",
     "data.workers",
@@ -49,18 +53,21 @@ Validate = Callable[[nn.Module], dict[str, float]]
 
 
 def training_lists(config: Config) -> tuple[VideoList, VideoList | None]:
-    """The training list, checked for missing files, and the validation list with the same classes, if there is one."""
+    """The training list, and the validation list with the same classes, if there is one; both checked, with notes.
+
+    Missing files stop, or with data.allow_missing leave the training list; in validation they count as wrong.
+    """
     data = config.data
     if data.train is None:
         raise ConfigError("data.train is not set: name a csv of `path label` rows or a folder of class folders")
     classes = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
-    train = read_videos(data.train, data.root, classes)
-    check_files_exist(train, data.root)
+    train = checked_list(data.train, data, classes, keep_missing=False)
+    refuse_several_labels(train)
     if data.val is None:
         return train, None
-    val = read_videos(data.val, data.root, train.classes)
-    check_files_exist(val, data.root)
-    return train, val
+    val = checked_list(data.val, data, train.classes, keep_missing=True)
+    shared = shared_videos(train, val)
+    return train, replace(val, notes=(*val.notes, shared)) if shared else val
 
 
 def train_run(
@@ -79,12 +86,16 @@ def train_run(
     """
     settings = config.train
     train, val = training_lists(config)
+    lists = [train] if val is None else [train, val]
+    for note in (note for videos in lists for note in videos.notes):
+        say(f"note: {note}")
     repeated_aug = config.data.repeated_aug
     per_epoch = steps_per_epoch(len(train), settings.clips_per_step, repeated_aug)
     last_step = per_epoch * settings.epochs
     card = model_card(config, train.classes)
     learner = make_learner(initial_model(config, card, say).to(device), settings, device)
     run = _open_run(Path(output), config, resume, overwrite)
+    _write_missing(run, missing_text(lists), resume)
     span = Span(_resume(run, learner, last_step, per_epoch, say), last_step, per_epoch)
     say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
     sampler = StepSampler(len(train), settings.clips_per_step, settings.seed, span.first_step, last_step, repeated_aug)
@@ -130,6 +141,20 @@ def _open_run(run: Path, config: Config, resume: bool, overwrite: bool) -> Path:
         run = fresh_folder(run, (*OWNED, *reports), overwrite)
         write_whole(run / "config.yaml", dump_config(config))
     return run
+
+
+def _write_missing(run: Path, text: str, resume: bool) -> None:
+    """missing.txt where videos are missing. A run resumes with the same ones only: samples follow from the list."""
+    file = run / MISSING
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    if resume and (run / FOLDER).exists() and before != text:
+        counts = [len(lines.splitlines()) for lines in (before, text)]
+        raise ConfigError(
+            f"{run}: was trained with {counts[0]} missing videos, now {counts[1]} are missing or others than in {MISSING}: "
+            "bring back the same files, or use another --output"
+        )
+    if text:
+        write_whole(file, text)
 
 
 def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:

@@ -17,12 +17,13 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from mvit_video.config.schema import Preprocessing, Settings
+from mvit_video.data.class_names import published_classes
 from mvit_video.errors import CheckpointError, MvitVideoError
 from mvit_video.model.checkpoint_formats import read_tensors, to_ours
 from mvit_video.model.inflate import check_inflation, inflate, is_image
 from mvit_video.model.relative_position import resample_table
 from mvit_video.model.variants import VARIANTS, build_model
-from mvit_video.model.zoo import ZOO, ZooEntry, class_names, zoo_entry
+from mvit_video.model.zoo import ZOO, ZooEntry, zoo_entry
 from mvit_video.paths import local_file, write_whole
 
 CARD_KEY = "mvit_video"
@@ -146,7 +147,7 @@ class Weights:
         if self.card is not None:
             return self.card.classes
         shipped = {400: "kinetics400", 174: "ssv2"}.get(self.num_classes or 0)
-        return class_names(shipped) if shipped else None
+        return published_classes(shipped) if shipped else None
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,10 @@ files except in torchvision's names; download.py checks those, and records the o
 """
 
 from collections.abc import Iterator
-from functools import cache
-from importlib.resources import files
 
 import torch
 
 from mvit_video.config.schema import Preprocessing, Settings
-from mvit_video.data.annotations import read_classes
 from mvit_video.model.baselines import BASELINES
 from mvit_video.model.variants import VARIANTS, build_model, input_size, model_arguments
 
@@ -122,12 +119,6 @@ def zoo_entry(source: str) -> ZooEntry | None:
     """The entry of this name, or of this file name or address: published names tell one file from another."""
     file = source.rpartition("/")[2]
     return ZOO.get(source) or next((entry for entry in ZOO.values() if entry.url.endswith(f"/{file}")), None)
-
-
-@cache
-def class_names(dataset: str) -> tuple[str, ...]:
-    """A shipped list, in label order: kinetics400 (alphabetical, as published) or ssv2 (the dataset's label ids)."""
-    return tuple(read_classes(str(files("mvit_video.data") / f"{dataset}_classes.txt")))
 
 
 def model_rows() -> Iterator[tuple[str, str, str]]:

@@ -280,6 +280,48 @@ def test_a_missing_training_video_stops_before_the_first_step(few_videos, tmp_pa
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
+def with_missing_videos(few_videos, folder, *names):
+    shutil.copytree(few_videos, folder)
+    for name in names:
+        (folder / name).unlink()
+    return config_for(folder, "data.allow_missing=true", "train.epochs=1")
+
+
+def test_allowed_missing_videos_leave_training_stay_in_validation_and_are_listed(few_videos, tmp_path):
+    config = with_missing_videos(few_videos, tmp_path / "data", "train/00002.mp4", "val/00003.mp4")
+    train_list, val_list = training_lists(config)
+    assert (len(train_list), len(val_list)) == (15, 8)
+    assert "train/00002.mp4" not in {record.path for record in train_list.records}
+    said = []
+    train(config, tmp_path / "run", said.append)
+    listed = "train/00002.mp4\trow 3 of train.csv\nval/00003.mp4\trow 4 of val.csv\n"
+    assert (tmp_path / "run/missing.txt").read_text() == listed
+    notes = [line for line in said if line.startswith("note: ")]
+    assert ["1 of 16 videos are missing" in notes[0], "1 of 8 videos are missing" in notes[1]] == [True, True]
+    assert notes[0].endswith("they are left out, see missing.txt") and notes[1].endswith(
+        "count as wrong, see missing.txt"
+    )
+
+
+def test_a_run_does_not_resume_with_other_missing_videos(few_videos, tmp_path):
+    config = with_missing_videos(few_videos, tmp_path / "data", "train/00002.mp4")
+    train(config, tmp_path / "run")
+    train(config, tmp_path / "run", resume=True)
+    (tmp_path / "data/train/00004.mp4").unlink()
+    with pytest.raises(ConfigError, match=r"was trained with 1 missing videos, now 2 are missing or others than in"):
+        train(config, tmp_path / "run", resume=True)
+    train(config, tmp_path / "run", overwrite=True)
+    assert len((tmp_path / "run/missing.txt").read_text().splitlines()) == 2
+
+
+def test_videos_in_both_lists_are_noted(few_videos, tmp_path):
+    shutil.copytree(few_videos, tmp_path / "data")
+    with open(tmp_path / "data/val.csv", "a") as file:
+        file.write("train/00001.mp4 1\n")
+    notes = training_lists(config_for(tmp_path / "data"))[1].notes
+    assert len(notes) == 1 and "1 of the 9 videos of" in notes[0] and "'train/00001.mp4' (row 9 of val.csv" in notes[0]
+
+
 def test_a_run_without_a_training_list_is_refused(few_videos):
     with pytest.raises(ConfigError, match=r"data.train is not set: name a csv"):
         training_lists(config_for(few_videos, "data.train=null"))

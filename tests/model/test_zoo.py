@@ -7,8 +7,9 @@ from shared_files import shared
 
 from mvit_video import list_models
 from mvit_video.cli import main
+from mvit_video.data.class_names import published_classes
 from mvit_video.model.variants import model_arguments
-from mvit_video.model.zoo import ZOO, ZooEntry, class_names, model_zoo_page, zoo_entry
+from mvit_video.model.zoo import ZOO, ZooEntry, model_zoo_page, zoo_entry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -25,7 +26,7 @@ def test_an_entry_is_valid_and_feeds_its_network_what_it_was_made_for(name):
     arguments = model_arguments(entry.model)
     assert entry.preprocessing.num_frames == arguments.get("num_frames", 16)
     assert entry.preprocessing.crop_size == arguments.get("crop_size", 224)
-    assert entry.num_classes == (len(class_names(entry.classes)) if entry.classes else arguments["num_classes"])
+    assert entry.num_classes == (len(published_classes(entry.classes)) if entry.classes else arguments["num_classes"])
     assert (entry.top1 is None) == (entry.published_by == "")
 
 
@@ -40,11 +41,11 @@ def test_names_file_names_and_addresses_find_the_entry():
 @pytest.mark.parametrize("dataset", ["kinetics400", "ssv2"])
 def test_shipped_class_lists_are_the_given_ones(dataset):
     given = shared(f"reference/{dataset}_classes.txt").read_text().splitlines()
-    assert list(class_names(dataset)) == given
+    assert list(published_classes(dataset)) == given
 
 
 def test_kinetics_classes_are_in_alphabetical_order():
-    assert class_names("kinetics400") == tuple(sorted(class_names("kinetics400")))
+    assert published_classes("kinetics400") == tuple(sorted(published_classes("kinetics400")))
 
 
 def test_the_verb_lists_networks_with_parameters_and_checkpoints_with_published_numbers(capsys):
