@@ -137,6 +137,20 @@ def test_all_frames_of_a_clip_get_the_same_draw():
             assert clip.shape == (3, 5, 16, 16) and torch.equal(clip, clip[:, :1].expand(-1, 5, -1, -1))
 
 
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (45, 33), (24, 24)])
+def test_training_clips_are_those_of_the_plain_steps_on_the_whole_clip(height, width):
+    mean, std, crop = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), transforms.ResizedCrop((0.2, 1), (0.8, 1.2))
+    for seed in range(8):
+        given, rng = frames(4, height, width, seed), np.random.default_rng(seed)
+        top, left, tall, wide = transforms.draw_crop_box(rng, height, width, crop.area, crop.ratio)
+        clip = transforms.resize(transforms.to_clip(given[:, top : top + tall, left : left + wide]), 24, 20)
+        wanted = transforms.normalize_(clip.flip(-1) if rng.random() < 0.5 else clip, mean, std)
+        found = train_transform(size=(24, 20), mean=mean, std=std, crop=crop, flip=True)(
+            given, np.random.default_rng(seed)
+        )
+        assert found.is_contiguous() and torch.equal(found, wanted)
+
+
 def test_the_flip_happens_only_where_it_is_allowed_and_then_half_the_time():
     flips = 0
     for seed in range(200):
