@@ -1,20 +1,22 @@
 """Why: which places and moments of a video speak for a class, as a heat map over its frames.
 
-HiResCAM (arXiv 2011.08891) on the tokens that enter the last block, the last ones that all reach the class token: at
-each place the gradient of the class's logit times the activations, summed over the channels; what is negative speaks
-against the class and counts as 0.
+Gradient times activation at each place (HiResCAM, arXiv 2011.08891), on the tokens that enter the blocks of the last
+stage: the gradient of the class's logit times what the activation differs from its mean over the clip. In each channel
+only what speaks for the class counts (as in LayerCAM, doi 10.1109/TIP.2021.3089943), and the channels are summed.
 """
 
 # B clips, C channels, T/H/W clip or token grid, N tokens
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.config.schema import Preprocessing
@@ -22,7 +24,10 @@ from mvit_video.data.sampling import segment_indices
 from mvit_video.errors import ConfigError, did_you_mean
 from mvit_video.inference.predictor import Prediction, Predictor, groups, open_video
 from mvit_video.inference.windows import SlidingClips, Window, WindowPlan, plan_windows
+from mvit_video.model.attention import Grid
 from mvit_video.model.mvit import MViT
+
+FULL_HEAT = 0.99  # the share of a video's places and moments that are below full heat
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ class HeatClip:
 class Explanation:
     """Heat of the class `label` over a whole video, from clips that follow one another.
 
-    `prediction` is what the predictor says; the heat of all clips is relative to the greatest of them, and covers the
-    centre crop, `box` (top, left, height, width) of each frame, as shares of the frame's height and width.
+    `prediction` is what the predictor says; the heat of all clips is relative to the hottest hundredth of the video, and
+    covers the centre crop, `box` (top, left, height, width) of each frame, as shares of the frame's height and width.
     """
 
     label: str
@@ -90,8 +95,8 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
             clips += _heat_clips(model, batch, plan, place, predictor.device)
         height, width = reader.frames([0])[0].shape[:2]
         fps = reader.fps
-    greatest = max(float(clip.heat.max()) for clip in clips) or 1.0
-    scaled = tuple(HeatClip(clip.numbers, clip.heat / greatest, clip.score) for clip in clips)
+    full = float(np.quantile(np.concatenate([clip.heat.ravel() for clip in clips]), FULL_HEAT)) or 1.0
+    scaled = tuple(HeatClip(clip.numbers, (clip.heat / full).clip(0, 1), clip.score) for clip in clips)
     return Explanation(label, prediction, scaled, crop_box(card.preprocessing, height, width), fps)
 
 
@@ -105,24 +110,44 @@ def _heat_clips(
 
 
 def class_heat(model: MViT, clips: Tensor, label: int) -> tuple[Tensor, Tensor]:
-    """HiResCAM of class number `label`: clips (B, 3, T, H, W) -> heat (B, T', H', W') from 0 up, logits (B, K)."""
-    caught: list[tuple[Tensor, tuple[int, int, int]]] = []
+    """Heat of class number `label`: clips (B, 3, T, H, W) -> heat (B, T', H', W') from 0 up, logits (B, K)."""
+    caught: list[tuple[Tensor, Grid]] = []
 
     def catch(block: nn.Module, arguments: tuple) -> tuple:
-        tokens, thw = arguments[0].detach().requires_grad_(True), arguments[1]
+        tokens, thw = arguments
+        if not caught:  # nothing is differentiated before the last stage
+            tokens = tokens.detach().requires_grad_(True)
         caught.append((tokens, thw))
         return tokens, thw
 
-    hook = model.blocks[-1].register_forward_pre_hook(catch)
+    first = model.stage_ends[-2] + 1 if len(model.stage_ends) > 1 else 0
+    hooks = [block.register_forward_pre_hook(catch) for block in model.blocks[first:]]
     try:
         with torch.enable_grad(), _frozen(model):
             logits = model(clips)
-            [(tokens, thw)] = caught
-            (gradient,) = torch.autograd.grad(logits[:, label].sum(), tokens)
+            gradients = torch.autograd.grad(logits[:, label].sum(), [tokens for tokens, _ in caught])
     finally:
-        hook.remove()
-    speaks = (gradient * tokens.detach())[:, tokens.shape[1] - thw[0] * thw[1] * thw[2] :].sum(2)  # (B, N)
-    return speaks.unflatten(1, thw).relu(), logits.detach()
+        for hook in hooks:
+            hook.remove()
+    maps = [
+        _speaks_for(tokens.detach(), gradient, thw) for (tokens, thw), gradient in zip(caught, gradients, strict=True)
+    ]
+    finest = maps[0].shape[1:]
+    return torch.stack([_spread(one, finest) for one in maps]).sum(0), logits.detach()
+
+
+def _speaks_for(tokens: Tensor, gradient: Tensor, thw: Grid) -> Tensor:
+    """What of the logit the tokens (B, N, C) add, class token left out: (B, T, H, W)."""
+    num_cls = tokens.shape[1] - prod(thw)
+    grid = tokens[:, num_cls:]
+    added = (grid - grid.mean(1, keepdim=True)) * gradient[:, num_cls:]
+    return added.relu().sum(2).unflatten(1, thw)
+
+
+def _spread(heat: Tensor, size: Sequence[int]) -> Tensor:
+    """Coarse heat (B, T, H, W) on a finer grid, its sum as it was."""
+    finer = F.interpolate(heat[:, None], size=tuple(size), mode="trilinear", align_corners=False)[:, 0]
+    return finer * (heat[0].numel() / finer[0].numel())
 
 
 @contextmanager

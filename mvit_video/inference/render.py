@@ -14,8 +14,9 @@ from mvit_video.evaluation.report import new_figure
 from mvit_video.inference.explain import Explanation
 from mvit_video.inference.timeline import Segment, Timeline
 
-HEAT = "inferno"
-STRONGEST = 0.75  # share of the colour at full heat, the rest is the frame
+HEAT = "turbo"
+STRONGEST = 0.85  # share of the colour at full heat, the rest is the frame
+LETTERS = 140  # side by side in a lane
 MOST_COLOURS = 9
 OTHERS = "#b5b5b5"
 
@@ -36,8 +37,7 @@ def timeline_figure(
     _film(film, frames if len(frames) else timeline.film, timeline.seconds)
     for row, (_, segments) in enumerate(lanes):
         for segment in segments:
-            named = segment.end - segment.start > timeline.seconds / 16
-            _bar(lane, row, segment, colours.get(segment.label, OTHERS), named)
+            _bar(lane, row, segment, colours.get(segment.label, OTHERS), timeline.seconds)
     lane.set_yticks(range(len(lanes)), [name for name, _ in lanes])
     lane.set_ylim(len(lanes) - 0.5, -0.5)
     for label, colour in colours.items():
@@ -85,12 +85,13 @@ def _film(axes, frames: Sequence[np.ndarray], seconds: float) -> None:
     axes.set_ylim(0, 1)
 
 
-def _bar(axes, row: int, segment: Segment, colour: str, named: bool) -> None:
+def _bar(axes, row: int, segment: Segment, colour: str, seconds: float) -> None:
     """A segment in its lane; one too short for its name is told by its colour."""
     length = segment.end - segment.start
     axes.barh(row, length, left=segment.start, height=0.8, color=colour, edgecolor="white", linewidth=0.4)
-    if named:
-        middle, name = segment.start + length / 2, segment.label.replace(" ", "\n", 1)
+    lines = segment.label.split(" ", 1)
+    if length / seconds * LETTERS > max(map(len, lines)):
+        middle, name = segment.start + length / 2, "\n".join(lines)
         axes.text(middle, row, name, ha="center", va="center", fontsize=8, clip_on=True, parse_math=False)
 
 
@@ -98,7 +99,7 @@ def heat_figure(explanation: Explanation, numbers: Sequence[int], frames: Sequen
     """Frames of a video, uint8 (H, W, 3), above the same with their heat, with their times and the scale of the colours."""
     height, width = frames[0].shape[:2]
     side = 11.0 / len(frames)
-    figure, axes = new_figure(12.0, 2 * side * height / width + 1.1, rows=2, columns=len(frames), squeeze=False)
+    figure, axes = new_figure(12.0, 2 * side * height / width + 0.75, rows=2, columns=len(frames), squeeze=False)
     for column, (number, frame) in enumerate(zip(numbers, frames, strict=True)):
         axes[0, column].imshow(frame)
         axes[1, column].imshow(heated(frame, explanation.clip_at(number).at(number), explanation.box))
@@ -108,12 +109,12 @@ def heat_figure(explanation: Explanation, numbers: Sequence[int], frames: Sequen
     clip = explanation.clip_at(numbers[0])
     title = f"what speaks for '{explanation.label}' (score {clip.score:.2f} in this clip)"
     figure.suptitle(title, fontsize=11, x=0.01, ha="left", parse_math=False)
-    figure.colorbar(ScalarMappable(cmap=HEAT), ax=axes, shrink=0.8, pad=0.01, label="share of the video's greatest")
+    figure.colorbar(ScalarMappable(cmap=HEAT), ax=axes, shrink=0.8, pad=0.01, label="heat")
     return figure
 
 
 def heated(frame: np.ndarray, heat: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """The frame, uint8 (H, W, 3), under the colours of the heat (H', W') from 0 to 1, within the box that was seen."""
+    """The frame, uint8 (H, W, 3), in grey under the colours of the heat (H', W') from 0 to 1; darker what was not seen."""
     height, width = frame.shape[:2]
     top, left = round(box[0] * height), round(box[1] * width)
     bottom, right = round((box[0] + box[2]) * height), round((box[1] + box[3]) * width)
@@ -121,7 +122,8 @@ def heated(frame: np.ndarray, heat: np.ndarray, box: tuple[float, float, float, 
     smooth = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
     colours = colormaps[HEAT](smooth)[..., :3] * 255
     share = (STRONGEST * np.sqrt(smooth))[..., None]
-    result = frame.copy()
-    seen = result[top : top + size[1], left : left + size[0]]
-    seen[:] = (1 - share) * seen + share * colours
+    grey = 0.7 * frame.mean(2, keepdims=True).repeat(3, 2)
+    result = (0.5 * grey).astype(np.uint8)
+    seen = slice(top, top + size[1]), slice(left, left + size[0])
+    result[seen] = (1 - share) * grey[seen] + share * colours
     return result

@@ -207,13 +207,23 @@ class _LiveFrames:
             )
         except (av.FFmpegError, ValueError) as reason:
             raise DecodeError(f"{self.name}: cannot be opened as a stream of video ({_why(reason)})") from None
-        if not self._container.streams.video:
+        try:
+            self._stream = self._checked()
+        except BaseException:
             self._container.close()
-            raise DecodeError(f"{self.name}: no video in this stream")
-        self._stream = self._container.streams.video[0]
+            raise
         self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
         self.fps = rate if 1 <= rate <= 240 else 30.0
+
+    def _checked(self) -> av.VideoStream:
+        if not self._container.streams.video or self._container.streams.video[0].codec_context is None:
+            raise DecodeError(f"{self.name}: no video in this stream that can be decoded")
+        codec = self._container.streams.video[0].codec_context
+        if codec.width * codec.height > MAX_PIXELS:
+            size = f"{codec.width}×{codec.height}"
+            raise DecodeError(f"{self.name}: its frames of {size} pixels are above the limit of {MAX_PIXELS:,} pixels")
+        return self._container.streams.video[0]
 
     def __enter__(self) -> "_LiveFrames":
         return self
