@@ -17,10 +17,12 @@ import numpy as np
 from av.container import OutputContainer
 from PIL import Image, ImageDraw, ImageFont
 
-from mvit_video.data.decode import CONTAINERS, VideoReader
+from mvit_video.data.decode import VideoReader
+from mvit_video.data.decode_pyav import OPTIONS
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import open_video
 from mvit_video.inference.timeline import Timeline
+from mvit_video.inference.windows import shown_at
 
 Draw = Callable[[int, np.ndarray], np.ndarray]
 
@@ -32,8 +34,8 @@ FONT = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 
 def write_annotated(path: str | Path, output: Path, timeline: Timeline) -> None:
     """A copy of the video with the label of the moment and its score in the corner, as far as the timeline goes."""
-    with open_video(path) as reader:
-        times = reader.times()
+    with open_video(path, whole=False) as reader:
+        times = shown_at(reader)
 
     def draw(number: int, frame: np.ndarray) -> np.ndarray:
         segment = timeline.segment_at(times[number])
@@ -49,15 +51,20 @@ def write_copy(path: str | Path, output: Path, draw: Draw) -> None:
     video itself.
     """
     refuse_source(path, output)
-    with open_video(path) as reader, _whole_file(output) as temporary, av.open(temporary, "w", format="mp4") as copy:
-        times = reader.times()
+    with (
+        open_video(path, whole=False) as reader,
+        _whole_file(output) as temporary,
+        av.open(temporary, "w", format="mp4") as copy,
+    ):
+        times = shown_at(reader)
         frames = (draw(number, enlarged(frame)) for number, frame in enumerate(_until_damage(reader)))
         first = next(frames)
         picture = copy.add_stream("libx264", rate=Fraction(max(reader.fps, 0.01)).limit_denominator(100_000))
         picture.height, picture.width = first.shape[0] + first.shape[0] % 2, first.shape[1] + first.shape[1] % 2
         picture.pix_fmt, picture.options = "yuv420p", {"crf": "23", "preset": "veryfast"}
         picture.codec_context.time_base = Fraction(1, TICKS)
-        with _Sound(path, copy) as sound:
+        picture.codec_context.sample_aspect_ratio = reader.pixel_aspect  # type: ignore[attr-defined]
+        with _Sound(path, copy, float(reader.times()[0])) as sound:
             for number, frame in enumerate(chain([first], frames)):
                 copy.mux(picture.encode(_encodable(frame, times[number], picture.width, picture.height)))
                 sound.copy_until(times[number])
@@ -96,16 +103,14 @@ def _encodable(frame: np.ndarray, seconds: float, width: int, height: int) -> av
 class _Sound:
     """The first sound track of a video, copied without decoding; nothing where there is none that MP4 can hold."""
 
-    def __init__(self, path: str | Path, copy: OutputContainer) -> None:
-        self._copy, self._source = copy, None
+    def __init__(self, path: str | Path, copy: OutputContainer, begin: float) -> None:
+        """`begin` is the time of the first frame, which is the copy's 0."""
+        self._copy, self._begin, self._source = copy, begin, None
         if not Path(path).is_file():
             return
-        whitelist = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
-        self._source = av.open(str(path), options=whitelist)
+        self._source = av.open(str(Path(path).absolute()), options=OPTIONS)
         tracks = [track for track in self._source.streams.audio if track.codec_context is not None]
         if tracks and tracks[0].codec_context.name.removesuffix("float") in MP4_SOUND:
-            picture = self._source.streams.video[0]
-            self._begin = float((picture.start_time or 0) * (picture.time_base or 0))
             self._track = copy.add_stream_from_template(tracks[0])
             self._packets = self._source.demux(tracks[0])
         else:

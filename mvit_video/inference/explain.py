@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.config.schema import Preprocessing
-from mvit_video.data.sampling import segment_indices
+from mvit_video.data.dataset import view_indices
 from mvit_video.errors import ConfigError, did_you_mean
 from mvit_video.inference.predictor import Prediction, Predictor, groups, open_video
 from mvit_video.inference.windows import SlidingClips, Window, WindowPlan, plan_windows
@@ -166,7 +166,7 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 def _whole_video(settings: Preprocessing, fps: float, video_frames: int) -> WindowPlan:
     """Clips that follow one another; for a model that samples whole videos, one."""
     if settings.sampling == "segment":
-        return WindowPlan(video_frames, video_frames, segment_indices(video_frames, settings.num_frames))
+        return WindowPlan(video_frames, video_frames, view_indices(video_frames, fps, settings, 1)[0])
     plan = plan_windows(settings, fps, video_frames)
     return WindowPlan(plan.length, plan.length, plan.taken)
 

@@ -22,7 +22,7 @@ from mvit_video.data.dataset import read_views, view_indices
 from mvit_video.data.decode import VideoReader
 from mvit_video.data.transforms import ViewTransform
 from mvit_video.errors import ConfigError, DecodeError, InputError
-from mvit_video.evaluation.evaluate import Protocol
+from mvit_video.evaluation.protocols import Protocol
 from mvit_video.model.checkpoints import ModelCard
 from mvit_video.model.convert import load_any
 
@@ -77,6 +77,7 @@ class Predictor:
     ) -> None:
         self.model, self.card, self.device = model.to(device).eval(), card, device
         self.protocol = protocol or Protocol.parse(card.protocol)
+        self.protocol.check(card.preprocessing)
 
     @classmethod
     def from_checkpoint(cls, source: str | Path, device: str = "auto", protocol: str | None = None) -> "Predictor":
@@ -161,11 +162,11 @@ def _views_of_array(frames: np.ndarray, fps: float, settings: Preprocessing, pro
     return torch.cat([transform(frames[row]) for row in indices])
 
 
-def open_video(path: str | Path) -> VideoReader:
+def open_video(path: str | Path, whole: bool = True) -> VideoReader:
     """A reader of the video; DecodeError for a folder in which nothing can be one."""
     if Path(path).is_dir() and not any(file.suffix.lower() in PICTURES for file in Path(path).iterdir()):
         raise DecodeError(f"{path}: no videos in this folder, wanted files such as .mp4, .mkv, .webm or .avi")
-    return VideoReader(path)
+    return VideoReader(path, whole=whole)
 
 
 def choose_device(name: str) -> torch.device:

@@ -19,7 +19,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from mvit_video.data.decode import MAX_PIXELS
+from mvit_video.data.decode_limits import MAX_PIXELS, Unreadable, check_size, short_reason
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import Predictor
 from mvit_video.inference.windows import SlidingClips, plan_windows
@@ -203,10 +203,13 @@ class _LiveFrames:
         self.name = source.name
         try:
             self._container = av.open(
-                source.address, format=source.format, options=PROBE | source.options, timeout=source.timeout
+                source.address,
+                format=source.format,
+                options=PROBE | {"max_pixels": str(MAX_PIXELS)} | source.options,
+                timeout=source.timeout,
             )
         except (av.FFmpegError, ValueError) as reason:
-            raise DecodeError(f"{self.name}: cannot be opened as a stream of video ({_why(reason)})") from None
+            raise DecodeError(f"{self.name}: cannot be opened as a stream of video ({short_reason(reason)})") from None
         try:
             self._stream = self._checked()
         except BaseException:
@@ -220,9 +223,10 @@ class _LiveFrames:
         if not self._container.streams.video or self._container.streams.video[0].codec_context is None:
             raise DecodeError(f"{self.name}: no video in this stream that can be decoded")
         codec = self._container.streams.video[0].codec_context
-        if codec.width * codec.height > MAX_PIXELS:
-            size = f"{codec.width}×{codec.height}"
-            raise DecodeError(f"{self.name}: its frames of {size} pixels are above the limit of {MAX_PIXELS:,} pixels")
+        try:
+            check_size(codec.width, codec.height)
+        except Unreadable as reason:
+            raise DecodeError(f"{self.name}: {reason}") from None
         return self._container.streams.video[0]
 
     def __enter__(self) -> "_LiveFrames":
@@ -241,7 +245,7 @@ class _LiveFrames:
                         any_frame = True
                         yield number, _upright(converter.reformat(frame, format="rgb24", threads=1), frame.rotation)
         except av.FFmpegError as reason:
-            raise DecodeError(f"{self.name}: the stream broke off ({_why(reason)})") from None
+            raise DecodeError(f"{self.name}: the stream broke off ({short_reason(reason)})") from None
         if not any_frame:
             raise DecodeError(f"{self.name}: the stream ended without a frame that can be decoded")
 
@@ -282,7 +286,3 @@ class _Numbers:
             return None
         self._last = number
         return number
-
-
-def _why(reason: Exception) -> str:
-    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__

@@ -18,7 +18,7 @@ from PIL import Image
 from mvit_video.data.decode import VideoReader
 from mvit_video.errors import DecodeError
 from mvit_video.inference.predictor import Predictor, groups, open_video
-from mvit_video.inference.windows import SlidingClips, Window, plan_windows
+from mvit_video.inference.windows import SlidingClips, Window, plan_windows, shown_at
 from mvit_video.paths import write_json, write_whole
 
 FILM_FRAMES, FILM_HEIGHT = 12, 120
@@ -70,11 +70,9 @@ def label_timeline(
     A model that samples whole videos (segment) sees windows of 4 s. `on_frame` is told how many of how many frames are
     done. Raises DecodeError for a file of which nothing can be decoded.
     """
-    with open_video(path) as reader:
+    with open_video(path, whole=False) as reader:
         plan = plan_windows(predictor.card.preprocessing, reader.fps, len(reader), step_seconds)
-        shown = np.append(reader.times(), 0.0)
-        shown[-1] = shown[-2] + 1 / reader.fps  # shown[i + 1] is when frame i ends
-        source = _Frames(reader, on_frame)
+        shown, source = shown_at(reader), _Frames(reader, on_frame)
         starts, scores = list[int](), list[np.ndarray]()
         clips = SlidingClips(predictor.card.preprocessing, plan, last=len(reader) - plan.length)
         for batch in groups(_windows(clips, source), lambda window: 1, predictor.views_at_once):
@@ -92,7 +90,8 @@ class _Frames:
 
     def __init__(self, reader: VideoReader, on_frame: Callable[[int, int], None]) -> None:
         self.reader, self.on_frame = reader, on_frame
-        self.seen, self.error = 0, None if len(reader) else "no frames"
+        self.seen = 0
+        self.error: str | None = None
         self.film: list[np.ndarray] = []
         self._kept = set(((np.arange(FILM_FRAMES) + 0.5) * len(reader) / FILM_FRAMES).astype(int).tolist())
 
@@ -108,6 +107,8 @@ class _Frames:
             if not self.seen:
                 raise
             self.error = str(reason)
+        if self.reader.shortfall and not self.error:
+            self.error = f"{self.reader.path}: {self.reader.shortfall}"
 
 
 def _windows(clips: SlidingClips, source: _Frames) -> Iterator[Window]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mvit_video.config.schema import Preprocessing
-from mvit_video.data.sampling import clip_window, dense_indices, segment_indices
+from mvit_video.data.dataset import view_indices
+from mvit_video.data.decode import VideoReader
 from mvit_video.data.transforms import ViewTransform
 from mvit_video.errors import ConfigError
 
@@ -44,10 +45,7 @@ def plan_windows(
     length = max(round(seconds * fps), 1)
     length = length if video_frames is None else min(length, video_frames)
     step = max(length // WINDOWS_PER_CLIP if step_seconds is None else round(step_seconds * fps), 1)
-    if settings.sampling == "segment":
-        return WindowPlan(length, step, segment_indices(length, settings.num_frames))
-    window = clip_window(settings.num_frames, settings.sampling_rate, fps, settings.target_fps)
-    return WindowPlan(length, step, dense_indices(length, 0, window, settings.num_frames))
+    return WindowPlan(length, step, view_indices(length, fps, settings, 1)[0])
 
 
 def window_seconds(settings: Preprocessing) -> float:
@@ -55,6 +53,12 @@ def window_seconds(settings: Preprocessing) -> float:
     if settings.sampling == "segment":
         return SEGMENT_SECONDS
     return settings.num_frames * settings.sampling_rate / settings.target_fps
+
+
+def shown_at(reader: VideoReader) -> np.ndarray:
+    """Seconds from the first frame to each one, and to the end of the last: (frames + 1,)."""
+    times = np.array([float(time) for time in reader.times()])
+    return np.append(times, times[-1] + 1 / reader.fps) - times[0]
 
 
 @dataclass(frozen=True)

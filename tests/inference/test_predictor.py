@@ -12,7 +12,8 @@ from mvit_video.config.schema import Preprocessing
 from mvit_video.data.dataset import read_views
 from mvit_video.data.decode import VideoReader
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError, InputError
-from mvit_video.evaluation.evaluate import Evaluator, Protocol
+from mvit_video.evaluation.evaluate import Evaluator
+from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference import predictor as predictor_module
 from mvit_video.inference.predictor import Predictor, choose_device, find_videos, groups, read_ahead
 from mvit_video.model.checkpoints import ModelCard, save_checkpoint
@@ -107,16 +108,17 @@ def videos(few_videos):
 @pytest.mark.parametrize("sampling", ["dense", "segment"])
 @pytest.mark.parametrize("views_at_once", [1, 4, 7, 32])
 def test_scores_do_not_depend_on_what_shares_a_forward_pass(videos, sampling, views_at_once, monkeypatch):
-    predictor = nano_predictor(sampling=sampling, protocol="2x3")
+    clips = 2 if sampling == "dense" else 1
+    predictor = nano_predictor(sampling=sampling, protocol=f"{clips}x3")
     monkeypatch.setattr(Predictor, "views_at_once", views_at_once)
     batches = []
     predictor.model.register_forward_pre_hook(lambda model, arguments: batches.append(len(arguments[0])))
     found = predictor(videos, top=8)
-    assert max(batches) <= views_at_once and sum(batches) == 6 * len(videos)
+    assert max(batches) <= views_at_once and sum(batches) == 3 * clips * len(videos)
     assert [prediction.path for prediction in found] == [str(path) for path in videos]
     for path, prediction in zip(videos, found, strict=True):
         with VideoReader(path) as reader, torch.no_grad():
-            views = read_views(reader, predictor.card.preprocessing, 2, 3)
+            views = read_views(reader, predictor.card.preprocessing, clips, 3)
             wanted = torch.stack([predictor.model(view[None])[0].softmax(0) for view in views]).mean(0)
         for label, score in prediction.predictions:
             assert score == pytest.approx(float(wanted[predictor.card.classes.index(label)]), abs=1e-6)

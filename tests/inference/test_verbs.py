@@ -229,7 +229,7 @@ def test_several_videos_have_a_folder_each(tmp_path):
         (["predict", "a.mp4", "--window-step", "1"], "--window-step is for --timeline and --stream only"),
         (["predict", "a.mp4", "--allow-network"], "--allow-network is for --stream only"),
         (["predict", "--stream", "http://127.0.0.1:1/x"], "nothing is fetched from one unless you say --allow-network"),
-        (["predict", "http://127.0.0.1:1/x.mp4"], "http://127.0.0.1:1/x.mp4: no such file"),
+        (["predict", "http://127.0.0.1:1/x.mp4"], "is an address, wanted a local file: download it first"),
     ],
 )
 def test_words_that_do_not_go_together_cost_one_line(run, words, message):
