@@ -46,7 +46,7 @@ def run_demo(config_path: str, output: str, overwrite: bool, device: torch.devic
     predictor = Predictor.from_checkpoint(folder / WEIGHTS, str(device))
     scores, result = _evaluate(predictor, config, device, say)
     timeline = label_timeline(predictor, folder / "data" / "long.mp4")
-    predictions = [predictor(folder / "data" / scores.names[row]).as_dict() for row in range(8)]
+    predictions = [p.as_dict() for p in predictor([folder / "data" / scores.names[row] for row in range(8)])]
     result["seconds"] = time.monotonic() - start
     write_json(folder / "results.json", result)
     write_json(folder / "predictions.json", predictions)
@@ -139,7 +139,7 @@ def _timeline_sections(folder: Path, timeline: Timeline, classes: Sequence[str])
         Section(
             "A longer video with several actions in a row",
             "The clip that the network sees slides over the video; runs of equal labels become segments.",
-            timeline_figure(timeline, classes, _film(folder / "data" / "long.mp4"), truth),
+            timeline_figure(timeline, classes, list(_film(folder / "data" / "long.mp4")), truth),
         ),
         Section(
             "Segments of the longer video",

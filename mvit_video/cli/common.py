@@ -28,8 +28,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 ...")
 
 
-def add_output(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--output", required=True, metavar="DIR", help=f"folder for {what}")
+def add_output(parser: argparse.ArgumentParser, what: str, required: bool = True) -> None:
+    parser.add_argument("--output", required=required, metavar="DIR", help=f"folder for {what}")
     parser.add_argument("--overwrite", action="store_true", help="delete what an earlier call left there")
 
 

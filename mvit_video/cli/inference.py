@@ -1,47 +1,178 @@
-"""Verbs that use a trained network: predict."""
+"""Verbs that use a trained network on videos: predict, explain."""
 
 import argparse
+import csv
 import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 from rich.console import Console
 from rich.table import Table
 
-from mvit_video.cli.common import add_device, at_least_one, complain
-from mvit_video.errors import DecodeError
+from mvit_video.cli.common import add_device, add_output, at_least_one, complain, say
+from mvit_video.errors import ConfigError, DecodeError
+
+DEFAULT_CHECKPOINT = "mvitv2_s_16x4_k400"
+FORMATS = ("table", "jsonl", "csv")
+SECONDS_BETWEEN_NOTES = 10.0
 
 
 def predict(arguments: argparse.Namespace) -> int:
-    """Name what happens in videos; a file that cannot be decoded costs one line, and the exit code is 1."""
+    """Name what happens in videos, over the time of long ones (--timeline), or in a live stream (--stream).
+
+    A file that cannot be decoded costs one line, the others are still done, and the exit code is 1.
+    """
     from mvit_video.inference.predictor import Predictor, find_videos
 
+    _check_words(arguments)
+    source = _live_source(arguments) if arguments.stream else None
+    paths = find_videos(_named(arguments.paths))
     predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, arguments.protocol)
+    if source is not None:
+        return _predict_stream(predictor, source, arguments)
+    if arguments.timeline:
+        return _predict_timelines(predictor, list(paths), arguments)
     failed = 0
-    for path in find_videos(arguments.paths):
-        try:
-            prediction = predictor(path, arguments.top)
-        except DecodeError as reason:
-            failed += 1
-            if arguments.json:
-                print(json.dumps({"path": path, "error": str(reason)}, ensure_ascii=False), flush=True)
-            else:
-                complain(str(reason))
-            continue
-        if arguments.json:
-            print(json.dumps(prediction.as_dict(), ensure_ascii=False), flush=True)
+    formats: dict[str, Callable] = {"table": _print_table, "jsonl": _print_json, "csv": _CsvRows()}
+    write = formats[arguments.format or "table"]
+    for prediction in predictor.each(paths, arguments.top):
+        failed += prediction.error is not None
+        if prediction.error is not None and arguments.format != "jsonl":
+            complain(prediction.error)
         else:
-            _print_table(prediction)
+            write(prediction)
     return 1 if failed else 0
 
 
+def _check_words(arguments: argparse.Namespace) -> None:
+    """ConfigError for words that exclude or need each other."""
+    if bool(arguments.paths) == bool(arguments.stream):
+        raise ConfigError("predict takes videos, folders, patterns or - (a list on standard input), or else --stream")
+    if arguments.timeline != bool(arguments.output):
+        raise ConfigError("--timeline and --output DIR, where it is written, need each other")
+    if arguments.stream and (arguments.timeline or arguments.format in ("table", "csv")):
+        raise ConfigError("--stream writes JSON lines only: leave out --timeline and --format")
+    if arguments.window_step and not (arguments.timeline or arguments.stream):
+        raise ConfigError("--window-step is for --timeline and --stream only")
+    if arguments.allow_network and not arguments.stream:
+        raise ConfigError("--allow-network is for --stream only: download a file first")
+
+
+def _named(paths: Iterable[str]) -> Iterator[str]:
+    """The paths, and for - those that stand on standard input, one a line."""
+    for path in paths:
+        if path == "-":
+            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+        else:
+            yield path
+
+
+def _predict_timelines(predictor, paths: list[str], arguments: argparse.Namespace) -> int:
+    from mvit_video.inference.outputs import TIMELINE_FILES, folders_for, timeline_outputs
+
+    failed = 0
+    for path, folder in folders_for(paths, arguments.output, TIMELINE_FILES, arguments.overwrite):
+        try:
+            error = timeline_outputs(predictor, path, folder, arguments.window_step, say)
+        except DecodeError as reason:
+            error = str(reason)
+        if error:
+            failed += 1
+            complain(error)
+    return 1 if failed else 0
+
+
+def _live_source(arguments: argparse.Namespace):
+    from mvit_video.inference.stream import live_source
+
+    return live_source(arguments.stream, arguments.allow_network)
+
+
+def _predict_stream(predictor, source, arguments: argparse.Namespace) -> int:
+    """A JSON line for each prediction, notes on stderr, and what became of all windows at the end."""
+    from mvit_video.inference.stream import live_predictions
+
+    count, dropped, noted = 0, 0, time.monotonic() - SECONDS_BETWEEN_NOTES
+    predictions = live_predictions(predictor, source, arguments.window_step)
+    try:
+        for prediction in predictions:
+            print(json.dumps(prediction.as_dict(), ensure_ascii=False), flush=True)
+            count += 1
+            if prediction.dropped > dropped and time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
+                say(f"falling behind: {prediction.dropped} windows dropped, latency {prediction.latency:.1f} s")
+                noted = time.monotonic()
+            dropped = prediction.dropped
+    except KeyboardInterrupt:
+        say("interrupted")
+    finally:
+        predictions.close()
+    say(f"{source.name}: {count} predictions, {dropped} windows dropped")
+    return 0
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Show what a decision rests on, as a heat map over the frames: a picture, a copy of the video, and numbers."""
+    from mvit_video.inference.outputs import EXPLAIN_FILES, explain_outputs, folders_for
+    from mvit_video.inference.predictor import Predictor
+
+    predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device)
+    [(path, folder)] = folders_for([arguments.video], arguments.output, EXPLAIN_FILES, arguments.overwrite)
+    explain_outputs(predictor, path, folder, arguments.label, say)
+    return 0
+
+
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="video files, or folders of them")
     parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE", help="a model.safetensors that train has written"
+        "paths", nargs="*", metavar="PATH", help="videos, folders of them, patterns, or - for a list on standard input"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of tables")
+    _add_checkpoint(parser)
+    parser.add_argument("--format", choices=FORMATS, help="how to print the labels (default: table)")
+    parser.add_argument("--json", dest="format", action="store_const", const="jsonl", help="the same as --format jsonl")
     parser.add_argument("--top", type=at_least_one, default=5, help="how many labels (default: 5)")
     parser.add_argument("--protocol", metavar="NxM", help="clips × crops per video (default: the checkpoint's)")
+    parser.add_argument("--timeline", action="store_true", help="what happens when: segments, picture, annotated copy")
+    parser.add_argument(
+        "--stream", metavar="SOURCE", help="a camera such as /dev/video0, - for standard input, a pipe, or an address"
+    )
+    parser.add_argument("--allow-network", action="store_true", help="let --stream open an rtsp, http or https address")
+    parser.add_argument(
+        "--window-step", type=_seconds, metavar="SECONDS", help="between windows (default: a quarter of a clip)"
+    )
+    add_output(parser, "the timeline; of several videos, a folder for each in it", required=False)
     add_device(parser)
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("video", metavar="VIDEO", help="a video file")
+    _add_checkpoint(parser)
+    parser.add_argument("--label", metavar="NAME", help="the class to explain (default: the predicted one)")
+    add_output(parser, "explain.png, explain.mp4 and explain.json")
+    add_device(parser)
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        default=DEFAULT_CHECKPOINT,
+        metavar="FILE",
+        help="a file, an address, or a name that `mvit-video models` lists "
+        f"(default: {DEFAULT_CHECKPOINT}, which is fetched once)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
+    return seconds
+
+
+def _print_json(prediction) -> None:
+    print(json.dumps(prediction.as_dict(), ensure_ascii=False), flush=True)
 
 
 def _print_table(prediction) -> None:
@@ -53,4 +184,20 @@ def _print_table(prediction) -> None:
     Console(markup=False, highlight=False).print(table)
 
 
-VERBS = ((predict, _add_predict),)
+class _CsvRows:
+    """A row for each label of a video, best first, under one heading."""
+
+    def __init__(self) -> None:
+        self._rows = csv.writer(sys.stdout, lineterminator="\n")
+        self._begun = False
+
+    def __call__(self, prediction) -> None:
+        if not self._begun:
+            self._rows.writerow(("path", "rank", "label", "score"))
+            self._begun = True
+        for rank, (label, score) in enumerate(prediction.predictions, 1):
+            self._rows.writerow((prediction.path, rank, label, f"{score:.6f}"))
+        sys.stdout.flush()
+
+
+VERBS = ((predict, _add_predict), (explain, _add_explain))

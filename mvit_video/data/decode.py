@@ -29,16 +29,23 @@ class VideoReader:
         path: a local file or frame folder. With `root`, relative to it, and refused where it leads out of it.
         backend: "pyav", "decord" or "frames". A folder is read as frames whatever the backend.
             decord carries an old FFmpeg: for files of your own only.
+        whole: False, for "pyav", also takes a file that is cut short, as far as it goes; `reader.shortfall` then says so.
 
     `len(reader)` is the number of frames, `reader.fps` the mean rate in frames per second (30 for frame folders).
     Raises DecodeError with the file and the reason, here or in the methods.
     """
 
-    def __init__(self, path: str | Path, root: str | Path | None = None, backend: str = "pyav") -> None:
-        self.path = str(path)
+    def __init__(
+        self, path: str | Path, root: str | Path | None = None, backend: str = "pyav", whole: bool = True
+    ) -> None:
+        self.path, self.shortfall = str(path), ""
         try:
             file = _existing(self.path, root)
-            self._backend = BACKENDS["frames" if file.is_dir() else backend](file, root)
+            if not whole and backend == "pyav" and file.is_file():
+                self._backend: Backend = PyAvBackend(file, root, whole=False)
+                self.shortfall = self._backend.shortfall
+            else:
+                self._backend = BACKENDS["frames" if file.is_dir() else backend](file, root)
         except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
         self.fps: float = self._backend.fps

@@ -33,14 +33,16 @@ class PyAvBackend:
     num_frames: int
     fps: float
 
-    def __init__(self, file: Path, root: str | Path | None = None) -> None:
-        self._file, self.num_decoded = file, 0
+    def __init__(self, file: Path, root: str | Path | None = None, whole: bool = True) -> None:
+        self._file, self.num_decoded, self.shortfall = file, 0, ""
         # One converter per video, without threads of its own: a loader's fork would leave them behind and wait for ever.
         self._converter = VideoReformatter()
         self._open()
         try:
             check_hours((self._container.duration or 0) / 1e6)
             self._scan()
+            if whole and self.shortfall:
+                raise Unreadable(self.shortfall)
         except BaseException:
             self.close()
             raise
@@ -73,7 +75,7 @@ class PyAvBackend:
         self.num_frames, self._next = self.packets.num_frames, len(self.packets)
         listed = len(self._stream.index_entries)
         if self.container_name == "mov" and len(self.packets) < listed:
-            raise Unreadable(f"is cut short: it lists {listed} frames and holds {len(self.packets)}")
+            self.shortfall = f"is cut short: it lists {listed} frames and holds {len(self.packets)}"
         self.pixel_aspect = self._stream.sample_aspect_ratio or Fraction(1)
         self.fps = _mean_rate(self.packets.times, self._stream)
 

@@ -1,30 +1,62 @@
-"""Labels for a video: a checkpoint is all it takes."""
+"""Labels for videos: a checkpoint is all it takes."""
 
-from collections.abc import Iterator, Sequence
+# V views (clips × crops) of a video, K classes
+
+import glob
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mvit_video.config.schema import Preprocessing
 from mvit_video.data.annotations import VIDEO_SUFFIXES
 from mvit_video.data.dataset import read_views, view_indices
 from mvit_video.data.decode import VideoReader
 from mvit_video.data.transforms import ViewTransform
-from mvit_video.errors import ConfigError, InputError
-from mvit_video.evaluation.evaluate import Protocol
-from mvit_video.model.checkpoints import ModelCard, load_checkpoint
+from mvit_video.errors import ConfigError, DecodeError, InputError
+from mvit_video.evaluation.protocols import Protocol
+from mvit_video.model.checkpoints import ModelCard
+from mvit_video.model.convert import load_any
+
+Video = str | Path | np.ndarray
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png"})
+READERS = 4  # videos that are decoded while the network works on others
+MOST_VIEWS = 32
+VALUES_AT_ONCE = {"cpu": 4 * 16 * 224 * 224, "cuda": 32 * 16 * 224 * 224}  # pixels per forward: 4 and 32 views of S
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best classes of one video with their scores (0 to 1), best first."""
+    """The best classes of one video with their scores (0 to 1), best first; or the reason why there are none."""
 
     path: str
     predictions: tuple[tuple[str, float], ...]
+    error: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The best class."""
+        return self.predictions[0][0]
+
+    @property
+    def score(self) -> float:
+        """The best class's score."""
+        return self.predictions[0][1]
 
     def as_dict(self) -> dict:
+        if self.error is not None:
+            return {"path": self.path, "error": self.error}
         return {
             "path": self.path,
             "predictions": [{"label": label, "score": score} for label, score in self.predictions],
@@ -34,8 +66,10 @@ class Prediction:
 class Predictor:
     """A network with the names of its classes and everything needed to feed it.
 
-    `predictor(video)` takes a path or an array of frames, uint8 (T, H, W, 3) RGB, and returns a Prediction.
-    Raises DecodeError for a video that cannot be decoded.
+    >>> predictor = Predictor.from_checkpoint("model.safetensors")  # doctest: +SKIP
+    >>> [prediction] = predictor("video.mp4")  # doctest: +SKIP
+    >>> prediction.label, prediction.score  # doctest: +SKIP
+    ('moving left', 0.91)
     """
 
     def __init__(
@@ -43,43 +77,96 @@ class Predictor:
     ) -> None:
         self.model, self.card, self.device = model.to(device).eval(), card, device
         self.protocol = protocol or Protocol.parse(card.protocol)
+        self.protocol.check(card.preprocessing)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "auto", protocol: str | None = None) -> "Predictor":
-        """From a checkpoint of ours; `protocol` (clips × crops, such as 5x1) is the checkpoint's own by default."""
-        model, card = load_checkpoint(path)
-        return cls(model, card, choose_device(device), Protocol.parse(protocol) if protocol else None)
+    def from_checkpoint(cls, source: str | Path, device: str = "auto", protocol: str | None = None) -> "Predictor":
+        """From a file, an address, or a name that `mvit-video models` lists (fetched once), of any known format.
 
-    def __call__(self, video: str | Path | np.ndarray, top: int = 5, fps: float = 30.0) -> Prediction:
-        """The `top` best classes. `fps` is the rate of an array of frames; a file knows its own."""
-        if isinstance(video, np.ndarray):
-            return self._prediction("array", self._views_of_array(video, fps), top)
-        with VideoReader(video) as reader:
-            views = read_views(reader, self.card.preprocessing, self.protocol.clips, self.protocol.crops)
-        return self._prediction(str(video), views, top)
+        `protocol` (clips × crops, such as 5x1) is the checkpoint's own by default, for public ones the published one.
+        """
+        place = choose_device(device)
+        asked = Protocol.parse(protocol) if protocol else None
+        return cls(*load_any(source), place, asked)
+
+    def __call__(self, videos: Video | Sequence[Video], top: int = 5, fps: float = 30.0) -> list[Prediction]:
+        """The `top` best classes of each video, as a list also where there is one video.
+
+        A video is a path or an array of frames, uint8 (T, H, W, 3) RGB, at `fps` frames a second (a file knows its
+        own). Raises DecodeError for the first that cannot be decoded; `each` goes on.
+        """
+        several = [videos] if isinstance(videos, str | Path | np.ndarray) else videos
+        predictions = []
+        for prediction in self.each(several, top, fps):
+            if prediction.error is not None:
+                raise DecodeError(prediction.error)
+            predictions.append(prediction)
+        return predictions
+
+    def each(self, videos: Iterable[Video], top: int = 5, fps: float = 30.0) -> Iterator[Prediction]:
+        """Predictions in the order of the videos, as they come; one that cannot be decoded comes with its `error`.
+
+        The next videos are read meanwhile, and views of several share a forward pass, which changes no score.
+        """
+        read = read_ahead(lambda video: (video, self._read(video, fps)), videos, min(READERS, os.cpu_count() or 1))
+        for group in groups(read, lambda pair: 0 if isinstance(pair[1], str) else len(pair[1]), self.views_at_once):
+            parts = [views for _, views in group if not isinstance(views, str)]
+            scores = iter(self.scores(torch.cat(parts)) if parts else ())
+            for video, views in group:
+                path = "array" if isinstance(video, np.ndarray) else str(video)
+                if isinstance(views, str):
+                    yield Prediction(path, (), views)
+                else:
+                    mean = np.stack([next(scores) for _ in views]).mean(0, dtype=np.float64)
+                    yield self.prediction(path, mean, top)
+
+    @property
+    def views_at_once(self) -> int:
+        """Views per forward pass: as many as keep its memory within bounds."""
+        height, width = self.card.preprocessing.crop_hw
+        most = VALUES_AT_ONCE.get(self.device.type, VALUES_AT_ONCE["cuda"])
+        return min(max(most // (self.card.preprocessing.num_frames * height * width), 1), MOST_VIEWS)
 
     def scores(self, views: Tensor) -> np.ndarray:
-        """Softmax scores of each view (V, C, T, H, W): (V, K) float32."""
+        """Softmax scores of each view (V, C, T, H, W): (V, K) float32. Any number of views, in equal parts."""
+        parts = views.chunk(ceil(len(views) / self.views_at_once))
         with torch.inference_mode():
-            logits = torch.cat([self.model(part.to(self.device)) for part in views.split(16)])
-        return logits.float().softmax(1).cpu().numpy()
+            logits = torch.cat([self.model(part.to(self.device)).float() for part in parts])
+        return logits.softmax(1).cpu().numpy()
 
-    def _views_of_array(self, frames: np.ndarray, fps: float) -> Tensor:
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-            raise InputError(
-                f"frames are {frames.dtype} of shape {frames.shape}, wanted uint8 (frames, height, width, 3), RGB"
-            )
-        settings = self.card.preprocessing
-        transform = ViewTransform(
-            settings.crop_hw, settings.mean, settings.std, settings.short_side, self.protocol.crops
+    def prediction(self, path: str, scores: np.ndarray, top: int = 5) -> Prediction:
+        """The `top` best of the scores (K,)."""
+        best = np.argsort(-scores, kind="stable")[:top]
+        return Prediction(path, tuple((self.card.classes[place], float(scores[place])) for place in best))
+
+    def _read(self, video: Video, fps: float) -> Tensor | str:
+        """The views of a video, or why there are none."""
+        if isinstance(video, np.ndarray):
+            return _views_of_array(video, fps, self.card.preprocessing, self.protocol)
+        try:
+            with open_video(video) as reader:
+                return read_views(reader, self.card.preprocessing, self.protocol.clips, self.protocol.crops)
+        except DecodeError as reason:
+            return str(reason)
+
+
+def _views_of_array(frames: np.ndarray, fps: float, settings: Preprocessing, protocol: Protocol) -> Tensor:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
+        raise InputError(
+            f"frames are {frames.dtype} of shape {frames.shape}, wanted uint8 (frames, height, width, 3), RGB"
         )
-        indices = view_indices(len(frames), fps, settings, self.protocol.clips)
-        return torch.cat([transform(frames[row]) for row in indices])
+    if not 0 < fps < float("inf"):
+        raise InputError(f"fps is {fps}, wanted the frames per second of the array, above 0")
+    transform = ViewTransform(settings.crop_hw, settings.mean, settings.std, settings.short_side, protocol.crops)
+    indices = view_indices(len(frames), fps, settings, protocol.clips)
+    return torch.cat([transform(frames[row]) for row in indices])
 
-    def _prediction(self, path: str, views: Tensor, top: int) -> Prediction:
-        mean = self.scores(views).mean(0)
-        best = np.argsort(-mean, kind="stable")[:top]
-        return Prediction(path, tuple((self.card.classes[place], float(mean[place])) for place in best))
+
+def open_video(path: str | Path, whole: bool = True) -> VideoReader:
+    """A reader of the video; DecodeError for a folder in which nothing can be one."""
+    if Path(path).is_dir() and not any(file.suffix.lower() in PICTURES for file in Path(path).iterdir()):
+        raise DecodeError(f"{path}: no videos in this folder, wanted files such as .mp4, .mkv, .webm or .avi")
+    return VideoReader(path, whole=whole)
 
 
 def choose_device(name: str) -> torch.device:
@@ -96,13 +183,46 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def find_videos(paths: Sequence[str]) -> Iterator[str]:
-    """Files as they are given, and the videos of folders, in order of name; ConfigError for a folder without any."""
+def find_videos(paths: Iterable[str]) -> Iterator[str]:
+    """Files as they are given; in order of name the videos of a folder, and what a pattern such as `clips/**/*.mp4` finds.
+
+    A folder or pattern without any stands for itself, so that reading it says what is wrong.
+    """
     for path in paths:
-        if not Path(path).is_dir():
+        if Path(path).is_dir():
+            inside = sorted(str(file) for file in Path(path).rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+            yield from inside or [path]
+        elif glob.has_magic(path) and not Path(path).exists():
+            found = sorted(glob.glob(path, recursive=True))
+            yield from find_videos(found) if found else [path]
+        else:
             yield path
-            continue
-        inside = sorted(str(file) for file in Path(path).rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
-        if not inside:
-            raise ConfigError(f"{path}: no videos in this folder, wanted files such as .mp4, .mkv, .webm or .avi")
-        yield from inside
+
+
+def groups(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
+    """Runs of items whose sizes add up to `limit` or, by their last item, above it."""
+    group: list[Item] = []
+    total = 0
+    for item in items:
+        group.append(item)
+        total += size(item)
+        if total >= limit:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group
+
+
+def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """`function` of each item, in order, with `workers` threads at most that many items ahead."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

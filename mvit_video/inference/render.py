@@ -1,44 +1,83 @@
 """Pictures of what the model says about a video."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from PIL import Image
 
 from mvit_video.evaluation.report import new_figure
+from mvit_video.inference.explain import Explanation
 from mvit_video.inference.timeline import Segment, Timeline
+
+HEAT = "turbo"
+STRONGEST = 0.85  # share of the colour at full heat, the rest is the frame
+LETTERS = 140  # side by side in a lane
+MOST_COLOURS = 9
+OTHERS = "#b5b5b5"
 
 
 def timeline_figure(
-    timeline: Timeline, classes: Sequence[str], frames: np.ndarray, truth: Sequence[Segment] = ()
+    timeline: Timeline, classes: Sequence[str], frames: Sequence[np.ndarray] = (), truth: Sequence[Segment] = ()
 ) -> Figure:
     """Frames spread over the video, a lane of segments (and one of the truth, where known), and the scores under them.
 
-    `frames` uint8 (T, H, W, 3). Only classes that win somewhere, or stand in the truth, have a colour and a curve.
+    `frames` are uint8 (H, W, 3), the timeline's own film by default. The nine labels that fill most of the lanes have a
+    colour and a curve; the others are grey.
     """
     lanes = [("predicted", timeline.segments)] + ([("true", tuple(truth))] if truth else [])
-    shown = list(dict.fromkeys(segment.label for _, segments in lanes for segment in segments))
+    colours = _colours([segment for _, segments in lanes for segment in segments])
     figure, (film, lane, curve) = new_figure(
         11.0, 5.4, rows=3, height_ratios=[1.1, 0.55 * len(lanes), 1.6], sharex=True
     )
-    _film(film, frames, timeline.seconds)
-    colours = {label: f"C{place % 10}" for place, label in enumerate(shown)}
+    _film(film, frames if len(frames) else timeline.film, timeline.seconds)
     for row, (_, segments) in enumerate(lanes):
         for segment in segments:
-            _bar(lane, row, segment, colours[segment.label], named=segment.end - segment.start > timeline.seconds / 16)
+            _bar(lane, row, segment, colours.get(segment.label, OTHERS), timeline.seconds)
     lane.set_yticks(range(len(lanes)), [name for name, _ in lanes])
     lane.set_ylim(len(lanes) - 0.5, -0.5)
-    for label in shown:
-        curve.plot(timeline.times, timeline.scores[:, classes.index(label)], color=colours[label], label=label)
-    curve.set(xlabel="seconds", ylabel="score", ylim=(-0.03, 1.03), xlim=(0, timeline.seconds))
-    curve.grid(alpha=0.3)
-    curve.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=min(len(shown), 6), fontsize=9, frameon=False)
+    for label, colour in colours.items():
+        curve.plot(timeline.times, timeline.scores[:, classes.index(label)], color=colour, label=label)
+    if any(segment.label not in colours for _, segments in lanes for segment in segments):
+        curve.plot([], [], color=OTHERS, linewidth=6, label="others")
+    _axis(curve, timeline.seconds)
     return figure
 
 
-def _film(axes, frames: np.ndarray, seconds: float) -> None:
+def _axis(curve, seconds: float) -> None:
+    """Time in seconds, of longer videos as 1:05 or 1:00:05, and the legend below."""
+    curve.set(xlabel="seconds" if seconds < 180 else "time", ylabel="score", ylim=(-0.03, 1.03), xlim=(0, seconds))
+    if seconds >= 180:
+        curve.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value)))
+    curve.grid(alpha=0.3)
+    columns = min(max(len(curve.lines), 1), 5)
+    legend = curve.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=columns, fontsize=9, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def clock(seconds: float) -> str:
+    """65 -> 1:05, 3605 -> 1:00:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _colours(segments: Sequence[Segment]) -> dict[str, str]:
+    """A colour for each of the labels with most seconds, in the order in which they come."""
+    seconds: dict[str, float] = defaultdict(float)
+    for segment in segments:
+        seconds[segment.label] += segment.end - segment.start
+    longest = sorted(seconds, key=lambda label: -seconds[label])[:MOST_COLOURS]
+    return {label: f"C{place}" for place, label in enumerate(label for label in seconds if label in longest)}
+
+
+def _film(axes, frames: Sequence[np.ndarray], seconds: float) -> None:
     """Frames side by side over the whole time axis, each over the seconds around its own moment."""
-    step = seconds / len(frames)
+    step = seconds / max(len(frames), 1)
     for place, frame in enumerate(frames):
         axes.imshow(frame, extent=(place * step, (place + 1) * step, 0, 1), aspect="auto")
     axes.set_yticks([])
@@ -46,10 +85,45 @@ def _film(axes, frames: np.ndarray, seconds: float) -> None:
     axes.set_ylim(0, 1)
 
 
-def _bar(axes, row: int, segment: Segment, colour: str, named: bool) -> None:
+def _bar(axes, row: int, segment: Segment, colour: str, seconds: float) -> None:
     """A segment in its lane; one too short for its name is told by its colour."""
     length = segment.end - segment.start
-    axes.barh(row, length, left=segment.start, height=0.8, color=colour, edgecolor="white")
-    if named:
-        middle, name = segment.start + length / 2, segment.label.replace(" ", "\n", 1)
-        axes.text(middle, row, name, ha="center", va="center", fontsize=8, clip_on=True)
+    axes.barh(row, length, left=segment.start, height=0.8, color=colour, edgecolor="white", linewidth=0.4)
+    lines = segment.label.split(" ", 1)
+    if length / seconds * LETTERS > max(map(len, lines)):
+        middle, name = segment.start + length / 2, "\n".join(lines)
+        axes.text(middle, row, name, ha="center", va="center", fontsize=8, clip_on=True, parse_math=False)
+
+
+def heat_figure(explanation: Explanation, numbers: Sequence[int], frames: Sequence[np.ndarray]) -> Figure:
+    """Frames of a video, uint8 (H, W, 3), above the same with their heat, with their times and the scale of the colours."""
+    height, width = frames[0].shape[:2]
+    side = 11.0 / len(frames)
+    figure, axes = new_figure(12.0, 2 * side * height / width + 0.75, rows=2, columns=len(frames), squeeze=False)
+    for column, (number, frame) in enumerate(zip(numbers, frames, strict=True)):
+        axes[0, column].imshow(frame)
+        axes[1, column].imshow(heated(frame, explanation.clip_at(number).at(number), explanation.box))
+        axes[0, column].set_title(f"{number / explanation.fps:.2f} s", fontsize=9)
+    for axis in axes.flat:
+        axis.axis("off")
+    clip = explanation.clip_at(numbers[0])
+    title = f"what speaks for '{explanation.label}' (score {clip.score:.2f} in this clip)"
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left", parse_math=False)
+    figure.colorbar(ScalarMappable(cmap=HEAT), ax=axes, shrink=0.8, pad=0.01, label="heat")
+    return figure
+
+
+def heated(frame: np.ndarray, heat: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """The frame, uint8 (H, W, 3), in grey under the colours of the heat (H', W') from 0 to 1; darker what was not seen."""
+    height, width = frame.shape[:2]
+    top, left = round(box[0] * height), round(box[1] * width)
+    bottom, right = round((box[0] + box[2]) * height), round((box[1] + box[3]) * width)
+    size = (max(right - left, 1), max(bottom - top, 1))
+    smooth = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
+    colours = colormaps[HEAT](smooth)[..., :3] * 255
+    share = (STRONGEST * np.sqrt(smooth))[..., None]
+    grey = 0.7 * frame.mean(2, keepdims=True).repeat(3, 2)
+    result = (0.5 * grey).astype(np.uint8)
+    seen = slice(top, top + size[1]), slice(left, left + size[0])
+    result[seen] = (1 - share) * grey[seen] + share * colours
+    return result

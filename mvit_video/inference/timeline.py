@@ -1,20 +1,27 @@
 """What happens when in a long video: overlapping windows, one decode, memory that does not grow with the video."""
 
-from collections import deque
-from collections.abc import Iterator
+# n windows, K classes
+
+import csv
+import io
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from mvit_video.config.schema import Preprocessing
 from mvit_video.data.decode import VideoReader
-from mvit_video.data.sampling import clip_window, dense_indices
-from mvit_video.data.transforms import ViewTransform
-from mvit_video.errors import ConfigError
-from mvit_video.inference.predictor import Predictor
+from mvit_video.errors import DecodeError
+from mvit_video.inference.predictor import Predictor, groups, open_video
+from mvit_video.inference.windows import SlidingClips, Window, plan_windows, shown_at
+from mvit_video.paths import write_json, write_whole
+
+FILM_FRAMES, FILM_HEIGHT = 12, 120
 
 
 @dataclass(frozen=True)
@@ -33,36 +40,89 @@ class Segment:
 @dataclass(frozen=True)
 class Timeline:
     """scores (n, K) at `times` (n,), the middles of the windows in seconds; segments cover the video without gaps,
-    none shorter than half a clip."""
+    none shorter than half a window. `film` are a few small frames, uint8 (H, W, 3), evenly over the `seconds`.
+
+    Where the video cannot be decoded to its end, all of this is about the part before, and `error` says why.
+    """
 
     times: np.ndarray
     scores: np.ndarray
     segments: tuple[Segment, ...]
     seconds: float
+    window_seconds: float
+    film: tuple[np.ndarray, ...] = ()
+    error: str | None = None
+
+    def segment_at(self, seconds: float) -> Segment:
+        """The segment of a moment; before the first and after the last, these."""
+        place = bisect_right(self.segments, seconds, key=lambda segment: segment.end)
+        return self.segments[min(place, len(self.segments) - 1)]
 
 
-def label_timeline(predictor: Predictor, path: str | Path, windows_per_clip: int = 6) -> Timeline:
-    """Slide the network's clip over a video; windows start every 1/`windows_per_clip` of a clip's length.
+def label_timeline(
+    predictor: Predictor,
+    path: str | Path,
+    step_seconds: float | None = None,
+    on_frame: Callable[[int, int], None] = lambda done, total: None,
+) -> Timeline:
+    """Slide the network's clip over a video; windows start every `step_seconds`, by default a quarter of a clip's length.
 
-    Raises DecodeError for a file that cannot be decoded, ConfigError for a model that samples whole videos (segment).
+    A model that samples whole videos (segment) sees windows of 4 s. `on_frame` is told how many of how many frames are
+    done. Raises DecodeError for a file of which nothing can be decoded.
     """
-    settings = predictor.card.preprocessing
-    if settings.sampling != "dense":
-        raise ConfigError(
-            "a timeline needs a model with dense sampling; this checkpoint samples whole videos (segment)"
-        )
-    with VideoReader(path) as reader:
-        window = clip_window(settings.num_frames, settings.sampling_rate, reader.fps, settings.target_fps)
-        length = min(max(round(window), 1), len(reader))
-        step = max(length // windows_per_clip, 1)
-        seconds = len(reader) / reader.fps
-        middles, scores = [], []
-        for batch in _batches(_windows(reader, settings, window, length, step), 16):
-            middles += [(start + length / 2) / reader.fps for start, _ in batch]
-            scores.append(predictor.scores(torch.stack([clip for _, clip in batch])))
-    times, table = np.array(middles), np.concatenate(scores)
-    segments = merge_segments(times, table, predictor.card.classes, seconds, shortest=length / reader.fps / 2)
-    return Timeline(times, table, segments, seconds)
+    with open_video(path, whole=False) as reader:
+        plan = plan_windows(predictor.card.preprocessing, reader.fps, len(reader), step_seconds)
+        shown, source = shown_at(reader), _Frames(reader, on_frame)
+        starts, scores = list[int](), list[np.ndarray]()
+        clips = SlidingClips(predictor.card.preprocessing, plan, last=len(reader) - plan.length)
+        for batch in groups(_windows(clips, source), lambda window: 1, predictor.views_at_once):
+            starts += [window.start for window in batch]
+            scores.append(predictor.scores(torch.stack([window.clip for window in batch])))
+    seconds, length = float(shown[source.seen]), min(plan.length, source.seen)
+    times, table = (shown[starts] + shown[np.array(starts) + length]) / 2, np.concatenate(scores)
+    window = length / reader.fps
+    segments = merge_segments(times, table, predictor.card.classes, seconds, shortest=window / 2)
+    return Timeline(times, table, segments, seconds, window, tuple(source.film), source.error)
+
+
+class _Frames:
+    """One pass over a video: counts the frames, keeps a few small ones, and stops where decoding does."""
+
+    def __init__(self, reader: VideoReader, on_frame: Callable[[int, int], None]) -> None:
+        self.reader, self.on_frame = reader, on_frame
+        self.seen = 0
+        self.error: str | None = None
+        self.film: list[np.ndarray] = []
+        self._kept = set(((np.arange(FILM_FRAMES) + 0.5) * len(reader) / FILM_FRAMES).astype(int).tolist())
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        try:
+            for number, frame in enumerate(self.reader.stream()):
+                if number in self._kept:
+                    self.film.append(small(frame))
+                self.seen = number + 1
+                yield number, frame
+                self.on_frame(self.seen, len(self.reader))
+        except DecodeError as reason:
+            if not self.seen:
+                raise
+            self.error = str(reason)
+        if self.reader.shortfall and not self.error:
+            self.error = f"{self.reader.path}: {self.reader.shortfall}"
+
+
+def _windows(clips: SlidingClips, source: _Frames) -> Iterator[Window]:
+    for number, frame in source:
+        yield from clips.push(number, frame)
+    yield from clips.flush()
+
+
+def small(frame: np.ndarray, height: int = FILM_HEIGHT) -> np.ndarray:
+    """A frame scaled down to `height`, uint8 (height, W, 3); smaller ones as they are."""
+    if frame.shape[0] <= height:
+        return frame
+    size = (max(round(frame.shape[1] * height / frame.shape[0]), 1), height)
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
 
 
 def merge_segments(
@@ -73,22 +133,29 @@ def merge_segments(
     Runs shorter than `shortest` seconds are given, the shortest first, to the neighbour whose label scores higher in
     them: while a window lies across a change it sees a bit of both, and may see something else.
     """
-    runs = _runs(scores.argmax(1))
-    while len(runs) > 1:
-        borders = _borders(runs, times, seconds)
-        lengths = np.diff(borders)
-        place = int(lengths.argmin())
-        if lengths[place] >= shortest:
-            break
-        first, last, _ = runs[place]
-        neighbours = {runs[other][2] for other in (place - 1, place + 1) if 0 <= other < len(runs)}
-        label = max(sorted(neighbours), key=lambda label: scores[first:last, label].mean())
-        runs[place] = (first, last, label)
-        runs = _runs(np.concatenate([np.full(last - first, label) for first, last, label in runs]))
-    borders = _borders(runs, times, seconds)
+    borders = np.concatenate(
+        [[0.0], (times[:-1] + times[1:]) / 2, [seconds]]
+    )  # of moment i: borders[i], borders[i + 1]
+    runs = {first: (last, label) for first, last, label in _runs(scores.argmax(1))}  # by their first moment
+    before = {last: first for first, (last, _) in runs.items()}
+    short = [(borders[last] - borders[first], first, last) for first, (last, _) in runs.items()]
+    heapify(short)
+    while len(runs) > 1 and short[0][0] < shortest:
+        _, first, last = heappop(short)
+        if first not in runs or runs[first][0] != last:
+            continue  # it has grown since
+        around = [runs[place] for place in (before.get(first), last) if place in runs]
+        label = max(sorted(label for _, label in around), key=lambda label: scores[first:last, label].mean())
+        del runs[first]
+        if first in before and runs[before[first]][1] == label:
+            first = before[first]
+        if last in runs and runs[last][1] == label:
+            last = runs.pop(last)[0]
+        runs[first], before[last] = (last, label), first
+        heappush(short, (borders[last] - borders[first], first, last))
     return tuple(
-        Segment(float(start), float(end), classes[label], float(scores[first:last, label].mean()))
-        for start, end, (first, last, label) in zip(borders[:-1], borders[1:], runs, strict=True)
+        Segment(float(borders[first]), float(borders[last]), classes[label], float(scores[first:last, label].mean()))
+        for first, (last, label) in sorted(runs.items())
     )
 
 
@@ -98,31 +165,46 @@ def _runs(labels: np.ndarray) -> list[tuple[int, int, int]]:
     return [(first, last, int(labels[first])) for first, last in pairwise(changes)]
 
 
-def _borders(runs: list[tuple[int, int, int]], times: np.ndarray, seconds: float) -> list[float]:
-    return [0.0, *((times[first - 1] + times[first]) / 2 for first, _, _ in runs[1:]), seconds]
+def segments_csv(segments: tuple[Segment, ...]) -> str:
+    """Rows of start, end (seconds), label, score under a heading."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("start", "end", "label", "score"))
+    rows.writerows((f"{s.start:.3f}", f"{s.end:.3f}", s.label, f"{s.score:.4f}") for s in segments)
+    return text.getvalue()
 
 
-def _windows(
-    reader: VideoReader, settings: Preprocessing, window: float, length: int, step: int
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first frame, clip (C, T, H, W)) of each window, from one pass; frames are held at the network's size only."""
-    transform = ViewTransform(settings.crop_hw, settings.mean, settings.std, settings.short_side, num_crops=1)
-    held: deque[torch.Tensor] = deque(maxlen=length)
-    last = len(reader) - length
-    taken = dense_indices(length, 0, window, settings.num_frames)
-    for number, frame in enumerate(reader.stream()):
-        held.append(transform(frame[None])[0, :, 0])
-        start = number - length + 1
-        if start >= 0 and (start % step == 0 or start == last):
-            yield start, torch.stack([held[place] for place in taken], 1)
+def segments_srt(segments: tuple[Segment, ...]) -> str:
+    """Subtitles that name each segment and its score."""
+    cues = (
+        f"{number}\n{_clock(segment.start)} --> {_clock(segment.end)}\n{segment.label} ({segment.score:.2f})\n"
+        for number, segment in enumerate(segments, 1)
+    )
+    return "\n".join(cues)
 
 
-def _batches(items: Iterator, size: int) -> Iterator[list]:
-    batch: list = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _clock(seconds: float) -> str:
+    """SubRip's time: 3661.5 -> 01:01:01,500."""
+    thousandths = round(seconds * 1000)
+    minutes, rest = divmod(thousandths, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d},{rest % 1000:03d}"
+
+
+def write_timeline(folder: Path, path: str | Path, timeline: Timeline, classes: tuple[str, ...]) -> None:
+    """timeline.json (segments, and the best class of each window), timeline.csv and timeline.srt (segments)."""
+    best = timeline.scores.argmax(1)
+    windows = [
+        {"time": round(float(time), 3), "label": classes[label], "score": round(float(row[label]), 4)}
+        for time, label, row in zip(timeline.times, best, timeline.scores, strict=True)
+    ]
+    content = {
+        "path": str(path),
+        "seconds": timeline.seconds,
+        "window_seconds": timeline.window_seconds,
+        "error": timeline.error,
+        "segments": [segment.as_dict() for segment in timeline.segments],
+        "windows": windows,
+    }
+    write_json(folder / "timeline.json", content)
+    write_whole(folder / "timeline.csv", segments_csv(timeline.segments))
+    write_whole(folder / "timeline.srt", segments_srt(timeline.segments))

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
@@ -85,6 +86,19 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
             f"{path}: is {kind} without our card: train writes one with it, `mvit-video convert --to native` adds it"
         )
     return state, _card(metadata, path)
+
+
+def has_card(file: Path) -> bool:
+    """Whether this is a checkpoint of ours, or a safetensors file so damaged that nobody can tell."""
+    with file.open("rb") as content:
+        start = content.read(9)
+    if start[8:9] != b"{" and file.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(file, framework="pt") as content:
+            return CARD_KEY in (content.metadata() or {})
+    except (SafetensorError, OSError):
+        return True
 
 
 def _card(metadata: Mapping[str, str], path: str | Path) -> ModelCard:

@@ -9,21 +9,24 @@ import torch
 from torch import nn
 
 from mvit_video.config.schema import Preprocessing
-from mvit_video.errors import CheckpointError, ConfigError
+from mvit_video.errors import CheckpointError, ConfigError, did_you_mean
 from mvit_video.model.checkpoint_formats import to_pyslowfast, to_torchvision
 from mvit_video.model.checkpoints import (
     LoadReport,
     ModelCard,
     Weights,
     fit_weights,
+    has_card,
+    load_checkpoint,
     model_from_card,
+    put_weights,
     read_weights,
     recognise_model,
     save_checkpoint,
 )
 from mvit_video.model.variants import build_model, model_arguments
 from mvit_video.model.zoo import ZOO, ZooEntry
-from mvit_video.paths import write_whole
+from mvit_video.paths import local_file, write_whole
 
 TARGETS = ("native", "pyslowfast", "torchvision")
 
@@ -47,9 +50,7 @@ def convert(
     output = Path(output)
     if output.exists() and not overwrite:
         raise ConfigError(f"{output}: exists: choose another --output, or say --overwrite")
-    weights = read_weights(source)
-    if weights.num_classes is None:
-        raise CheckpointError(f"{source}: has no head, so no labels follow from it: use it with load_weights only")
+    weights = _with_head(read_weights(source))
     with torch.device("meta"):
         model = _network(weights, name)
     state, report = fit_weights(weights, model.state_dict())
@@ -65,6 +66,44 @@ def convert(
     torch.save({"model_state": to_pyslowfast(state)} if to == "pyslowfast" else to_torchvision(state), content)
     write_whole(output, content.getvalue())
     return report
+
+
+def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
+    """The network of a checkpoint of any known format (a file, an address, a zoo name), in eval mode, and its card.
+
+    The card of a public file is made of the zoo's facts for it, or for its network and number of classes.
+    Raises CheckpointError; ConfigError where no names are known for its classes.
+    """
+    name = str(source)
+    if (name not in ZOO or Path(name).exists()) and has_card(_existing(source)):
+        return load_checkpoint(source)
+    weights = _with_head(read_weights(source))
+    try:
+        card = _card(weights, _recognised(weights), None)
+    except ConfigError:
+        raise ConfigError(
+            f"{source}: no names are known for its {weights.num_classes} classes: add them with "
+            f"`mvit-video convert {source} --to native --classes FILE --output FILE`, and use that"
+        ) from None
+    model = model_from_card(card)
+    put_weights(model, weights)
+    return model.eval(), card
+
+
+def _existing(source: str | Path) -> Path:
+    near = did_you_mean(str(source), ZOO)
+    try:
+        return local_file(source, CheckpointError)
+    except CheckpointError as reason:
+        raise CheckpointError(f"{reason}{near}") from None
+
+
+def _with_head(weights: Weights) -> Weights:
+    if weights.num_classes is None:
+        raise CheckpointError(
+            f"{weights.source}: has no head, so no labels follow from it: use it with load_weights only"
+        )
+    return weights
 
 
 def _network(weights: Weights, name: str | None) -> nn.Module:

@@ -1,11 +1,23 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
+from tiny_predictor import NANO, nano_predictor
+from torch import nn
 
+import mvit_video
+from mvit_video import build_model
+from mvit_video.config.schema import Preprocessing
+from mvit_video.data.dataset import read_views
 from mvit_video.data.decode import VideoReader
-from mvit_video.errors import ConfigError, DecodeError, InputError
-from mvit_video.evaluation.evaluate import Evaluator, Protocol
-from mvit_video.inference.predictor import Predictor, choose_device, find_videos
+from mvit_video.errors import CheckpointError, ConfigError, DecodeError, InputError
+from mvit_video.evaluation.evaluate import Evaluator
+from mvit_video.evaluation.protocols import Protocol
+from mvit_video.inference import predictor as predictor_module
+from mvit_video.inference.predictor import Predictor, choose_device, find_videos, groups, read_ahead
+from mvit_video.model.checkpoints import ModelCard, save_checkpoint
+from mvit_video.model.zoo import ZOO, class_names
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +31,7 @@ def test_predictions_are_the_evaluators_scores(predictor, trained, motion_data, 
     )
     scores = judge.scores(predictor.model).scores
     for row in (0, 3, 6):
-        prediction = predictor(motion_data / validation_list.records[row].path, top=8)
+        [prediction] = predictor(motion_data / validation_list.records[row].path, top=8)
         for label, score in prediction.predictions:
             assert score == pytest.approx(scores[row, predictor.card.classes.index(label)], abs=1e-5)
         values = [score for _, score in prediction.predictions]
@@ -30,7 +42,7 @@ def test_an_array_of_frames_gives_what_its_file_gives(predictor, motion_data):
     path = motion_data / "val/00002.mp4"
     reader = VideoReader(path)
     array = reader.frames(range(len(reader)))
-    from_array, from_file = predictor(array, fps=reader.fps), predictor(path)
+    [from_array], [from_file] = predictor(array, fps=reader.fps), predictor(path)
     assert dict(from_array.predictions) == pytest.approx(dict(from_file.predictions))
     assert from_array.path == "array"
 
@@ -60,15 +72,25 @@ def test_a_bad_file_is_a_decode_error(predictor, tmp_path):
         predictor(tmp_path / "a.mp4")
 
 
-def test_folders_stand_for_their_videos(tmp_path):
-    for name in ("b.mp4", "a/c.WEBM", "notes.txt"):
+def test_folders_and_patterns_stand_for_their_videos(tmp_path):
+    for name in ("b.mp4", "a/c.WEBM", "notes.txt", "d[1].mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = list(find_videos(["x.mp4", str(tmp_path)]))
-    assert found == ["x.mp4", str(tmp_path / "a/c.WEBM"), str(tmp_path / "b.mp4")]
+    b, c, d = (str(tmp_path / name) for name in ("b.mp4", "a/c.WEBM", "d[1].mp4"))
+    assert list(find_videos(["x.mp4", str(tmp_path)])) == ["x.mp4", c, b, d]
+    assert list(find_videos([f"{tmp_path}/*.mp4"])) == [b, d]
+    assert list(find_videos([f"{tmp_path}/**/*.WEBM", d])) == [c, d]
+    assert list(find_videos([f"{tmp_path}/*.avi"])) == [f"{tmp_path}/*.avi"]
+
+
+def test_a_folder_without_videos_is_an_error_in_its_place_and_the_rest_goes_on(few_videos, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="empty: no videos in this folder, wanted files such as"):
-        list(find_videos([str(tmp_path / "empty")]))
+    good = str(few_videos / "val/00000.mp4")
+    found = find_videos([str(tmp_path / "empty"), good, f"{tmp_path}/*.mkv"])
+    bad, prediction, nothing = nano_predictor().each(found)
+    assert bad.error == f"{tmp_path}/empty: no videos in this folder, wanted files such as .mp4, .mkv, .webm or .avi"
+    assert nothing.error == f"{tmp_path}/*.mkv: no such file"
+    assert prediction.path == good and prediction.error is None and len(prediction.predictions) == 5
 
 
 def test_a_device_that_is_not_there_is_named():
@@ -76,3 +98,133 @@ def test_a_device_that_is_not_there_is_named():
     for name in ("cuda:99", "gpu"):
         with pytest.raises(ConfigError, match=f"device '{name}' cannot be used here .*: try auto or cpu"):
             choose_device(name)
+
+
+@pytest.fixture(scope="module")
+def videos(few_videos):
+    return sorted((few_videos / "val").iterdir())
+
+
+@pytest.mark.parametrize("sampling", ["dense", "segment"])
+@pytest.mark.parametrize("views_at_once", [1, 4, 7, 32])
+def test_scores_do_not_depend_on_what_shares_a_forward_pass(videos, sampling, views_at_once, monkeypatch):
+    clips = 2 if sampling == "dense" else 1
+    predictor = nano_predictor(sampling=sampling, protocol=f"{clips}x3")
+    monkeypatch.setattr(Predictor, "views_at_once", views_at_once)
+    batches = []
+    predictor.model.register_forward_pre_hook(lambda model, arguments: batches.append(len(arguments[0])))
+    found = predictor(videos, top=8)
+    assert max(batches) <= views_at_once and sum(batches) == 3 * clips * len(videos)
+    assert [prediction.path for prediction in found] == [str(path) for path in videos]
+    for path, prediction in zip(videos, found, strict=True):
+        with VideoReader(path) as reader, torch.no_grad():
+            views = read_views(reader, predictor.card.preprocessing, clips, 3)
+            wanted = torch.stack([predictor.model(view[None])[0].softmax(0) for view in views]).mean(0)
+        for label, score in prediction.predictions:
+            assert score == pytest.approx(float(wanted[predictor.card.classes.index(label)]), abs=1e-6)
+
+
+def test_views_of_several_videos_share_a_forward_pass(videos):
+    predictor, batches = nano_predictor(protocol="1x1"), []
+    predictor.model.register_forward_pre_hook(lambda model, arguments: batches.append(len(arguments[0])))
+    predictor(videos)
+    assert batches == [8]
+
+
+def test_a_list_may_mix_paths_and_arrays_and_a_bad_file_costs_only_itself(videos, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no")
+    array = VideoReader(videos[0]).frames(range(20))
+    predictor = nano_predictor()
+    found = list(predictor.each([videos[0], tmp_path / "bad.mp4", array], top=1, fps=15))
+    assert [prediction.path for prediction in found] == [str(videos[0]), str(tmp_path / "bad.mp4"), "array"]
+    assert "bad.mp4: cannot be opened as a video" in found[1].error and found[1].predictions == ()
+    assert found[1].as_dict() == {"path": str(tmp_path / "bad.mp4"), "error": found[1].error}
+    assert found[0].label == found[0].predictions[0][0] and found[2].score == found[2].predictions[0][1]
+    with pytest.raises(DecodeError, match=r"bad.mp4: cannot be opened"):
+        predictor([videos[0], tmp_path / "bad.mp4"])
+
+
+def test_an_array_needs_a_rate():
+    with pytest.raises(InputError, match="fps is 0, wanted the frames per second"):
+        nano_predictor()(np.zeros((4, 48, 48, 3), np.uint8), fps=0)
+
+
+def test_groups_hold_all_items_in_order_and_end_where_they_are_full():
+    assert list(groups([2, 2, 3, 9, 1], lambda size: size, 4)) == [[2, 2], [3, 9], [1]]
+    assert list(groups([], lambda size: size, 4)) == []
+
+
+def test_reading_ahead_is_bounded_and_stops_with_its_reader():
+    begun, most, lock = [], [], threading.Lock()
+
+    def read(item):
+        with lock:
+            begun.append(item)
+        return item * item
+
+    results = read_ahead(read, range(1000), workers=3)
+    for done in range(20):
+        assert next(results) == done * done
+        most.append(len(begun) - done)
+    results.close()
+    assert max(most) <= 5 and len(begun) < 30
+
+
+def test_views_at_once_follow_the_size_of_a_view():
+    sizes = {"nano": NANO, "S": Preprocessing(), "L": Preprocessing(num_frames=40, short_side=312, crop_size=312)}
+    counts = {}
+    for name, preprocessing in sizes.items():
+        card = ModelCard(name="mvitv2_nano_8x3", arguments={}, classes=("a",), preprocessing=preprocessing)
+        counts[name] = Predictor(nn.Identity(), card, torch.device("cpu")).views_at_once
+    assert counts == {"nano": 32, "S": 4, "L": 1}
+
+
+def test_the_predictor_is_a_name_of_the_package():
+    assert mvit_video.Predictor is predictor_module.Predictor
+    with pytest.raises(AttributeError, match="has no attribute 'Predicter'"):
+        mvit_video.Predicter  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["mvitv2_s_16x4_k400", "mvitv2_s_16x4_ssv2", "mvitv2_s_16x4_k400_torchvision"])
+def test_a_public_checkpoint_gets_the_zoos_card(name, tmp_path, monkeypatch):
+    """The published file's names, with new weights, at the place in the cache where its download would lie."""
+    from mvit_video.model.checkpoint_formats import to_torchvision
+
+    entry = ZOO[name]
+    model = build_model("mvitv2_s_16x4", num_classes=entry.num_classes, depths=(1, 2, 11, 2))
+    state = model.state_dict()
+    content = to_torchvision(state) if name.endswith("torchvision") else {"model_state": state, "epoch": 3}
+    file = tmp_path / entry.url.rpartition("/")[2].replace("-ae3be167", "")
+    torch.save(content, file)
+    monkeypatch.setitem(ZOO, name, entry.model_copy(update={"url": f"http://localhost/{file.name}"}))
+    monkeypatch.setenv("MVIT_VIDEO_CACHE", str(tmp_path / "cache"))
+    place = tmp_path / "cache/localhost" / file.name
+    place.parent.mkdir(parents=True)
+    file.rename(place)
+    predictor = Predictor.from_checkpoint(name, "cpu")
+    assert predictor.card.preprocessing == entry.preprocessing and str(predictor.protocol) == entry.protocol
+    assert predictor.card.classes == class_names(entry.classes)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in predictor.model.state_dict().items())
+    assert place.with_name(place.name + ".sha256").exists()
+
+
+def test_what_is_no_checkpoint_is_one_sentence(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no such file \(did you mean 'mvitv2_s_16x4_k400'\?\)"):
+        Predictor.from_checkpoint("mvitv2_s_16x4_k40", "cpu")
+    torch.save(build_model("mvitv2_nano_8x3", num_classes=6).state_dict(), tmp_path / "x.pyth")
+    with pytest.raises(ConfigError, match=r"no names are known for its 6 classes: add them with `mvit-video convert"):
+        Predictor.from_checkpoint(tmp_path / "x.pyth", "cpu")
+
+
+def test_a_baseline_trained_here_predicts(tmp_path, few_videos):
+    """Its tensors bear another project's names, which the card says to leave as they are."""
+    card = ModelCard(
+        name="pytorchvideo/x3d_s",
+        arguments={},
+        classes=("a", "b"),
+        preprocessing=Preprocessing(num_frames=4, crop_size=96, short_side=96),
+    )
+    model = build_model(card.name, num_classes=2, num_frames=4, crop_size=96)
+    save_checkpoint(tmp_path / "b.safetensors", model, card)
+    [prediction] = Predictor.from_checkpoint(tmp_path / "b.safetensors", "cpu")(few_videos / "val/00000.mp4")
+    assert sum(score for _, score in prediction.predictions) == pytest.approx(1, abs=1e-5)

@@ -1,14 +1,19 @@
 import json
+from itertools import pairwise
 
+import av
 import numpy as np
 import pytest
+from tiny_predictor import nano_predictor
 
 from mvit_video.data.decode import VideoReader
-from mvit_video.errors import ConfigError
-from mvit_video.evaluation.evaluate import Protocol
+from mvit_video.data.synthetic import write_video
+from mvit_video.errors import DecodeError
+from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference.predictor import Predictor
-from mvit_video.inference.render import timeline_figure
-from mvit_video.inference.timeline import Segment, label_timeline, merge_segments
+from mvit_video.inference.render import clock, timeline_figure
+from mvit_video.inference.timeline import Segment, Timeline, label_timeline, merge_segments, segments_csv, segments_srt
+from mvit_video.inference.windows import shown_at
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def test_windows_are_scored_as_the_predictor_scores_the_same_frames(timeline, pr
     reader = VideoReader(motion_data / "long.mp4")
     for place in (0, 5, len(timeline.times) - 1):
         first = round(timeline.times[place] * reader.fps - 12)
-        wanted = single(reader.frames(range(first, first + 24)), top=8, fps=reader.fps)
+        [wanted] = single(reader.frames(range(first, first + 24)), top=8, fps=reader.fps)
         for label, score in wanted.predictions:
             assert timeline.scores[place, predictor.card.classes.index(label)] == pytest.approx(score, abs=1e-5)
     assert timeline.times[0] == pytest.approx(12 / 15) and timeline.times[-1] == pytest.approx(
@@ -51,19 +56,104 @@ def test_windows_are_scored_as_the_predictor_scores_the_same_frames(timeline, pr
     )
 
 
-def test_a_video_shorter_than_a_clip_is_one_segment(predictor, tmp_path):
-    from mvit_video.data.synthetic import write_video
-
+def test_a_video_shorter_than_a_clip_is_one_segment(tmp_path):
     write_video(tmp_path / "short.mp4", np.zeros((5, 48, 48, 3), np.uint8), 15)
-    timeline = label_timeline(predictor, tmp_path / "short.mp4")
+    timeline = label_timeline(nano_predictor(), tmp_path / "short.mp4")
     assert len(timeline.segments) == 1 and timeline.segments[0].end == pytest.approx(5 / 15)
 
 
-def test_a_model_that_samples_whole_videos_has_no_timeline(predictor, motion_data):
-    settings = predictor.card.preprocessing.model_copy(update={"sampling": "segment"})
-    other = Predictor(predictor.model, predictor.card.model_copy(update={"preprocessing": settings}), predictor.device)
-    with pytest.raises(ConfigError, match="a timeline needs a model with dense sampling"):
-        label_timeline(other, motion_data / "long.mp4")
+def test_a_model_that_samples_whole_videos_sees_windows_of_four_seconds(few_videos):
+    """Each window cut out as a video of its own."""
+    predictor = nano_predictor(sampling="segment")
+    timeline = label_timeline(predictor, few_videos / "long.mp4", step_seconds=2.0)
+    assert timeline.times.tolist() == pytest.approx([2, 4, 6, 8, 10, 12, 12.4])
+    reader = VideoReader(few_videos / "long.mp4")
+    for start, row in zip((0, 30, 60), timeline.scores, strict=False):
+        [wanted] = predictor(reader.frames(range(start, start + 60)), top=8)
+        found = dict(zip(predictor.card.classes, row.tolist(), strict=True))
+        assert found == pytest.approx(dict(wanted.predictions), abs=1e-6)
+
+
+def test_every_frame_is_decoded_once(few_videos, monkeypatch):
+    asked = []
+    stream = VideoReader.stream
+    monkeypatch.setattr(VideoReader, "stream", lambda reader: (asked.append(1) or frame for frame in stream(reader)))
+    monkeypatch.setattr(VideoReader, "frames", None)
+    told = []
+    label_timeline(nano_predictor(), few_videos / "long.mp4", on_frame=lambda done, total: told.append((done, total)))
+    assert len(asked) == 216 and told == [(number, 216) for number in range(1, 217)]
+
+
+def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
+    from numbered_video import write_numbered
+
+    write_numbered(tmp_path / "gaps.mp4", 100, gaps=True)
+    reader = VideoReader(tmp_path / "gaps.mp4")
+    shown = np.cumsum([0] + [8 if number % 3 == 0 else 4 for number in range(99)]) / 100
+    assert shown_at(reader)[:-1] == pytest.approx(shown)
+    timeline = label_timeline(nano_predictor(), tmp_path / "gaps.mp4")
+    length = round(1.6 * reader.fps)
+    assert timeline.times[0] == pytest.approx(shown[length] / 2)
+    assert timeline.seconds == pytest.approx(shown[-1] + 1 / reader.fps)
+
+
+def overwritten(path, long_video):
+    """The long video with its packets' bytes zeroed from two thirds on."""
+    content = bytearray(long_video.read_bytes())
+    begin, end = content.index(b"mdat") + 4, content.rindex(b"moov") - 4
+    assert begin < end
+    place = begin + (end - begin) * 2 // 3
+    content[place:end] = bytes(end - place)
+    path.with_suffix(".mp4").write_bytes(content)
+    return path.with_suffix(".mp4")
+
+
+def cut_off(path, long_video, suffix=".mp4"):
+    """The first two thirds of the long video's bytes, with its index, where there is one, at the start."""
+    path = path.with_suffix(suffix)
+    options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    with av.open(str(long_video)) as source, av.open(str(path), "w", options=options) as copy:
+        track = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = track
+                copy.mux(packet)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    return path
+
+
+def cut_off_matroska(path, long_video):
+    return cut_off(path, long_video, ".mkv")
+
+
+@pytest.mark.parametrize("damage", [overwritten, cut_off])
+def test_a_video_that_cannot_be_decoded_to_its_end_keeps_what_was_seen(few_videos, tmp_path, damage):
+    whole, cut = few_videos / "long.mp4", damage(tmp_path / "cut", few_videos / "long.mp4")
+    predictor = nano_predictor()
+    full, part = label_timeline(predictor, whole), label_timeline(predictor, cut)
+    assert full.error is None and part.error.startswith(f"{cut}: ")
+    check_part(full, part)
+
+
+def test_a_file_that_does_not_say_that_it_is_cut_short_has_a_timeline_as_long_as_it_goes(few_videos, tmp_path):
+    cut = cut_off_matroska(tmp_path / "cut", few_videos / "long.mp4")
+    predictor = nano_predictor()
+    check_part(label_timeline(predictor, few_videos / "long.mp4"), label_timeline(predictor, cut))
+
+
+def check_part(full, part):
+    """All windows but the last, which ends with the video, are those of the whole."""
+    assert 1 < part.seconds < full.seconds and part.segments[-1].end == part.seconds
+    count = len(part.times) - 1
+    assert 3 < count < len(full.times)
+    assert part.times[:count].tolist() == pytest.approx(full.times[:count].tolist(), abs=1e-3)
+    assert part.scores[:count] == pytest.approx(full.scores[:count], abs=1e-5)
+
+
+def test_a_video_of_which_nothing_can_be_decoded_has_no_timeline(tmp_path):
+    (tmp_path / "none.mp4").write_bytes(b"")
+    with pytest.raises(DecodeError, match="is empty"):
+        label_timeline(nano_predictor(), tmp_path / "none.mp4")
 
 
 def scores_of(text):
@@ -94,6 +184,33 @@ def test_short_runs_go_to_a_neighbour(text, shortest, wanted):
     assert segments_of(text, shortest) == wanted
 
 
+def merged_by_a_plain_loop(times, scores, seconds, shortest):
+    """One run at a time, the shortest first, everything counted anew after each."""
+    labels = scores.argmax(1).tolist()
+    while True:
+        changes = [0] + [place for place in range(1, len(labels)) if labels[place] != labels[place - 1]] + [len(labels)]
+        borders = [0.0] + [(times[place - 1] + times[place]) / 2 for place in changes[1:-1]] + [seconds]
+        lengths = [end - start for start, end in pairwise(borders)]
+        place = lengths.index(min(lengths))
+        if len(lengths) == 1 or lengths[place] >= shortest:
+            runs = zip(borders[:-1], borders[1:], changes[:-1], strict=True)
+            return [(start, end, labels[first]) for start, end, first in runs]
+        first, last = changes[place], changes[place + 1]
+        around = {labels[other] for other in (first - 1, last) if 0 <= other < len(labels)}
+        labels[first:last] = [max(sorted(around), key=lambda label: scores[first:last, label].mean())] * (last - first)
+
+
+def test_merging_is_what_a_plain_loop_does():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        count = int(rng.integers(1, 60))
+        scores, times = rng.random((count, int(rng.integers(2, 5)))), np.cumsum(rng.random(count)) + 0.1
+        seconds, shortest = float(times[-1] + 0.5), float(rng.uniform(0, 6))
+        found = merge_segments(times, scores, tuple("abcde"), seconds, shortest)
+        wanted = merged_by_a_plain_loop(times, scores, seconds, shortest)
+        assert [(s.start, s.end, "abcde".index(s.label)) for s in found] == wanted
+
+
 def test_a_segments_score_is_the_mean_of_its_label():
     scores = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8]])
     first, second = merge_segments(np.array([1.0, 2.0, 3.0]), scores, ("a", "b"), 4.0)
@@ -109,3 +226,43 @@ def test_the_picture_names_long_segments_and_has_a_lane_for_the_truth(timeline, 
     assert [label.get_text() for label in lane.get_yticklabels()] == ["predicted", "true"]
     assert len(lane.patches) == 2 * len(timeline.segments)
     assert {line.get_label() for line in curve.lines} == {segment.label for segment in timeline.segments}
+
+
+SEGMENTS = (Segment(0.0, 2.5, "jumping, high", 0.91234), Segment(2.5, 3661.5, "größer werden", 0.5))
+
+
+def test_segments_as_a_table():
+    wanted = 'start,end,label,score\n0.000,2.500,"jumping, high",0.9123\n2.500,3661.500,größer werden,0.5000\n'
+    assert segments_csv(SEGMENTS) == wanted
+
+
+def test_segments_as_subtitles():
+    assert segments_srt(SEGMENTS) == (
+        "1\n00:00:00,000 --> 00:00:02,500\njumping, high (0.91)\n\n"
+        "2\n00:00:02,500 --> 01:01:01,500\ngrößer werden (0.50)\n"
+    )
+
+
+def test_the_segment_of_a_moment_is_the_one_that_has_begun():
+    timeline = Timeline(np.zeros(1), np.zeros((1, 2)), SEGMENTS, 3661.5, 1.0)
+    assert [timeline.segment_at(at).label[0] for at in (-1, 0, 2.4, 2.5, 5000)] == ["j", "j", "j", "g", "g"]
+
+
+def test_in_the_picture_of_many_labels_the_longest_have_colours_and_the_rest_is_grey():
+    classes = tuple(f"class {number} costs $5 and $6" for number in range(30))
+    segments = tuple(
+        Segment(start, start + 10 + number, classes[number], 0.5)
+        for number, start in enumerate(np.cumsum([0] + [10 + n for n in range(29)]).tolist())
+    )
+    seconds = segments[-1].end
+    timeline = Timeline(np.array([1.0, seconds]), np.full((2, 30), 1 / 30), segments, seconds, 2.0)
+    figure = timeline_figure(timeline, classes)
+    figure.canvas.draw()  # a dollar sign is no formula
+    legend = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
+    assert legend == [*classes[21:], "others"]
+    assert len({patch.get_facecolor() for patch in figure.axes[1].patches}) == 10
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (65, "1:05"), (3605.2, "1:00:05")])
+def test_times_of_long_videos_are_clocks(seconds, text):
+    assert clock(seconds) == text

@@ -1,0 +1,178 @@
+"""Why: which places and moments of a video speak for a class, as a heat map over its frames.
+
+Gradient times activation at each place (HiResCAM, arXiv 2011.08891), on the tokens that enter the blocks of the last
+stage: the gradient of the class's logit times what the activation differs from its mean over the clip. In each channel
+only what speaks for the class counts (as in LayerCAM, doi 10.1109/TIP.2021.3089943), and the channels are summed.
+"""
+
+# B clips, C channels, T/H/W clip or token grid, N tokens
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mvit_video.config.schema import Preprocessing
+from mvit_video.data.dataset import view_indices
+from mvit_video.errors import ConfigError, did_you_mean
+from mvit_video.inference.predictor import Prediction, Predictor, groups, open_video
+from mvit_video.inference.windows import SlidingClips, Window, WindowPlan, plan_windows
+from mvit_video.model.attention import Grid
+from mvit_video.model.mvit import MViT
+
+FULL_HEAT = 0.99  # the share of a video's places and moments that are below full heat
+
+
+@dataclass(frozen=True)
+class HeatClip:
+    """A clip's heat (T', H', W') from 0 to 1 over the frames `numbers` (T,) of the video, and the class's score in it."""
+
+    numbers: np.ndarray
+    heat: np.ndarray
+    score: float
+
+    def at(self, number: int) -> np.ndarray:
+        """The heat (H', W') at a frame of the video, between the clip's frames by linear interpolation."""
+        slices = len(self.heat)
+        place = np.interp(number, self.numbers, np.arange(len(self.numbers)))
+        place = np.clip((place + 0.5) * slices / len(self.numbers) - 0.5, 0, slices - 1)
+        before, share = int(place), place - int(place)
+        return (1 - share) * self.heat[before] + share * self.heat[min(before + 1, slices - 1)]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Heat of the class `label` over a whole video, from clips that follow one another.
+
+    `prediction` is what the predictor says; the heat of all clips is relative to the hottest hundredth of the video, and
+    covers the centre crop, `box` (top, left, height, width) of each frame, as shares of the frame's height and width.
+    """
+
+    label: str
+    prediction: Prediction
+    clips: tuple[HeatClip, ...]
+    box: tuple[float, float, float, float]
+    fps: float
+
+    @property
+    def best(self) -> HeatClip:
+        """The clip in which the class scores highest."""
+        return max(self.clips, key=lambda clip: clip.score)
+
+    def clip_at(self, number: int) -> HeatClip:
+        """The clip that shows a frame: the first that does not end before it."""
+        place = bisect_left(self.clips, number, key=lambda clip: clip.numbers[-1])
+        return self.clips[min(place, len(self.clips) - 1)]
+
+
+def explain_video(predictor: Predictor, path: str | Path, label: str | None = None) -> Explanation:
+    """Where and when a video speaks for a class, by default the predicted one.
+
+    Raises DecodeError for a file that cannot be decoded, ConfigError for an unknown class and for networks of others.
+    """
+    model, card = predictor.model, predictor.card
+    if not isinstance(model, MViT):
+        raise ConfigError(f"'{card.name}' cannot be explained: heat maps are made for the MViT networks only")
+    if label is not None and label not in card.classes:
+        near = did_you_mean(label, card.classes)
+        raise ConfigError(f"label '{label}' is none of the checkpoint's {len(card.classes)} classes{near}")
+    [prediction] = predictor(path)
+    label = label or prediction.label
+    place = card.classes.index(label)
+    clips: list[HeatClip] = []
+    with open_video(path) as reader:
+        plan = _whole_video(card.preprocessing, reader.fps, len(reader))
+        sliding = SlidingClips(card.preprocessing, plan, last=len(reader) - plan.length)
+        windows = (window for number, frame in enumerate(reader.stream()) for window in sliding.push(number, frame))
+        for batch in groups(windows, lambda window: 1, predictor.views_at_once):
+            clips += _heat_clips(model, batch, plan, place, predictor.device)
+        height, width = reader.frames([0])[0].shape[:2]
+        fps = reader.fps
+    full = float(np.quantile(np.concatenate([clip.heat.ravel() for clip in clips]), FULL_HEAT)) or 1.0
+    scaled = tuple(HeatClip(clip.numbers, (clip.heat / full).clip(0, 1), clip.score) for clip in clips)
+    return Explanation(label, prediction, scaled, crop_box(card.preprocessing, height, width), fps)
+
+
+def _heat_clips(
+    model: MViT, windows: list[Window], plan: WindowPlan, label: int, device: torch.device
+) -> Iterator[HeatClip]:
+    heat, logits = class_heat(model, torch.stack([window.clip for window in windows]).to(device), label)
+    scores = logits.float().softmax(1)[:, label].tolist()
+    for window, one, score in zip(windows, heat.float().cpu().numpy(), scores, strict=True):
+        yield HeatClip(window.start + plan.taken, one, score)
+
+
+def class_heat(model: MViT, clips: Tensor, label: int) -> tuple[Tensor, Tensor]:
+    """Heat of class number `label`: clips (B, 3, T, H, W) -> heat (B, T', H', W') from 0 up, logits (B, K)."""
+    caught: list[tuple[Tensor, Grid]] = []
+
+    def catch(block: nn.Module, arguments: tuple) -> tuple:
+        tokens, thw = arguments
+        if not caught:  # nothing is differentiated before the last stage
+            tokens = tokens.detach().requires_grad_(True)
+        caught.append((tokens, thw))
+        return tokens, thw
+
+    first = model.stage_ends[-2] + 1 if len(model.stage_ends) > 1 else 0
+    hooks = [block.register_forward_pre_hook(catch) for block in model.blocks[first:]]
+    try:
+        with torch.enable_grad(), _frozen(model):
+            logits = model(clips)
+            gradients = torch.autograd.grad(logits[:, label].sum(), [tokens for tokens, _ in caught])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    maps = [
+        _speaks_for(tokens.detach(), gradient, thw) for (tokens, thw), gradient in zip(caught, gradients, strict=True)
+    ]
+    finest = maps[0].shape[1:]
+    return torch.stack([_spread(one, finest) for one in maps]).sum(0), logits.detach()
+
+
+def _speaks_for(tokens: Tensor, gradient: Tensor, thw: Grid) -> Tensor:
+    """What of the logit the tokens (B, N, C) add, class token left out: (B, T, H, W)."""
+    num_cls = tokens.shape[1] - prod(thw)
+    grid = tokens[:, num_cls:]
+    added = (grid - grid.mean(1, keepdim=True)) * gradient[:, num_cls:]
+    return added.relu().sum(2).unflatten(1, thw)
+
+
+def _spread(heat: Tensor, size: Sequence[int]) -> Tensor:
+    """Coarse heat (B, T, H, W) on a finer grid, its sum as it was."""
+    finer = F.interpolate(heat[:, None], size=tuple(size), mode="trilinear", align_corners=False)[:, 0]
+    return finer * (heat[0].numel() / finer[0].numel())
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No gradients of parameters: nothing is then kept for the backward pass before the last block."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def _whole_video(settings: Preprocessing, fps: float, video_frames: int) -> WindowPlan:
+    """Clips that follow one another; for a model that samples whole videos, one."""
+    if settings.sampling == "segment":
+        return WindowPlan(video_frames, video_frames, view_indices(video_frames, fps, settings, 1)[0])
+    plan = plan_windows(settings, fps, video_frames)
+    return WindowPlan(plan.length, plan.length, plan.taken)
+
+
+def crop_box(settings: Preprocessing, height: int, width: int) -> tuple[float, float, float, float]:
+    """What the network sees of a picture: (top, left, height, width) of the centre crop as shares of its sides."""
+    scale = settings.short_side / min(height, width)
+    tall, wide = settings.crop_hw[0] / (scale * height), settings.crop_hw[1] / (scale * width)
+    return (1 - tall) / 2, (1 - wide) / 2, tall, wide

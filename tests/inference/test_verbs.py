@@ -1,0 +1,297 @@
+"""predict and explain as a user runs them: what they print, leave and return, and what bad input gets."""
+
+import csv
+import io
+import json
+import struct
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import av
+import numpy as np
+import pytest
+from numbered_video import write_numbered
+from tiny_predictor import nano_card, nano_model
+
+from mvit_video import cli
+from mvit_video.data.decode import VideoReader
+from mvit_video.inference.outputs import EXPLAIN_FILES, TIMELINE_FILES, folders_for
+from mvit_video.inference.windows import SlidingClips
+from mvit_video.model.checkpoints import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "nano.safetensors"
+    save_checkpoint(path, nano_model(), nano_card())
+    return path
+
+
+@pytest.fixture
+def run(capsys, weights):
+    def call(*words, checkpoint=weights):
+        code = cli.main([*map(str, words), *(["--checkpoint", str(checkpoint)] if checkpoint else [])])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def one_line(code, out, err, message):
+    assert code == 1 and err.startswith("error: ") and err.count("\n") == 1 and message in err, err
+
+
+def test_the_three_formats_say_the_same(run, few_videos, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no")
+    paths = [few_videos / "val/00000.mp4", tmp_path / "bad.mp4", few_videos / "val/00001.mp4"]
+    code, out, err = run("predict", *paths, "--format", "jsonl", "--top", 3)
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 1 and err == "" and [answer["path"] for answer in answers] == [str(path) for path in paths]
+    assert "cannot be opened as a video" in answers[1]["error"]
+    assert run("predict", *paths, "--json", "--top", 3)[1] == out
+
+    code, out, err = run("predict", *paths, "--format", "csv", "--top", 3)
+    one_line(code, out, err, "bad.mp4: cannot be opened as a video")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    wanted = [
+        (answer["path"], str(rank), found["label"], f"{found['score']:.6f}")
+        for answer in answers
+        for rank, found in enumerate(answer.get("predictions", ()), 1)
+    ]
+    assert [(row["path"], row["rank"], row["label"], row["score"]) for row in rows] == wanted and len(rows) == 6
+
+    code, out, err = run("predict", *paths, "--top", 3)
+    one_line(code, out, err, "bad.mp4: cannot be opened as a video")
+    assert all(label in out and f"{float(score):.3f}" in out for _, _, label, score in wanted)
+
+
+def test_folders_patterns_and_a_list_on_standard_input(run, few_videos, monkeypatch):
+    code, out, _ = run("predict", few_videos / "val", "--format", "jsonl")
+    assert code == 0 and len(out.splitlines()) == 8
+    assert run("predict", f"{few_videos}/va*/*.mp4", "--format", "jsonl")[1] == out
+    names = "".join(f"{few_videos}/val/{number:05d}.mp4\r\n\n" for number in range(8))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(names))
+    assert run("predict", "-", "--format", "jsonl")[1] == out
+
+
+def test_without_a_checkpoint_and_without_a_network_one_sentence_says_which_file_to_put_where(
+    run, few_videos, tmp_path, monkeypatch
+):
+    def no_network(*words, **more):
+        raise urllib.error.URLError("Network is unreachable")
+
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    monkeypatch.setenv("MVIT_VIDEO_CACHE", str(tmp_path))
+    code, out, err = run("predict", few_videos / "val/00000.mp4", checkpoint=None)
+    url = "dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models/MViTv2_S_16x4_k400_f302660347.pyth"
+    assert (code, out) == (1, "")
+    assert err == (
+        f"error: https://{url}: cannot be fetched (<urlopen error Network is unreachable>): get this file by other "
+        f"means, put it at {tmp_path / url}, and call again\n"
+    )
+
+
+def huge(path):
+    """A few kilobytes that decode to 8192×8192 pixels."""
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("libx264", rate=10)
+        track.width, track.height, track.pix_fmt, track.options = 8192, 8192, "yuv420p", {"preset": "veryfast"}
+        container.mux(track.encode(av.VideoFrame.from_ndarray(np.zeros((8192 * 3 // 2, 8192), np.uint8), "yuv420p")))
+        container.mux(track.encode())
+    assert path.stat().st_size < 100_000
+
+
+def sound_only(path):
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("aac", rate=48000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        container.mux(track.encode(frame))
+        container.mux(track.encode())
+
+
+def no_frames(path):
+    write_numbered(path, 1)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"stsz") + 12  # number of samples
+    content[place : place + 4] = bytes(4)
+    path.write_bytes(content)
+
+
+def ten_hours(path):
+    """30 frames under a header that says ten hours."""
+    write_numbered(path, 30)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"\x44\x89\x88") + 3  # Matroska's Duration, eight bytes
+    content[place : place + 8] = struct.pack(">d", 36_000_000.0)
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory):
+    """Files with what is said of each."""
+    folder = tmp_path_factory.mktemp("bad")
+    makers = {
+        "huge.mp4": (huge, "8192×8192 pixels are above the limit"),
+        "sound.mp4": (sound_only, "sound.mp4: no video stream"),
+        "none.mp4": (no_frames, "none.mp4: "),
+        "empty.mp4": (lambda path: path.touch(), "the file is empty (0 bytes)"),
+        "text.mp4": (lambda path: path.write_text("hello"), "cannot be opened as a video"),
+        "folder": (lambda path: path.mkdir(), "folder: no videos in this folder"),
+    }
+    for name, (make, _) in makers.items():
+        make(folder / name)
+    return {folder / name: message for name, (_, message) in makers.items()}
+
+
+def test_each_bad_file_is_a_sentence_and_the_good_one_is_done(run, bad_files, few_videos):
+    good = few_videos / "val/00000.mp4"
+    code, out, err = run("predict", *bad_files, good)
+    lines = err.splitlines()
+    assert code == 1 and len(lines) == len(bad_files) and out.count("score") == 1
+    for line, (path, message) in zip(lines, bad_files.items(), strict=True):
+        assert line.startswith(f"error: {path}") and message in line
+
+
+def test_each_bad_file_is_a_sentence_for_timelines_and_explanations_too(run, bad_files, few_videos, tmp_path):
+    code, _, err = run("predict", *bad_files, few_videos / "long.mp4", "--timeline", "--output", tmp_path / "out")
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 1 and len(lines) == len(bad_files)
+    assert all(message in line for line, message in zip(lines, bad_files.values(), strict=True))
+    assert {file.name for file in (tmp_path / "out/long.mp4").iterdir()} == set(TIMELINE_FILES)
+    for number, (path, message) in enumerate(bad_files.items()):
+        one_line(*run("explain", path, "--output", tmp_path / str(number)), message)
+
+
+def test_a_header_that_says_ten_hours_costs_nothing(run, tmp_path):
+    ten_hours(tmp_path / "ten.mkv")
+    with av.open(str(tmp_path / "ten.mkv")) as container:
+        assert container.duration == 36_000_000_000
+    assert run("predict", tmp_path / "ten.mkv", "--timeline", "--output", tmp_path / "out")[0] == 0
+    assert json.loads((tmp_path / "out/timeline.json").read_text())["seconds"] == pytest.approx(1.2, abs=0.01)
+
+
+def test_a_timeline_leaves_its_files_which_agree(run, few_videos, tmp_path):
+    words = ("predict", few_videos / "long.mp4", "--timeline", "--output", tmp_path / "out")
+    code, out, err = run(*words)
+    assert (code, out) == (0, "") and f"segments in 14.4 s, see {tmp_path / 'out/timeline.png'}" in err
+    assert {file.name for file in (tmp_path / "out").iterdir()} == set(TIMELINE_FILES)
+    written = json.loads((tmp_path / "out/timeline.json").read_text())
+    assert written["error"] is None and len(written["windows"]) == 33 and written["window_seconds"] == 1.6
+    rows = list(csv.DictReader((tmp_path / "out/timeline.csv").open()))
+    assert [row["label"] for row in rows] == [segment["label"] for segment in written["segments"]]
+    assert (tmp_path / "out/timeline.srt").read_text().count(" --> ") == len(rows)
+    assert (tmp_path / "out/timeline.png").read_bytes().startswith(b"\x89PNG")
+    assert len(VideoReader(tmp_path / "out/annotated.mp4")) == 216
+    one_line(*run(*words), "already holds timeline.json of another run")
+    assert run(*words, "--overwrite", "--window-step", 1.6)[0] == 0
+    assert len(json.loads((tmp_path / "out/timeline.json").read_text())["windows"]) == 9
+
+
+def test_an_explanation_leaves_its_files(run, few_videos, tmp_path):
+    words = ("explain", few_videos / "val/00000.mp4", "--output", tmp_path / "out", "--label", "moving up")
+    code, _, err = run(*words)
+    assert code == 0 and "what speaks for 'moving up' is in" in err
+    assert {file.name for file in (tmp_path / "out").iterdir()} == set(EXPLAIN_FILES)
+    written = json.loads((tmp_path / "out/explain.json").read_text())
+    assert written["label"] == "moving up" and len(written["predictions"]) == 5
+    assert np.array(written["clips"][0]["heat"]).shape == (4, 6, 6)
+    assert len(VideoReader(tmp_path / "out/explain.mp4")) == 36
+    one_line(*run(*words), "already holds explain.json of another run")
+
+
+def test_a_video_among_the_files_to_be_written_is_never_deleted(run, few_videos, tmp_path):
+    source = tmp_path / "annotated.mp4"
+    source.write_bytes((few_videos / "long.mp4").read_bytes())
+    words = ("predict", source, "--timeline", "--output", tmp_path, "--overwrite")
+    one_line(*run(*words), "annotated.mp4: is the video itself, which is never written over: choose another --output")
+    assert source.read_bytes() == (few_videos / "long.mp4").read_bytes()
+
+
+def test_several_videos_have_a_folder_each(tmp_path):
+    paths = ["a/x.mp4", "b/x.mp4", "y.mkv"]
+    found = [folder for _, folder in folders_for(paths, tmp_path, TIMELINE_FILES, False)]
+    assert found == [tmp_path / "x.mp4", tmp_path / "x.mp4-2", tmp_path / "y.mkv"] and all(
+        map(type(tmp_path).is_dir, found)
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict"], "predict takes videos, folders, patterns or -"),
+        (["predict", "a.mp4", "--stream", "-"], "predict takes videos, folders, patterns or -"),
+        (["predict", "a.mp4", "--timeline"], "--timeline and --output DIR, where it is written, need each other"),
+        (["predict", "a.mp4", "--output", "x"], "--timeline and --output DIR, where it is written, need each other"),
+        (["predict", "--stream", "-", "--format", "csv"], "--stream writes JSON lines only"),
+        (["predict", "a.mp4", "--window-step", "1"], "--window-step is for --timeline and --stream only"),
+        (["predict", "a.mp4", "--allow-network"], "--allow-network is for --stream only"),
+        (["predict", "--stream", "http://127.0.0.1:1/x"], "nothing is fetched from one unless you say --allow-network"),
+        (["predict", "http://127.0.0.1:1/x.mp4"], "is an address, wanted a local file: download it first"),
+    ],
+)
+def test_words_that_do_not_go_together_cost_one_line(run, words, message):
+    one_line(*run(*words), message)
+
+
+@pytest.mark.parametrize("step", ["0", "-1", "nan", "inf", "x"])
+def test_a_step_is_a_number_of_seconds(capsys, step):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["predict", "a.mp4", "--window-step", step])
+    assert caught.value.code == 2 and f"'{step}' is not a number of seconds above 0" in capsys.readouterr().err
+
+
+def test_frames_held_do_not_grow_with_the_video(run, few_videos, tmp_path, monkeypatch):
+    held: list[int] = []
+    push = SlidingClips.push
+
+    def watched(clips, number, frame):
+        yield from push(clips, number, frame)
+        held.append(clips.held)
+
+    monkeypatch.setattr(SlidingClips, "push", watched)
+    assert run("predict", few_videos / "long.mp4", "--timeline", "--output", tmp_path / "out")[0] == 0
+    assert len(held) == 216 and max(held) <= 24
+
+
+def write_long(path, seconds, fps=15):
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("libx264", rate=fps)
+        track.width, track.height, track.pix_fmt = 80, 64, "yuv420p"
+        track.options = {"preset": "ultrafast", "g": "600", "crf": "30"}
+        frame = np.full((64, 80, 3), 60, np.uint8)
+        for number in range(seconds * fps):
+            picture = frame.copy()
+            picture[20:40, number * 2 % 60 :][:, :20] = 220
+            container.mux(track.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(track.encode())
+
+
+def peak_memory(words):
+    """MiB at the peak of a process of its own."""
+    code = "import resource, sys; from mvit_video import cli; code = cli.main(sys.argv[1:])\n"
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True)
+    return int(done.stderr.split()[-1]) / 1024
+
+
+@pytest.mark.long
+def test_an_hour_of_video_stays_within_a_gibibyte(weights, tmp_path):
+    """Everything of the process counts: libraries, network, timeline, picture and annotated copy."""
+    peaks = {}
+    for name, seconds in (("short", 10), ("hour", 3600)):
+        write_long(tmp_path / f"{name}.mp4", seconds)
+        words = [
+            "predict",
+            tmp_path / f"{name}.mp4",
+            "--timeline",
+            "--output",
+            tmp_path / name,
+            "--checkpoint",
+            weights,
+        ]
+        peaks[name] = peak_memory(words)
+    assert json.loads((tmp_path / "hour/timeline.json").read_text())["seconds"] == pytest.approx(3600)
+    assert peaks["hour"] - peaks["short"] < 200 and peaks["hour"] < 1024, peaks
