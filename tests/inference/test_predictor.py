@@ -9,6 +9,7 @@ from torch import nn
 import mvit_video
 from mvit_video import build_model
 from mvit_video.config.schema import Preprocessing
+from mvit_video.data.class_names import published_classes
 from mvit_video.data.dataset import read_views
 from mvit_video.data.decode import VideoReader
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError, InputError
@@ -17,7 +18,7 @@ from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference import predictor as predictor_module
 from mvit_video.inference.predictor import Predictor, choose_device, find_videos, groups, read_ahead
 from mvit_video.model.checkpoints import ModelCard, save_checkpoint
-from mvit_video.model.zoo import ZOO, class_names
+from mvit_video.model.zoo import ZOO
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ def test_a_public_checkpoint_gets_the_zoos_card(name, tmp_path, monkeypatch):
     file.rename(place)
     predictor = Predictor.from_checkpoint(name, "cpu")
     assert predictor.card.preprocessing == entry.preprocessing and str(predictor.protocol) == entry.protocol
-    assert predictor.card.classes == class_names(entry.classes)
+    assert predictor.card.classes == published_classes(entry.classes)
     assert all(torch.equal(tensor, state[key]) for key, tensor in predictor.model.state_dict().items())
     assert place.with_name(place.name + ".sha256").exists()
 
