@@ -3,7 +3,16 @@
 import argparse
 from pathlib import Path
 
-from mvit_video.cli.common import add_allow_missing, add_config, add_device, complain, overrides, print_rows, say
+from mvit_video.cli.common import (
+    add_allow_missing,
+    add_config,
+    add_device,
+    at_least_one,
+    complain,
+    overrides,
+    print_rows,
+    say,
+)
 from mvit_video.errors import ConfigError
 
 
@@ -30,11 +39,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.page import evaluation_report
     from mvit_video.evaluation.protocols import Protocol
     from mvit_video.evaluation.results import FILES, REPORT, circumstances, write_results
+    from mvit_video.evaluation.views import frame_order
     from mvit_video.inference.predictor import choose_device
     from mvit_video.model.checkpoints import load_checkpoint
     from mvit_video.paths import fresh_folder, write_whole
 
     config = load_config(arguments.config, overrides(arguments))
+    frame_order(arguments.frames)  # wrong words are told before any work
     device = choose_device(arguments.device)
     protocol = Protocol.parse(arguments.protocol or config.evaluation.protocol)
     model, card = load_checkpoint(arguments.checkpoint)
@@ -43,23 +54,36 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise ConfigError("neither data.test nor data.val is set: name the list of videos to evaluate on")
     videos = checked_list(source, config.data, card.classes, keep_missing=True)
     check_agreement(card, config, videos, protocol)
+    shown = card.preprocessing
+    if arguments.resolution:
+        shown = shown.at_resolution(arguments.resolution)
+        protocol.check(shown)
     if is_first():
         for note in videos.notes:
             say(f"note: {note}")
         output = fresh_folder(arguments.output, (*FILES, MISSING), arguments.overwrite)
         if videos.missing:
             write_whole(output / MISSING, missing_text([videos]))
-    scores, result = evaluate(model.to(device), card, videos, config, protocol, device)
+    as_shown = card.model_copy(update={"preprocessing": shown})
+    scores, result = evaluate(model.to(device), as_shown, videos, config, protocol, device, arguments.frames)
     if not is_first():
         return 0
-    result |= circumstances(arguments.checkpoint, card, videos, config, protocol, device, scores.multi_label)
+    order = scores.multi_label, arguments.frames, shown
+    result |= circumstances(arguments.checkpoint, card, videos, config, protocol, device, *order)
     write_results(output, scores, card.classes, result)
     run = Path(arguments.checkpoint).parent
     evaluation_report(scores, card.classes, result, config.data, run).write(output / REPORT)
+    _say_result(arguments, result, output / REPORT)
+    return 0
+
+
+def _say_result(arguments: argparse.Namespace, result: dict, page: Path) -> None:
+    """A line per video that was lost, and one for the rest."""
     for bad in result["undecodable"]:
         complain(f"{bad['reason']} ({bad['where']}): counted as wrong")
-    say(f"{_in_a_line(result)} of {result['num_videos']} videos, {result['protocol']}; details in {output / REPORT}")
-    return 0
+    views = result["protocol"] + (f", frames {arguments.frames}" if arguments.frames != "in-order" else "")
+    views += f", at {arguments.resolution} pixels" if arguments.resolution else ""
+    say(f"{_in_a_line(result)} of {result['num_videos']} videos, {views}; details in {page}")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -67,8 +91,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.results import FILES, write_results
     from mvit_video.paths import fresh_folder
 
-    if arguments.config or arguments.checkpoint or arguments.protocol:
-        raise ConfigError("--scores takes neither CONFIG nor --checkpoint nor --protocol")
+    views = arguments.protocol or arguments.resolution or arguments.frames != "in-order"
+    if arguments.config or arguments.checkpoint or views:
+        raise ConfigError("--scores takes neither CONFIG nor --checkpoint, --protocol, --frames or --resolution")
     output = fresh_folder(arguments.output, FILES, arguments.overwrite) if arguments.output else None
     result, fused, classes = comparison(tuple(arguments.scores), tuple(arguments.weights))
     columns, rows, lines = comparison_rows(result)
@@ -114,6 +139,18 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         metavar="NAME",
         help="kinetics-5x1, kinetics-5x3, ssv2-1x3, or clips × crops per video such as 5x1 (default: the config's)",
+    )
+    parser.add_argument(
+        "--frames",
+        default="in-order",
+        metavar="ORDER",
+        help="reversed, or shuffled:SEED, to see what the order of a clip's frames is worth (default: in-order)",
+    )
+    parser.add_argument(
+        "--resolution",
+        type=at_least_one,
+        metavar="N",
+        help="pixels of the crop's shorter side, other than the checkpoint was trained for",
     )
     parser.add_argument(
         "--scores",

@@ -105,7 +105,7 @@ def _sentence(reason: ValidationError, source: str) -> str:
         known = _keys_of(where[:-1])
         text = f"'{key}' is not a setting{did_you_mean(where[-1], known)}: allowed here are {', '.join(known)}"
     elif first["type"] == "value_error":
-        text = f"{key}: {first['ctx']['error']}"
+        text = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
     else:
         text = f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""

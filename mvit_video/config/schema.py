@@ -13,6 +13,11 @@ Rgb = tuple[float, float, float]
 Size = Positive | tuple[Positive, Positive]
 
 
+def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """One number stands for a square."""
+    return (size, size) if isinstance(size, int) else size
+
+
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -62,7 +67,15 @@ class Preprocessing(Settings):
 
     @property
     def crop_hw(self) -> tuple[int, int]:
-        return (self.crop_size, self.crop_size) if isinstance(self.crop_size, int) else self.crop_size
+        return height_width(self.crop_size)
+
+    def at_resolution(self, pixels: int) -> "Preprocessing":
+        """The same with a crop whose shorter side has so many pixels, and all lengths in proportion."""
+        height, width = self.crop_hw
+        short_side, *crop = (round(length * pixels / min(height, width)) for length in (self.short_side, height, width))
+        return self.model_copy(
+            update={"short_side": short_side, "crop_size": pixels if height == width else tuple(crop)}
+        )
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "Preprocessing":
@@ -180,6 +193,16 @@ class TrainSettings(Settings):
     """Share of the mixed steps that take CutMix where both alphas are above 0."""
     mix_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the steps that are mixed at all."""
+    resolutions: tuple[Size, ...] = ()
+    """Smaller sizes that each clip is trained at as well, falling from data.crop_size, such as [160, 128] below 224."""
+    teacher: str | None = None
+    """A trained network to learn from beside the labels: whatever model.weights takes, with the same classes and frames."""
+    distillation: Literal["soft", "hard"] = "soft"
+    """Learn the teacher's whole distribution over the classes, or only its best class."""
+    distillation_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the loss that is the teacher's; the labels have the rest."""
+    distillation_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides the logits of both networks in soft distillation: above 1 the classes that the teacher finds unlikely count more."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the network, by autocast, fp16 with loss scaling; all else stays fp32; auto is bf16 on GPUs that have it, else fp32."""
     activation_checkpointing: bool = False
@@ -210,3 +233,15 @@ class Config(Settings):
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _resolutions_fall(self) -> "Config":
+        larger = self.data.crop_size
+        for size in self.train.resolutions:
+            if any(one >= other for one, other in zip(height_width(size), height_width(larger), strict=True)):
+                raise ValueError(
+                    f"train.resolutions {size} is not smaller than {larger} before it: name sizes below data.crop_size "
+                    f"{self.data.crop_size}, the larger ones first"
+                )
+            larger = size
+        return self

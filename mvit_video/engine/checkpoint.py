@@ -39,6 +39,8 @@ class Learner:
     scaler: torch.amp.GradScaler
     """The loss scale of fp16; does nothing in other precisions."""
     average: WeightAverage | None = None
+    teacher: str | None = None
+    """The sha256 of the teacher's file, which does not change: states with another one are of another run."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def _write_state(folder: Path, step: int, learner: Learner, card: ModelCard, sch
         "step": step,
         "schedule": dict(schedule),
         "scaler": learner.scaler.state_dict(),
+        "teacher": learner.teacher,
         "sha256": {file.name: _digest(file) for file in sorted(folder.iterdir())},
         "versions": {"mvit_video": __version__, "torch": torch.__version__},
     }
@@ -106,11 +109,17 @@ def newest_state(run: Path) -> tuple[TrainingState | None, list[str]]:
 
 
 def load_state(state: TrainingState, learner: Learner) -> None:
-    """Put a saved state into a learner of the same make."""
+    """Put a saved state into a learner of the same make. Raises CheckpointError where it learnt from another teacher."""
+    content = json.loads((state.folder / "state.json").read_text())
+    if content.get("teacher") != learner.teacher:
+        raise CheckpointError(
+            f"{state.folder}: learnt from {_teacher(content.get('teacher'))}, and train.teacher is now "
+            f"{_teacher(learner.teacher)}: name the same file, or start anew in another --output"
+        )
     load_exactly(learner.model, read_checkpoint(state.folder / MODEL)[0], state.folder)
     if learner.average is not None:
         load_exactly(learner.average.model, read_checkpoint(state.folder / AVERAGE)[0], state.folder)
-    learner.scaler.load_state_dict(json.loads((state.folder / "state.json").read_text())["scaler"])
+    learner.scaler.load_state_dict(content["scaler"])
     try:
         tensors = load_file(state.folder / OPTIMIZER)
     except (SafetensorError, OSError) as reason:
@@ -137,6 +146,10 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, path: Path) -> dict[str
     if broken:
         raise CheckpointError(f"{path}: not written, because '{broken[0]}' holds NaN or Inf ({len(broken)} tensors do)")
     return tensors
+
+
+def _teacher(digest: str | None) -> str:
+    return f"a teacher of sha256 {digest[:12]}…" if digest else "no teacher"
 
 
 def _folders(run: Path) -> list[Path]:

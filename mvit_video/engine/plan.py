@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mvit_video.config.schema import Config
+from mvit_video.config.schema import Config, height_width
 from mvit_video.data.loader import steps_per_epoch
 from mvit_video.engine.optimizer import freeze_all_but_head
 from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate
@@ -63,6 +63,7 @@ class Plan:
             "clips": self._clips(),
             "augmentation": self._augmentation(),
             "mixing": self._mixing(),
+            "loss": self._loss(),
             "optimiser": self._optimizer(),
             "learning rate": self._rates(),
             "steps": self._steps(first_step),
@@ -128,6 +129,20 @@ class Plan:
         choice = f", CutMix in {settings.mix_switch:.0%} of these" if len(alphas) == 2 else ""
         yield (" or ".join(alphas) or "none") + share + choice
         yield f"label smoothing {settings.label_smoothing:g}"
+
+    def _loss(self) -> Iterator[str]:
+        settings, data = self.settings, self.data
+        sizes = ["×".join(map(str, height_width(size))) for size in (data.crop_size, *settings.resolutions)]
+        yield f"cross-entropy at {' and '.join(sizes)} pixels"
+        if settings.resolutions:
+            yield "smooth L1 between the feature of each and the next larger one's"
+        if settings.teacher:
+            how = (
+                f"soft at temperature {settings.distillation_temperature:g}"
+                if settings.distillation == "soft"
+                else "hard"
+            )
+            yield f"{settings.distillation_weight:.0%} of it distilled from {settings.teacher} ({how})"
 
     def _optimizer(self) -> Iterator[str]:
         settings = self.settings

@@ -20,9 +20,11 @@ from mvit_video.data.mixing import Mixer
 from mvit_video.data.records import VideoList
 from mvit_video.engine.bad_videos import EVENTS, events_summary
 from mvit_video.engine.checkpoint import FOLDER, Learner, load_state, newest_state
+from mvit_video.engine.losses import Objective, check_resolutions
 from mvit_video.engine.optimizer import linear_layers
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.schedule import learning_rate
+from mvit_video.engine.teacher import read_teacher
 from mvit_video.engine.trainer import Span, Trainer, make_learner, run_training, seed_step
 from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.model.checkpoints import (
@@ -42,6 +44,7 @@ MAY_CHANGE = (
     "data.root",
     "data.workers",
     "data.on_error",
+    "train.teacher",  # its file may move, its digest is in the states
     "train.activation_checkpointing",
     "train.on_nonfinite",
     "train.checkpoint_every_steps",
@@ -93,7 +96,9 @@ def train_run(
     per_epoch = steps_per_epoch(len(train), settings.clips_per_step, repeated_aug)
     last_step = per_epoch * settings.epochs
     card = model_card(config, train.classes)
+    teacher = read_teacher(settings.teacher, card, device) if settings.teacher else None
     learner = make_learner(initial_model(config, card, say).to(device), settings, device)
+    learner = replace(learner, teacher=teacher.digest if teacher else None)
     run = _open_run(Path(output), config, resume, overwrite)
     _write_missing(run, missing_text(lists), resume)
     span = Span(_resume(run, learner, last_step, per_epoch, say), last_step, per_epoch)
@@ -101,7 +106,8 @@ def train_run(
     sampler = StepSampler(len(train), settings.clips_per_step, settings.seed, span.first_step, last_step, repeated_aug)
     batches = training_loader(ClipDataset(train, config.data, settings.seed), sampler, config.data.workers)
     rate = learning_rate(settings, last_step, per_epoch)
-    trainer = Trainer(learner, rate, Mixer(settings, len(train.classes)), settings, device)
+    mixer, objective = Mixer(settings, len(train.classes)), Objective(settings, teacher)
+    trainer = Trainer(learner, rate, mixer, settings, device, objective)
     validate = make_validator(val) if val is not None else None
     with _algorithms(settings.deterministic):
         run_training(trainer, batches, run, card, span, validate, config.data.on_error)
@@ -175,6 +181,7 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None]) -
     """
     seed_step(config.train.seed, 0)
     model = model_from_card(card)
+    check_resolutions(model, config.model.name, config.train)
     if config.model.weights is not None:
         weights = read_weights(config.model.weights)
         other_classes = weights.classes != card.classes

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.config.schema import TrainSettings
@@ -17,6 +16,7 @@ from mvit_video.data.mixing import mix_generator
 from mvit_video.engine.bad_videos import EVENTS, handle_bad_videos
 from mvit_video.engine.checkpoint import Learner, save_state
 from mvit_video.engine.ema import WeightAverage
+from mvit_video.engine.losses import Objective
 from mvit_video.engine.metrics_log import MetricsLog
 from mvit_video.engine.nonfinite import NonFiniteStep, write_report
 from mvit_video.engine.optimizer import build_optimizer, freeze_all_but_head
@@ -30,7 +30,10 @@ Mix = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
 
 
 class Trainer:
-    """One step at a time: what a step changes (`learner`), and what it reads (settings, schedule, device)."""
+    """One step at a time: what a step changes (`learner`), and what it reads (settings, schedule, device).
+
+    The loss is the `objective`'s; without one it is the settings', which then name no teacher.
+    """
 
     def __init__(
         self,
@@ -39,7 +42,9 @@ class Trainer:
         mix: Mix,
         settings: TrainSettings,
         device: torch.device,
+        objective: Objective | None = None,
     ) -> None:
+        self.objective = objective or Objective(settings)
         self.learner, self.learning_rate, self.mix = learner, learning_rate, mix
         self.settings, self.device = settings, device
         self.network = torch.compile(learner.model) if settings.compile else learner.model
@@ -80,11 +85,12 @@ class Trainer:
 
     def _pass(self, clips: Tensor, targets: Tensor, step_clips: int) -> tuple[Tensor, Tensor]:
         """Add the gradient of some of a step's clips; returns the loss of each, and 1 where its best class is the target's."""
-        with self._autocast():
-            logits = self.network(clips)
-        losses = F.cross_entropy(logits.float(), targets, reduction="none")
-        self.learner.scaler.scale(losses.sum() / step_clips).backward()
-        return losses.detach(), (logits.argmax(1) == targets.argmax(1)).float()
+        parts = []
+        for losses, logits in self.objective.parts(self.network, self._autocast, clips, targets):
+            self.learner.scaler.scale(losses.sum() / step_clips).backward()
+            parts.append((losses.detach(), logits))
+        hits = parts[0][1].argmax(1) == targets.argmax(1)
+        return torch.stack([losses for losses, _ in parts]).sum(0), hits.float()
 
     def _update(self, step: int, norm: Tensor) -> None:
         if self.settings.clip_gradient is not None:

@@ -17,7 +17,7 @@ from mvit_video.engine.distributed import gathered, is_first, rank, summed, worl
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies, results
-from mvit_video.evaluation.views import Reorder, VideoScores, ViewScorer, score_views
+from mvit_video.evaluation.views import Reorder, VideoScores, ViewScorer, frame_order, score_views
 from mvit_video.model.checkpoints import ModelCard
 from mvit_video.progress import progress_bar
 
@@ -79,14 +79,20 @@ def validator(videos: VideoList, config: Config, device: torch.device) -> Callab
 
 
 def evaluate(
-    model: nn.Module, card: ModelCard, videos: VideoList, config: Config, protocol: Protocol, device: torch.device
+    model: nn.Module,
+    card: ModelCard,
+    videos: VideoList,
+    config: Config,
+    protocol: Protocol,
+    device: torch.device,
+    frames: str = "in-order",
 ) -> tuple[VideoScores, dict]:
     """Scores and results of a checkpoint on a list of videos, with the checkpoint's own preprocessing.
 
-    What `check_agreement` refuses has no meaning here.
+    `frames` is the order that the frames of each clip are shown in: see `frame_order`. What `check_agreement` refuses has no meaning here.
     """
     start = time.monotonic()
-    scores = Evaluator(videos, config, card.preprocessing, protocol, device).scores(model)
+    scores = Evaluator(videos, config, card.preprocessing, protocol, device).scores(model, frame_order(frames))
     return scores, results(scores, card.classes, protocol, time.monotonic() - start)
 
 

@@ -65,9 +65,10 @@ class Protocol:
             return "a short side that is the crop's"
         return _sizes(self.short_side, (self.crop_size, self.crop_size))
 
-    def in_words(self, preprocessing: Preprocessing, multi_label: bool = False) -> str:
+    def in_words(self, preprocessing: Preprocessing, multi_label: bool = False, frames: str = "in-order") -> str:
         """The protocol as a reader needs it to repeat the evaluation."""
-        return f"{_clips(self, preprocessing)} {_crops(self, preprocessing)} {_scores(self, multi_label)}"
+        order = "" if frames == "in-order" else f" The frames of each clip are {frames}."
+        return f"{_clips(self, preprocessing)}{order} {_crops(self, preprocessing)} {_scores(self, multi_label)}"
 
 
 NAMED = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvit_video.config.schema import Config
+from mvit_video.config.schema import Config, Preprocessing
 from mvit_video.data.annotations import VideoList
 from mvit_video.download import sha256
 from mvit_video.engine.distributed import world_size
@@ -102,12 +102,17 @@ def circumstances(
     protocol: Protocol,
     device: torch.device,
     multi_label: bool = False,
+    frames: str = "in-order",
+    shown: Preprocessing | None = None,
 ) -> dict:
-    """What results.json says of where its numbers come from."""
+    """What results.json says of where its numbers come from. `shown` is what the network saw, if not as trained."""
+    shown = shown or card.preprocessing
     versions = {"mvit_video": __version__, "torch": torch.__version__, "numpy": np.__version__}
     digest = sha256(local_file(checkpoint))
     return {
-        "protocol_in_words": protocol.in_words(card.preprocessing, multi_label),
+        "protocol_in_words": protocol.in_words(shown, multi_label, frames),
+        "frames": frames,
+        "crop_size": list(shown.crop_hw),
         "list": videos.source,
         "checkpoint": {"path": checkpoint, "sha256": digest, "card": card.model_dump(mode="json")},
         "config": config.model_dump(mode="json"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mvit_video.data.dataset import BadVideo
+from mvit_video.errors import ConfigError
 
 Reorder = Callable[[Tensor, int], Tensor]
 
@@ -99,6 +100,18 @@ def score_views(
         on_video()
     scorer.flush()
     return bad
+
+
+def frame_order(text: str) -> Reorder | None:
+    """`in-order` -> None, `reversed`, or `shuffled:SEED` (`shuffled` is seed 0) -> what puts a video's frames so."""
+    if text == "in-order":
+        return None
+    if text == "reversed":
+        return reversed_frames
+    name, _, seed = text.partition(":")
+    if name != "shuffled" or (text != name and not (seed.isascii() and seed.isdigit())):
+        raise ConfigError(f"frames '{text}' is no order: allowed are in-order, reversed, shuffled and shuffled:SEED")
+    return shuffled_frames(int(seed or 0))
 
 
 def shuffled_frames(seed: int) -> Reorder:

@@ -218,13 +218,18 @@ def load_weights(
 def read_weights(source: str | Path) -> Weights:
     """A checkpoint of any known format, under our names. Raises CheckpointError, for NaN and Inf too."""
     name = str(source)
-    address = ZOO[name].url if name in ZOO and not Path(name).exists() else name
-    tensors, metadata = read_tensors(local_file(address, CheckpointError), source)
+    tensors, metadata = read_tensors(checkpoint_file(source), source)
     kind, state = to_ours(tensors, source)
     _check_values(state, source)
     if CARD_KEY in metadata:
         return Weights(name, "native", state, (), _card(metadata, source))
     return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
+
+
+def checkpoint_file(source: str | Path) -> Path:
+    """The file on this machine of a path, an address or a name of the zoo."""
+    name = str(source)
+    return local_file(ZOO[name].url if name in ZOO and not Path(name).exists() else name, CheckpointError)
 
 
 def put_weights(model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False) -> LoadReport:

@@ -295,12 +295,18 @@ class MViT(nn.Module):
             else:
                 nn.init.zeros_(parameter)
 
-    def forward(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, with_feature: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits; with `with_feature` logits and `pooled`, in one call, so that wrappers of the network see both."""
+        feature = self.pooled(clips)
+        return (self.head(feature), feature) if with_feature else self.head(feature)
+
+    def pooled(self, clips: Tensor) -> Tensor:
+        """The feature that the head classifies (B, C): the class token, or the mean of the tokens, after the last norm."""
         x, thw = self._embed(clips)
         for block in self.blocks:
             x, thw = self._run(block, x, thw)
         x = x[:, :1] if self.cls_token is not None else x
-        return self.head(self.norm(x).mean(1))
+        return self.norm(x).mean(1)
 
     def forward_features(self, clips: Tensor) -> list[Tensor]:
         """The map after each stage, for use as a backbone: (B, C, T', H', W') with C as in `stage_dims`; no norm."""

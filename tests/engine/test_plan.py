@@ -33,7 +33,7 @@ def test_every_shipped_config_goes_through_dry_run(capsys, monkeypatch, config):
     assert "parameters, 10 classes; 5,000 training videos" in lines[0]
     subjects = [line.strip().partition(":")[0] for line in lines[1:]]
     assert subjects == [
-        "network", "clips", "augmentation", "mixing", "optimiser", "learning rate", "steps", "precision", "memory", "evaluation",
+        "network", "clips", "augmentation", "mixing", "loss", "optimiser", "learning rate", "steps", "precision", "memory", "evaluation",
     ]  # fmt: skip
     assert "1,234.6 G multiply-adds per clip" in lines[1]
 
@@ -82,6 +82,17 @@ def test_the_published_fine_tuning_of_l_has_its_rate_at_128_clips():
     found = plan("kinetics400/mvitv2_l_40x3")
     assert found["learning rate"].startswith("1.6e-05 at the start, no warm-up, 2.5e-07 at the end")
     assert "weight decay 1e-08" in found["optimiser"] and "gradient not clipped" in found["optimiser"]
+
+
+def test_what_is_learnt_shows_in_the_plan():
+    assert plan("custom/finetune")["loss"] == "cross-entropy at 224×224 pixels"
+    words = ["train.resolutions=[160, [128, 96]]", "train.teacher=t.safetensors", "train.distillation_temperature=3"]
+    assert plan("custom/finetune", *words)["loss"] == (
+        "cross-entropy at 224×224 and 160×160 and 128×96 pixels, smooth L1 between the feature of each and the next larger "
+        "one's, 50% of it distilled from t.safetensors (soft at temperature 3)"
+    )
+    words = ["train.teacher=t.safetensors", "train.distillation=hard", "train.distillation_weight=0.3"]
+    assert plan("custom/finetune", *words)["loss"].endswith("30% of it distilled from t.safetensors (hard)")
 
 
 def test_switches_show_in_the_plan():

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -74,13 +75,15 @@ SMALLER = ("data.crop_size=24", "data.short_side=24", "model.arguments={depths: 
 SWITCHES = (
     ("train.optimizer=sgd", "train.ema_decay=0.9", "train.clips_per_pass=3", "train.layer_decay=0.8"),
     ("train.precision=fp16", "train.ema_decay=0.99", "train.activation_checkpointing=true"),
+    ("train.resolutions=[16]", "train.ema_decay=0.9", "train.mixup=0.8", "train.teacher=TEACHER"),
 )
 
 
-@pytest.mark.parametrize("switches", SWITCHES, ids=["sgd", "fp16"])
+@pytest.mark.parametrize("switches", SWITCHES, ids=["sgd", "fp16", "taught at two resolutions"])
 def test_a_resumed_run_with_averaged_weights_is_bit_for_bit_the_one_that_was_not_stopped(
-    few_videos, tmp_path, switches
+    few_videos, tmp_path, switches, whole_run
 ):
+    switches = [word.replace("TEACHER", str(whole_run / "model.safetensors")) for word in switches]
     config = config_for(few_videos, "train.epochs=2", "data.val=null", *SMALLER, *switches)
     train(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "run")
@@ -108,6 +111,45 @@ def test_averaged_weights_are_validated_beside_the_others(few_videos, tmp_path):
     for name, prefix in (("model", ""), ("model_ema", "ema_")):
         numbers = validate(load_checkpoint(tmp_path / f"run/{name}.safetensors")[0])
         assert {f"{prefix}{key}": value for key, value in numbers.items()}.items() <= record.items()
+
+
+def test_resuming_with_another_teacher_is_refused_and_with_the_same_one_elsewhere_is_not(
+    whole_run, few_videos, tmp_path
+):
+    """The digest decides, not the name."""
+    first, other = tmp_path / "first.safetensors", tmp_path / "other.safetensors"
+    shutil.copy(whole_run / "model.safetensors", first)
+    shutil.copy(whole_run / "checkpoints/step_00000010/model.safetensors", other)
+    words = ("train.epochs=1", "data.val=null", "train.label_smoothing=0", *SMALLER)
+    taught = [config_for(few_videos, *words, f"train.teacher={teacher}") for teacher in (first, other)]
+    train(taught[0], tmp_path / "run")
+    state = json.loads((tmp_path / "run/checkpoints/step_00000004/state.json").read_text())
+    assert state["teacher"] == hashlib.sha256(first.read_bytes()).hexdigest()
+    assert "teacher" not in " ".join(state["sha256"])
+    refused = r"step_00000004: learnt from a teacher of sha256 \w{12}…, and train.teacher is now "
+    with pytest.raises(CheckpointError, match=refused + "a teacher of sha256"):
+        train(taught[1], tmp_path / "run", resume=True)
+    with pytest.raises(CheckpointError, match=refused + "no teacher: name the same file, or start anew"):
+        train(config_for(few_videos, *words), tmp_path / "run", resume=True)
+    shutil.move(first, tmp_path / "moved.safetensors")
+    moved = config_for(few_videos, *words, f"train.teacher={tmp_path / 'moved.safetensors'}")
+    train(moved, tmp_path / "run", resume=True)  # nothing left to do
+
+
+def test_a_teacher_that_does_not_fit_is_told_before_the_folder_is_touched(whole_run, few_videos, tmp_path):
+    teacher = whole_run / "model.safetensors"
+    with pytest.raises(ConfigError, match=r"model.safetensors: was trained with num_frames 8, data.num_frames is 4"):
+        train(config_for(few_videos, "data.num_frames=4", f"train.teacher={teacher}"), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"nowhere.pth: no such file"):
+        train(config_for(few_videos, "train.teacher=nowhere.pth"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_resolutions_of_a_network_without_a_feature_are_refused(few_videos, tmp_path):
+    words = ("model.name=pytorchvideo/slow_r50", "model.arguments={}", "train.resolutions=[32]")
+    with pytest.raises(ConfigError, match=r"pytorchvideo/slow_r50 does not tell the feature before its head"):
+        train(config_for(few_videos, *words), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_resuming_with_another_list_is_refused(whole_run, few_videos, tmp_path):

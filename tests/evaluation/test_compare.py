@@ -141,7 +141,12 @@ def test_wrong_usage_exits_with_two(capsys, words, message):
     assert caught.value.code == 2 and message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("word", [["c.yaml"], ["--checkpoint", "c"], ["--protocol", "5x1"]])
+@pytest.mark.parametrize(
+    "word", [["c.yaml"], ["--checkpoint", "c"], ["--protocol", "5x1"], ["--frames", "reversed"], ["--resolution", "32"]]
+)
 def test_what_evaluates_and_what_compares_exclude_each_other(capsys, word):
     assert cli.main(["evaluate", *word, "--scores", "a", "b"]) == 1
-    assert capsys.readouterr().err == "error: --scores takes neither CONFIG nor --checkpoint nor --protocol\n"
+    assert (
+        capsys.readouterr().err
+        == "error: --scores takes neither CONFIG nor --checkpoint, --protocol, --frames or --resolution\n"
+    )

@@ -14,7 +14,7 @@ from mvit_video.evaluation.evaluate import Evaluator, check_agreement, evaluate,
 from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies
-from mvit_video.evaluation.views import reversed_frames, shuffled_frames
+from mvit_video.evaluation.views import frame_order, reversed_frames, shuffled_frames
 from mvit_video.model.checkpoints import load_checkpoint
 
 CPU = torch.device("cpu")
@@ -107,6 +107,19 @@ def test_shuffling_keeps_the_frames_and_follows_from_the_seed():
     assert torch.equal(one.sort(2).values, views)
     assert torch.equal(one[0], one[1])
     assert torch.equal(reversed_frames(views, 0)[0, 0, :, 0, 0], torch.arange(15.0, -1, -1))
+
+
+def test_orders_of_frames_have_names():
+    views = torch.randn(2, 3, 8, 2, 2)
+    assert frame_order("in-order") is None
+    assert torch.equal(frame_order("reversed")(views, 5), views.flip(2))
+    for word, seed in (("shuffled", 0), ("shuffled:0", 0), ("shuffled:12", 12)):
+        assert torch.equal(frame_order(word)(views, 5), shuffled_frames(seed)(views, 5))
+    for word in ("shuffled:", "shuffled:x", "shuffled:-1", "backwards", ""):
+        with pytest.raises(
+            ConfigError, match=r"is no order: allowed are in-order, reversed, shuffled and shuffled:SEED"
+        ):
+            frame_order(word)
 
 
 def test_validation_is_the_evaluator_with_one_centre_view(trained, model, validation_list):

@@ -15,7 +15,9 @@ from conftest import REPOSITORY
 from small_results import DEMO, INPUT, random_checkpoint, settings
 
 from mvit_video import cli
+from mvit_video.config.schema import Preprocessing
 from mvit_video.data.annotations import read_videos
+from mvit_video.data.dataset import ViewDataset
 from mvit_video.data.synthetic import write_video
 from mvit_video.evaluation.scores_file import load_scores
 from mvit_video.model.checkpoints import load_checkpoint
@@ -145,6 +147,52 @@ def test_the_results_say_where_they_come_from(evaluated, data, checkpoint):
     assert result["config"] == json.loads(settings(data).model_dump_json()) and result["device"] == "cpu"
     assert result["versions"]["torch"] == torch.__version__ and result["list"].endswith("val.csv")
     assert result["protocol_in_words"].startswith("3 clips of 4 frames, evenly spaced over 12 frames at 15 fps")
+
+
+@pytest.mark.parametrize("frames", ["reversed", "shuffled:3"])
+def test_frames_in_another_order_are_scored_and_named(data, checkpoint, evaluated, tmp_path, frames, capsys):
+    """The network is shown each clip of a loop in that order; nothing else changes."""
+    assert cli.main(command(data, checkpoint, tmp_path / "out", "--protocol", "1x1", "--frames", frames)) == 0
+    assert f"of 9 videos, 1x1, frames {frames}; details in" in capsys.readouterr().err
+    result = json.loads((tmp_path / "out/results.json").read_text())
+    assert result["frames"] == frames and f"The frames of each clip are {frames}." in result["protocol_in_words"]
+    whole = json.loads((evaluated / "results.json").read_text())
+    assert whole["frames"] == "in-order" and "The frames of each clip" not in whole["protocol_in_words"]
+    config, (model, card) = settings(data), load_checkpoint(checkpoint)
+    dataset = ViewDataset(read_videos("val.csv", str(data)), str(data), card.preprocessing, 1, 1, "pyav", 0)
+    found = load_scores(tmp_path / "out")[0].scores
+    for row in (0, 4):
+        order = list(range(config.data.num_frames))[::-1]
+        if frames != "reversed":
+            order = np.random.default_rng([3, row]).permutation(config.data.num_frames)
+        with torch.inference_mode():
+            wanted = model(dataset[row]["video"][:, :, order]).softmax(1)[0].numpy()
+        assert np.allclose(found[row], wanted, atol=1e-5)
+
+
+def test_pictures_of_another_size_are_scored_and_named(data, checkpoint, tmp_path, capsys):
+    """Trained for 32 of 40 pixels, seen at 24 of 30."""
+    assert cli.main(command(data, checkpoint, tmp_path / "out", "--protocol", "3x3", "--resolution", "24")) == 0
+    assert "of 9 videos, 3x3, at 24 pixels; details in" in capsys.readouterr().err
+    result = json.loads((tmp_path / "out/results.json").read_text())
+    assert result["crop_size"] == [24, 24] and result["checkpoint"]["card"]["preprocessing"]["crop_size"] == 32
+    assert "The short side is scaled to 30 pixels, and 24×24 pixels are cropped" in result["protocol_in_words"]
+    model, found = load_checkpoint(checkpoint)[0], load_scores(tmp_path / "out")[0].scores
+    for row, path in ((0, "val/00000.mp4"), (3, "val/00003.mp4")):
+        assert np.allclose(found[row], scores_by_hand(model, data / path, crop=24, short=30), atol=2e-5)
+
+
+def test_a_resolution_keeps_the_proportions():
+    shown = Preprocessing(short_side=256, crop_size=(224, 112)).at_resolution(56)
+    assert (shown.short_side, shown.crop_size) == (128, (112, 56))
+    shown = Preprocessing(short_side=256, crop_size=224).at_resolution(160)
+    assert (shown.short_side, shown.crop_size) == (183, 160)
+
+
+def test_an_order_that_is_none_is_refused_before_any_work(data, checkpoint, tmp_path, capsys):
+    assert cli.main(command(data, checkpoint, tmp_path / "out", "--frames", "mixed")) == 1
+    assert "frames 'mixed' is no order: allowed are in-order, reversed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_tables_add_up(evaluated):

@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 import torch
+from tiny_models import tiny_video
 
 from mvit_video import build_model
 from mvit_video.errors import ConfigError, InputError
@@ -214,3 +215,19 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         ConfigError, match=r"model 'mvitv2_s_16x' is unknown \(did you mean 'mvitv2_s_16x4'\?\): allowed are"
     ):
         build_model("mvitv2_s_16x")
+
+
+@pytest.mark.parametrize("network", [tiny_video(), tiny_video(cls_token=False)], ids=["class token", "mean"])
+def test_the_pooled_feature_is_what_the_head_sees(network):
+    """Of the last map, normed: the class token, or the mean of all tokens. Both forms of the call give the same bits."""
+    clips, seen = torch.randn(2, 3, 8, 32, 32), []
+    handles = [network.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))]
+    tokens = []
+    handles.append(network.norm.register_forward_hook(lambda module, inputs, output: tokens.append(output)))
+    with torch.no_grad():
+        logits, feature = network(clips, with_feature=True)
+        assert torch.equal(network(clips), logits) and torch.equal(network.pooled(clips), feature)
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(seen[0], feature) and feature.shape == (2, network.stage_dims[-1])
+    assert torch.allclose(feature, tokens[0][:, 0] if network.cls_token is not None else tokens[0].mean(1))

@@ -1,0 +1,98 @@
+"""What a training step minimises: cross-entropy, at several resolutions, beside a teacher.
+
+Several resolutions: arXiv 2212.00776 (ResFormer). Distillation: arXiv 2012.12877 (DeiT), on the network's one answer; a
+second class token for the teacher's is not ours.
+"""
+
+# B clips, K classes, D numbers of a feature. Clips (B, C, T, H, W); logits and targets (B, K).
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mvit_video.config.schema import TrainSettings, height_width
+from mvit_video.errors import ConfigError
+
+Teach = Callable[[Tensor], Tensor]
+
+
+class Objective:
+    """The loss of each clip, made for one resolution after the other.
+
+    Args:
+        settings: resolutions, and distillation with its weight and temperature.
+        teacher: clips -> logits without a gradient, for the network's own classes; None for labels alone.
+    """
+
+    def __init__(self, settings: TrainSettings, teacher: Teach | None = None) -> None:
+        self.settings, self.teacher = settings, teacher
+
+    def parts(
+        self,
+        network: nn.Module | Callable[..., Any],
+        autocast: Callable[[], AbstractContextManager],
+        clips: Tensor,
+        targets: Tensor,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(losses (B,), logits) of each resolution, the clips' own first; the loss is the sum of all parts.
+
+        A part's gradient may be taken before the next part is asked for: one resolution is in memory at a time.
+        Networks run under `autocast`, losses are of single precision.
+        """
+        sizes = self.settings.resolutions
+        with autocast():
+            taught = self.teacher(clips).float() if self.teacher is not None else None
+        larger: Tensor | None = None
+        feature: Any
+        for size in (None, *sizes):
+            shown = clips if size is None else resized(clips, *height_width(size))
+            with autocast():
+                logits, feature = network(shown, with_feature=True) if sizes else (network(shown), None)
+            logits = logits.float()
+            losses = self._losses(logits, targets, taught)
+            if larger is not None:
+                losses = losses + feature_distance(feature.float(), larger)
+            larger = feature.detach().float() if sizes else None
+            yield losses / (1 + len(sizes)), logits.detach()
+
+    def _losses(self, logits: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
+        """(B,): the labels' loss, or with a teacher the weighted mean of both."""
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        if taught is None:
+            return losses
+        settings = self.settings
+        if settings.distillation == "hard":
+            distilled = F.cross_entropy(logits, taught.argmax(1), reduction="none")
+        else:
+            distilled = soft_distillation(logits, taught, settings.distillation_temperature)
+        return torch.lerp(losses, distilled, settings.distillation_weight)
+
+
+def soft_distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """τ² · KL(teacher ‖ student) of the distributions at temperature τ: (B,), summed over the classes."""
+    mine, theirs = ((answer / temperature).log_softmax(1) for answer in (logits, taught))
+    return F.kl_div(mine, theirs, reduction="none", log_target=True).sum(1) * temperature**2
+
+
+def feature_distance(feature: Tensor, larger: Tensor) -> Tensor:
+    """Smooth L1 (quadratic below 1) between features (B, D): (B,), the mean over D."""
+    return F.smooth_l1_loss(feature, larger, reduction="none").mean(1)
+
+
+def resized(clips: Tensor, height: int, width: int) -> Tensor:
+    """Clips (B, C, T, H, W) in another size: bilinear, anti-aliased where they shrink, each frame alone."""
+    planes = F.interpolate(clips.flatten(1, 2), size=(height, width), mode="bilinear", antialias=True)
+    return planes.unflatten(1, clips.shape[1:3])
+
+
+def check_resolutions(model: nn.Module, name: str, settings: TrainSettings) -> None:
+    """ConfigError for several resolutions and a network that does not tell the feature before its head."""
+    if settings.resolutions and not hasattr(model, "pooled"):
+        raise ConfigError(
+            f"{name} does not tell the feature before its head, which train.resolutions compares: set it to [], or train "
+            "one of the mvit networks"
+        )

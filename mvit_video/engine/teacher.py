@@ -1,0 +1,91 @@
+"""A trained network that another one learns from: fed as it was trained, asked for the other one's classes."""
+
+# B clips, K classes
+
+import torch
+from torch import Tensor, nn
+
+from mvit_video.config.schema import Preprocessing
+from mvit_video.download import sha256
+from mvit_video.engine.losses import resized
+from mvit_video.errors import ConfigError
+from mvit_video.model.checkpoints import ModelCard, checkpoint_file
+from mvit_video.model.convert import load_any
+
+
+class Teacher:
+    """The student's clips (B, C, T, H, W) -> logits (B, K) in the order of the student's classes, without a gradient.
+
+    The network stays in evaluation mode. Mean and deviation are converted and the picture resized where the two
+    differ. Raises ConfigError where classes or frames do.
+
+    Args:
+        source: what the errors call it.
+        digest: sha256 of its file, which a resumed run compares.
+    """
+
+    def __init__(self, model: nn.Module, card: ModelCard, student: ModelCard, source: str, digest: str = "") -> None:
+        _check_classes(card.classes, student.classes, source)
+        _check_frames(card.preprocessing, student.preprocessing, source)
+        self.model, self.digest = model.eval().requires_grad_(False), digest
+        device = next(model.parameters()).device
+        self.size = card.preprocessing.crop_hw
+        self.order = None
+        if card.classes != student.classes:
+            self.order = torch.tensor([card.classes.index(name) for name in student.classes], device=device)
+        self.values = _conversion(student.preprocessing, card.preprocessing, device)
+
+    @torch.no_grad()
+    def __call__(self, clips: Tensor) -> Tensor:
+        if self.values is not None:
+            factor, offset = self.values
+            clips = clips * factor + offset
+        if clips.shape[-2:] != self.size:
+            clips = resized(clips, *self.size)
+        logits = self.model(clips)
+        return logits if self.order is None else logits[:, self.order]
+
+
+def read_teacher(source: str, student: ModelCard, device: torch.device) -> Teacher:
+    """The teacher that `train.teacher` names: a checkpoint of any known format, or a name of the zoo."""
+    model, card = load_any(source)
+    return Teacher(model.to(device), card, student, source, sha256(checkpoint_file(source)))
+
+
+def _conversion(student: Preprocessing, teacher: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """Factor and offset (C, 1, 1, 1) that turn the student's values into the teacher's; None where they are the same.
+
+    x = s·σ + μ of one is (x − μ′) / σ′ of the other.
+    """
+    if (student.mean, student.std) == (teacher.mean, teacher.std):
+        return None
+    mean, std, other_mean, other_std = (
+        torch.tensor(values, dtype=torch.float64).view(-1, 1, 1, 1)
+        for values in (student.mean, student.std, teacher.mean, teacher.std)
+    )
+    factor, offset = std / other_std, (mean - other_mean) / other_std
+    return factor.float().to(device), offset.float().to(device)
+
+
+def _check_classes(teacher: tuple[str, ...], student: tuple[str, ...], source: str) -> None:
+    """The same names, in any order."""
+    if sorted(teacher) != sorted(student):
+        lacking = next((name for name in student if name not in teacher), None)
+        what = (
+            f"does not know '{lacking}'" if lacking else f"also knows '{next(n for n in teacher if n not in student)}'"
+        )
+        raise ConfigError(
+            f"train.teacher {source}: {what} ({len(teacher)} classes, the training list {len(student)}): a teacher needs "
+            "the classes of data.train by name"
+        )
+
+
+def _check_frames(teacher: Preprocessing, student: Preprocessing, source: str) -> None:
+    names = ["num_frames", "sampling"] + ["sampling_rate", "target_fps"] * (student.sampling == "dense")
+    for name in names:
+        theirs, ours = getattr(teacher, name), getattr(student, name)
+        if theirs != ours:
+            raise ConfigError(
+                f"train.teacher {source}: was trained with {name} {theirs}, data.{name} is {ours}: frames cannot be "
+                "converted, so make them agree or take another teacher"
+            )
