@@ -1,7 +1,8 @@
 """mvit-video in a process that a signal hits at a chosen moment: `python killed_program.py SIGNAL EVENT COUNT VERB ...`.
 
 EVENT is `step`, in the middle of the COUNT-th training step, or an audit event of Python's (os.rename, os.remove,
-shutil.rmtree), just before the COUNT-th one under checkpoints/ takes place.
+shutil.rmtree), just before the COUNT-th one under checkpoints/ takes place. Of several processes the second one is hit,
+and not after torchrun has started them again.
 """
 
 import os
@@ -18,7 +19,8 @@ happened = 0
 def happen():
     global happened
     happened += 1
-    if happened == COUNT:
+    chosen = os.environ.get("RANK", "1") == "1" and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    if happened == COUNT and chosen:
         os.kill(os.getpid(), SIGNAL)
 
 

@@ -70,7 +70,10 @@ def meet_nan(parallel, folder):
     clips = CLIPS[mine].clone()
     clips[mine == 0] = float("nan")
     before = whole_tensors(machine.learner.model.state_dict())
-    batch = {"label": LABELS[mine], **dict.fromkeys(("video_name", "video_index", "clip_index", "aug_index"), mine.tolist())}
+    batch = {
+        "label": LABELS[mine],
+        **dict.fromkeys(("video_name", "video_index", "clip_index", "aug_index"), mine.tolist()),
+    }
     try:
         machine.train_step(0, clips, LABELS[mine])
     except NonFiniteStep as failure:
