@@ -1,9 +1,12 @@
 """`torchrun -m mvit_video train`: two processes in one run, from the command line to the disk."""
 
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 
 import pytest
@@ -152,7 +155,7 @@ def test_a_run_moves_between_one_process_and_two_and_says_so(few_videos, tmp_pat
     torchrun(KILLED, "SIGTERM", "step", 1, *command, "train.parallel=fsdp")
     assert newest_state(run)[0].step == 1
     stopped = subprocess.run(
-        [*torchrun_words()[:1], str(KILLED), "SIGTERM", "step", "2", *command],
+        [sys.executable, str(KILLED), "SIGTERM", "step", "2", *command],
         capture_output=True, text=True, timeout=200, env=environment(),
     )  # fmt: skip
     assert stopped.returncode == 75, stopped.stderr
@@ -161,3 +164,34 @@ def test_a_run_moves_between_one_process_and_two_and_says_so(few_videos, tmp_pat
     assert done.returncode == 0, done.stderr
     wanted, found = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", run))
     assert all(torch.allclose(wanted[key], found[key], atol=1e-5) for key in wanted)
+
+
+@pytest.mark.long
+def test_the_slurm_job_saves_and_requeues_itself_and_then_ends(few_videos, tmp_path):
+    """With srun and scontrol that stand for Slurm's, on one machine of two processes."""
+    stubs = {
+        "srun": 'shift; exec "$@"',
+        "scontrol": f'[ "$1" = show ] && echo localhost || echo "$@" >> {tmp_path}/asked',
+        "python3": f'exec {sys.executable} "$@"',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, text in stubs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    slurm = {"SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_ID": "7"}
+    surroundings = environment(PATH=f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}", PORT=port, **slurm)
+    run, config = tmp_path / "run", str(REPOSITORY / "configs/demo/motion.yaml")
+    job = ["bash", str(REPOSITORY / "tools/slurm/train.sbatch"), config, str(run), f"data.root={few_videos}", *SETTINGS]
+    process = subprocess.Popen(job, env=surroundings, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not read_metrics(run / "metrics.jsonl"):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGUSR1)
+    assert "stopped by SIGUSR1 after step" in process.communicate(timeout=100)[1]
+    assert process.returncode == 0 and (tmp_path / "asked").read_text() == "requeue 7\n"
+    assert not (run / "model.safetensors").exists()
+    done = subprocess.run(job, env=surroundings, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "resuming after step" in done.stderr, done.stderr
+    assert (run / "model.safetensors").exists() and (tmp_path / "asked").read_text() == "requeue 7\n"
