@@ -33,6 +33,10 @@ def joined_processes() -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     store, rank, world_size = next(iter(rendezvous("env://", timeout=PATIENCE)))
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        # torchrun gives processes that it starts again the store of those that died, with their addresses in it.
+        # (Several machines count restarts differently: there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives a new store.)
+        store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
     try:
         yield
