@@ -37,7 +37,7 @@ def averaging_gradients(network: nn.Module) -> nn.Module:
     """What to call in a training step: its backward pass leaves the mean of all processes' gradients in each of them."""
     if world_size() == 1 or is_sharded(network):
         return network
-    return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(network, gradient_as_bucket_view=True)
 
 
 def pass_of_several(network: nn.Module, last: bool) -> AbstractContextManager:

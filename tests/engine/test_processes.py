@@ -110,7 +110,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(whole, few_videos
     command = words(few_videos, run, *more, "--resume", "auto")
     done = torchrun(KILLED, "SIGTERM", "step", 3, *command)
     assert done.returncode == 1 and "exitcode  : 75" in done.stderr, "torchrun has a code of its own"
-    assert done.stderr.count("after step 2, whose state is in") == 1 and "\nTraceback" not in done.stderr
+    assert done.stderr.count("after step 2, whose state is in") == 1 and "]: Traceback" not in done.stderr
     assert newest_state(run)[0].step == 2
     done = torchrun(*MODULE, *command)
     assert done.returncode == 0 and the_same(run, whole)
@@ -143,7 +143,7 @@ def test_an_error_in_one_process_ends_all_and_is_told_once(spoilt, tmp_path):
     assert "cannot be opened" in done.stderr and "repair the file" in done.stderr
     done = torchrun(*MODULE, *words(spoilt, run), timeout=100)
     assert done.returncode == 1 and done.stderr.count("error: ") == 1, done.stderr
-    assert "already holds config.yaml of another run" in done.stderr and "\nTraceback" not in done.stderr
+    assert "already holds config.yaml of another run" in done.stderr and "]: Traceback" not in done.stderr
 
 
 @pytest.mark.long
