@@ -10,6 +10,8 @@ from collections.abc import Iterable
 class MvitVideoError(Exception):
     """Base of every error that a user can cause and can cure."""
 
+    exit_code = 1
+
 
 class ConfigError(MvitVideoError):
     """A setting, an argument or an output folder that cannot be used."""
@@ -29,6 +31,12 @@ class CheckpointError(MvitVideoError):
 
 class TrainingError(MvitVideoError):
     """A run that cannot go on, such as one whose loss is no longer a number."""
+
+
+class Interrupted(MvitVideoError):
+    """A run that was asked to stop and has saved its state: the same command with --resume auto goes on."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 
 
 class InputError(MvitVideoError, ValueError):

@@ -37,9 +37,9 @@ class Bar:
 
 
 @contextmanager
-def progress_bar(description: str, total: int, done: int = 0) -> Iterator[Bar]:
+def progress_bar(description: str, total: int, done: int = 0, visible: bool = True) -> Iterator[Bar]:
     """A bar on stderr, so that stdout stays for results."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not visible)
     if not console.is_terminal:
         yield Bar(total, done, console, None, description)
         return

@@ -12,11 +12,28 @@ from mvit_video.cli.common import (
     say,
     whole_number,
 )
+from mvit_video.errors import Interrupted
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """Train a network; leaves model.safetensors, config.yaml, metrics.jsonl and checkpoints/ in --output."""
+    """Train a network; leaves model.safetensors, config.yaml, metrics.jsonl and checkpoints/ in --output.
+
+    Under torchrun the processes share each step's clips. SIGTERM, SIGUSR1 or Ctrl-C end the run after the step in hand,
+    with its state saved and exit code 75.
+    """
+    from mvit_video.engine.distributed import joined_processes
+
+    try:
+        with joined_processes():
+            return _train(arguments)
+    except Interrupted as reason:
+        say(str(reason))
+        return reason.exit_code
+
+
+def _train(arguments: argparse.Namespace) -> int:
     from mvit_video.config.load import load_config
+    from mvit_video.engine.distributed import is_first
     from mvit_video.engine.run import dry_run, train_run
     from mvit_video.evaluation.evaluate import validator
     from mvit_video.inference.predictor import choose_device
@@ -36,7 +53,8 @@ def train(arguments: argparse.Namespace) -> int:
         resume=arguments.resume == "auto",
         overwrite=arguments.overwrite,
     )
-    say(f"done: the weights are in {weights}")
+    if is_first():
+        say(f"done: the weights are in {weights}")
     return 0
 
 

@@ -154,9 +154,9 @@ class TrainSettings(Settings):
     epochs: Positive = 200
     """Times that every training video is seen."""
     clips_per_step: Positive = 64
-    """Clips in one optimiser step."""
+    """Clips in one optimiser step, of all processes together."""
     clips_per_pass: Positive | None = None
-    """Most clips that go through the network at once; a larger step accumulates the gradients of several passes; null for no limit."""
+    """Most clips that go through the network at once, in each process; a larger step takes several passes; null for no limit."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw, or sgd with Nesterov momentum."""
     base_lr: Annotated[float, Field(gt=0)] = 1.6e-3
@@ -209,14 +209,16 @@ class TrainSettings(Settings):
     """Keep only each block's input for the backward pass and compute the rest again: less memory, more time, the same result."""
     compile: bool = False
     """Run the network through torch.compile: minutes at the start, then faster steps on a GPU."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Under torchrun: ddp keeps the whole network in each process; fsdp shares out weights, gradients and optimiser, for L and H."""
     deterministic: bool = False
     """Only algorithms that give the same bits each time; an error where there is none."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides initial weights, order, crops and dropout; nothing else is random."""
     checkpoint_every_steps: Positive = 500
-    """Steps between saved training states; one is saved at the end too."""
+    """Steps between saved training states; one is saved at each validation and at the end too."""
     keep_checkpoints: Positive = 2
-    """Saved training states that are kept, the newest ones."""
+    """Newest saved training states that are kept; the best validated one is kept besides."""
     validate_every_epochs: Positive = 10
     """Epochs between validations on data.val, one centre view a video; one is made at the end too."""
 

@@ -27,6 +27,7 @@ from mvit_video.errors import DecodeError
 MEMORY = MAX_CLIP_BYTES + (4 << 30)  # what a child may take beyond what it was forked with: a clip, and decoding it
 ALARM_AFTER = 1.0  # seconds after the parent's timeout: it kills first, if it lives
 PR_SET_PDEATHSIG = 1
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 def be_the_child(pipe: Connection, memory: int, parent: int) -> None:
@@ -131,14 +132,14 @@ def _leave_the_parent(pipe: int, memory: int, parent: int) -> None:
 
 
 def _normal_signals() -> None:
-    """As at the start of a program; what interrupts the parent's terminal is the parent's to handle."""
+    """As at the start of a program; what asks a program and its children to stop is the parent's to handle."""
     signal.set_wakeup_fd(-1)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    for number in (*STOP_SIGNALS, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _shut_files(kept: set[int]) -> None:

@@ -1,5 +1,6 @@
 """Batches in an order that follows from the seed alone, starting at any step."""
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
+from mvit_video.data.guard_child import STOP_SIGNALS
 from mvit_video.errors import ConfigError
 
 
@@ -15,7 +17,9 @@ class StepSampler(Sampler):
 
     Each epoch is a permutation of all videos drawn from (seed, epoch). What does not fill a step is left out that
     epoch; another permutation leaves out others. Each video gives `repeated_aug` of the step's clips. A rank gets its
-    part of every step: the parts of all ranks one after the other are the step of a single process.
+    part of every step: all ranks' parts together are the step of a single process. A part holds, with each video, the
+    one in the step's mirrored place, in the step's order (four videos over two ranks: 0 1 1 0), since mixing
+    pairs these: reversing a part is then reversing the step. Parts of an odd length cannot be `mirrored`.
     """
 
     def __init__(
@@ -39,7 +43,11 @@ class StepSampler(Sampler):
                 f"processes cannot share evenly: make it a multiple of {world_size * repeated_aug}"
             )
         share = self.videos_per_step // world_size
-        self.part = slice(rank * share, (rank + 1) * share)
+        self.mirrored = share % 2 == 0 or world_size == 1
+        self.places = np.arange(rank * share, (rank + 1) * share)
+        if self.mirrored and world_size > 1:
+            half = np.arange(rank * share // 2, (rank + 1) * share // 2)
+            self.places = np.concatenate([half, self.videos_per_step - 1 - half[::-1]])
 
     def __len__(self) -> int:
         return self.last_step - self.first_step
@@ -50,7 +58,7 @@ class StepSampler(Sampler):
             if step == self.first_step or place == 0:
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.num_videos)
             chosen = order[place * self.videos_per_step : (place + 1) * self.videos_per_step]
-            yield [SampleKey(epoch, int(index)) for index in chosen[self.part]]
+            yield [SampleKey(epoch, int(index)) for index in chosen[self.places]]
 
 
 def steps_per_epoch(num_videos: int, clips_per_step: int, repeated_aug: int = 1) -> int:
@@ -102,7 +110,7 @@ def _loader(dataset, workers: int, **arguments) -> DataLoader:
         dataset,
         num_workers=workers,
         collate_fn=collate_fn or _as_is,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_be_a_worker,
         pin_memory=torch.cuda.is_available(),
         **arguments,
     )
@@ -112,5 +120,8 @@ def _as_is(sample):
     return sample
 
 
-def _one_thread(_worker: int) -> None:
+def _be_a_worker(_worker: int) -> None:
+    """One thread; what asks the program to stop is the main process's to handle, which still needs its batches."""
     torch.set_num_threads(1)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -49,9 +49,9 @@ class Mixer:
         return Mix(float(rng.beta(settings.mixup, settings.mixup)))
 
 
-def mix_generator(seed: int, step: int, rank: int = 0) -> np.random.Generator:
-    """The generator of a step's mix; each rank mixes its own clips in its own way."""
-    return np.random.default_rng([seed, step, rank])
+def mix_generator(seed: int, step: int) -> np.random.Generator:
+    """The generator of a step's mix, the same on every rank: each step has one mix, however many share it."""
+    return np.random.default_rng([seed, step])
 
 
 def draw_box(rng: np.random.Generator, share: float, height: int, width: int) -> Mix:

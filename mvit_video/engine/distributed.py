@@ -13,13 +13,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 PATIENCE = timedelta(hours=2)  # how long the others wait for the slowest: shards of videos take unequal times
 
 
 @contextmanager
 def joined_processes() -> Iterator[None]:
-    """Inside, the processes that torchrun started know each other; `cuda` is then each one's own GPU."""
+    """Inside, the processes that torchrun started know each other; `cuda` is then each one's own GPU.
+
+    An error in one of them ends them all: the others lose it while they wait for it, or have the same error. Only the
+    first one leaves with its error; those after it leave quietly.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -27,11 +32,27 @@ def joined_processes() -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    store, rank, world_size = next(iter(rendezvous("env://", timeout=PATIENCE)))
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        # torchrun gives processes that it starts again the store of those that died, with their addresses in it.
+        # (Several machines count restarts differently: there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives a new store.)
+        store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
     try:
         yield
-    finally:
-        dist.destroy_process_group()
+    except Exception as reason:  # the group is not destroyed: that would wait for the others
+        if _is_known(store):
+            raise SystemExit(getattr(reason, "exit_code", 1)) from None
+        raise
+    dist.destroy_process_group()
+
+
+def _is_known(store: dist.Store) -> bool:
+    """Whether another process has an error already; where the store is gone, everything has been said."""
+    try:
+        return store.add("mvit_video/errors", 1) > 1
+    except RuntimeError:
+        return True
 
 
 def rank() -> int:
@@ -55,6 +76,20 @@ def summed(tensor: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(total)
     return total
+
+
+def sum_on_device(tensor: Tensor) -> Tensor:
+    """The sum of all processes' tensors, where they are."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def everyones(number: int) -> list[int]:
+    """Every process's number, in the order of ranks."""
+    numbers = torch.zeros(world_size(), dtype=torch.int64)
+    numbers[rank()] = int(number)
+    return summed(numbers).tolist()
 
 
 def gathered(value: Any) -> list:

@@ -1,28 +1,50 @@
 """Numbers of a run as JSON lines, one record a step, in full precision."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
+from mvit_video.engine.distributed import is_first
+from mvit_video.errors import TrainingError
 from mvit_video.paths import write_whole
 
 
 class MetricsLog:
-    """Appends records to a file; each is on disk before `write` returns.
+    """Appends records to a file, in the first process only; each is the system's before `write` returns: a kill loses none.
 
-    On resuming from step `after`, records of later steps are dropped first: they will be made again.
+    On resuming from step `after`, records of later steps are dropped first: they will be made again. Raises
+    TrainingError where the disk takes no more.
     """
 
     def __init__(self, path: Path, after: int = 0) -> None:
+        self.path, self._file = path, None
+        if not is_first():
+            return
         kept = [record for record in read_metrics(path) if record["step"] <= after]
         write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
 
     def write(self, **record: float | str | None) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        if self._file is None:
+            return
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as reason:
+            raise TrainingError(
+                f"{self.path}: cannot be written ({reason.strerror}): make room, then go on with --resume auto"
+            ) from None
+
+    def sync(self) -> None:
+        """Have all records on disk, so that a saved state is never ahead of them."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict]:

@@ -3,6 +3,7 @@
 from math import isfinite
 from pathlib import Path
 
+from mvit_video.engine.distributed import gathered, is_first
 from mvit_video.errors import TrainingError
 from mvit_video.paths import write_json
 
@@ -27,20 +28,27 @@ def write_report(run: Path, failure: NonFiniteStep, batch: dict) -> Path:
 
     JSON has no NaN: they are the texts "nan", "inf" and "-inf".
     """
-    names = ("video_name", "video_index", "clip_index", "aug_index")
-    clips = [{name: batch[name][place] for name in names} for place in range(len(failure.losses))]
-    labels = batch["label"].tolist()
+    clips = [clip for part in gathered(_clips(failure, batch)) for clip in part]
     content = {
         "step": failure.step + 1,
         **{name: _number(value) for name, value in failure.record.items() if name != "top1"},
-        "clips": [
-            clip | {"label": label, "loss": _number(loss)}
-            for clip, label, loss in zip(clips, labels, failure.losses, strict=True)
-        ],
+        "clips": clips,
     }
     path = run / f"nonfinite_step_{failure.step + 1:08d}.json"
-    write_json(path, content)
+    if is_first():
+        write_json(path, content)
     return path
+
+
+def _clips(failure: NonFiniteStep, batch: dict) -> list[dict]:
+    """What this process had of the step."""
+    names = ("video_name", "video_index", "clip_index", "aug_index")
+    clips = [{name: batch[name][place] for name in names} for place in range(len(failure.losses))]
+    labels = batch["label"].tolist()
+    return [
+        clip | {"label": label, "loss": _number(loss)}
+        for clip, label, loss in zip(clips, labels, failure.losses, strict=True)
+    ]
 
 
 def _number(value: float) -> float | str:

@@ -6,14 +6,16 @@ import torch
 from torch import nn
 
 from mvit_video.config.schema import TrainSettings
+from mvit_video.engine.parallel import is_sharded
 from mvit_video.errors import ConfigError
 
 
 def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """AdamW (eps 1e-8) or SGD (Nesterov) over `parameter_groups`."""
     groups = parameter_groups(model, settings.weight_decay, settings.layer_decay)
+    fused = not is_sharded(model) or None  # PyTorch has no fused SGD for sharded parameters; None leaves it the choice
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.base_lr, momentum=settings.momentum, nesterov=True, fused=True)
+        return torch.optim.SGD(groups, lr=settings.base_lr, momentum=settings.momentum, nesterov=True, fused=fused)
     return torch.optim.AdamW(groups, lr=settings.base_lr, betas=settings.betas, eps=1e-8, fused=True)
 
 

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mvit_video.config.schema import Config, height_width
 from mvit_video.data.loader import steps_per_epoch
+from mvit_video.engine.distributed import world_size
 from mvit_video.engine.optimizer import freeze_all_but_head
 from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate
 from mvit_video.engine.trainer import effective_precision
@@ -195,9 +196,13 @@ class Plan:
 
     def _memory(self) -> Iterator[str]:
         settings = self.settings
-        together = min(settings.clips_per_pass or settings.clips_per_step, settings.clips_per_step)
-        passes = -(-settings.clips_per_step // together)
+        share = settings.clips_per_step // world_size()
+        together = min(settings.clips_per_pass or share, share)
+        passes = -(-share // together)
         yield f"{together} clips at once" + (f" in {passes} passes a step" if passes > 1 else "")
+        if world_size() > 1:
+            parts = "a part of the weights" if settings.parallel == "fsdp" else "all weights"
+            yield f"in each of {world_size()} processes with {parts}"
         yield "activation checkpointing" if settings.activation_checkpointing else "no activation checkpointing"
         if settings.ema_decay is not None:
             yield f"a second set of weights for their average (decay {settings.ema_decay:g})"

@@ -19,13 +19,24 @@ from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
 from mvit_video.data.records import VideoList
 from mvit_video.engine.bad_videos import EVENTS, events_summary
-from mvit_video.engine.checkpoint import FOLDER, Learner, load_state, newest_state
+from mvit_video.engine.checkpoint import (
+    BEST,
+    FOLDER,
+    VALIDATION,
+    Learner,
+    TrainingState,
+    environment,
+    load_state,
+    newest_state,
+)
+from mvit_video.engine.distributed import gathered, is_first, rank, world_size
 from mvit_video.engine.losses import Objective, check_resolutions
+from mvit_video.engine.milestones import Span, Validate, whole_network
 from mvit_video.engine.optimizer import linear_layers
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.schedule import learning_rate
 from mvit_video.engine.teacher import read_teacher
-from mvit_video.engine.trainer import Span, Trainer, make_learner, run_training, seed_step
+from mvit_video.engine.trainer import Trainer, make_learner, run_training, seed_step
 from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.model.checkpoints import (
     ModelCard,
@@ -39,7 +50,7 @@ from mvit_video.paths import fresh_folder, write_whole
 
 WEIGHTS = "model.safetensors"
 AVERAGED_WEIGHTS = "model_ema.safetensors"
-OWNED = ("config.yaml", "metrics.jsonl", "validation.jsonl", EVENTS, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING)
+OWNED = ("config.yaml", "metrics.jsonl", VALIDATION, EVENTS, BEST, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING)
 MAY_CHANGE = (
     "data.root",
     "data.workers",
@@ -49,10 +60,9 @@ MAY_CHANGE = (
     "train.on_nonfinite",
     "train.checkpoint_every_steps",
     "train.keep_checkpoints",
+    "train.parallel",
     "evaluation.",
 )
-
-Validate = Callable[[nn.Module], dict[str, float]]
 
 
 def training_lists(config: Config) -> tuple[VideoList, VideoList | None]:
@@ -85,37 +95,68 @@ def train_run(
     """Train as the configuration says in the folder `output`; returns the path of the final weights.
 
     Everything that can be wrong with settings, lists and weights is found before the folder is touched. Another run
-    in the folder is refused, resumed from its newest whole state, or deleted, as told.
+    in the folder is refused, resumed from its newest whole state, or deleted, as told. Under torchrun every process calls
+    this, with the same folder; the first one writes and speaks.
     """
-    settings = config.train
+    settings, say = config.train, say if is_first() else _silent
     train, val = training_lists(config)
     lists = [train] if val is None else [train, val]
     for note in (note for videos in lists for note in videos.notes):
         say(f"note: {note}")
-    repeated_aug = config.data.repeated_aug
-    per_epoch = steps_per_epoch(len(train), settings.clips_per_step, repeated_aug)
-    last_step = per_epoch * settings.epochs
+    sampler = step_sampler(config, len(train))
+    per_epoch, last_step = sampler.steps_per_epoch, sampler.last_step
     card = model_card(config, train.classes)
     teacher = read_teacher(settings.teacher, card, device) if settings.teacher else None
     learner = make_learner(initial_model(config, card, say).to(device), settings, device)
     learner = replace(learner, teacher=teacher.digest if teacher else None)
-    run = _open_run(Path(output), config, resume, overwrite)
-    _write_missing(run, missing_text(lists), resume)
-    span = Span(_resume(run, learner, last_step, per_epoch, say), last_step, per_epoch)
+    run = _open_run(Path(output), config, resume, overwrite) if is_first() else Path(output)
+    if is_first():
+        _write_missing(run, missing_text(lists), resume)
+    about: dict[str, Any] = {
+        "seed": settings.seed,
+        "config": config.model_dump(mode="json"),
+        "environment": environment(device, settings.parallel),
+    }
+    span = Span(_resume(run, learner, last_step, per_epoch, about["environment"], say), last_step, per_epoch)
+    sampler.first_step = span.first_step
     say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
-    sampler = StepSampler(len(train), settings.clips_per_step, settings.seed, span.first_step, last_step, repeated_aug)
     batches = training_loader(ClipDataset(train, config.data, settings.seed), sampler, config.data.workers)
     rate = learning_rate(settings, last_step, per_epoch)
     mixer, objective = Mixer(settings, len(train.classes)), Objective(settings, teacher)
     trainer = Trainer(learner, rate, mixer, settings, device, objective)
     validate = make_validator(val) if val is not None else None
     with _algorithms(settings.deterministic):
-        run_training(trainer, batches, run, card, span, validate, config.data.on_error)
+        run_training(trainer, batches, run, card, span, validate, config.data.on_error, about)
     events_summary(run, say)
-    save_checkpoint(run / WEIGHTS, learner.model, card)
+    _save_weights(run / WEIGHTS, learner.model, card)
     if learner.average is not None:
-        save_checkpoint(run / AVERAGED_WEIGHTS, learner.average.model, card)
+        _save_weights(run / AVERAGED_WEIGHTS, learner.average.model, card)
     return run / WEIGHTS
+
+
+def step_sampler(config: Config, num_videos: int) -> StepSampler:
+    """The videos of every step of a run, as far as they are this process's."""
+    settings, repeated_aug = config.train, config.data.repeated_aug
+    last_step = steps_per_epoch(num_videos, settings.clips_per_step, repeated_aug) * settings.epochs
+    share = rank(), world_size()
+    sampler = StepSampler(num_videos, settings.clips_per_step, settings.seed, 0, last_step, repeated_aug, *share)
+    if (settings.mixup or settings.cutmix) and not sampler.mirrored:
+        raise ConfigError(
+            f"train.clips_per_step = {settings.clips_per_step} gives each of {world_size()} processes an odd number of videos "
+            f"({len(sampler.places)}), which mixup and CutMix cannot pair: make it a multiple of "
+            f"{2 * world_size() * repeated_aug}, or set train.mixup and train.cutmix to 0"
+        )
+    return sampler
+
+
+def _save_weights(path: Path, network: nn.Module, card: ModelCard) -> None:
+    network = whole_network(network, card)
+    if is_first():
+        save_checkpoint(path, network, card)
+
+
+def _silent(text: str) -> None:
+    """What all processes but the first say."""
 
 
 def dry_run(config: Config, device: torch.device, num_videos: int | None = None, num_classes: int | None = None) -> str:
@@ -205,10 +246,10 @@ def _new_head(weights: Weights, card: ModelCard) -> str:
     )
 
 
-def _resume(run: Path, learner: Learner, last_step: int, per_epoch: int, say: Callable[[str], None]) -> int:
-    state, complaints = newest_state(run)
-    for complaint in complaints:
-        say(complaint)
+def _resume(
+    run: Path, learner: Learner, last_step: int, per_epoch: int, now: dict[str, Any], say: Callable[[str], None]
+) -> int:
+    state = _agreed_state(run, say)
     if state is None:
         return 0
     if state.schedule != {"last_step": last_step, "steps_per_epoch": per_epoch}:
@@ -218,7 +259,23 @@ def _resume(run: Path, learner: Learner, last_step: int, per_epoch: int, say: Ca
         )
     load_state(state, learner)
     say(f"resuming after step {state.step} from {state.folder}")
+    before = {name: state.environment.get(name, value) for name, value in now.items()}
+    changed = [f"{name} {value}, was {before[name]}" for name, value in now.items() if value != before[name]]
+    if changed:
+        say(f"the run goes on elsewhere ({'; '.join(changed)}): alike, but not to the last bit")
     return state.step
+
+
+def _agreed_state(run: Path, say: Callable[[str], None]) -> TrainingState | None:
+    """The newest whole state, as the first process finds it."""
+    found = None
+    if is_first():
+        state, complaints = newest_state(run)
+        for complaint in complaints:
+            say(complaint)
+        found = state and [str(state.folder), state.step, state.schedule, state.environment]
+    chosen = gathered(found)[0]
+    return TrainingState(Path(chosen[0]), *chosen[1:]) if chosen else None
 
 
 def _same_settings(before: Config, now: Config, run: Path) -> None:

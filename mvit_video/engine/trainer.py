@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,23 @@ from torch import Tensor, nn
 
 from mvit_video.config.schema import TrainSettings
 from mvit_video.data.mixing import mix_generator
-from mvit_video.engine.bad_videos import EVENTS, handle_bad_videos
-from mvit_video.engine.checkpoint import Learner, save_state
+from mvit_video.engine.bad_videos import EVENTS, handle_bad_videos, no_clips
+from mvit_video.engine.checkpoint import Learner
+from mvit_video.engine.distributed import everyones, is_first, rank, sum_on_device, world_size
 from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.losses import Objective
 from mvit_video.engine.metrics_log import MetricsLog
+from mvit_video.engine.milestones import Milestones, Span, Validate
 from mvit_video.engine.nonfinite import NonFiniteStep, write_report
 from mvit_video.engine.optimizer import build_optimizer, freeze_all_but_head
+from mvit_video.engine.parallel import (
+    average_buffers,
+    averaging_gradients,
+    norm_of_gradient,
+    pass_of_several,
+    share_out,
+)
+from mvit_video.engine.signals import stop_requests
 from mvit_video.errors import TrainingError
 from mvit_video.model.checkpoints import ModelCard
 from mvit_video.progress import progress_bar
@@ -47,7 +56,8 @@ class Trainer:
         self.objective = objective or Objective(settings)
         self.learner, self.learning_rate, self.mix = learner, learning_rate, mix
         self.settings, self.device = settings, device
-        self.network = torch.compile(learner.model) if settings.compile else learner.model
+        self.shared = averaging_gradients(learner.model)
+        self.network = torch.compile(self.shared) if settings.compile else self.shared
         self.precision = effective_precision(settings, device)
         self.trained = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
         self.train_mode()
@@ -59,22 +69,21 @@ class Trainer:
     def train_step(self, step: int, clips: Tensor, labels: Tensor) -> dict[str, float]:
         """One optimiser step on clips (B, C, T, H, W) and labels (B,). Returns loss, lr, gradient_norm, top1.
 
-        The loss is the mean over the B clips and the norm that of its gradient before clipping, in however many passes
-        they are made; clips are mixed before they are split into passes. Raises NonFiniteStep, and changes nothing,
-        where one of the two is NaN or Inf. The only wait for the device is where the numbers are read.
+        The loss is the mean over all processes' clips and the norm that of its gradient before clipping, in however many
+        passes and processes they are made; clips are mixed before they are split into passes. Raises NonFiniteStep, and
+        changes nothing, where one of the two is NaN or Inf. The only wait for the device is where the numbers are read.
         """
-        seed_step(self.settings.seed, step)
+        seed_step(self.settings.seed, step, rank())
         lr = self._set_learning_rate(step)
         clips, labels = (tensor.to(self.device, non_blocking=True) for tensor in (clips, labels))
         clips, targets = self.mix(clips, labels, mix_generator(self.settings.seed, step))
         self.learner.optimizer.zero_grad(set_to_none=True)
-        most = self.settings.clips_per_pass or len(clips)
-        passes = [self._pass(*part, len(clips)) for part in zip(clips.split(most), targets.split(most), strict=True)]
-        losses, hits = (torch.cat(parts) for parts in zip(*passes, strict=True))
+        shares = everyones(len(clips))
+        losses, hits = self._passes(clips, targets, shares)
         self.learner.scaler.unscale_(self.learner.optimizer)
-        gradients = [parameter.grad for parameter in self.trained if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        loss, gradient_norm, top1 = torch.stack([losses.mean(), norm, 100 * hits.mean()]).tolist()
+        norm = norm_of_gradient(self.trained)
+        means = sum_on_device(torch.stack([losses.sum(), hits.sum()])) / sum(shares)
+        loss, gradient_norm, top1 = torch.stack([means[0], norm, 100 * means[1]]).tolist()
         record = {"loss": loss, "lr": lr, "gradient_norm": gradient_norm, "top1": top1}
         if isfinite(loss) and isfinite(gradient_norm):
             self._update(step, norm)
@@ -83,7 +92,26 @@ class Trainer:
             raise NonFiniteStep(step, record, losses.tolist(), overflow=isfinite(loss) and self._can_lower_scale())
         return record
 
-    def _pass(self, clips: Tensor, targets: Tensor, step_clips: int) -> tuple[Tensor, Tensor]:
+    def _passes(self, clips: Tensor, targets: Tensor, shares: list[int]) -> tuple[Tensor, Tensor]:
+        """Leave the gradient of the mean over all processes' clips; returns the losses and hits of this one's.
+
+        All processes make equally many passes, since they wait for each other in them: one with fewer clips (`shares`)
+        makes the rest with a black clip that counts for nothing. Processes average, hence divide by clips per process.
+        """
+        most, done = self.settings.clips_per_pass or max(shares), [(clips.new_zeros(0), clips.new_zeros(0))]
+        count = -(-max(shares) // most)
+        for number in range(count):
+            part = slice(number * most, (number + 1) * most)
+            with pass_of_several(self.shared, last=number == count - 1):
+                if len(clips[part]):
+                    done.append(self._pass(clips[part], targets[part], sum(shares) / world_size()))
+                else:
+                    self._pass(clips.new_zeros(1, *clips.shape[1:]), targets.new_zeros(1, *targets.shape[1:]), inf)
+        average_buffers(self.learner.model)
+        losses, hits = (torch.cat(parts) for parts in zip(*done, strict=True))
+        return losses, hits
+
+    def _pass(self, clips: Tensor, targets: Tensor, step_clips: float) -> tuple[Tensor, Tensor]:
         """Add the gradient of some of a step's clips; returns the loss of each, and 1 where its best class is the target's."""
         parts = []
         for losses, logits in self.objective.parts(self.network, self._autocast, clips, targets):
@@ -119,12 +147,11 @@ def make_learner(model: nn.Module, settings: TrainSettings, device: torch.device
     """A network on its device, with everything that training it needs."""
     if settings.trainable == "head":
         freeze_all_but_head(model)
-    return Learner(
-        model,
-        build_optimizer(model, settings),
-        torch.amp.GradScaler(device.type, enabled=effective_precision(settings, device) == "fp16"),
-        WeightAverage(model, settings.ema_decay) if settings.ema_decay is not None else None,
-    )
+    average = WeightAverage(model, settings.ema_decay) if settings.ema_decay is not None else None
+    if settings.parallel == "fsdp":
+        share_out([model] if average is None else [model, average.model], device)
+    scaler = torch.amp.GradScaler(device.type, enabled=effective_precision(settings, device) == "fp16")
+    return Learner(model, build_optimizer(model, settings), scaler, average)
 
 
 def effective_precision(settings: TrainSettings, device: torch.device) -> str:
@@ -134,47 +161,36 @@ def effective_precision(settings: TrainSettings, device: torch.device) -> str:
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
-@dataclass(frozen=True)
-class Span:
-    """The steps that a run still has to do, of how many, and how many make an epoch."""
-
-    first_step: int
-    last_step: int
-    steps_per_epoch: int
-
-
 def run_training(
     trainer: Trainer,
     batches: Iterable[dict],
     run: Path,
     card: ModelCard,
     span: Span,
-    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    validate: Validate | None = None,
     on_error: str = "stop",
+    about: dict[str, Any] | None = None,
 ) -> None:
-    """The steps of `span` with records, validation and saved states in the folder `run`."""
-    settings, learner = trainer.settings, trainer.learner
-    schedule = {"last_step": span.last_step, "steps_per_epoch": span.steps_per_epoch}
-    log = MetricsLog(run / "metrics.jsonl", after=span.first_step)
-    validation_log = MetricsLog(run / "validation.jsonl", after=span.first_step)
-    events = MetricsLog(run / EVENTS, after=span.first_step)
+    """The steps of `span` with records, validation and saved states in the folder `run`.
+
+    Raises Interrupted, after a step and with its state saved, where a process has been asked to stop.
+    """
+    log, events = (MetricsLog(run / name, after=span.first_step) for name in ("metrics.jsonl", EVENTS))
+    milestones = Milestones(trainer.learner, trainer.settings, run, card, span, validate, about)
+    milestones.resumed()
+    trainer.train_mode()
     step = guarded_step(trainer, run)
-    with progress_bar("training", span.last_step, span.first_step) as bar:
+    with stop_requests() as request, progress_bar("training", span.last_step, span.first_step, is_first()) as bar:
         for number, batch in enumerate(batches, span.first_step):
             handle_bad_videos(batch, on_error, events, number + 1, number // span.steps_per_epoch)
-            record = step(number, batch)
+            record = step(number, batch if "video" in batch else no_clips(card.preprocessing))
             done = number + 1
             epoch = done / span.steps_per_epoch
             log.write(step=done, epoch=epoch, **record)
-            if validate is not None and (
-                done == span.last_step or done % (span.steps_per_epoch * settings.validate_every_epochs) == 0
-            ):
-                validation_log.write(step=done, epoch=epoch, **_validated(learner, validate))
-                trainer.train_mode()
-            if done == span.last_step or done % settings.checkpoint_every_steps == 0:
-                save_state(run, done, learner, card, schedule, settings.keep_checkpoints)
+            milestones.after(done, (log, events), request)
+            trainer.train_mode()
             bar.advance(text=_progress_text(epoch, record))
-    for file in (log, validation_log, events):
+    for file in (log, events, milestones.log):
         file.close()
 
 
@@ -209,20 +225,12 @@ def _cure(trainer: Trainer, in_a_row: int) -> str:
     return f"{again}lower train.base_lr and resume from an earlier state{other}"
 
 
-def _validated(learner: Learner, validate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
-    """Numbers of the network, and under ema_… those of its average."""
-    numbers = validate(learner.model)
-    if learner.average is None:
-        return numbers
-    return numbers | {f"ema_{name}": value for name, value in validate(learner.average.model).items()}
-
-
 def _progress_text(epoch: float, record: dict[str, Any]) -> str:
     if "skipped" in record:
         return f"epoch {epoch:.1f}, step skipped"
     return f"epoch {epoch:.1f}, loss {record['loss']:.3f}, top-1 {record['top1']:.0f} %, lr {record['lr']:.1e}"
 
 
-def seed_step(seed: int, step: int) -> None:
-    """All randomness of the model in a step (dropout, drop path) follows from (seed, step)."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """All randomness of the model in a step (dropout, drop path) follows from (seed, step, rank)."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))

@@ -59,11 +59,15 @@ def model_from_card(card: ModelCard) -> nn.Module:
 
 def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> None:
     """Weights and card in one safetensors file; there whole or not at all. Raises CheckpointError for NaN or Inf."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, card)
+
+
+def save_tensors(path: str | Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
+    """`save_checkpoint` of weights that lie on the CPU already."""
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise CheckpointError(f"{path}: not written, because '{broken[0]}' holds NaN or Inf ({len(broken)} tensors do)")
-    write_whole(path, to_safetensors(state, metadata={CARD_KEY: card.model_dump_json()}))
+    write_whole(path, to_safetensors(dict(state), metadata={CARD_KEY: card.model_dump_json()}))
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelCard]:
@@ -110,7 +114,12 @@ def _card(metadata: Mapping[str, str], path: str | Path) -> ModelCard:
 
 def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
     """Load every tensor; CheckpointError names the first that is missing, unknown or of another shape."""
-    wanted = model.state_dict()
+    check_exactly(model.state_dict(), state, source)
+    model.load_state_dict(state)
+
+
+def check_exactly(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise `load_exactly`'s CheckpointError."""
     if difference := _difference(state, wanted):
         raise CheckpointError(f"{source}: {difference}")
     for name, tensor in state.items():
@@ -121,7 +130,6 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str | Path)
             )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{source}: '{name}' holds NaN or Inf")
-    model.load_state_dict(state)
 
 
 def _difference(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], excepted: Collection[str] = ()) -> str:

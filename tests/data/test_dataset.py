@@ -212,18 +212,20 @@ def test_pixels_are_the_same_for_any_number_of_torch_threads(few_videos, threads
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_the_ranks_parts_one_after_the_other_are_the_batch_of_one_process(few_videos, world_size):
-    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos, "repeated_aug=2"), seed=0)
-    alone = list(training_loader(dataset, StepSampler(16, 8, 0, 0, 3, 2), 0))
-    parts = [
-        list(training_loader(dataset, StepSampler(16, 8, 0, 0, 3, 2, rank, world_size), 0))
-        for rank in range(world_size)
-    ]
-    assert [len(part) for part in parts] == [3] * world_size
-    for step, batch in enumerate(alone):
-        joined = [part[step] for part in parts]
-        assert torch.equal(torch.cat([part["video"] for part in joined]), batch["video"])
-        assert [name for part in joined for name in part["video_name"]] == batch["video_name"]
+def test_the_ranks_parts_together_are_the_step_of_one_process_and_hold_both_clips_of_each_mixed_pair(world_size):
+    """With 16 videos of 2 clips in a step; mixing pairs clip i with clip 31 - i."""
+    (alone,) = StepSampler(40, 32, 0, 0, 1, 2)
+    clips = [key.video for key in alone for _ in range(2)]
+    partner = dict(zip(clips, reversed(clips), strict=True))
+    seen = []
+    for rank in range(world_size):
+        sampler = StepSampler(40, 32, 0, 0, 1, 2, rank, world_size)
+        (part,) = sampler
+        own = [key.video for key in part for _ in range(2)]
+        assert sampler.mirrored and [partner[video] for video in own] == own[::-1]
+        seen += [key.video for key in part]
+    assert sorted(seen) == sorted(key.video for key in alone)
+    assert not StepSampler(40, 12, 0, 0, 1, 2, 0, 2).mirrored and StepSampler(40, 12, 0, 0, 1, 4).mirrored
 
 
 @pytest.mark.parametrize("first", [1, 4, 5])

@@ -44,7 +44,7 @@ def whole_run(few_videos, tmp_path_factory):
 
 def test_a_run_leaves_weights_settings_and_a_record_per_step(whole_run, few_videos):
     assert {path.name for path in whole_run.iterdir()} == {
-        "model.safetensors", "config.yaml", "metrics.jsonl", "validation.jsonl", "events.jsonl", "checkpoints",
+        "model.safetensors", "config.yaml", "metrics.jsonl", "validation.jsonl", "events.jsonl", "checkpoints", "best.json",
     }  # fmt: skip
     assert load_config(whole_run / "config.yaml") == config_for(few_videos)
     records = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]

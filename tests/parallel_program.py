@@ -1,0 +1,111 @@
+"""What test_parallel.py compares between one process and two: `python parallel_program.py FOLDER`, alone or by torchrun."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tiny_models import tiny_video
+
+from mvit_video.config.schema import Preprocessing, TrainSettings
+from mvit_video.data.loader import StepSampler
+from mvit_video.data.mixing import Mixer
+from mvit_video.engine.checkpoint import load_state, newest_state, save_state
+from mvit_video.engine.distributed import is_first, joined_processes, rank, world_size
+from mvit_video.engine.nonfinite import NonFiniteStep, write_report
+from mvit_video.engine.parallel import whole_tensors
+from mvit_video.engine.trainer import Trainer, make_learner
+from mvit_video.model.checkpoints import ModelCard
+
+CPU = torch.device("cpu")
+CLIPS = torch.randn(8, 3, 8, 32, 32, generator=torch.Generator().manual_seed(3))
+LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
+CARD = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=tuple("abcde"), preprocessing=Preprocessing())
+MIXED = {"mixup": 0.8, "cutmix": 1.0}
+SCENARIOS = {  # settings, then how many of the step's first clips the first process has, or None for its share
+    "plain": ({"optimizer": "sgd"}, None),
+    "mixed": ({"optimizer": "sgd", "clips_per_pass": 3, "ema_decay": 0.9, "clip_gradient": 0.5, **MIXED}, None),
+    "adamw": ({"ema_decay": 0.9, "activation_checkpointing": True, "clips_per_pass": 2}, None),
+    "uneven": ({"optimizer": "sgd", "clips_per_pass": 2}, 1),
+    "empty": ({"optimizer": "sgd", "clips_per_pass": 3, "ema_decay": 0.9}, 0),
+}
+PARTS = {"ddp": ("plain", "mixed", "uneven", "empty"), "fsdp": ("mixed", "adamw", "empty")}
+
+
+def trainer(parallel="ddp", **changes):
+    settings = TrainSettings(**{"clips_per_step": 8, "clip_gradient": None, "parallel": parallel, **changes})
+    model = tiny_video(drop_path_rate=0.0, dropout_rate=0.0)
+    model.activation_checkpointing = settings.activation_checkpointing
+    learner = make_learner(model, settings, CPU)
+    return Trainer(learner, lambda step: 0.01, Mixer(settings, 5), settings, CPU)
+
+
+def places(first):
+    """Which of the step's clips are this process's."""
+    if world_size() == 1:
+        return np.arange(8)
+    if first is not None:
+        return np.arange(first) if rank() == 0 else np.arange(first, 8)
+    return StepSampler(8, 8, 0, 0, 1, 1, rank(), world_size()).places
+
+
+def run_scenario(name, parallel, folder):
+    changes, first = SCENARIOS[name]
+    machine, mine = trainer(parallel, **changes), places(first)
+    records = [machine.train_step(step, CLIPS[mine], LABELS[mine]) for step in range(2)]
+    tensors = {f"model.{key}": value for key, value in whole_tensors(machine.learner.model.state_dict()).items()}
+    if machine.learner.average is not None:
+        average = whole_tensors(machine.learner.average.model.state_dict())
+        tensors |= {f"average.{key}": value for key, value in average.items()}
+    if is_first():
+        save_file(tensors, folder / f"{name}_{parallel}.safetensors")
+        (folder / f"{name}_{parallel}.json").write_text(json.dumps(records))
+
+
+def meet_nan(parallel, folder):
+    """In the first clip of the step only; every process must say the same and keep its weights."""
+    machine, mine = trainer(parallel), places(None)
+    clips = CLIPS[mine].clone()
+    clips[mine == 0] = float("nan")
+    before = whole_tensors(machine.learner.model.state_dict())
+    batch = {
+        "label": LABELS[mine],
+        **dict.fromkeys(("video_name", "video_index", "clip_index", "aug_index"), mine.tolist()),
+    }
+    try:
+        machine.train_step(0, clips, LABELS[mine])
+    except NonFiniteStep as failure:
+        write_report(folder, failure, batch)
+        after = whole_tensors(machine.learner.model.state_dict())
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        return
+    raise AssertionError("no process may go on")
+
+
+def go_on(folder, states):
+    """Two steps more from the state in `states`, saved again in `folder`; with averaged weights."""
+    for parallel in ("ddp", "fsdp"):
+        machine = trainer(parallel, optimizer="sgd", ema_decay=0.9)
+        state, _ = newest_state(states)
+        if state is not None:
+            load_state(state, machine.learner)
+        mine = places(None)
+        for step in range(2):
+            machine.train_step(step, CLIPS[mine], LABELS[mine])
+        save_state(folder / parallel, 2, machine.learner, CARD, {}, keep=1)
+
+
+def main(folder, states):
+    with joined_processes():
+        for parallel in ("ddp", "fsdp"):
+            for name in PARTS[parallel]:
+                run_scenario(name, parallel, folder)
+            if world_size() > 1:
+                meet_nan(parallel, folder)
+        go_on(folder, states)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
