@@ -10,34 +10,16 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from numbered_video import write_numbered
-from tiny_models import SMALL, randomise
+from tiny_checkpoint import write_tiny
 
 from mvit_video import cli
-from mvit_video.config.schema import Preprocessing
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.inference import export
 from mvit_video.inference.export import example_clips, export_checkpoint
 from mvit_video.inference.predictor import Predictor
-from mvit_video.model.checkpoints import CARD_KEY, ModelCard, load_checkpoint, model_from_card, save_checkpoint
+from mvit_video.model.checkpoints import CARD_KEY, ModelCard, load_checkpoint, save_checkpoint
 
 RUNNER = REPOSITORY / "examples/onnx_runner.py"
-
-
-def write_tiny(path, sampling="dense", **arguments):
-    """A checkpoint of a network of a few thousand parameters with strong weights, 8 frames of 32×40 pixels."""
-    preprocessing = Preprocessing(
-        num_frames=8, sampling_rate=2, sampling=sampling, short_side=44, crop_size=(32, 40), mean=(0.4, 0.45, 0.5)
-    )
-    arguments = {"kv_stride": (1, 4, 4), "depths": SMALL["depths"], "embed_dim": 16} | arguments
-    card = ModelCard(
-        name="mvitv2_s_16x4",
-        arguments=arguments,
-        classes=("rise", "fall", "größer", "turn", "stay"),
-        preprocessing=preprocessing,
-        protocol="2x3",
-    )
-    save_checkpoint(path, randomise(model_from_card(card), seed=3), card)
-    return path
 
 
 @pytest.fixture(scope="module")
