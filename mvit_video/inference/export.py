@@ -8,10 +8,11 @@ and is compared with the network before it is written. examples/onnx_runner.py p
 
 import importlib
 import io
+import logging
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -121,17 +122,28 @@ def to_int8(content: bytes) -> bytes:
     Their inputs are rounded to 8 bits as they come (dynamic quantisation); all else stays float32.
     """
     onnx, quantization = _package("onnx"), _package("onnxruntime.quantization")
-    with TemporaryDirectory(prefix="mvit_video_export_") as folder:
+    full = onnx.load_from_string(content)
+    del full.graph.value_info[:]  # shapes of weights that the quantiser turns around, and then finds wrong
+    with TemporaryDirectory(prefix="mvit_video_export_") as folder, _without_advice():
         file = Path(folder) / "int8.onnx"
         quantization.quantize_dynamic(
-            onnx.load_from_string(content),
+            full,
             file,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
             weight_type=quantization.QuantType.QInt8,
         )
-        proto = onnx.load(file)
-    return proto.SerializeToString()
+        return file.read_bytes()
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without the quantiser's advice to optimise the graph first, which has been done."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def onnx_run(content: bytes) -> Run:
