@@ -129,11 +129,17 @@ def to_int8(content: bytes) -> bytes:
         quantization.quantize_dynamic(
             full,
             file,
-            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_quantize=_linear_layers(full.graph),
             per_channel=True,
             weight_type=quantization.QuantType.QInt8,
         )
         return file.read_bytes()
+
+
+def _linear_layers(graph) -> list[str]:
+    """Names of the nodes that multiply by a weight matrix; those of position tables have three axes and are few."""
+    matrices = {weight.name for weight in graph.initializer if len(weight.dims) == 2}
+    return [node.name for node in graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices]
 
 
 @contextmanager
