@@ -73,14 +73,16 @@ def _feature_task(arguments: argparse.Namespace):
         raise ConfigError("features takes a CONFIG, or else --annotations FILE and --root DIR")
     if arguments.annotations:
         root = arguments.root or "."
-        return Task(read_videos(arguments.annotations, root), root, arguments.stage)
+        videos = read_videos(arguments.annotations, root, need_labels=False)
+        return Task(videos, root, arguments.stage)
     if arguments.root:
         raise ConfigError("--root is for --annotations: with a CONFIG, say data.root=DIR")
     data = load_config(arguments.config, arguments.overrides).data
     source = data.test or data.val
     if source is None:
         raise ConfigError("neither data.test nor data.val is set: name the list of videos, such as data.test=train.csv")
-    return Task(read_videos(source, data.root), data.root, arguments.stage, data.decoder)
+    videos = read_videos(source, data.root, need_labels=False)
+    return Task(videos, data.root, arguments.stage, data.decoder)
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:

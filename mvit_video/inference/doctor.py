@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 import av
 import numpy as np
 import torch
+from av.video.stream import VideoStream
 from PIL import Image
 
 from mvit_video.compat import import_pytorchvideo, import_torchvision
@@ -169,6 +170,7 @@ def trial_clip(folder: Path, codec: str) -> Path | None:
     try:
         with av.open(str(path), "w") as container:
             stream = container.add_stream(CODECS[codec], rate=25)
+            assert isinstance(stream, VideoStream)
             stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
             if codec == "H.265":
                 stream.options = {"x265-params": "log-level=none"}

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvit_video.data.annotations import VideoList, VideoRecord
 from mvit_video.data.dataset import read_views, view_indices
 from mvit_video.data.decode import VideoReader
+from mvit_video.data.records import NO_LABEL, VideoList, VideoRecord
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import READERS, Predictor, groups, read_ahead
 from mvit_video.model.mvit import MViT
@@ -156,7 +156,9 @@ class _Maker:
             with VideoReader(record.path, self.task.root, self.task.decoder) as reader:
                 views = read_views(reader, self.settings, self.protocol.clips, self.protocol.crops)
                 first = view_indices(len(reader), reader.fps, self.settings, self.protocol.clips)[:, 0]
-                return _Read(record, views, reader.times()[first].repeat(self.protocol.crops))
+                times = reader.times()
+                starts = np.array([float(times[number] - times[0]) for number in first])
+                return _Read(record, views, starts.repeat(self.protocol.crops))
         except DecodeError as reason:
             size = (0, 3, self.settings.num_frames, *self.settings.crop_hw)
             return _Read(record, torch.zeros(size), np.zeros(0), str(reason))
@@ -224,7 +226,8 @@ def _write_index(folder: Path, videos: VideoList, num_shards: int) -> list[tuple
             columns = zip(*(shard[key].tolist() for key in ("video", "clip", "crop", "start")), strict=True)
         for row, (video, clip, crop, start) in enumerate(columns):
             label = labels[video]
-            where = (shard_name(number), row, names[video], label, videos.classes[label])
+            name = "" if label == NO_LABEL else videos.classes[label]
+            where = (shard_name(number), row, names[video], "" if label == NO_LABEL else label, name)
             rows.writerow((*where, clip, crop, f"{start:.3f}"))
     csv.writer(undecodable, lineterminator="\n").writerows([("video", "reason"), *bad])
     write_whole(folder / INDEX_FILE, index.getvalue())

@@ -177,7 +177,8 @@ class Jobs:
 
 def _check_length(path: str, longest: float) -> None:
     with open_video(path) as reader:
-        seconds = float(reader.times()[-1])
+        times = reader.times()
+        seconds = float(times[-1] - times[0])
     if seconds > longest:
         raise DecodeError(f"{path}: lasts {seconds:.0f} s, this page takes videos of at most {longest:g} s")
 

@@ -158,3 +158,24 @@ def test_the_verb_lists_bad_videos_and_returns_one(capsys, few_videos, tmp_path)
     assert len(index_of(tmp_path / "out")) == 4
     assert cli.main(words) == 1 and cli.main([*words, str(config), *here]) == 1
     assert capsys.readouterr().err.count("features takes a CONFIG, or else --annotations FILE and --root DIR") == 2
+
+
+def test_lists_without_labels_are_fine(capsys, few_videos, tmp_path):
+    root = tmp_path / "data"
+    (root / "val").mkdir(parents=True)
+    (root / "val/00000.mp4").write_bytes((few_videos / "val/00000.mp4").read_bytes())
+    (root / "unlabelled.txt").write_text("val/00000.mp4\n")
+    words = [
+        "--annotations",
+        "unlabelled.txt",
+        "--root",
+        str(root),
+        "--output",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    assert cli.main(["features", "--checkpoint", str(write_tiny(tmp_path / "model.safetensors")), *words]) == 0
+    assert {(row["video"], row["label"], row["class"]) for row in index_of(tmp_path / "out")} == {
+        ("val/00000.mp4", "", "")
+    }
