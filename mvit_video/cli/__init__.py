@@ -10,12 +10,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvit_video.cli import data, evaluation, inference, models, training
+from mvit_video.cli import data, doctor, evaluation, export, inference, models, serve, training
 from mvit_video.cli.common import complain
 from mvit_video.errors import MvitVideoError
 from mvit_video.version import __version__
 
-VERBS = (*data.VERBS, *training.VERBS, *evaluation.VERBS, *inference.VERBS, *models.VERBS)
+VERBS = (
+    *data.VERBS,
+    *training.VERBS,
+    *evaluation.VERBS,
+    *inference.VERBS,
+    *export.VERBS,
+    *serve.VERBS,
+    *models.VERBS,
+    *doctor.VERBS,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

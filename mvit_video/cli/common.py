@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+DEFAULT_CHECKPOINT = "mvitv2_s_16x4_k400"
+
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/demo/motion.yaml")
@@ -31,6 +33,16 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_output(parser: argparse.ArgumentParser, what: str, required: bool = True) -> None:
     parser.add_argument("--output", required=required, metavar="DIR", help=f"folder for {what}")
     parser.add_argument("--overwrite", action="store_true", help="delete what an earlier call left there")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        default=DEFAULT_CHECKPOINT,
+        metavar="FILE",
+        help="a file, an address, or a name that `mvit-video models` lists "
+        f"(default: {DEFAULT_CHECKPOINT}, which is fetched once)",
+    )
 
 
 def at_least_one(text: str) -> int:

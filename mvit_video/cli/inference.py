@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from rich.console import Console
 from rich.table import Table
 
-from mvit_video.cli.common import add_device, add_output, at_least_one, complain, say
+from mvit_video.cli.common import add_checkpoint, add_device, add_output, at_least_one, complain, say
 from mvit_video.errors import ConfigError, DecodeError
 
-DEFAULT_CHECKPOINT = "mvitv2_s_16x4_k400"
 FORMATS = ("table", "jsonl", "csv")
 SECONDS_BETWEEN_NOTES = 10.0
 
@@ -126,7 +125,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", nargs="*", metavar="PATH", help="videos, folders of them, patterns, or - for a list on standard input"
     )
-    _add_checkpoint(parser)
+    add_checkpoint(parser)
     parser.add_argument("--format", choices=FORMATS, help="how to print the labels (default: table)")
     parser.add_argument("--json", dest="format", action="store_const", const="jsonl", help="the same as --format jsonl")
     parser.add_argument("--top", type=at_least_one, default=5, help="how many labels (default: 5)")
@@ -145,20 +144,10 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", metavar="VIDEO", help="a video file")
-    _add_checkpoint(parser)
+    add_checkpoint(parser)
     parser.add_argument("--label", metavar="NAME", help="the class to explain (default: the predicted one)")
     add_output(parser, "explain.png, explain.mp4 and explain.json")
     add_device(parser)
-
-
-def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint",
-        default=DEFAULT_CHECKPOINT,
-        metavar="FILE",
-        help="a file, an address, or a name that `mvit-video models` lists "
-        f"(default: {DEFAULT_CHECKPOINT}, which is fetched once)",
-    )
 
 
 def _seconds(text: str) -> float:

@@ -67,7 +67,8 @@ def flash_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: float) 
     terms = position_terms(q, tables, k.thw)
     sizes = [size for size, table in zip(k.thw, tables, strict=True) if table is not None]
     channels = -(-(head_dim + sum(sizes)) // 8) * 8
-    queries = _Append.apply(channels, q.cls, q.grid, *terms).transpose(1, 2)
+    append = _append_plainly if torch.compiler.is_exporting() else _Append.apply
+    queries = append(channels, q.cls, q.grid, *terms).transpose(1, 2)
     keys = k.joined() * scale
     one_hot = F.pad(key_coordinates(k.thw, tables, keys), (0, channels - head_dim - sum(sizes), k.cls.shape[1], 0))
     keys = torch.cat([keys, one_hot[:, None].expand(keys.shape[0], -1, keys.shape[2], -1)], -1).transpose(1, 2)
@@ -105,6 +106,16 @@ def key_coordinates(k_thw: Grid, tables: Tables, like: Tensor) -> Tensor:
             shape[axis] = size
             spread.append(torch.eye(size, dtype=like.dtype, device=like.device).view(shape).expand(*k_thw, -1))
     return torch.cat(spread, -1).flatten(0, 2) if spread else like.new_zeros(k_thw[0] * k_thw[1] * k_thw[2], 0)
+
+
+def _append_plainly(channels: int, cls: Tensor, grid: Tensor, *terms: Tensor) -> Tensor:
+    """As `_Append`, in operations that an exported file keeps: writing into slices would become scatters over indices."""
+    parts = [grid, *(term.flatten(1, 3) for term in terms)]
+    return torch.cat([_widened(cls, channels), _widened(torch.cat(parts, -1), channels)], 1)
+
+
+def _widened(x: Tensor, channels: int) -> Tensor:
+    return F.pad(x, (0, channels - x.shape[-1]))
 
 
 class _Append(torch.autograd.Function):
@@ -155,6 +166,9 @@ class _AddResidual(torch.autograd.Function):
 
 def add_residual(out: Tensor, q: Heads) -> Tensor:
     """Residual pooling (paper §4.1): the pooled queries are added to the attention's output, the class token's not."""
+    if torch.compiler.is_exporting():
+        num_cls = q.cls.shape[1]
+        return torch.cat([out[:, :num_cls], out[:, num_cls:] + q.grid], 1)
     return _AddResidual.apply(out, q.grid)
 
 

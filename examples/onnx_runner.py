@@ -1,0 +1,172 @@
+"""Labels for videos from one ONNX file: needs onnxruntime, av and numpy, neither torch nor mvit_video.
+
+    mvit-video export --checkpoint model.safetensors --format onnx --output model.onnx
+    python examples/onnx_runner.py model.onnx video.mp4 another.mp4
+
+Prints a line of JSON for each video. Frames, scaling, crops and scores are those of `mvit-video predict`, so the answers
+are the same. This file is meant to be copied and changed.
+"""
+
+# N frames of a video, T frames of a clip, H/W pixels, V views (clips × crops), K classes
+
+import argparse
+import json
+import math
+import sys
+
+import av
+import numpy as np
+import onnxruntime
+
+CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,flv,ogg,3gp"
+MOST_PIXELS = 36_000_000
+
+
+class Runner:
+    """The network of an ONNX file that `mvit-video export` has written, and what its metadata says about its input."""
+
+    def __init__(self, path: str) -> None:
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        card = json.loads(self.session.get_modelmeta().custom_metadata_map["mvit_video"])
+        self.classes, self.settings = card["classes"], card["preprocessing"]
+        clips, _, crops = card["protocol"].partition("x")
+        self.num_clips, self.num_crops = int(clips), int(crops)
+
+    def scores(self, path: str) -> np.ndarray:
+        """The mean softmax over all views of a video: (K,)."""
+        views = self.views(path)
+        batch = self.session.get_inputs()[0].shape[0]
+        size = batch if isinstance(batch, int) else 1
+        short = -len(views) % size  # a file of a fixed batch gets the last view again, whose answers are left out
+        padded = np.concatenate([views, np.repeat(views[-1:], short, 0)])
+        logits = [
+            self.session.run(["logits"], {"clips": padded[place : place + size]})[0]
+            for place in range(0, len(padded), size)
+        ]
+        return softmax(np.concatenate(logits)[: len(views)].astype(np.float64)).mean(0)
+
+    def views(self, path: str) -> np.ndarray:
+        """Every clip of a video at every crop, normalised: float32 (V, 3, T, H, W)."""
+        count, fps = count_frames(path)
+        wanted = [self.frame_numbers(count, fps, clip) for clip in range(self.num_clips)]
+        frames = {number: self.scaled(frame) for number, frame in read_frames(path, set(np.concatenate(wanted)))}
+        if missing := set(np.concatenate(wanted).tolist()) - frames.keys():
+            raise ValueError(f"{path}: frame {min(missing)} of {count} cannot be decoded")
+        views = []
+        for numbers in wanted:
+            clip = np.stack([frames[number] for number in numbers.tolist()], 1)  # (3, T, H, W)
+            views += [self.crop(clip, position) for position in {1: [1], 2: [0, 2], 3: [0, 1, 2]}[self.num_crops]]
+        return np.stack(views)
+
+    def frame_numbers(self, count: int, fps: float, clip: int) -> np.ndarray:
+        """Which of a video's frames make one of its test clips: (T,)."""
+        length, settings = self.settings["num_frames"], self.settings
+        if settings["sampling"] == "segment":
+            edges = np.round(np.arange(length + 1) * (count - 1) / length).astype(int)
+            return (edges[:-1] + edges[1:]) // 2
+        window = length * settings["sampling_rate"] * fps / settings["target_fps"]
+        room = max(count - window, 0.0)
+        start = room // 2 if self.num_clips == 1 else clip * (room // (self.num_clips - 1))
+        return np.clip(np.linspace(start, start + window - 1, length), 0, count - 1).astype(int)
+
+    def scaled(self, frame: np.ndarray) -> np.ndarray:
+        """A frame (H, W, 3) with its shorter side at short_side, normalised: float32 (3, h, w)."""
+        height, width = frame.shape[:2]
+        short = self.settings["short_side"]
+        if width < height:
+            height, width = math.floor(height / width * short), short
+        else:
+            height, width = short, math.floor(width / height * short)
+        picture = resize(resize(frame.astype(np.float32) / 255, height, 0), width, 1)
+        mean, std = np.float32(self.settings["mean"]), np.float32(self.settings["std"])
+        return ((picture - mean) / std).transpose(2, 0, 1)
+
+    def crop(self, clip: np.ndarray, position: int) -> np.ndarray:
+        """Position 0, 1 or 2 along the longer side, centred on the other: (3, T, h, w) -> (3, T, H, W)."""
+        size = self.settings["crop_size"]
+        tall, wide = (size, size) if isinstance(size, int) else size
+        height, width = clip.shape[-2:]
+        top, left = math.ceil((height - tall) / 2), math.ceil((width - wide) / 2)
+        if position != 1 and height > width:
+            top = 0 if position == 0 else height - tall
+        elif position != 1:
+            left = 0 if position == 0 else width - wide
+        return clip[..., top : top + tall, left : left + wide]
+
+
+def resize(picture: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """Linear interpolation along one axis between the centres of the pixels, without smoothing before it."""
+    before = picture.shape[axis]
+    if before == size:
+        return picture
+    place = np.maximum((np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(before / size) - 0.5, 0)
+    first = place.astype(int)
+    share = (place - first).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    second = np.minimum(first + 1, before - 1)
+    return picture.take(first, axis) * (1 - share) + picture.take(second, axis) * share
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def open_video(path: str):
+    """The container and its first video stream; only local files of known containers."""
+    container = av.open(path, options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS})
+    if not container.streams.video:
+        container.close()
+        raise ValueError(f"{path}: no video stream")
+    stream = container.streams.video[0]
+    if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
+        container.close()
+        raise ValueError(f"{path}: its frames are above the limit of {MOST_PIXELS:,} pixels")
+    return container, stream
+
+
+def count_frames(path: str) -> tuple[int, float]:
+    """Frames by the packets, without decoding, and the mean rate in frames per second."""
+    container, stream = open_video(path)
+    with container:
+        count = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
+        rate = stream.average_rate or stream.guessed_rate
+    if not count:
+        raise ValueError(f"{path}: no frames")
+    return count, float(rate) if rate else 30.0
+
+
+def read_frames(path: str, wanted: set[int]):
+    """(number, uint8 (H, W, 3) RGB, upright) of the wanted frames, in order."""
+    container, stream = open_video(path)
+    with container:
+        for number, frame in enumerate(container.decode(stream)):
+            if number in wanted:
+                if frame.is_corrupt:
+                    raise ValueError(f"{path}: frame {number} is damaged")
+                yield number, np.rot90(frame.to_ndarray(format="rgb24"), round((frame.rotation or 0) / 90))
+            if number >= max(wanted):
+                return
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", help="an ONNX file that `mvit-video export` has written")
+    parser.add_argument("videos", nargs="+")
+    parser.add_argument("--top", type=int, default=5)
+    arguments = parser.parse_args()
+    runner, failed = Runner(arguments.model), False
+    for path in arguments.videos:
+        try:
+            scores = runner.scores(path)
+        except (ValueError, av.FFmpegError) as reason:
+            print(json.dumps({"path": path, "error": str(reason)}, ensure_ascii=False))
+            failed = True
+            continue
+        best = np.argsort(-scores, kind="stable")[: arguments.top]
+        labels = [{"label": runner.classes[place], "score": float(scores[place])} for place in best]
+        print(json.dumps({"path": path, "predictions": labels}, ensure_ascii=False))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

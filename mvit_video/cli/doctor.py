@@ -1,0 +1,45 @@
+"""The verb that looks at the installation: doctor."""
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Say what is installed and whether it works: versions, decoders, GPU, limits, and the cure of what is wrong.
+
+    The exit code is 1 where something that is needed does not work.
+    """
+    from mvit_video.inference.doctor import BROKEN, NOTE, OK, as_dict, examine, works
+    from mvit_video.paths import output_file, write_json
+
+    output = output_file(arguments.json) if arguments.json else None
+    checks = examine()
+    colours = {OK: "green", NOTE: "yellow", BROKEN: "red"}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for place in range(3):
+        table.add_column(no_wrap=place < 2, overflow="fold")
+    for check in checks:
+        table.add_row(f"[{colours[check.state]}]{check.state}[/]", check.name, _plain(check.found))
+        if check.cure:
+            table.add_row("", "", f"[italic]→ {_plain(check.cure)}[/]")
+    Console(highlight=False).print(table)
+    if output:
+        write_json(output, as_dict(checks))
+    broken = [check.name for check in checks if check.state == BROKEN]
+    print(f"broken: {', '.join(broken)}" if broken else "everything that is needed works")
+    return 0 if works(checks) else 1
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="write the same to this file")
+
+
+VERBS = ((doctor, _add_doctor),)

@@ -1,0 +1,102 @@
+"""Verbs that carry a trained network, or what it computes, to other programs: export, features."""
+
+import argparse
+
+from mvit_video.cli.common import add_checkpoint, add_device, add_output, at_least_one, complain, say
+from mvit_video.errors import ConfigError
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write a network as ONNX or torch.export file, with class names and preprocessing, compared with the network."""
+    from mvit_video.inference.export import export_checkpoint
+
+    report = export_checkpoint(
+        arguments.checkpoint,
+        arguments.format,
+        arguments.output,
+        arguments.batch,
+        arguments.int8,
+        arguments.overwrite,
+    )
+    say(
+        f"{arguments.output}: {report.size / 1e6:.1f} MB, logits up to {report.difference:.1e} from the network's and "
+        f"the same label for {report.same_label:.0%} of random clips; {1000 * report.seconds:.0f} ms a run on this CPU, "
+        f"the network {1000 * report.network_seconds:.0f} ms"
+    )
+    return 0
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint(parser)
+    parser.add_argument("--format", required=True, choices=("onnx", "pt2"), help="ONNX, or torch.export's pt2")
+    parser.add_argument("--output", required=True, metavar="FILE")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
+    parser.add_argument(
+        "--batch", type=_batch, metavar="N", help="clips that the file takes: a number, or dynamic for any (default)"
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="ONNX with the weights of linear layers in 8 bits: smaller, a bit less exact",
+    )
+
+
+def _batch(text: str) -> int | None:
+    return None if text == "dynamic" else at_least_one(text)
+
+
+def features(arguments: argparse.Namespace) -> int:
+    """Write what the network sees in each clip of a dataset as arrays: pooled features, or the maps of a stage.
+
+    Call it again to go on after an interruption. Videos that cannot be decoded are listed, and the exit code is 1.
+    """
+    from mvit_video.inference.features import extract_features
+    from mvit_video.inference.predictor import Predictor
+
+    task = _feature_task(arguments)
+    predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, arguments.protocol)
+    bad = extract_features(predictor, task, arguments.output, arguments.overwrite)
+    for _, reason in bad:
+        complain(reason)
+    done = len(task.videos) - len(bad)
+    say(f"features of {done} videos, {predictor.protocol} views each: see {arguments.output}/index.csv")
+    return 1 if bad else 0
+
+
+def _feature_task(arguments: argparse.Namespace):
+    """The videos that a configuration names as data.test or data.val, or those of --annotations."""
+    from mvit_video.config.load import load_config
+    from mvit_video.data.annotations import read_videos
+    from mvit_video.inference.features import Task
+
+    if bool(arguments.config) == bool(arguments.annotations):
+        raise ConfigError("features takes a CONFIG, or else --annotations FILE and --root DIR")
+    if arguments.annotations:
+        root = arguments.root or "."
+        videos = read_videos(arguments.annotations, root, need_labels=False)
+        return Task(videos, root, arguments.stage)
+    if arguments.root:
+        raise ConfigError("--root is for --annotations: with a CONFIG, say data.root=DIR")
+    data = load_config(arguments.config, arguments.overrides).data
+    source = data.test or data.val
+    if source is None:
+        raise ConfigError("neither data.test nor data.val is set: name the list of videos, such as data.test=train.csv")
+    videos = read_videos(source, data.root, need_labels=False)
+    return Task(videos, data.root, arguments.stage, data.decoder)
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="whose data.test (or data.val) names the videos")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data.test=train.csv")
+    parser.add_argument("--annotations", metavar="FILE", help="instead of CONFIG: a list of videos, relative to --root")
+    parser.add_argument("--root", metavar="DIR", help="folder of the list and its videos (default: this one)")
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--stage", default="pooled", help="pooled (default): what the head sees; or the map after stage 1, 2, 3 or 4"
+    )
+    parser.add_argument("--protocol", metavar="NxM", help="clips × crops per video (default: the checkpoint's)")
+    add_output(parser, "the features")
+    add_device(parser)
+
+
+VERBS = ((export, _add_export), (features, _add_features))

@@ -1,0 +1,52 @@
+"""The verb that opens a page: serve."""
+
+import argparse
+
+from mvit_video.cli.common import add_checkpoint, add_device, at_least_one, complain, say
+from mvit_video.errors import ConfigError
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Open a page on this machine where one drops a video and sees labels, timeline and heat map."""
+    try:
+        from mvit_video.inference.serve import LOCAL, serve
+    except ImportError as reason:
+        raise ConfigError(f"the page needs more packages ({reason}): run 'pip install starlette uvicorn'") from None
+    from mvit_video.inference.predictor import Predictor
+    from mvit_video.inference.serve_jobs import Jobs, Limits
+
+    limits = Limits(arguments.max_megabytes * 10**6, float(arguments.max_seconds), arguments.queue)
+    predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device)
+    host, port = arguments.host, arguments.port
+    if host not in LOCAL:
+        complain(f"--host {host} opens the page to everyone who can reach this machine, without a password")
+    say(
+        f"open http://{f'[{host}]' if ':' in host else host}:{port} in a browser; Ctrl+C ends it and deletes all uploads"
+    )
+    serve(Jobs(predictor, limits), host, port)
+    return 0
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
+    parser.add_argument("--port", type=_port, default=8000, help="default: 8000")
+    parser.add_argument(
+        "--max-megabytes", type=at_least_one, default=200, metavar="N", help="of an upload (default: 200)"
+    )
+    parser.add_argument("--max-seconds", type=at_least_one, default=600, metavar="N", help="of a video (default: 600)")
+    parser.add_argument(
+        "--queue", type=at_least_one, default=4, metavar="N", help="videos in work and waiting at a time (default: 4)"
+    )
+    add_device(parser)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port from 1 to 65535")
+    return int(text)
+
+
+VERBS = ((serve, _add_serve),)

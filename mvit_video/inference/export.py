@@ -1,0 +1,216 @@
+"""Networks as files that other programs run: ONNX, also with 8-bit weights, and torch.export's pt2.
+
+Each file carries the checkpoint's card (class names, preprocessing, protocol) under the same key as our checkpoints do,
+and is compared with the network before it is written. examples/onnx_runner.py predicts from the ONNX file alone.
+"""
+
+# B clips, T/H/W frames and pixels, K classes
+
+import importlib
+import io
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mvit_video.errors import CheckpointError, ConfigError
+from mvit_video.model.checkpoints import CARD_KEY, ModelCard
+from mvit_video.model.convert import load_any
+from mvit_video.paths import output_file, write_whole
+
+FORMATS = ("onnx", "pt2")
+OPSET = 20  # the first with GELU
+TOLERANCE = 1e-4  # of the logits, absolute, or relative where they are larger than 1
+MOST_ONNX_BYTES = 2**31 - 2**24  # a protobuf message ends at 2 GiB
+DYNAMIC_CLIPS = 3  # with which a file of any batch is tried, besides one
+TIMED_RUNS = 5
+
+Run = Callable[[Tensor], np.ndarray]  # clips (B, 3, T, H, W) -> logits (B, K)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how it compares with the network on random clips."""
+
+    size: int
+    """Bytes of the file."""
+    difference: float
+    """The greatest of any logit."""
+    same_label: float
+    """Share of clips with the same best class."""
+    seconds: float
+    """Per run of the file, median, in this process on the CPU."""
+    network_seconds: float
+    """The same of the network itself."""
+
+
+def export_checkpoint(
+    source: str | Path, kind: str, output: str | Path, batch: int | None, int8: bool = False, overwrite: bool = False
+) -> ExportReport:
+    """Write the network of a checkpoint to `output`; there whole or not at all.
+
+    `kind` is one of FORMATS, `batch` the number of clips that the file takes, None for any. Raises ConfigError for what
+    cannot be exported and CheckpointError where the file's logits are not the network's.
+    """
+    if int8 and kind != "onnx":
+        raise ConfigError(f"--int8 is for ONNX files, not for {kind}: use --format onnx")
+    output = output_file(output)
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output}: is already there: choose another --output, or say --overwrite")
+    model, card = load_any(source)
+    model.eval()
+    content = to_onnx(model, card, batch) if kind == "onnx" else to_pt2(model, card, batch)
+    run = (onnx_run if kind == "onnx" else pt2_run)(content)
+    report = _compare(run, model, card, batch, len(content))
+    if report.difference > TOLERANCE:
+        raise CheckpointError(
+            f"{output}: not written, because its logits are up to {report.difference:.1e} from the network's, "
+            f"wanted at most {TOLERANCE:g}"
+        )
+    if int8:
+        content = to_int8(content)
+        report = _compare(onnx_run(content), model, card, batch, len(content))
+    write_whole(output, content)
+    return report
+
+
+def to_onnx(model: nn.Module, card: ModelCard, batch: int | None) -> bytes:
+    """An ONNX file: input `clips` (B, 3, T, H, W) float32, normalised, output `logits` (B, K)."""
+    onnx, _ = _package("onnx"), _package("onnxscript")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if size > MOST_ONNX_BYTES:
+        raise ConfigError(f"'{card.name}' has {size:,} bytes of weights, an ONNX file holds 2 GiB: use --format pt2")
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model,
+            (example_clips(card, batch or 2),),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["clips"],
+            output_names=["logits"],
+            dynamic_shapes=_dynamic(batch),
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {CARD_KEY: card.model_dump_json()})
+    return proto.SerializeToString()
+
+
+def to_pt2(model: nn.Module, card: ModelCard, batch: int | None) -> bytes:
+    """A torch.export file: `torch.export.load(FILE).module()(clips)`; the card is its extra file."""
+    with torch.no_grad():
+        program = torch.export.export(model, (example_clips(card, batch or 2),), dynamic_shapes=_dynamic(batch))
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={CARD_KEY: card.model_dump_json()})
+    return content.getvalue()
+
+
+def to_int8(content: bytes) -> bytes:
+    """An ONNX file with the weights of its linear layers in 8 bits, a scale for each output channel.
+
+    Their inputs are rounded to 8 bits as they come (dynamic quantisation); all else stays float32.
+    """
+    onnx, quantization = _package("onnx"), _package("onnxruntime.quantization")
+    full = onnx.load_from_string(content)
+    del full.graph.value_info[:]  # shapes of weights that the quantiser turns around, and then finds wrong
+    with TemporaryDirectory(prefix="mvit_video_export_") as folder, _without_advice():
+        file = Path(folder) / "int8.onnx"
+        quantization.quantize_dynamic(
+            full,
+            file,
+            nodes_to_quantize=_linear_layers(full.graph),
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        return file.read_bytes()
+
+
+def _linear_layers(graph) -> list[str]:
+    """Names of the nodes that multiply by a weight matrix; those of position tables have three axes and are few."""
+    matrices = {weight.name for weight in graph.initializer if len(weight.dims) == 2}
+    return [node.name for node in graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices]
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without the quantiser's advice to optimise the graph first, which has been done."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def onnx_run(content: bytes) -> Run:
+    """The file in onnxruntime, on the CPU."""
+    runtime = _package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda clips: session.run(["logits"], {"clips": clips.numpy()})[0]
+
+
+def pt2_run(content: bytes) -> Run:
+    """The file in torch, as another program would load it."""
+    module = torch.export.load(io.BytesIO(content)).module()
+
+    def run(clips: Tensor) -> np.ndarray:
+        with torch.no_grad():
+            return module(clips).numpy()
+
+    return run
+
+
+def example_clips(card: ModelCard, count: int, seed: int = 0) -> Tensor:
+    """Random clips of the checkpoint's input size, (B, 3, T, H, W)."""
+    shape = (count, 3, card.preprocessing.num_frames, *card.preprocessing.crop_hw)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as reason:
+        package = name.partition(".")[0]
+        raise ConfigError(f"package '{package}' cannot be imported ({reason}): run 'pip install {package}'") from None
+
+
+def _dynamic(batch: int | None) -> tuple[dict[int, object]] | None:
+    return None if batch else ({0: torch.export.Dim("batch", min=1, max=1024)},)
+
+
+def _compare(run: Run, model: nn.Module, card: ModelCard, batch: int | None, size: int) -> ExportReport:
+    differences, same = [], []
+    for seed, count in enumerate([batch] if batch else [1, DYNAMIC_CLIPS], 1):
+        clips = example_clips(card, count, seed)
+        with torch.inference_mode():
+            wanted = model(clips).numpy()
+        found = run(clips)
+        differences.append(float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1.0)))
+        same += (found.argmax(1) == wanted.argmax(1)).tolist()
+    clips = example_clips(card, batch or 1)
+    with torch.inference_mode():
+        network_seconds = _median_seconds(lambda: model(clips))
+    return ExportReport(
+        size, max(differences), float(np.mean(same)), _median_seconds(lambda: run(clips)), network_seconds
+    )
+
+
+def _median_seconds(call: Callable[[], object]) -> float:
+    times = []
+    for _ in range(TIMED_RUNS):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))

@@ -1,0 +1,235 @@
+"""What a network has seen in each clip of a dataset, as arrays in files: pooled features, or the maps of a stage.
+
+A folder of them holds features.json (what they are of), features-00000.npz and so on (shards of videos, each written
+whole, so that an interrupted call goes on behind the last one), index.csv (a row for each array: where it lies, video,
+label, clip, crop, first moment) and undecodable.csv.
+"""
+
+# V views (clips × crops) of a video, n views in a shard, C channels, T/H/W token grid
+
+import csv
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvit_video.data.dataset import read_views, view_indices
+from mvit_video.data.decode import VideoReader
+from mvit_video.data.records import NO_LABEL, VideoList, VideoRecord
+from mvit_video.errors import ConfigError, DecodeError
+from mvit_video.inference.predictor import READERS, Predictor, groups, read_ahead
+from mvit_video.model.mvit import MViT
+from mvit_video.paths import fresh_folder, write_json, write_whole
+from mvit_video.progress import progress_bar
+
+JOB_FILE, INDEX_FILE, BAD_FILE = "features.json", "index.csv", "undecodable.csv"
+POOLED = "pooled"
+SHARD_BYTES = 256 * 2**20
+MOST_VIDEOS = 512
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which features of which videos. `stage` is "pooled" or the number of a stage from 1."""
+
+    videos: VideoList
+    root: str
+    stage: str
+    decoder: str = "pyav"
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A video's views (V, 3, T, H, W) and the second at which each begins; or why there are none."""
+
+    record: VideoRecord
+    views: Tensor
+    starts: np.ndarray
+    error: str = ""
+
+
+def extract_features(predictor: Predictor, task: Task, output: str | Path, overwrite: bool) -> list[tuple[str, str]]:
+    """Write the features of all videos to `output`; shards that are already there are kept.
+
+    Returns the videos that cannot be decoded, with the reasons. ConfigError where the folder holds features of another
+    checkpoint, list, stage or protocol.
+    """
+    maker = _Maker(predictor, task)
+    folder = _job_folder(Path(output), maker.job(), overwrite)
+    with progress_bar("features", len(task.videos)) as bar:
+        for number, records in enumerate(maker.shards()):
+            file = folder / shard_name(number)
+            if not _holds(file, records):
+                write_whole(file, maker.shard(records))
+            bar.advance(len(records))
+    return _write_index(folder, task.videos, -(-len(task.videos) // maker.videos_per_shard))
+
+
+def shard_name(number: int) -> str:
+    return f"features-{number:05}.npz"
+
+
+class _Maker:
+    """Makes shards. Views of different shards never share a forward pass, so a shard's bytes depend on it alone."""
+
+    def __init__(self, predictor: Predictor, task: Task) -> None:
+        model, name = predictor.model, predictor.card.name
+        if not isinstance(model, MViT):
+            raise ConfigError(f"'{name}' has no features to write: they are made with the MViT networks only")
+        known = [POOLED, *(str(stage) for stage in range(1, len(model.stage_dims) + 1))]
+        if task.stage not in known:
+            raise ConfigError(f"--stage {task.stage}: allowed for '{name}' are {', '.join(known)}")
+        self.predictor, self.task, self.model = predictor, task, model
+        self.settings, self.protocol = predictor.card.preprocessing, predictor.protocol
+        size = (1, 3, self.settings.num_frames, *self.settings.crop_hw)
+        self.shape = tuple(self.features(torch.zeros(size)).shape[1:])
+        of_video = int(np.prod(self.shape)) * 4 * self.protocol.clips * self.protocol.crops
+        self.videos_per_shard = min(max(SHARD_BYTES // of_video, 1), MOST_VIDEOS)
+
+    def job(self) -> dict:
+        """What the features follow from; another call must have the same to go on."""
+        rows = [[record.path, record.label] for record in self.task.videos.records]
+        return {
+            "checkpoint": weights_digest(self.model),
+            "network": self.predictor.card.name,
+            "list": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+            "root": os.path.realpath(self.task.root),
+            "decoder": self.task.decoder,
+            "stage": self.task.stage,
+            "shape": list(self.shape),
+            "protocol": str(self.protocol),
+            "preprocessing": self.settings.model_dump(mode="json"),
+            "videos": len(rows),
+            "videos_per_shard": self.videos_per_shard,
+            "classes": list(self.task.videos.classes),
+        }
+
+    def shards(self) -> Iterator[Sequence[VideoRecord]]:
+        for first in range(0, len(self.task.videos), self.videos_per_shard):
+            yield self.task.videos.records[first : first + self.videos_per_shard]
+
+    def shard(self, records: Sequence[VideoRecord]) -> bytes:
+        """An npz file: `features` (n, *shape) and, for each, `video` (its place in `names`), `clip`, `crop`, `start`."""
+        features, video, starts, errors = list[np.ndarray](), list[int](), list[np.ndarray](), list[str]()
+        read = read_ahead(self._read, records, min(READERS, os.cpu_count() or 1))
+        for group in groups(read, lambda one: len(one.views), self.predictor.views_at_once):
+            views = torch.cat([one.views for one in group])
+            features += [self.features(part).numpy() for part in views.split(self.predictor.views_at_once) if len(part)]
+            for one in group:
+                video += [len(errors)] * len(one.views)
+                starts.append(one.starts)
+                errors.append(one.error)
+        views_each = self.protocol.clips * self.protocol.crops
+        places = np.arange(len(video)) % views_each
+        content = io.BytesIO()
+        np.savez(
+            content,
+            features=np.concatenate(features) if features else np.zeros((0, *self.shape), np.float32),
+            video=np.array(video, np.int64),
+            clip=places // self.protocol.crops,
+            crop=places % self.protocol.crops,
+            start=np.concatenate(starts).astype(np.float64),
+            names=np.array([record.path for record in records]),
+            labels=np.array([record.label for record in records], np.int64),
+            errors=np.array(errors),
+        )
+        return content.getvalue()
+
+    def features(self, views: Tensor) -> Tensor:
+        """(V, 3, T, H, W) -> (V, C), or (V, C, T', H', W') of a stage; on the CPU."""
+        views = views.to(self.predictor.device)
+        with torch.inference_mode():
+            if self.task.stage == POOLED:
+                return self.model.pooled(views).float().cpu()
+            return self.model.forward_features(views)[int(self.task.stage) - 1].float().cpu()
+
+    def _read(self, record: VideoRecord) -> _Read:
+        try:
+            with VideoReader(record.path, self.task.root, self.task.decoder) as reader:
+                views = read_views(reader, self.settings, self.protocol.clips, self.protocol.crops)
+                first = view_indices(len(reader), reader.fps, self.settings, self.protocol.clips)[:, 0]
+                times = reader.times()
+                starts = np.array([float(times[number] - times[0]) for number in first])
+                return _Read(record, views, starts.repeat(self.protocol.crops))
+        except DecodeError as reason:
+            size = (0, 3, self.settings.num_frames, *self.settings.crop_hw)
+            return _Read(record, torch.zeros(size), np.zeros(0), str(reason))
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 of all weights with their names: the same for the same network, whatever file it came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _job_folder(folder: Path, job: dict, overwrite: bool) -> Path:
+    """The output folder with its features.json: a new one, or one of the same job to go on with."""
+    if (folder / JOB_FILE).is_file() and not overwrite:
+        try:
+            before = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+        except ValueError:
+            before = None
+        if not isinstance(before, dict):
+            raise ConfigError(f"{folder / JOB_FILE}: cannot be read: choose another --output, or say --overwrite")
+        for name, value in job.items():
+            if before.get(name) != value:
+                raise ConfigError(
+                    f"{folder}: holds features of another {name} ({_brief(before.get(name))}, now {_brief(value)}): "
+                    "choose another --output, or say --overwrite"
+                )
+        return folder
+    shards = sorted(path.name for path in folder.glob("features-*.npz")) if folder.is_dir() else []
+    folder = fresh_folder(folder, (JOB_FILE, INDEX_FILE, BAD_FILE, *shards), overwrite)
+    write_json(folder / JOB_FILE, job)
+    return folder
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _holds(file: Path, records: Sequence[VideoRecord]) -> bool:
+    """Whether a shard is there, whole, and of these videos."""
+    if not file.is_file():
+        return False
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if archive.testzip() is not None:
+                return False
+        with np.load(file, allow_pickle=False) as shard:
+            return shard["names"].tolist() == [record.path for record in records]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+
+
+def _write_index(folder: Path, videos: VideoList, num_shards: int) -> list[tuple[str, str]]:
+    """index.csv and undecodable.csv from the shards; returns what the latter holds."""
+    index, undecodable, bad = io.StringIO(), io.StringIO(), []
+    rows = csv.writer(index, lineterminator="\n")
+    rows.writerow(("shard", "row", "video", "label", "class", "clip", "crop", "start"))
+    for number in range(num_shards):
+        with np.load(folder / shard_name(number), allow_pickle=False) as shard:
+            names, labels = shard["names"].tolist(), shard["labels"].tolist()
+            bad += [(name, error) for name, error in zip(names, shard["errors"].tolist(), strict=True) if error]
+            columns = zip(*(shard[key].tolist() for key in ("video", "clip", "crop", "start")), strict=True)
+        for row, (video, clip, crop, start) in enumerate(columns):
+            label = labels[video]
+            name = "" if label == NO_LABEL else videos.classes[label]
+            where = (shard_name(number), row, names[video], "" if label == NO_LABEL else label, name)
+            rows.writerow((*where, clip, crop, f"{start:.3f}"))
+    csv.writer(undecodable, lineterminator="\n").writerows([("video", "reason"), *bad])
+    write_whole(folder / INDEX_FILE, index.getvalue())
+    write_whole(folder / BAD_FILE, undecodable.getvalue())
+    return bad

@@ -1,0 +1,201 @@
+import json
+import subprocess
+import sys
+
+import av
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import REPOSITORY
+from numbered_video import write_numbered
+from tiny_checkpoint import write_tiny
+
+from mvit_video import cli
+from mvit_video.errors import CheckpointError, ConfigError
+from mvit_video.inference import export
+from mvit_video.inference.export import example_clips, export_checkpoint
+from mvit_video.inference.predictor import Predictor
+from mvit_video.model.checkpoints import CARD_KEY, ModelCard, load_checkpoint, save_checkpoint
+
+RUNNER = REPOSITORY / "examples/onnx_runner.py"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def tiny_onnx(tiny, tmp_path_factory):
+    output = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    export_checkpoint(tiny, "onnx", output, None)
+    return output
+
+
+def logits_of(checkpoint, clips):
+    model, _ = load_checkpoint(checkpoint)
+    with torch.inference_mode():
+        return model(clips).numpy()
+
+
+def test_an_onnx_file_gives_the_networks_logits_for_any_batch(tiny, tiny_onnx):
+    session = onnxruntime.InferenceSession(str(tiny_onnx))
+    card = load_checkpoint(tiny)[1]
+    for count in (1, 2, 5):
+        clips = example_clips(card, count, seed=count + 10)
+        found = session.run(None, {"clips": clips.numpy()})[0]
+        assert np.abs(found - logits_of(tiny, clips)).max() < 1e-4
+    assert found.std() > 0.1
+
+
+def test_the_plain_formula_without_class_token_exports_too(tmp_path):
+    checkpoint = write_tiny(tmp_path / "model.safetensors", attention="reference", cls_token=False)
+    assert export_checkpoint(checkpoint, "onnx", tmp_path / "model.onnx", 1).difference < 1e-4
+
+
+def test_the_onnx_file_has_no_scatters_and_carries_the_card(tiny, tiny_onnx):
+    file = onnx.load(tiny_onnx)
+    onnx.checker.check_model(file)
+    kinds = {node.op_type for node in file.graph.node}
+    assert not kinds & {"ScatterND", "ScatterElements", "Loop", "If"} and "Conv" in kinds
+    [props] = [entry.value for entry in file.metadata_props if entry.key == CARD_KEY]
+    assert ModelCard.model_validate_json(props) == load_checkpoint(tiny)[1]
+
+
+def test_a_pt2_file_is_all_that_torch_needs(tiny, tmp_path):
+    output = tmp_path / "model.pt2"
+    report = export_checkpoint(tiny, "pt2", output, None)
+    assert report.size == output.stat().st_size and report.same_label == 1.0
+    code = (
+        "import json, sys, torch\n"
+        "extra = {'mvit_video': ''}\n"
+        f"program = torch.export.load({str(output)!r}, extra_files=extra)\n"
+        "clips = torch.randn(3, 3, 8, 32, 40, generator=torch.Generator().manual_seed(7))\n"
+        "assert 'mvit_video' not in sys.modules\n"
+        "print(json.dumps([json.loads(extra['mvit_video'])['classes'], program.module()(clips).tolist()]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    classes, logits = json.loads(done.stdout)
+    card = load_checkpoint(tiny)[1]
+    assert tuple(classes) == card.classes
+    assert np.abs(np.array(logits) - logits_of(tiny, example_clips(card, 3, seed=7))).max() < 1e-4
+
+
+def test_a_fixed_batch_takes_that_many_clips_only(tiny, tmp_path):
+    output = tmp_path / "model.pt2"
+    export_checkpoint(tiny, "pt2", output, 2)
+    run, card = export.pt2_run(output.read_bytes()), load_checkpoint(tiny)[1]
+    clips = example_clips(card, 2, seed=5)
+    assert np.abs(run(clips) - logits_of(tiny, clips)).max() < 1e-4
+    with pytest.raises(Exception, match=r"Guard failed: .* == 2|equal to 2"):
+        run(example_clips(card, 3))
+
+
+def test_a_file_whose_logits_differ_is_not_written(tiny, tiny_onnx, tmp_path, monkeypatch):
+    model, card = load_checkpoint(tiny)
+    model.head.projection.bias.data[2] += 0.01
+    save_checkpoint(tmp_path / "other.safetensors", model, card)
+    monkeypatch.setattr(export, "to_onnx", lambda model, card, batch: tiny_onnx.read_bytes())
+    with pytest.raises(
+        CheckpointError, match=r"model.onnx: not written, because its logits are up to .* wanted at most"
+    ):
+        export_checkpoint(tmp_path / "other.safetensors", "onnx", tmp_path / "model.onnx", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]
+
+
+def test_what_cannot_be_exported_is_a_sentence(tiny, tiny_onnx, tmp_path, monkeypatch):
+    before = tiny_onnx.read_bytes()
+    with pytest.raises(ConfigError, match=r"model.onnx: is already there: choose another --output, or say --overwrite"):
+        export_checkpoint(tiny, "onnx", tiny_onnx, None)
+    assert tiny_onnx.read_bytes() == before
+    with pytest.raises(ConfigError, match=r"--int8 is for ONNX files, not for pt2: use --format onnx"):
+        export_checkpoint(tiny, "pt2", tmp_path / "model.pt2", None, int8=True)
+    with pytest.raises(ConfigError, match=r"there is no folder .*missing to write it to"):
+        export_checkpoint(tiny, "onnx", tmp_path / "missing/model.onnx", None)
+    monkeypatch.setattr(export, "MOST_ONNX_BYTES", 1000)
+    with pytest.raises(ConfigError, match=r"bytes of weights, an ONNX file holds 2 GiB: use --format pt2"):
+        export_checkpoint(tiny, "onnx", tmp_path / "model.onnx", None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ConfigError, match=r"package 'onnxscript' cannot be imported .*pip install onnxscript"):
+        export_checkpoint(tiny, "onnx", tmp_path / "model.onnx", None)
+
+
+def run_runner(*words):
+    """The runner in a process in which neither torch nor this package can be imported."""
+    code = (
+        "import runpy, sys\n"
+        "for name in ('torch', 'mvit_video'): sys.modules[name] = None\n"
+        f"sys.argv = {[str(RUNNER), *map(str, words)]!r}\n"
+        f"runpy.run_path({str(RUNNER)!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.stderr, done.stderr
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def videos(few_videos, tmp_path_factory):
+    """Of several sizes, lengths and rates: 25 and 15 frames a second, wide and tall, shorter than a clip."""
+    folder = tmp_path_factory.mktemp("videos")
+    wide = write_numbered(folder / "wide.mp4", 60, options={"bf": "2", "g": "12"})
+    short = write_numbered(folder / "short.mp4", 5)
+    tall = folder / "tall.mp4"
+    with av.open(str(tall), "w") as container:
+        stream = container.add_stream("libx264", rate=15)
+        stream.width, stream.height, stream.pix_fmt = 48, 144, "yuv420p"
+        with av.open(str(wide)) as source:
+            for number, frame in enumerate(source.decode(video=0)):
+                turned = av.VideoFrame.from_ndarray(np.rot90(frame.to_ndarray(format="rgb24")).copy(), format="rgb24")
+                turned.pts = number
+                container.mux(stream.encode(turned))
+        container.mux(stream.encode())
+    return [wide, short, tall, few_videos / "val/00001.mp4"]
+
+
+def check_runner(checkpoint, file, videos):
+    code, answers = run_runner(file, *videos)
+    assert code == 0
+    for answer, prediction in zip(answers, Predictor.from_checkpoint(checkpoint, "cpu")(videos), strict=True):
+        found = {entry["label"]: entry["score"] for entry in answer["predictions"]}
+        assert answer["path"] == prediction.path
+        assert found == pytest.approx(dict(prediction.predictions), abs=1e-3)
+    assert len({answer["predictions"][0]["score"] for answer in answers}) == len(videos)
+
+
+def test_the_runner_gives_what_predict_gives_without_torch(videos, tiny, tiny_onnx):
+    check_runner(tiny, tiny_onnx, videos)
+
+
+def test_the_runner_samples_whole_videos_and_fills_a_fixed_batch(videos, tmp_path):
+    checkpoint, file = write_tiny(tmp_path / "model.safetensors", "segment"), tmp_path / "model.onnx"
+    export_checkpoint(checkpoint, "onnx", file, 4)
+    check_runner(checkpoint, file, videos)
+    with pytest.raises(Exception, match="Got: 3 Expected: 4"):
+        export.onnx_run(file.read_bytes())(example_clips(load_checkpoint(checkpoint)[1], 3))
+
+
+def test_the_runner_goes_on_after_a_bad_file(videos, tiny_onnx, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no video")
+    code, answers = run_runner(tiny_onnx, tmp_path / "bad.mp4", videos[1])
+    assert code == 1 and "Invalid data" in answers[0]["error"] and answers[1]["predictions"]
+
+
+def test_eight_bits_keep_the_accuracy_and_halve_the_file(trained, motion_data, tmp_path, capsys):
+    words = ["export", "--checkpoint", str(trained.weights), "--format", "onnx", "--output"]
+    assert cli.main([*words, str(tmp_path / "full.onnx")]) == 0
+    assert cli.main([*words, str(tmp_path / "int8.onnx"), "--int8"]) == 0
+    first, second = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert "full.onnx: " in first and "the same label for 100% of random clips" in first
+    assert "ms a run on this CPU, the network" in second
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.6 * (tmp_path / "full.onnx").stat().st_size
+    rows = [row.split(" ") for row in (motion_data / "val.csv").read_text().splitlines()]
+    classes = (motion_data / "classes.txt").read_text().splitlines()
+    right = {}
+    for name in ("full", "int8"):
+        _, answers = run_runner(tmp_path / f"{name}.onnx", *(motion_data / path for path, _ in rows), "--top", 1)
+        labels = [answer["predictions"][0]["label"] for answer in answers]
+        right[name] = sum(label == classes[int(row[1])] for label, row in zip(labels, rows, strict=True))
+    assert right["full"] > 0.5 * len(rows)
+    assert abs(right["full"] - right["int8"]) <= 0.05 * len(rows)

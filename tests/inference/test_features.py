@@ -1,0 +1,181 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoint import write_tiny
+
+from mvit_video import cli
+from mvit_video.data.annotations import read_videos
+from mvit_video.data.dataset import ViewDataset
+from mvit_video.errors import ConfigError
+from mvit_video.inference import features
+from mvit_video.inference.features import Task, extract_features
+from mvit_video.inference.predictor import Predictor
+
+FILES = ["features-00000.npz", "features-00001.npz", "features-00002.npz", "features.json", "index.csv"]
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory):
+    return Predictor.from_checkpoint(write_tiny(tmp_path_factory.mktemp("tiny") / "model.safetensors"), "cpu")
+
+
+@pytest.fixture
+def task(few_videos, monkeypatch):
+    """8 videos in shards of 3, 3 and 2: what one shard may hold is the size of three videos' pooled features."""
+    monkeypatch.setattr(features, "SHARD_BYTES", 3 * 6 * 32 * 4)
+    return Task(read_videos("val.csv", str(few_videos)), str(few_videos), "pooled")
+
+
+def samples(task, predictor):
+    dataset = ViewDataset(task.videos, task.root, predictor.card.preprocessing, 2, 3, "pyav")
+    return [dataset[row] for row in range(len(dataset))]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def index_of(folder):
+    with open(folder / "index.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_pooled_features_are_what_the_head_sees(predictor, task, tmp_path):
+    assert extract_features(predictor, task, tmp_path / "out", False) == []
+    index = index_of(tmp_path / "out")
+    assert len(index) == 8 * 6
+    for record, sample in zip(task.videos.records, samples(task, predictor), strict=True):
+        rows = [row for row in index if row["video"] == record.path]
+        assert [(row["clip"], row["crop"]) for row in rows] == [(c, x) for c in "01" for x in "012"]
+        assert {row["label"] for row in rows} == {str(record.label)}
+        assert {row["class"] for row in rows} == {task.videos.classes[record.label]}
+        with np.load(tmp_path / "out" / rows[0]["shard"]) as shard:
+            found = torch.from_numpy(shard["features"][[int(row["row"]) for row in rows]])
+        with torch.inference_mode():
+            wanted = predictor.model(sample["video"])
+            logits = predictor.model.head(found)
+        assert torch.allclose(logits, wanted, atol=1e-5) and wanted.std() > 0.05
+
+
+def test_clip_starts_are_seconds_of_the_video(predictor, task, tmp_path):
+    extract_features(predictor, task, tmp_path / "out", False)
+    starts = [float(row["start"]) for row in index_of(tmp_path / "out")[:6]]
+    frames, window = 36, 8 * 2 * 15 / 30  # the demonstration's videos have 36 frames at 15 a second
+    assert starts[:3] == [0.0] * 3 and starts[3:] == [pytest.approx(int(frames - window) / 15, abs=1e-3)] * 3
+
+
+@pytest.mark.parametrize("stage", ["1", "2"])
+def test_stage_features_are_the_maps_of_the_backbone(predictor, task, tmp_path, stage):
+    task = Task(task.videos, task.root, stage)
+    extract_features(predictor, task, tmp_path / "out", False)
+    with np.load(tmp_path / "out/features-00000.npz") as shard:
+        found, video = shard["features"], shard["video"]
+    with torch.inference_mode():
+        wanted = predictor.model.forward_features(samples(task, predictor)[0]["video"])[int(stage) - 1]
+    assert found.shape[1:] == wanted.shape[1:] and found.ndim == 5
+    assert np.abs(found[video == 0] - wanted.numpy()).max() < 1e-5
+
+
+def test_an_interrupted_call_goes_on_and_ends_in_the_same_bytes(predictor, task, tmp_path, monkeypatch):
+    extract_features(predictor, task, tmp_path / "whole", False)
+    assert sorted(contents(tmp_path / "whole")) == [*FILES, "undecodable.csv"]
+    made, whole_shard = [], features._Maker.shard
+
+    def killed_at_the_second(maker, records):
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(records)
+        return whole_shard(maker, records)
+
+    monkeypatch.setattr(features._Maker, "shard", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(predictor, task, tmp_path / "parts", False)
+    assert sorted(contents(tmp_path / "parts")) == ["features-00000.npz", "features.json"]
+
+    made.clear()
+    monkeypatch.setattr(
+        features._Maker, "shard", lambda maker, records: made.append(records) or whole_shard(maker, records)
+    )
+    extract_features(predictor, task, tmp_path / "parts", False)
+    assert [len(records) for records in made] == [3, 2]
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+    made.clear()
+    damaged = tmp_path / "parts/features-00001.npz"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    extract_features(predictor, task, tmp_path / "parts", False)
+    assert len(made) == 1 and contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_another_checkpoint_stage_protocol_or_list_is_refused(predictor, task, tmp_path):
+    extract_features(predictor, task, tmp_path / "out", False)
+    before = contents(tmp_path / "out")
+    other = Predictor.from_checkpoint(write_tiny(tmp_path / "other.safetensors", seed=4), "cpu")
+    cure = "choose another --output, or say --overwrite"
+    with pytest.raises(ConfigError, match=f"holds features of another checkpoint .*: {cure}"):
+        extract_features(other, task, tmp_path / "out", False)
+    with pytest.raises(ConfigError, match="another stage \\(pooled, now 2\\)"):
+        extract_features(predictor, Task(task.videos, task.root, "2"), tmp_path / "out", False)
+    more = Predictor(predictor.model, predictor.card, predictor.device, type(predictor.protocol).parse("1x1"))
+    with pytest.raises(ConfigError, match="another protocol \\(2x3, now 1x1\\)"):
+        extract_features(more, task, tmp_path / "out", False)
+    trained_on = Task(read_videos("train.csv", task.root), task.root, "pooled")
+    with pytest.raises(ConfigError, match="another list"):
+        extract_features(predictor, trained_on, tmp_path / "out", False)
+    assert contents(tmp_path / "out") == before
+    extract_features(more, task, tmp_path / "out", overwrite=True)
+    assert json.loads((tmp_path / "out/features.json").read_text())["protocol"] == "1x1"
+
+
+def test_an_unknown_stage_is_refused(predictor, task, tmp_path):
+    with pytest.raises(ConfigError, match="--stage 5: allowed for 'mvitv2_s_16x4' are pooled, 1, 2"):
+        extract_features(predictor, Task(task.videos, task.root, "5"), tmp_path / "out", False)
+
+
+def test_the_verb_lists_bad_videos_and_returns_one(capsys, few_videos, tmp_path):
+    checkpoint = write_tiny(tmp_path / "model.safetensors")
+    rows = ["val/00000.mp4 0", "bad.mp4 1", "val/00001.mp4 1"]
+    for row in rows:
+        place = tmp_path / row.split(" ")[0]
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes((few_videos / place.relative_to(tmp_path)).read_bytes() if "val" in row else b"no video")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    words = ["features", "--checkpoint", str(checkpoint), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    here = ["--annotations", "list.csv", "--root", str(tmp_path), "--protocol", "1x1"]
+    for _ in range(2):  # the second call finds the shard, and says the same
+        assert cli.main([*words, *here]) == 1
+        err = capsys.readouterr().err
+        assert "error: bad.mp4: cannot be opened as a video" in err and "features of 2 videos, 1x1 views each" in err
+    assert [row["video"] for row in index_of(tmp_path / "out")] == ["val/00000.mp4", "val/00001.mp4"]
+    assert "bad.mp4,bad.mp4: cannot be opened" in (tmp_path / "out/undecodable.csv").read_text()
+
+    config = tmp_path / "config.yaml"
+    config.write_text(f"data: {{root: {tmp_path}, test: list.csv}}\n")
+    assert cli.main([*words, str(config), "--overwrite", "--protocol", "2x1"]) == 1
+    assert len(index_of(tmp_path / "out")) == 4
+    assert cli.main(words) == 1 and cli.main([*words, str(config), *here]) == 1
+    assert capsys.readouterr().err.count("features takes a CONFIG, or else --annotations FILE and --root DIR") == 2
+
+
+def test_lists_without_labels_are_fine(capsys, few_videos, tmp_path):
+    root = tmp_path / "data"
+    (root / "val").mkdir(parents=True)
+    (root / "val/00000.mp4").write_bytes((few_videos / "val/00000.mp4").read_bytes())
+    (root / "unlabelled.txt").write_text("val/00000.mp4\n")
+    words = [
+        "--annotations",
+        "unlabelled.txt",
+        "--root",
+        str(root),
+        "--output",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    assert cli.main(["features", "--checkpoint", str(write_tiny(tmp_path / "model.safetensors")), *words]) == 0
+    assert {(row["video"], row["label"], row["class"]) for row in index_of(tmp_path / "out")} == {
+        ("val/00000.mp4", "", "")
+    }
