@@ -32,7 +32,10 @@ SCENARIOS = {  # settings, then how many of the step's first clips the first pro
     "uneven": ({"optimizer": "sgd", "clips_per_pass": 2}, 1),
     "empty": ({"optimizer": "sgd", "clips_per_pass": 3, "ema_decay": 0.9}, 0),
 }
-PARTS = {"ddp": ("plain", "mixed", "resolutions", "uneven", "empty"), "fsdp": ("mixed", "adamw", "resolutions", "empty")}
+PARTS = {
+    "ddp": ("plain", "mixed", "resolutions", "uneven", "empty"),
+    "fsdp": ("mixed", "adamw", "resolutions", "empty"),
+}
 
 
 def trainer(parallel="ddp", **changes):
