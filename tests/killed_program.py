@@ -25,7 +25,8 @@ def happen():
 
 
 def watch(event, arguments):
-    if event == EVENT and "checkpoints" in str(arguments[0]):
+    within_rmtree = event == "os.remove" and arguments[1] != -1  # it names files by the folder's handle
+    if event == EVENT and (within_rmtree or "checkpoints" in str(arguments[0])):
         happen()
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from two_processes import environment
 
 from mvit_video.cli import main
 from mvit_video.engine.checkpoint import newest_state
-from mvit_video.engine.metrics_log import read_metrics
+from mvit_video.engine.metrics_log import MetricsLog, read_metrics
+from mvit_video.engine.trainer import Trainer
+from mvit_video.errors import TrainingError
 
 KILLED = REPOSITORY / "tests/killed_program.py"
 SETTINGS = (  # 8 steps, states after 3, 4, 6 and 8, validation after 4 and 8
@@ -26,6 +29,11 @@ SETTINGS = (  # 8 steps, states after 3, 4, 6 and 8, validation after 4 and 8
     "model.arguments={depths: [1, 1], drop_path_rate: 0.2, dropout_rate: 0.3}",
 )  # fmt: skip
 RENAMES = 5  # of each save: three networks' files, state.json, then the folder itself
+MOMENTS = [
+    *(("os.rename", count) for count in (1, 4, 5, 8, 9, 10, 13, 17)),
+    *(("os.remove", count) for count in (1, 2, 4, 6)),  # of old states
+    *(("shutil.rmtree", count) for count in (1, 3, 5, 8)),
+]
 FILES = ("metrics.jsonl", "validation.jsonl", "model.safetensors", "model_ema.safetensors", "best.json")
 
 
@@ -98,14 +106,31 @@ def test_a_state_says_of_which_seed_config_and_environment_it_is(whole):
     assert (found["torch"], found["device"], found["processes"]) == (torch.__version__, "cpu", 1)
 
 
+def test_a_signal_ends_the_run_after_its_step_with_its_state_and_code(few_videos, tmp_path, monkeypatch, capsys):
+    before, handler, run = Trainer._pass, signal.getsignal(signal.SIGTERM), tmp_path / "run"
+    monkeypatch.setattr(Trainer, "_pass", lambda *words: (os.kill(os.getpid(), signal.SIGTERM), before(*words))[1])
+    assert main(words(few_videos, run)) == 75 and signal.getsignal(signal.SIGTERM) is handler
+    text = capsys.readouterr().err
+    assert (
+        f"stopped by SIGTERM after step 1, whose state is in {run / 'checkpoints'}: the same command with --res" in text
+    )
+    assert newest_state(run)[0].step == len(read_metrics(run / "metrics.jsonl")) == 1
+
+
+def test_records_that_the_disk_does_not_take_are_an_error(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log._file = Path("/dev/full").open("ab", buffering=0)
+    with pytest.raises(
+        TrainingError, match=r"metrics.jsonl: cannot be written \(No space left on device\): make room, then"
+    ):
+        log.write(step=1)
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("event", ["os.rename", "os.remove", "shutil.rmtree"])
-@pytest.mark.parametrize("count", [1, 4, 5, 8, 9, 10, 13, 17])
+@pytest.mark.parametrize(("event", "count"), MOMENTS)
 def test_a_kill_at_any_moment_of_a_save_leaves_what_the_run_needs(whole, few_videos, tmp_path, event, count):
     command = words(few_videos, tmp_path / "run", "--resume", "auto")
     done = hit("SIGKILL", event, count, command)
-    if done.returncode == 0:
-        pytest.skip("there are fewer such moments in a run")
     assert done.returncode == -signal.SIGKILL, done.stderr
     if (tmp_path / "run/checkpoints").exists() and event != "os.rename":
         assert newest_state(tmp_path / "run")[0] is not None
