@@ -30,8 +30,9 @@ SCENARIOS = {  # settings, then how many of the step's first clips the first pro
     "adamw": ({"ema_decay": 0.9, "activation_checkpointing": True, "clips_per_pass": 2}, None),
     "uneven": ({"optimizer": "sgd", "clips_per_pass": 2}, 1),
     "empty": ({"optimizer": "sgd", "clips_per_pass": 3, "ema_decay": 0.9}, 0),
+    "sizes": ({"optimizer": "sgd", "clips_per_pass": 2, "ema_decay": 0.9, "resolutions": (24, 16)}, 3),
 }
-PARTS = {"ddp": ("plain", "mixed", "uneven", "empty"), "fsdp": ("mixed", "adamw", "empty")}
+PARTS = {"ddp": ("plain", "mixed", "uneven", "empty", "sizes"), "fsdp": ("mixed", "adamw", "empty", "sizes")}
 
 
 def trainer(parallel="ddp", **changes):
