@@ -28,7 +28,7 @@ SCENARIOS = {  # settings, then how many of the step's first clips the first pro
     "plain": ({"optimizer": "sgd"}, None),
     "mixed": ({"optimizer": "sgd", "clips_per_pass": 3, "ema_decay": 0.9, "clip_gradient": 0.5, **MIXED}, None),
     "adamw": ({"ema_decay": 0.9, "activation_checkpointing": True, "clips_per_pass": 2}, None),
-    "resolutions": ({"optimizer": "sgd", "clips_per_pass": 3, "resolutions": (24, 16)}, 3),
+    "resolutions": ({"optimizer": "sgd", "clips_per_pass": 2, "ema_decay": 0.9, "resolutions": (24, 16)}, 3),
     "uneven": ({"optimizer": "sgd", "clips_per_pass": 2}, 1),
     "empty": ({"optimizer": "sgd", "clips_per_pass": 3, "ema_decay": 0.9}, 0),
 }

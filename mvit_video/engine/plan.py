@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mvit_video.config.schema import Config, height_width
 from mvit_video.data.loader import steps_per_epoch
 from mvit_video.engine.distributed import world_size
+from mvit_video.engine.losses import check_resolutions
 from mvit_video.engine.optimizer import freeze_all_but_head
 from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate
 from mvit_video.engine.trainer import effective_precision
@@ -26,6 +27,7 @@ def dry_model(config: Config, num_classes: int | None) -> nn.Module:
             crop_size=data.crop_size,
             **config.model.arguments,
         )
+    check_resolutions(model, config.model.name, config.train)
     if config.train.trainable == "head":
         freeze_all_but_head(model)
     return model

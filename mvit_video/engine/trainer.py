@@ -57,7 +57,8 @@ class Trainer:
         self.learner, self.learning_rate, self.mix = learner, learning_rate, mix
         self.settings, self.device = settings, device
         self.shared = averaging_gradients(learner.model)
-        self.network = torch.compile(self.shared) if settings.compile else self.shared
+        dynamic = False if settings.resolutions else None  # one graph of all sizes takes minutes to trace
+        self.network = torch.compile(self.shared, dynamic=dynamic) if settings.compile else self.shared
         self.precision = effective_precision(settings, device)
         self.trained = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
         self.train_mode()

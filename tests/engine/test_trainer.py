@@ -188,11 +188,13 @@ def test_activation_checkpointing_changes_no_bit():
 def test_compiling_wraps_the_network_and_leaves_the_saved_names(monkeypatch):
     """What compilation computes is tested with the model; here, that the switch uses it."""
     compiled = []
-    monkeypatch.setattr(engine.torch, "compile", lambda model: compiled.append(model) or model)
+    monkeypatch.setattr(engine.torch, "compile", lambda model, dynamic: compiled.append((model, dynamic)) or model)
     machine = trainer(compile=True)
-    assert compiled == [machine.learner.model]
+    assert compiled == [(machine.learner.model, None)]
     trainer(compile=False)
     assert len(compiled) == 1
+    trainer(compile=True, resolutions=(16,))
+    assert compiled[1][1] is False, "each size has a graph of its own"
     assert "cls_token" in weights(machine)
 
 
