@@ -119,10 +119,8 @@ def test_a_signal_ends_the_run_after_its_step_with_its_state_and_code(few_videos
 
 def test_records_that_the_disk_does_not_take_are_an_error(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    log._file = Path("/dev/full").open("ab", buffering=0)
-    with pytest.raises(
-        TrainingError, match=r"metrics.jsonl: cannot be written \(No space left on device\): make room, then"
-    ):
+    told = r"metrics.jsonl: cannot be written \(No space left on device\): make room, then"
+    with Path("/dev/full").open("ab", buffering=0) as log._file, pytest.raises(TrainingError, match=told):
         log.write(step=1)
 
 
