@@ -67,7 +67,11 @@ class Runner:
         window = length * settings["sampling_rate"] * fps / settings["target_fps"]
         room = max(count - window, 0.0)
         start = room // 2 if self.num_clips == 1 else clip * (room // (self.num_clips - 1))
-        return np.clip(np.linspace(start, start + window - 1, length), 0, count - 1).astype(int)
+        if settings["dense_step"] == "stride":
+            numbers = start + window / length * np.arange(length)
+        else:
+            numbers = np.linspace(start, start + window - 1, length)
+        return np.clip(numbers, 0, count - 1).astype(int)
 
     def scaled(self, frame: np.ndarray) -> np.ndarray:
         """A frame (H, W, 3) with its shorter side at short_side, normalised: float32 (3, h, w)."""

@@ -9,7 +9,7 @@ from mvit_video.model.checkpoints import ModelCard, model_from_card, save_checkp
 
 
 def write_tiny(path: Path, sampling: str = "dense", seed: int = 3, **arguments) -> Path:
-    """5 classes, 8 frames of 32×40 pixels, 2 clips × 3 crops; two stages of 16 and 32 channels."""
+    """5 classes, 8 frames of 32×40 pixels, 2 clips (of a whole video 1) × 3 crops; two stages of 16 and 32 channels."""
     preprocessing = Preprocessing(
         num_frames=8, sampling_rate=2, sampling=sampling, short_side=44, crop_size=(32, 40), mean=(0.4, 0.45, 0.5)
     )
@@ -19,7 +19,7 @@ def write_tiny(path: Path, sampling: str = "dense", seed: int = 3, **arguments) 
         arguments=arguments,
         classes=("rise", "fall", "größer", "turn", "stay"),
         preprocessing=preprocessing,
-        protocol="2x3",
+        protocol="1x3" if sampling == "segment" else "2x3",
     )
     save_checkpoint(path, randomise(model_from_card(card), seed), card)
     return path

@@ -1,4 +1,6 @@
+import itertools
 import json
+import runpy
 import subprocess
 import sys
 
@@ -13,6 +15,8 @@ from numbered_video import write_numbered
 from tiny_checkpoint import write_tiny
 
 from mvit_video import cli
+from mvit_video.config.schema import Preprocessing
+from mvit_video.data.dataset import view_indices
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.inference import export
 from mvit_video.inference.export import example_clips, export_checkpoint
@@ -166,6 +170,18 @@ def check_runner(checkpoint, file, videos):
 
 def test_the_runner_gives_what_predict_gives_without_torch(videos, tiny, tiny_onnx):
     check_runner(tiny, tiny_onnx, videos)
+
+
+@pytest.mark.parametrize(("step", "sampling"), [("linspace", "dense"), ("stride", "dense"), ("linspace", "segment")])
+def test_the_runner_takes_the_frames_that_we_take(step, sampling):
+    kind = runpy.run_path(str(RUNNER))["Runner"]
+    runner = kind.__new__(kind)  # without a file
+    settings = Preprocessing(num_frames=8, sampling_rate=3, dense_step=step, sampling=sampling)
+    runner.settings = settings.model_dump(mode="json")
+    for count, fps, runner.num_clips in itertools.product((1, 7, 60, 301), (15.0, 29.97, 60.0), (1, 2, 5)):
+        wanted = view_indices(count, fps, settings, runner.num_clips)
+        found = [runner.frame_numbers(count, fps, clip) for clip in range(runner.num_clips)]
+        assert np.array_equal(found, wanted), (count, fps)
 
 
 def test_the_runner_samples_whole_videos_and_fills_a_fixed_batch(videos, tmp_path):
