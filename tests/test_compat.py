@@ -65,7 +65,8 @@ def test_our_networks_and_inference_work_with_torchvision_and_pytorchvideo_block
         size = Preprocessing(num_frames=8, crop_size=48, short_side=48)
         card = ModelCard(name="mvitv2_nano_8x3", arguments={{}}, classes=("a", "b"), preprocessing=size)
         save_checkpoint("{tmp_path}/model.safetensors", model, card)
-        print(len(Predictor.from_checkpoint("{tmp_path}/model.safetensors", "cpu")("{tmp_path}/video.mp4").predictions))
+        video, = Predictor.from_checkpoint("{tmp_path}/model.safetensors", "cpu")("{tmp_path}/video.mp4")
+        print(len(video.predictions))
         assert "pytorchvideo/x3d_s" in mvit_video.list_models()
         for name in ("torchvision/mvit_v2_s", "pytorchvideo/x3d_s"):
             try:

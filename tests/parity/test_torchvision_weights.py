@@ -59,10 +59,10 @@ def test_mvitv2_s_has_torchvisions_logits_and_gradients(attention, tmp_path):
     theirs = video.mvit_v2_s(stochastic_depth_prob=0.0).train()
     logits, gradients = full_size_pair(theirs, tmp_path, attention, torch.float32)
     assert (logits[0] - logits[1]).abs().max() < 1e-5
-    for name, (ours, wanted) in gradients.items():
-        off = (ours - wanted).abs()
-        # A near tie in a max pool may send a gradient to another cell in single precision: a few elements may be off.
-        assert (off > 1e-5).float().mean() < 1e-3 and off.max() < 1e-4, name
+    # A near tie in a max pool sends a gradient to another cell in single precision, which ones depends on the processor:
+    # here the gradient as a whole is compared, every single one in double precision below.
+    ours, wanted = (torch.cat([pair[side].flatten() for pair in gradients.values()]) for side in (0, 1))
+    assert (ours - wanted).norm() < 1e-3 * wanted.norm()
 
 
 def test_in_double_precision_all_gradients_are_torchvisions_to_the_last_digits(tmp_path):
