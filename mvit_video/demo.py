@@ -19,9 +19,10 @@ from mvit_video.evaluation.films import middles
 from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.page import confusion_section
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.evaluation.report import Number, Report, Section, curves, frame_strips
+from mvit_video.evaluation.report import Number, Report, Section
 from mvit_video.evaluation.results import accuracies, results
 from mvit_video.evaluation.views import VideoScores, reversed_frames, shuffled_frames
+from mvit_video.figures import curves, frame_strips
 from mvit_video.inference.predictor import Predictor
 from mvit_video.inference.render import timeline_figure
 from mvit_video.inference.timeline import Segment, Timeline, label_timeline

@@ -45,6 +45,17 @@ def fresh_folder(folder: str | Path, owned: tuple[str, ...], overwrite: bool) ->
     With `overwrite` exactly these are deleted, and nothing else in the folder is touched.
     """
     folder = Path(folder)
+    for path in check_fresh(folder, owned, overwrite):
+        _delete(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise ConfigError(f"{folder}: cannot be created ({reason.strerror}): choose another --output") from None
+    return folder
+
+
+def check_fresh(folder: Path, owned: tuple[str, ...], overwrite: bool) -> list[Path]:
+    """What `fresh_folder` would delete; ConfigError where it would refuse the folder. Changes nothing."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file, wanted a folder for the output")
     present = [folder / name for name in owned if (folder / name).exists()]
@@ -52,13 +63,7 @@ def fresh_folder(folder: str | Path, owned: tuple[str, ...], overwrite: bool) ->
         raise ConfigError(
             f"{folder}: already holds {present[0].name} of another run: choose another --output, or say --overwrite"
         )
-    for path in present:
-        _delete(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
-        raise ConfigError(f"{folder}: cannot be created ({reason.strerror}): choose another --output") from None
-    return folder
+    return present
 
 
 def output_file(path: str | Path, overwrite: bool = True) -> Path:

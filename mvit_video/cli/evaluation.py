@@ -32,9 +32,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video.config.load import load_config
-    from mvit_video.data.annotations import checked_list
     from mvit_video.data.list_checks import MISSING, missing_text
     from mvit_video.engine.distributed import is_first
+    from mvit_video.evaluation.after_training import held_out_list
     from mvit_video.evaluation.evaluate import check_agreement, evaluate
     from mvit_video.evaluation.page import evaluation_report
     from mvit_video.evaluation.protocols import Protocol
@@ -42,17 +42,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.views import frame_order
     from mvit_video.inference.predictor import choose_device
     from mvit_video.model.checkpoints import load_checkpoint
+    from mvit_video.model.network_of_weights import with_network_of_weights
     from mvit_video.paths import fresh_folder, write_whole
 
-    config = load_config(arguments.config, overrides(arguments))
+    config = with_network_of_weights(load_config(arguments.config, overrides(arguments)))
     frame_order(arguments.frames)  # wrong words are told before any work
     device = choose_device(arguments.device)
     protocol = Protocol.parse(arguments.protocol or config.evaluation.protocol)
     model, card = load_checkpoint(arguments.checkpoint)
-    source = config.data.test or config.data.val
-    if source is None:
-        raise ConfigError("neither data.test nor data.val is set: name the list of videos to evaluate on")
-    videos = checked_list(source, config.data, card.classes, keep_missing=True)
+    videos = held_out_list(config, card.classes)
     check_agreement(card, config, videos, protocol)
     shown = card.preprocessing
     if arguments.resolution:

@@ -35,12 +35,16 @@ def _train(arguments: argparse.Namespace) -> int:
     from mvit_video.config.load import load_config
     from mvit_video.engine.distributed import is_first
     from mvit_video.engine.run import dry_run, train_run
+    from mvit_video.evaluation.after_training import check_evaluation, evaluate_run
     from mvit_video.evaluation.evaluate import validator
     from mvit_video.inference.predictor import choose_device
+    from mvit_video.model.network_of_weights import with_network_of_weights
 
     seed = [] if arguments.seed is None else [f"train.seed={arguments.seed}"]
     config = load_config(arguments.config, [*overrides(arguments), *seed])
+    config = with_network_of_weights(config)
     device = choose_device(arguments.device)
+    check_evaluation(config)
     if arguments.dry_run:
         print(dry_run(config, device, arguments.num_videos, arguments.num_classes))
         return 0
@@ -53,6 +57,8 @@ def _train(arguments: argparse.Namespace) -> int:
         resume=arguments.resume == "auto",
         overwrite=arguments.overwrite,
     )
+    if config.evaluation.after_training:
+        evaluate_run(weights.parent, config, device, say)
     if is_first():
         say(f"done: the weights are in {weights}")
     return 0

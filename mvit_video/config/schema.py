@@ -4,10 +4,12 @@ The sentences are the documentation (`mvit-video settings` prints them). A numbe
 is not here but in the YAML file of its recipe, with its source.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+AUTO = "auto"  # of model.name and data.train
 Positive = Annotated[int, Field(ge=1)]
 Rgb = tuple[float, float, float]
 Size = Positive | tuple[Positive, Positive]
@@ -24,7 +26,7 @@ class Settings(BaseModel):
 
 class ModelSettings(Settings):
     name: str = "mvitv2_s_16x4"
-    """The network: a name that `mvit_video.list_models()` lists."""
+    """The network: a name that `mvit_video.list_models()` lists, or auto: that of `weights`, with its input where `data` sets none."""
     arguments: dict[str, Any] = {}
     """Constructor arguments that win over the named ones, such as {drop_path_rate: 0.4}; frames, crop and classes come from `data`."""
     weights: str | None = None
@@ -92,13 +94,17 @@ class DataSettings(Preprocessing):
     root: str = "."
     """Folder that the lists below and the paths in them are relative to."""
     train: str | None = None
-    """Training videos: a csv or txt of `path label` rows, a folder of class folders, or a dataset's official list (datasets/README.md)."""
+    """Training videos: rows of `path label`, a folder of class folders, or an official list (datasets/README.md); auto: those in root."""
     val: str | None = None
     """Videos for validation during training; the same forms."""
     test: str | None = None
     """Videos for `mvit-video evaluate`; the same forms; data.val where it is not given."""
     classes: str | None = None
     """Text file of class names, one a line, in the order of the labels; without it classes.txt beside the list, else its own names."""
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the videos for validation where train is auto and there is no val: chosen by a hash of each path."""
+    split_group: str | None = None
+    """Regular expression for file names: videos in which it (or its first group) finds the same text stay on one side of that split."""
     allow_missing: bool = False
     """Go on where files of a list are missing: left out of training, counted as wrong in evaluation, written to missing.txt."""
     decoder: Literal["pyav", "decord", "frames"] = "pyav"
@@ -127,6 +133,15 @@ class DataSettings(Preprocessing):
     """Brightness, contrast and saturation of a training clip change by factors of 1 − this to 1 + this."""
     erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the training clips that get a box of noise, the same box in all frames."""
+
+    @field_validator("split_group")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as reason:
+            raise ValueError(f"'{pattern}' is not a regular expression ({reason})") from None
+        return pattern
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> "DataSettings":
@@ -221,6 +236,8 @@ class TrainSettings(Settings):
     """Newest saved training states that are kept; the best validated one is kept besides."""
     validate_every_epochs: Positive = 10
     """Epochs between validations on data.val, one centre view a video; one is made at the end too."""
+    wandb_project: str | None = None
+    """Project on Weights & Biases that the numbers are sent to; wants the package wandb."""
 
 
 class EvaluationSettings(Settings):
@@ -228,6 +245,8 @@ class EvaluationSettings(Settings):
     """Views per video: clips × crops, such as 5x1 or 1x3; kinetics-5x1, kinetics-5x3 and ssv2-1x3 also insist on the published input."""
     views_per_batch: Positive = 16
     """Views that go through the network at once; changes speed and memory only."""
+    after_training: bool = False
+    """Evaluate data.test, or else data.val, when training ends; the weights then carry the numbers."""
 
 
 class Config(Settings):

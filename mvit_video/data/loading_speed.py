@@ -27,6 +27,7 @@ from mvit_video.data.clip_contenders import Clip, contenders, draw_clips
 from mvit_video.data.dataset import ClipDataset, SampleKey, ViewDataset
 from mvit_video.data.decode import VideoReader
 from mvit_video.data.loader import StepSampler, collate, training_loader
+from mvit_video.data.split import found_lists
 from mvit_video.errors import ConfigError
 from mvit_video.progress import progress_bar
 
@@ -42,6 +43,8 @@ def benchmark_loading(config: Config, clips: int, against: str | None, originals
     """
     if config.data.train is None:
         raise ConfigError("data.train is not set: name the list of videos to load")
+    config = config.model_copy(update={"data": found_lists(config.data)})
+    assert config.data.train is not None
     videos = read_videos(config.data.train, config.data.root, frames=config.data.decoder == "frames")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

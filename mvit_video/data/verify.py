@@ -11,6 +11,7 @@ from mvit_video.data.annotations import VideoList, read_videos
 from mvit_video.data.class_names import read_classes
 from mvit_video.data.decode import VideoReader
 from mvit_video.data.guard import CAN_FORK, Decoder, DecoderLost, open_request
+from mvit_video.data.split import found_lists
 from mvit_video.errors import ConfigError, DecodeError
 
 LISTS = ("train", "val", "test")
@@ -40,6 +41,7 @@ class Plan:
 
 def lists_of(data: DataSettings) -> list[VideoList]:
     """All lists that the settings name, with the classes of the first."""
+    data = found_lists(data)
     classes = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
     lists: list[VideoList] = []
     for name in LISTS:

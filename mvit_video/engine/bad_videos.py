@@ -27,9 +27,7 @@ def handle_bad_videos(batch: dict, on_error: str, events: MetricsLog, step: int,
     for bad in listed:
         events.write(step=step, epoch=epoch, id=bad.path, where=bad.where, reason=bad.reason, substitute=bad.substitute)
     for bad in listed if on_error == "stop" else []:
-        raise DecodeError(
-            f"{bad.reason} ({bad.where}): repair the file, take its row out of the list, or set data.on_error"
-        )
+        raise stop_at(bad)
     if not any(everyones("video" in batch)):
         raise TrainingError(
             f"step {step}: none of the {len(listed)} videos tried could be decoded ({listed[0].reason}): "
@@ -42,6 +40,13 @@ def no_clips(preprocessing: Preprocessing) -> dict:
     clips = torch.empty(0, 3, preprocessing.num_frames, *preprocessing.crop_hw)
     names = dict.fromkeys(("video_name", "video_index", "clip_index", "aug_index"), ())
     return {"video": clips, "label": torch.empty(0, dtype=torch.int64), **names}
+
+
+def stop_at(bad: BadVideo) -> DecodeError:
+    """What data.on_error=stop ends a run with."""
+    return DecodeError(
+        f"{bad.reason} ({bad.where}): repair the file, take its row out of the list, or set data.on_error"
+    )
 
 
 def events_summary(run: Path, say: Callable[[str], None]) -> None:

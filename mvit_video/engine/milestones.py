@@ -44,9 +44,10 @@ class Milestones:
         span: Span,
         validate: Validate | None,
         about: dict[str, Any] | None = None,
+        tell: Callable[[int, dict[str, float]], None] = lambda step, numbers: None,
     ) -> None:
         self.learner, self.settings, self.run, self.card, self.span = learner, settings, run, card, span
-        self.validate, self.about = validate, about
+        self.validate, self.about, self.tell = validate, about, tell
         self.log = MetricsLog(run / VALIDATION, after=span.first_step)
 
     def resumed(self) -> None:
@@ -89,6 +90,7 @@ class Milestones:
             averaged = self.validate(whole_network(self.learner.average.model, self.card))
             numbers = numbers | {f"ema_{name}": value for name, value in averaged.items()}
         self.log.write(step=done, epoch=done / self.span.steps_per_epoch, **numbers)
+        self.tell(done, numbers)
         if is_first():
             tidy(self.run, self.settings.keep_checkpoints)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mvit_video.config.load import dump_config, load_config
-from mvit_video.config.schema import Config
+from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.annotations import checked_list
 from mvit_video.data.class_names import read_classes
 from mvit_video.data.dataset import ClipDataset
@@ -18,6 +18,7 @@ from mvit_video.data.list_checks import MISSING, missing_text, refuse_several_la
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
 from mvit_video.data.records import VideoList
+from mvit_video.data.split import found_lists, list_text, split_videos
 from mvit_video.engine.bad_videos import EVENTS, events_summary
 from mvit_video.engine.checkpoint import (
     BEST,
@@ -34,9 +35,11 @@ from mvit_video.engine.losses import Objective, check_resolutions
 from mvit_video.engine.milestones import Span, Validate, whole_network
 from mvit_video.engine.optimizer import linear_layers
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
+from mvit_video.engine.preflight import check_output, preflight
 from mvit_video.engine.schedule import learning_rate
 from mvit_video.engine.teacher import read_teacher
 from mvit_video.engine.trainer import Trainer, make_learner, run_training, seed_step
+from mvit_video.engine.watching import FILES, METRICS, Watcher
 from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.model.checkpoints import (
     ModelCard,
@@ -46,11 +49,16 @@ from mvit_video.model.checkpoints import (
     read_weights,
     save_checkpoint,
 )
-from mvit_video.paths import fresh_folder, write_whole
+from mvit_video.paths import check_fresh, fresh_folder, write_whole
 
 WEIGHTS = "model.safetensors"
 AVERAGED_WEIGHTS = "model_ema.safetensors"
-OWNED = ("config.yaml", "metrics.jsonl", VALIDATION, EVENTS, BEST, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING)
+LISTS = ("train.csv", "val.csv", "classes.txt")  # where data.train is auto
+EVALUATION = "evaluation"  # and evaluation_ema: what evaluation.after_training leaves
+OWNED = (
+    *("config.yaml", METRICS, VALIDATION, EVENTS, BEST, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING),
+    *(*FILES, *LISTS, EVALUATION, f"{EVALUATION}_ema"),
+)
 MAY_CHANGE = (
     "data.root",
     "data.workers",
@@ -68,16 +76,17 @@ MAY_CHANGE = (
 def training_lists(config: Config) -> tuple[VideoList, VideoList | None]:
     """The training list, and the validation list with the same classes, if there is one; both checked, with notes.
 
-    Missing files stop, or with data.allow_missing leave the training list; in validation they count as wrong.
+    Missing files stop, or with data.allow_missing leave the training list; in validation they count as wrong. With
+    data.train=auto they are what lies under data.root, or its class folders split in two (see data/split.py).
     """
-    data = config.data
+    data = found_lists(config.data)
     if data.train is None:
         raise ConfigError("data.train is not set: name a csv of `path label` rows or a folder of class folders")
     classes = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
     train = checked_list(data.train, data, classes, keep_missing=False)
     refuse_several_labels(train)
     if data.val is None:
-        return train, None
+        return split_videos(train, data) if config.data.train == AUTO else (train, None)
     val = checked_list(data.val, data, train.classes, keep_missing=True)
     shared = shared_videos(train, val)
     return train, replace(val, notes=(*val.notes, shared)) if shared else val
@@ -99,6 +108,10 @@ def train_run(
     this, with the same folder; the first one writes and speaks.
     """
     settings, say = config.train, say if is_first() else _silent
+    if is_first():
+        check_output(Path(output))
+    if is_first() and not resume:
+        check_fresh(Path(output), OWNED, overwrite)
     train, val = training_lists(config)
     lists = [train] if val is None else [train, val]
     for note in (note for videos in lists for note in videos.notes):
@@ -109,9 +122,13 @@ def train_run(
     teacher = read_teacher(settings.teacher, card, device) if settings.teacher else None
     learner = make_learner(initial_model(config, card, say).to(device), settings, device)
     learner = replace(learner, teacher=teacher.digest if teacher else None)
-    run = _open_run(Path(output), config, resume, overwrite) if is_first() else Path(output)
-    if is_first():
-        _write_missing(run, missing_text(lists), resume)
+    rate = learning_rate(settings, last_step, per_epoch)
+    mixer, objective = Mixer(settings, len(train.classes)), Objective(settings, teacher)
+    trainer = Trainer(learner, rate, mixer, settings, device, objective)
+    dataset = ClipDataset(train, config.data, settings.seed)
+    with _algorithms(settings.deterministic):
+        checked = preflight(trainer, dataset, config, Path(output))
+    run = _open_run(Path(output), config, resume, overwrite, lists) if is_first() else Path(output)
     about: dict[str, Any] = {
         "seed": settings.seed,
         "config": config.model_dump(mode="json"),
@@ -120,13 +137,12 @@ def train_run(
     span = Span(_resume(run, learner, last_step, per_epoch, about["environment"], say), last_step, per_epoch)
     sampler.first_step = span.first_step
     say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
-    batches = training_loader(ClipDataset(train, config.data, settings.seed), sampler, config.data.workers)
-    rate = learning_rate(settings, last_step, per_epoch)
-    mixer, objective = Mixer(settings, len(train.classes)), Objective(settings, teacher)
-    trainer = Trainer(learner, rate, mixer, settings, device, objective)
+    say(checked)
+    batches = training_loader(dataset, sampler, config.data.workers)
+    watcher = Watcher(run, config, train.classes, span.first_step)
     validate = make_validator(val) if val is not None else None
     with _algorithms(settings.deterministic):
-        run_training(trainer, batches, run, card, span, validate, config.data.on_error, about)
+        run_training(trainer, batches, run, card, span, watcher, validate, config.data.on_error, about)
     events_summary(run, say)
     _save_weights(run / WEIGHTS, learner.model, card)
     if learner.average is not None:
@@ -179,15 +195,31 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
     return Plan(config, device, model, num_classes, num_videos).text(0, giga_multiply_adds(config)) + note
 
 
-def _open_run(run: Path, config: Config, resume: bool, overwrite: bool) -> Path:
-    """The folder of a run, with its effective config.yaml."""
+def _open_run(run: Path, config: Config, resume: bool, overwrite: bool, lists: list[VideoList]) -> Path:
+    """The folder of a run, with its effective config.yaml, and what is to be known about its lists."""
     if resume and (run / "config.yaml").exists():
         _same_settings(load_config(run / "config.yaml"), config, run)
     else:
         reports = [report.name for report in run.glob("nonfinite_step_*.json")]
         run = fresh_folder(run, (*OWNED, *reports), overwrite)
         write_whole(run / "config.yaml", dump_config(config))
+    _write_missing(run, missing_text(lists), resume)
+    if config.data.train == AUTO:
+        _write_lists(run, lists, resume)
     return run
+
+
+def _write_lists(run: Path, lists: list[VideoList], resume: bool) -> None:
+    """train.csv and val.csv beside classes.txt: what data.train=auto came to. A run resumes with the same ones only."""
+    for name, videos in zip(LISTS, lists, strict=False):
+        text = list_text(videos)
+        if resume and (run / name).exists() and (run / name).read_text(encoding="utf-8") != text:
+            raise ConfigError(
+                f"{run / name}: is not what data.train=auto finds under data.root any more: put the videos back as they "
+                "were, or start anew in another --output"
+            )
+        write_whole(run / name, text)
+    write_whole(run / LISTS[2], "".join(f"{name}\n" for name in lists[0].classes))
 
 
 def _write_missing(run: Path, text: str, resume: bool) -> None:

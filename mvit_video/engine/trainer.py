@@ -29,6 +29,7 @@ from mvit_video.engine.parallel import (
     share_out,
 )
 from mvit_video.engine.signals import stop_requests
+from mvit_video.engine.watching import METRICS, Watcher
 from mvit_video.errors import TrainingError
 from mvit_video.model.checkpoints import ModelCard
 from mvit_video.progress import progress_bar
@@ -77,7 +78,7 @@ class Trainer:
         seed_step(self.settings.seed, step, rank())
         lr = self._set_learning_rate(step)
         clips, labels = (tensor.to(self.device, non_blocking=True) for tensor in (clips, labels))
-        clips, targets = self.mix(clips, labels, mix_generator(self.settings.seed, step))
+        clips, targets = self.mix_of_step(step)(clips, labels)
         self.learner.optimizer.zero_grad(set_to_none=True)
         shares = everyones(len(clips))
         losses, hits = self._passes(clips, targets, shares)
@@ -120,6 +121,15 @@ class Trainer:
             parts.append((losses.detach(), logits))
         hits = parts[0][1].argmax(1) == targets.argmax(1)
         return torch.stack([losses for losses, _ in parts]).sum(0), hits.float()
+
+    def mix_of_step(self, step: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """What mixes a step's (clips, labels) into clips and targets: the same each time it is called."""
+        return lambda clips, labels: self.mix(clips, labels, mix_generator(self.settings.seed, step))
+
+    def rehearse(self, clips: Tensor, targets: Tensor) -> None:
+        """A pass forward and back for the sake of what it takes; its gradients are left in the network."""
+        for losses, _ in self.objective.parts(self.network, self._autocast, clips, targets):
+            losses.sum().backward()
 
     def _update(self, step: int, norm: Tensor) -> None:
         if self.settings.clip_gradient is not None:
@@ -168,6 +178,7 @@ def run_training(
     run: Path,
     card: ModelCard,
     span: Span,
+    watcher: Watcher,
     validate: Validate | None = None,
     on_error: str = "stop",
     about: dict[str, Any] | None = None,
@@ -176,21 +187,24 @@ def run_training(
 
     Raises Interrupted, after a step and with its state saved, where a process has been asked to stop.
     """
-    log, events = (MetricsLog(run / name, after=span.first_step) for name in ("metrics.jsonl", EVENTS))
-    milestones = Milestones(trainer.learner, trainer.settings, run, card, span, validate, about)
+    log, events = (MetricsLog(run / name, after=span.first_step) for name in (METRICS, EVENTS))
+    milestones = Milestones(trainer.learner, trainer.settings, run, card, span, validate, about, watcher.validated)
     milestones.resumed()
     trainer.train_mode()
     step = guarded_step(trainer, run)
-    with stop_requests() as request, progress_bar("training", span.last_step, span.first_step, is_first()) as bar:
-        for number, batch in enumerate(batches, span.first_step):
+    bar_of_steps = progress_bar("training", span.last_step, span.first_step, is_first())
+    with watcher, stop_requests() as request, bar_of_steps as bar:
+        for number, batch in enumerate(watcher.waiting(batches), span.first_step):
             handle_bad_videos(batch, on_error, events, number + 1, number // span.steps_per_epoch)
-            record = step(number, batch if "video" in batch else no_clips(card.preprocessing))
+            batch = batch if "video" in batch else no_clips(card.preprocessing)
+            watcher.batch(batch, trainer.mix_of_step(number))
             done = number + 1
+            record = watcher.stepped(done, step(number, batch), len(batch["video"]))
             epoch = done / span.steps_per_epoch
             log.write(step=done, epoch=epoch, **record)
             milestones.after(done, (log, events), request)
             trainer.train_mode()
-            bar.advance(text=_progress_text(epoch, record))
+            bar.advance(text=watcher.text(epoch, record))
     for file in (log, events, milestones.log):
         file.close()
 
@@ -224,12 +238,6 @@ def _cure(trainer: Trainer, in_a_row: int) -> str:
     again = f"{in_a_row} steps in a row were: " if in_a_row > 1 else ""
     other = ", or set train.on_nonfinite=skip" if trainer.settings.on_nonfinite == "stop" else ""
     return f"{again}lower train.base_lr and resume from an earlier state{other}"
-
-
-def _progress_text(epoch: float, record: dict[str, Any]) -> str:
-    if "skipped" in record:
-        return f"epoch {epoch:.1f}, step skipped"
-    return f"epoch {epoch:.1f}, loss {record['loss']:.3f}, top-1 {record['top1']:.0f} %, lr {record['lr']:.1e}"
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

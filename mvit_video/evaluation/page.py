@@ -10,9 +10,10 @@ from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.errors import DecodeError
 from mvit_video.evaluation.films import Film, film
 from mvit_video.evaluation.metrics import calibration, confused_pairs, confusion_matrix
-from mvit_video.evaluation.report import Number, Report, Section, curves, matrix_data, reliability
+from mvit_video.evaluation.report import Number, Report, Section, matrix_data, reliability
 from mvit_video.evaluation.results import NAMES, class_rows
 from mvit_video.evaluation.views import VideoScores
+from mvit_video.figures import curves
 
 MISTAKES, PAIRS, CLASSES = 12, 20, 10
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
-from mvit_video.evaluation.report import new_figure
+from mvit_video.figures import new_figure
 from mvit_video.inference.explain import Explanation
 from mvit_video.inference.timeline import Segment, Timeline
 

@@ -31,6 +31,19 @@ CARD_KEY = "mvit_video"
 HEAD = ("head.projection.weight", "head.projection.bias")
 
 
+class Measured(Settings):
+    """How good weights were found to be, by whom they were trained."""
+
+    protocol: str
+    """Views per video: clips × crops."""
+    num_videos: int
+    """Held-out videos, those that could not be decoded included as wrong."""
+    list: str
+    """Where these were listed."""
+    percent: dict[str, float]
+    """top1, top5 and what else evaluation measures, in percent."""
+
+
 class ModelCard(Settings):
     """What travels with the weights: enough to build the network, feed it and name its answers."""
 
@@ -44,6 +57,8 @@ class ModelCard(Settings):
     """From a video to the network's input."""
     protocol: str = "1x1"
     """Views per video that the training run's configuration evaluates with: clips × crops."""
+    measured: Measured | None = None
+    """Its accuracy, where evaluation.after_training has measured it."""
 
 
 def model_from_card(card: ModelCard) -> nn.Module:

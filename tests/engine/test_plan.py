@@ -9,6 +9,8 @@ from mvit_video.config.load import load_config
 from mvit_video.engine import run
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.run import dry_run
+from mvit_video.evaluation.protocols import Protocol
+from mvit_video.model.network_of_weights import with_network_of_weights
 
 CPU = torch.device("cpu")
 CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if path.parent.name != "_base_")
@@ -16,7 +18,7 @@ CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if pa
 
 def plan(recipe, *words, num_videos=240_000, num_classes=400):
     """Subject -> text."""
-    config = load_config(REPOSITORY / f"configs/{recipe}.yaml", words)
+    config = with_network_of_weights(load_config(REPOSITORY / f"configs/{recipe}.yaml", words))
     lines = Plan(config, CPU, dry_model(config, num_classes), num_classes, num_videos).text().splitlines()
     return {"summary": lines[0]} | dict(line.strip().split(": ", 1) for line in lines[1:])
 
@@ -36,6 +38,12 @@ def test_every_shipped_config_goes_through_dry_run(capsys, monkeypatch, config):
         "network", "clips", "augmentation", "mixing", "loss", "optimiser", "learning rate", "steps", "precision", "memory", "evaluation",
     ]  # fmt: skip
     assert "1,234.6 G multiply-adds per clip" in lines[1]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_config_evaluates_with_views_that_its_sampling_has(path):
+    config = with_network_of_weights(load_config(path))
+    Protocol.parse(config.evaluation.protocol).check(config.data.preprocessing())
 
 
 def test_the_plan_of_the_kinetics_recipe_is_in_effective_numbers():

@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 from conftest import REPOSITORY
+from run_records import numbers_of_steps
 from safetensors.torch import load_file
 from two_processes import environment, torchrun, torchrun_words
 
@@ -88,7 +89,8 @@ def whole(request, few_videos, tmp_path_factory):
 
 
 def the_same(run, whole):
-    for name in ("metrics.jsonl", "validation.jsonl", "model.safetensors", "model_ema.safetensors", "best.json"):
+    assert numbers_of_steps(run / "metrics.jsonl") == numbers_of_steps(whole / "metrics.jsonl")
+    for name in ("validation.jsonl", "model.safetensors", "model_ema.safetensors", "best.json"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
     return True
 

@@ -5,6 +5,7 @@ import re
 import numpy as np
 from PIL import Image
 
+from mvit_video import figures
 from mvit_video.evaluation import report
 from mvit_video.evaluation.metrics import calibration
 
@@ -21,7 +22,7 @@ def test_texts_are_escaped(tmp_path):
 
 
 def test_the_page_needs_no_other_file(tmp_path):
-    figure = report.curves([{"epoch": 1, "loss": 1.0, "top1": 3}], [])
+    figure = figures.curves([{"epoch": 1, "loss": 1.0, "top1": 3}], [])
     html = page(
         tmp_path, sections=[report.Section("S", "T", figure), report.Section("R", "", columns=["a"], rows=[[1]])]
     )
@@ -32,19 +33,19 @@ def test_the_page_needs_no_other_file(tmp_path):
 
 def test_smoothing_is_a_mean_over_neighbours():
     values = np.random.default_rng(0).random(100)
-    smooth = report.smoothed(values, share=0.1)
+    smooth = figures.smoothed(values, share=0.1)
     for place in range(100):
         assert np.isclose(smooth[place], values[max(place - 5, 0) : place + 6].mean())
 
 
 def test_curves_leave_out_what_is_not_recorded_and_thin_what_is_long():
     steps = [{"epoch": step / 1000, "loss": 1.0} for step in range(20_000)]
-    loss, accuracy = report.curves(
+    loss, accuracy = figures.curves(
         [*steps, {"epoch": 20.0}, {"epoch": 21.0, "loss": float("nan")}], [{"epoch": 10, "top1": 50}]
     ).axes
     assert 4000 <= len(loss.lines[0].get_xdata()) <= 8000 and loss.lines[0].get_xdata()[-1] > 19.9
     assert [line.get_label() for line in accuracy.lines] == ["validation"]
-    assert [len(axes.lines) for axes in report.curves([], []).axes] == [0, 0]
+    assert [len(axes.lines) for axes in figures.curves([], []).axes] == [0, 0]
 
 
 def test_the_matrix_is_reordered_and_only_its_cells_above_zero_are_kept():
@@ -69,6 +70,6 @@ def test_the_reliability_diagram_shows_the_bins():
 
 def test_strips_show_every_frame_and_caption():
     strips = [(np.full((5, 20, 30, 3), 40 * row, np.uint8), f"video {row}") for row in range(3)]
-    figure = report.frame_strips(strips)
+    figure = figures.frame_strips(strips)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["video 0", "video 1", "video 2"]
     assert figure.axes[1].images[0].get_array().shape == (20, 5 * 32, 3)

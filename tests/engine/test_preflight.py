@@ -1,0 +1,86 @@
+"""What a run tries before it starts, sentence by sentence; the network is left as it was."""
+
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+from conftest import REPOSITORY, silent
+
+from mvit_video.config.load import load_config
+from mvit_video.engine import preflight
+from mvit_video.engine.run import train_run
+from mvit_video.errors import ConfigError, DecodeError
+
+CPU = torch.device("cpu")
+WORDS = ("data.val=null", "train.epochs=1", "train.clips_per_step=4", "data.workers=0", "data.crop_size=32")
+
+
+def start(data, run, *words):
+    config = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={data}", *WORDS, *words])
+    return train_run(config, run, CPU, lambda videos: lambda model: {}, silent)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_lists_are_read(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"file: is a file, wanted a folder for the output"):
+        start("nowhere", tmp_path / "file/run")
+    with pytest.raises(ConfigError, match=r"^/proc/run: cannot be written to \(No such file or directory\): choose an"):
+        start("nowhere", "/proc/run")
+
+
+def test_a_disk_without_room_for_the_states_is_told_with_both_sizes(few_videos, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 5, 1_000_000))
+    with pytest.raises(
+        ConfigError, match=r"has 1.0 MB free, but 3 saved states of \d.\d MB .* take \d+.\d MB: free some"
+    ):
+        start(few_videos, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "words", "sentence"),
+    [
+        ({0}, (), r"train/00000.mp4: cannot be opened .* \(row 1 of train.csv\): repair the file, take its row out"),
+        (set(range(16)), ("data.on_error=skip",), r"none of 3 videos tried of .*train.csv can be decoded, the first: "),
+    ],
+)
+def test_videos_that_cannot_be_decoded_stop_a_run_before_its_folder(few_videos, tmp_path, spoilt, words, sentence):
+    shutil.copytree(few_videos, tmp_path / "data")
+    for number in spoilt:
+        (tmp_path / f"data/train/{number:05d}.mp4").write_text("not a video")
+    with pytest.raises(DecodeError, match=sentence):
+        start(tmp_path / "data", tmp_path / "run", *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_clips_that_a_network_does_not_take_are_found_by_one_pass(few_videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight.Trainer, "rehearse", lambda self, clips, targets: self.network(clips[:, :2]))
+    with pytest.raises(
+        ConfigError, match=r"cannot be trained on clips of 8×32×32 \(frames×height×width\): clips have shape"
+    ):
+        start(few_videos, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_is_too_small_is_told_with_its_cures(few_videos, tmp_path, monkeypatch):
+    def full(self, clips, targets):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr(preflight.Trainer, "rehearse", full)
+    with pytest.raises(
+        ConfigError,
+        match=r"a pass of 2 clips does not fit into the device's memory \(CUDA out of memory\): set "
+        r"train.clips_per_pass=1 or train.activation_checkpointing=true",
+    ):
+        start(few_videos, tmp_path / "run")
+
+
+def test_wandb_that_is_not_installed_is_one_sentence(few_videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight.check_trackers.__globals__["importlib"].util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"train.wandb_project = mine needs the package wandb, which is not installed"
+    ):
+        start(few_videos, tmp_path / "run", "train.wandb_project=mine")
+    assert not (tmp_path / "run").exists()
