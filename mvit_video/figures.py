@@ -1,7 +1,8 @@
 """Pictures with axes and text, drawn without any window: curves of a run, strips of frames."""
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -49,6 +50,28 @@ def curves(steps: Sequence[dict], validations: Sequence[dict]) -> Figure:
     for axes in panels:
         if axes.lines:
             axes.legend(loc="best")
+    return figure
+
+
+def curves_of_runs(runs: Mapping[str, tuple[Sequence[dict], Sequence[dict]]]) -> Figure:
+    """Loss (training, smoothed) and top-1 (validation) of several runs over the epochs; runs are (steps, validations).
+
+    Names that differ in a number at their end alone, such as ours_0 and ours_1, are seeds of one thing: one colour.
+    """
+    figure, panels = new_figure(9.6, 3.8, columns=2)
+    colours: dict[str, str] = {}
+    for name, (steps, validations) in runs.items():
+        stem = re.sub(r"[_-]?\d+$", "", name) or name
+        label = stem if stem not in colours else None
+        colour = colours.setdefault(stem, f"C{len(colours)}")
+        epochs, losses = _curve(steps, "loss")
+        thin = slice(None, None, max(len(losses) // MAX_POINTS, 1))
+        panels[0].plot(epochs[thin], smoothed(losses)[thin], color=colour, linewidth=1.0)
+        panels[1].plot(*_curve(validations, "top1"), "o-", color=colour, linewidth=1.0, markersize=3, label=label)
+    for axes, text in zip(panels, ("training loss, smoothed", "validation top-1 in %"), strict=True):
+        axes.set(xlabel="epoch", ylabel=text)
+        axes.grid(alpha=0.3)
+    panels[1].legend(loc="best")
     return figure
 
 

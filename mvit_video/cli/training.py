@@ -100,6 +100,23 @@ def settings(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def curves(arguments: argparse.Namespace) -> int:
+    """Draw the training loss and the validation accuracy of several runs into one picture."""
+    from mvit_video.engine.watching import draw_runs
+
+    draw_runs(arguments.runs, arguments.output, arguments.overwrite)
+    say(f"{len(arguments.runs)} runs are drawn in {arguments.output}")
+    return 0
+
+
+def _add_curves(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a folder of train; NAME_0, NAME_1 ... share a colour, as seeds do"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="the picture, a PNG file")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
+
+
 def demo(arguments: argparse.Namespace) -> int:
     """The whole way on the demonstration dataset: data, training, evaluation, prediction, timeline, report."""
     from mvit_video.demo import run_demo
@@ -137,4 +154,10 @@ def _add_convert_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
 
 
-VERBS = ((train, _add_train), (convert_config, _add_convert_config), (settings, lambda parser: None), (demo, _add_demo))
+VERBS = (
+    (train, _add_train),
+    (curves, _add_curves),
+    (convert_config, _add_convert_config),
+    (settings, lambda parser: None),
+    (demo, _add_demo),
+)

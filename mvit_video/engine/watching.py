@@ -12,9 +12,9 @@ from mvit_video.engine.distributed import is_first, world_size
 from mvit_video.engine.first_batch import FIRST_BATCH, Mix, write_first_batch
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.speed import Stopwatch
-from mvit_video.errors import TrainingError
-from mvit_video.figures import curves, png
-from mvit_video.paths import write_whole
+from mvit_video.errors import ConfigError, TrainingError
+from mvit_video.figures import curves, curves_of_runs, png
+from mvit_video.paths import output_file, write_whole
 
 CURVES = "curves.png"
 METRICS = "metrics.jsonl"
@@ -50,9 +50,8 @@ class Watcher:
     def draw(self) -> None:
         """curves.png from the records on disk."""
         if is_first():
-            steps, validations = (read_metrics(self.run / name) for name in (METRICS, VALIDATION))
             with _told(self.run / CURVES):
-                write_whole(self.run / CURVES, png(curves(steps, validations)))
+                write_whole(self.run / CURVES, png(curves(*_records(self.run))))
 
     def text(self, epoch: float, record: Mapping[str, Any]) -> str:
         """What stands beside the progress bar."""
@@ -74,6 +73,27 @@ class Watcher:
     def _track(self, step: int, values: Mapping[str, float]) -> None:
         for tracker in self._trackers:
             tracker.write(step, values)
+
+
+def draw_runs(runs: Sequence[str | Path], output: str | Path, overwrite: bool) -> None:
+    """The picture `output` of the curves of several runs, each called as its folder is. ConfigError where one has none."""
+    output = output_file(output, overwrite)
+    records = {}
+    for run in map(Path, runs):
+        if not (run / METRICS).is_file():
+            raise ConfigError(f"{run}: has no {METRICS}: name a folder that 'mvit-video train' has left")
+        name = run.resolve().name
+        if name in records:
+            raise ConfigError(
+                f"{run}: is the second run called {name}: rename its folder, so that the two can be told apart"
+            )
+        records[name] = _records(run)
+    write_whole(output, png(curves_of_runs(records)))
+
+
+def _records(run: Path) -> tuple[list[dict], list[dict]]:
+    """The records of the steps and of the validations."""
+    return read_metrics(run / METRICS), read_metrics(run / VALIDATION)
 
 
 @contextmanager
