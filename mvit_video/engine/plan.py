@@ -17,9 +17,12 @@ from mvit_video.model.variants import VARIANTS, build_model
 
 
 def dry_model(config: Config, num_classes: int | None) -> nn.Module:
-    """The configuration's network on the meta device, where weights take no memory; None is the network's usual head."""
+    """The configuration's network without its start: ours on the meta device, where weights take no memory.
+
+    None classes are the network's usual head. Baselines do not all take that device: they read values while being built.
+    """
     data = config.data
-    with torch.device("meta"):
+    with torch.device("meta" if config.model.name in VARIANTS else "cpu"):
         model = build_model(
             config.model.name,
             num_classes=num_classes,

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mvit_video.model.backend import kernels_for
 from mvit_video.model.relative_position import axis_embedding, axis_terms
 
 Grid = tuple[int, int, int]
@@ -65,16 +66,35 @@ def flash_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: float) 
     """
     head_dim = q.grid.shape[-1]
     terms = position_terms(q, tables, k.thw)
-    sizes = [size for size, table in zip(k.thw, tables, strict=True) if table is not None]
+    sizes = [0 if table is None else size for size, table in zip(k.thw, tables, strict=True)]
     channels = -(-(head_dim + sum(sizes)) // 8) * 8
     append = _append_plainly if torch.compiler.is_exporting() else _Append.apply
-    queries = append(channels, q.cls, q.grid, *terms).transpose(1, 2)
-    keys = k.joined() * scale
-    one_hot = F.pad(key_coordinates(k.thw, tables, keys), (0, channels - head_dim - sum(sizes), k.cls.shape[1], 0))
-    keys = torch.cat([keys, one_hot[:, None].expand(keys.shape[0], -1, keys.shape[2], -1)], -1).transpose(1, 2)
-    values = F.pad(v.joined(), (0, channels - head_dim)).transpose(1, 2)
+    queries = append(channels, q.thw, q.cls, q.grid, *terms).transpose(1, 2)
+    keys = _folded_keys(k, tables, sizes, scale, channels).transpose(1, 2)
+    values = _widened_tokens(v, channels).transpose(1, 2)
     out = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
-    return out.transpose(1, 2)[..., :head_dim]
+    return _narrowed(out.transpose(1, 2), head_dim)
+
+
+def _folded_keys(k: Heads, tables: Tables, sizes: Sequence[int], scale: float, channels: int) -> Tensor:
+    """[k·scale, one-hot coordinates, zeros]: (B, M, h, channels)."""
+    if kernels_for(k.grid):
+        return _Widen.apply(k.cls, k.grid, k.thw, sizes, scale, channels)
+    keys = k.joined() * scale
+    empty = channels - keys.shape[-1] - sum(sizes)
+    one_hot = F.pad(key_coordinates(k.thw, tables, keys), (0, empty, k.cls.shape[1], 0))
+    return torch.cat([keys, one_hot[:, None].expand(keys.shape[0], -1, keys.shape[2], -1)], -1)
+
+
+def _widened_tokens(v: Heads, channels: int) -> Tensor:
+    """[v, zeros]: (B, M, h, channels)."""
+    if kernels_for(v.grid):
+        return _Widen.apply(v.cls, v.grid, v.thw, (0, 0, 0), 1.0, channels)
+    return F.pad(v.joined(), (0, channels - v.grid.shape[-1]))
+
+
+def _narrowed(out: Tensor, head_dim: int) -> Tensor:
+    return _Narrow.apply(out, head_dim) if kernels_for(out) else out[..., :head_dim]
 
 
 def position_terms(q: Heads, tables: Tables, k_thw: Grid) -> list[Tensor]:
@@ -108,7 +128,7 @@ def key_coordinates(k_thw: Grid, tables: Tables, like: Tensor) -> Tensor:
     return torch.cat(spread, -1).flatten(0, 2) if spread else like.new_zeros(k_thw[0] * k_thw[1] * k_thw[2], 0)
 
 
-def _append_plainly(channels: int, cls: Tensor, grid: Tensor, *terms: Tensor) -> Tensor:
+def _append_plainly(channels: int, thw: Grid, cls: Tensor, grid: Tensor, *terms: Tensor) -> Tensor:
     """As `_Append`, in operations that an exported file keeps: writing into slices would become scatters over indices."""
     parts = [grid, *(term.flatten(1, 3) for term in terms)]
     return torch.cat([_widened(cls, channels), _widened(torch.cat(parts, -1), channels)], 1)
@@ -122,10 +142,12 @@ class _Append(torch.autograd.Function):
     """Class token, grid and terms written once into (B, N, h, D); backward hands out views, where cat and pad copy."""
 
     @staticmethod
-    def forward(ctx, channels: int, cls: Tensor, grid: Tensor, *terms: Tensor) -> Tensor:
+    def forward(ctx, channels: int, thw: Grid, cls: Tensor, grid: Tensor, *terms: Tensor) -> Tensor:
         batch, cells, heads, head_dim = grid.shape
-        num_cls = cls.shape[1]
+        num_cls, kernels = cls.shape[1], kernels_for(grid)
         ctx.layout = num_cls, head_dim, [tuple(term.shape) for term in terms]
+        if kernels:
+            return kernels.fold_queries(cls, grid, thw, terms, channels)
         out = grid.new_empty(batch, num_cls + cells, heads, channels)
         out[:, :num_cls, :, :head_dim] = cls
         out[:, :num_cls, :, head_dim:] = 0
@@ -146,7 +168,36 @@ class _Append(torch.autograd.Function):
             part = gradient[:, num_cls:, :, place : place + shape[-1]]
             of_terms.append(part.unflatten(1, shape[1:4]))
             place += shape[-1]
-        return None, of_cls, of_grid, *of_terms
+        return None, None, of_cls, of_grid, *of_terms
+
+
+class _Widen(torch.autograd.Function):
+    """`kernels.fold_keys`: tokens · scale in more channels, by one kernel; backward hands out views."""
+
+    @staticmethod
+    def forward(ctx, cls: Tensor, grid: Tensor, thw: Grid, sizes: Sequence[int], scale: float, channels: int) -> Tensor:
+        ctx.layout = cls.shape[1], grid.shape[-1], scale
+        return kernels_for(grid).fold_keys(cls, grid, thw, sizes, scale, channels)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        num_cls, head_dim, scale = ctx.layout
+        own = gradient[..., :head_dim] if scale == 1.0 else gradient[..., :head_dim] * scale
+        return own[:, :num_cls], own[:, num_cls:], None, None, None, None
+
+
+class _Narrow(torch.autograd.Function):
+    """The first channels of tokens (B, N, h, ·); backward puts zeros behind them by one kernel."""
+
+    @staticmethod
+    def forward(ctx, out: Tensor, head_dim: int) -> Tensor:
+        ctx.channels = out.shape[-1]
+        return out[..., :head_dim]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        none, cells = gradient[:, :0], (1, 1, gradient.shape[1])
+        return kernels_for(gradient).fold_keys(none, gradient, cells, (0, 0, 0), 1.0, ctx.channels), None
 
 
 class _AddResidual(torch.autograd.Function):
@@ -154,9 +205,10 @@ class _AddResidual(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, out: Tensor, grid: Tensor) -> Tensor:
-        ctx.num_cls = out.shape[1] - grid.shape[1]
-        total = out.clone(memory_format=torch.contiguous_format)
-        total[:, ctx.num_cls :] += grid
+        num_cls = ctx.num_cls = out.shape[1] - grid.shape[1]
+        total = torch.empty_like(out, memory_format=torch.contiguous_format)
+        total[:, :num_cls] = out[:, :num_cls]
+        torch.add(out[:, num_cls:], grid, out=total[:, num_cls:])
         return total
 
     @staticmethod
@@ -166,7 +218,7 @@ class _AddResidual(torch.autograd.Function):
 
 def add_residual(out: Tensor, q: Heads) -> Tensor:
     """Residual pooling (paper §4.1): the pooled queries are added to the attention's output, the class token's not."""
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_compiling():
         num_cls = q.cls.shape[1]
         return torch.cat([out[:, :num_cls], out[:, num_cls:] + q.grid], 1)
     return _AddResidual.apply(out, q.grid)

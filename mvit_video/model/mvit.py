@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.model.attention import ATTENTION, Grid, Heads, add_residual
 from mvit_video.model.normed_linear import normed_linear, normed_mlp
-from mvit_video.model.pooling import depthwise_conv, max_pool
+from mvit_video.model.pooling import max_pool, pool_norm
 from mvit_video.model.relative_position import table_rows
 
 LAYER_NORM_EPS = 1e-6
@@ -139,15 +139,11 @@ class PooledAttention(nn.Module):
         return self.proj(out.flatten(2)), queries.thw
 
     def _pool(self, x: Tensor, thw: Grid, conv: nn.Conv3d | None, norm: nn.LayerNorm | None) -> Heads:
-        """Tokens (B, N, h, d) through the depth-wise filter that all heads share, then the norm; class token kept."""
-        cls, grid = x.split([self.num_cls, x.shape[1] - self.num_cls], 1)
+        """Tokens (B, N, h, d), pooled and normed where there is a filter."""
         if conv is None or norm is None:
+            cls, grid = x.split([self.num_cls, x.shape[1] - self.num_cls], 1)
             return Heads(cls, grid.contiguous(), thw)
-        grid = grid.flatten(2).unflatten(1, thw).permute(0, 4, 1, 2, 3)  # (B, C, T, H, W), channels last in memory
-        weight = conv.weight.repeat(self.num_heads, 1, 1, 1, 1)
-        grid = depthwise_conv(grid, weight, _grid(conv.stride))
-        tokens = grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(-1, (self.num_heads, -1))
-        return Heads(norm(cls), norm(tokens), _grid(grid.shape[2:]))
+        return Heads(*pool_norm(x, thw, conv, norm))
 
 
 class Block(nn.Module):

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvit_video.model.backend import is_plain, kernels_for
+
 ROWS_PER_THREAD = 512
 
 
@@ -39,11 +41,7 @@ def normed_mlp(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) ->
 def _plainly(norm: nn.Module, *layers: nn.Module) -> bool:
     """Whether to call the modules themselves: for compilers and tracers, which plan memory on their own, and where
     someone has put hooks on them or modules of another kind in their place."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return True
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hooked = any(getattr(module, kind) for module in (norm, *layers) for kind in hooks)
-    return hooked or type(norm) is not nn.LayerNorm or any(type(layer) is not nn.Linear for layer in layers)
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_plain(norm, *layers)
 
 
 class _NormedLinear(torch.autograd.Function):
@@ -63,7 +61,7 @@ class _NormedLinear(torch.autograd.Function):
         of_weights = [torch.zeros_like(part) for part in weights]
         norm = _NormBackward(x, scale, shift, ctx.eps)
         for rows in _slices(norm.rows):
-            normed = norm.forward(rows).to(weight.dtype)
+            normed = norm.forward(rows, weight.dtype)
             of_normed = back[0][rows] @ weights[0]
             for gradient, part in zip(back[1:], weights[1:], strict=True):
                 of_normed.addmm_(gradient[rows], part)
@@ -93,7 +91,7 @@ class _NormedMlp(torch.autograd.Function):
         for rows in _slices(norm.rows):
             of_w2.addmm_(back[rows].t(), F.gelu(hidden[rows]))
             of_hidden = torch.ops.aten.gelu_backward(back[rows] @ w2, hidden[rows])
-            of_w1.addmm_(of_hidden.t(), norm.forward(rows).to(w1.dtype))
+            of_w1.addmm_(of_hidden.t(), norm.forward(rows, w1.dtype))
             of_b1 += of_hidden.sum(0)
             norm.backward(rows, of_hidden @ w1)
         return norm.of_x, norm.of_scale, norm.of_shift, of_w1, of_b1, of_w2, back.sum(0), None
@@ -122,32 +120,41 @@ class _NormBackward:
         self.of_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         self.of_scale, self.of_shift = torch.zeros_like(scale), torch.zeros_like(shift)
 
-    def forward(self, rows: slice) -> Tensor:
-        part = self._part(rows)
+    def forward(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        part, kernels = self._part(rows), kernels_for(self.rows)
+        if kernels:
+            return kernels.layer_norm(part, self.scale, self.shift, self.eps, dtype)
         normed, self._mean, self._rstd = torch.native_layer_norm(
             part, part.shape[-1:], self.scale, self.shift, self.eps
         )
-        return normed
+        return normed.to(dtype)
 
     def backward(self, rows: slice, gradient: Tensor) -> None:
         """After `forward` of the same slice."""
-        part, mask = self._part(rows), (True, True, True)
-        arguments = (part, part.shape[-1:], self._mean, self._rstd, self.scale, self.shift, mask)
-        of_x, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(gradient.to(part.dtype), *arguments)
+        part, mask, kernels = self._part(rows), (True, True, True), kernels_for(self.rows)
+        if kernels:
+            of_x, of_scale, of_shift = kernels.layer_norm_backward(part, self.scale, self.eps, gradient)
+        else:
+            arguments = (part, part.shape[-1:], self._mean, self._rstd, self.scale, self.shift, mask)
+            of_x, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(gradient.to(part.dtype), *arguments)
         self.of_x.view_as(self.rows)[rows] = of_x
         self.of_scale += of_scale
         self.of_shift += of_shift
 
     def _part(self, rows: slice) -> Tensor:
-        return self.rows[rows].to(self.scale.dtype)  # norms compute in their own type, under autocast too
+        part = self.rows[rows]  # norms compute in their own type, under autocast too; the kernels do so by themselves
+        return part.contiguous() if kernels_for(part) else part.to(self.scale.dtype)
 
 
 def _linear_forward(x, scale, shift, weight, bias, eps: float, parts: int) -> tuple[Tensor, ...]:
     tokens = x.reshape(-1, x.shape[-1])
+    if kernels_for(tokens):  # one product, whose parts are columns of one tensor
+        out = F.linear(_normed(tokens, scale, shift, eps, weight.dtype), weight, bias)
+        return tuple(part.view(*x.shape[:-1], -1) for part in out.chunk(parts, -1))
     outs = [weight.new_empty(len(tokens), len(weight) // parts) for _ in range(parts)]
     layers = list(zip(outs, weight.chunk(parts), bias.chunk(parts), strict=True))
     for rows in _slices(tokens):
-        normed = F.layer_norm(tokens[rows], scale.shape, scale, shift, eps).to(weight.dtype)
+        normed = _normed(tokens[rows], scale, shift, eps, weight.dtype)
         for out, part, offset in layers:
             torch.addmm(offset, normed, part.t(), out=out[rows])
     return tuple(out.view(*x.shape[:-1], -1) for out in outs)
@@ -158,10 +165,17 @@ def _mlp_forward(x, scale, shift, w1, b1, w2, b2, eps: float, keep: bool = False
     tokens = x.reshape(-1, x.shape[-1])
     out, hidden = w2.new_empty(len(tokens), len(w2)), w1.new_empty(len(tokens) if keep else 0, len(w1))
     for rows in _slices(tokens):
-        normed = F.layer_norm(tokens[rows], scale.shape, scale, shift, eps).to(w1.dtype)
+        normed = _normed(tokens[rows], scale, shift, eps, w1.dtype)
         wide = torch.addmm(b1, normed, w1.t(), out=hidden[rows]) if keep else torch.addmm(b1, normed, w1.t())
         torch.addmm(b2, F.gelu(wide), w2.t(), out=out[rows])
     return out.view(*x.shape[:-1], -1), hidden
+
+
+def _normed(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    kernels = kernels_for(rows)
+    if kernels:
+        return kernels.layer_norm(rows.contiguous(), scale, shift, eps, dtype)
+    return F.layer_norm(rows, scale.shape, scale, shift, eps).to(dtype)
 
 
 def _slices(tokens: Tensor) -> Iterator[slice]:

@@ -1,17 +1,38 @@
-"""Depth-wise pooling of token grids whose channels lie last in memory, with a backward pass that stays fast on a CPU.
+"""Depth-wise pooling of token grids whose channels lie last in memory, with its norm; and passes back that stay fast.
 
-PyTorch's own backward of a depth-wise Conv3d takes a slow path on CPUs. The same sums, exactly, by faster kernels:
-the gradient of the input is a depth-wise convolution of the (zero-spread) gradient with the turned filter, and the
+On a GPU Triton kernels do all of it (`kernels.pool_norm`). PyTorch's own backward of a depth-wise Conv3d takes a slow
+path on CPUs; here are the same sums, exactly, by faster functions: the gradient of the input is a depth-wise convolution of the (zero-spread) gradient with the turned filter, and the
 gradient of the filter is, for each temporal tap, that of a 2D depth-wise convolution. docs/performance.md has the times.
 """
 
 # B batch, C channels, T/H/W grid. Grids are (B, C, T, H, W) with channels last in memory.
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from mvit_video.model.backend import is_plain, kernels_for
 
 Grid = tuple[int, int, int]
+
+
+def pool_norm(x: Tensor, thw: Grid, conv: nn.Conv3d, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Grid]:
+    """Tokens (B, N, h, d) through the depth-wise filter that all heads share, then the norm; class tokens are normed only.
+
+    Returns class tokens (B, c, h, d), the pooled grid (B, T·H·W, h, d) and its size.
+    """
+    heads, num_cls = x.shape[2], x.shape[1] - thw[0] * thw[1] * thw[2]
+    stride, kernels = _grid(conv.stride), kernels_for(x, compilable=True)
+    if kernels and is_plain(norm, conv, kind=nn.Conv3d) and kernels.can_pool(conv.weight):
+        cls, grid = kernels.pool_norm(x, conv.weight, norm.weight, norm.bias, norm.eps, thw, stride)
+        return cls, grid, _grid((size - 1) // step + 1 for size, step in zip(thw, stride, strict=True))
+    cls, cells = x.split([num_cls, x.shape[1] - num_cls], 1)
+    grid = cells.flatten(2).unflatten(1, thw).permute(0, 4, 1, 2, 3)  # (B, C, T, H, W), channels last in memory
+    grid = depthwise_conv(grid, conv.weight.repeat(heads, 1, 1, 1, 1), stride)
+    tokens = grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(-1, (heads, -1))
+    return norm(cls), norm(tokens), _grid(grid.shape[2:])
 
 
 def depthwise_conv(grid: Tensor, weight: Tensor, stride: Grid) -> Tensor:
@@ -90,6 +111,11 @@ def _filter_gradient_2d(gradient: Tensor, pictures: Tensor, weight: Tensor, stri
 def _as_pictures(grid: Tensor) -> Tensor:
     """(B, C, T, H, W) -> (B·T, C, H, W), channels last in memory; a view where possible."""
     return grid.transpose(1, 2).flatten(0, 1)
+
+
+def _grid(values: Iterable[int]) -> Grid:
+    t, h, w = values
+    return (t, h, w)
 
 
 def _padding(weight: Tensor) -> Grid:

@@ -1,0 +1,493 @@
+"""Triton kernels for GPUs: pooling with its norm in one pass, norms, and what folds positions into attention.
+
+PyTorch's depth-wise 3D convolution is slow on GPUs, most of all backwards, and reads tokens channels first. Here tokens
+are read where the linear layer left them, convolved, normed in single precision and written once; the backward pass
+makes the convolution again instead of keeping it. The same sums as `pooling.pool_norm` without them, which is the
+reference of the tests. Sums over tokens are taken in a fixed order: results do not change from run to run.
+"""
+
+# B batch, N = c + T*H*W tokens, h heads, d channels of a head; TO/HO/WO the pooled grid; z convolved, y = norm(z).
+# One program works on up to BLOCK_W cells of one row of the grid (or on the class token) and one head.
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Grid = tuple[int, int, int]
+SIZES = ("T", "H", "W", "TO", "HO", "WO", "heads", "rows", "tiles")  # one kernel serves all of them
+SLOTS = 1024  # programs that sum over all tokens, each over its share
+
+
+@triton.jit
+def _place(tile, TO, HO, WO, heads, CLS: tl.constexpr, BLOCK_W: tl.constexpr):
+    """Of a tile: batch, head, frame, row, first column, and whether it is a class token (the last tile of its clip)."""
+    blocks = tl.cdiv(WO, BLOCK_W)
+    per_clip = TO * HO * blocks + CLS
+    head, rest = tile % heads, tile // heads
+    place, batch = rest % per_clip, rest // per_clip
+    is_cls = place == TO * HO * blocks
+    t = place // (HO * blocks)
+    h = (place // blocks) % HO
+    return batch.to(tl.int64), head, t, h, (place % blocks) * BLOCK_W, is_cls
+
+
+@triton.jit
+def _convolve(
+    x, weight, t_out, h_out, w_out, c, c_ok, T, H, W, row, D: tl.constexpr,
+    KT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """z of the cells (t_out, h_out, w_out): (BLOCK_W, BLOCK_C) float32. `x` points at the first cell, weight is (taps, d)."""
+    z = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
+    for row_of_taps in range(KT * KH):  # not unrolled: all taps at once would not fit into registers
+        t = t_out * ST + row_of_taps // KH - KT // 2
+        h = h_out * SH + row_of_taps % KH - KH // 2
+        width = tl.where((t >= 0) & (t < T) & (h >= 0) & (h < H), W, 0)
+        for dw in tl.static_range(KW):
+            w = w_out * SW + dw - KW // 2
+            ok = ((w >= 0) & (w < width))[:, None] & c_ok[None, :]
+            cells = tl.load(x + ((t * H + h) * W + w)[:, None] * row + c[None, :], mask=ok, other=0.0)
+            taps = tl.load(weight + (row_of_taps * KW + dw) * D + c, mask=c_ok, other=0.0)
+            z += cells.to(tl.float32) * taps.to(tl.float32)[None, :]
+    return z
+
+
+@triton.jit
+def _unnormed(
+    x, weight, tile, x_batch, x_row, T, H, W, TO, HO, WO, heads, D: tl.constexpr,
+    KT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    CLS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """z of a tile, or the class token itself; with it the cell's number among TO·HO·WO, and which rows are real."""
+    batch, head, t, h, first, is_cls = _place(tile, TO, HO, WO, heads, CLS, BLOCK_W)
+    c = tl.arange(0, BLOCK_C)
+    w = first + tl.arange(0, BLOCK_W)
+    c_ok = c < D
+    x += batch * x_batch + head * D
+    if is_cls:
+        w_ok = tl.arange(0, BLOCK_W) == 0
+        number = tl.zeros((BLOCK_W,), tl.int32)
+        token = tl.load(x + number[:, None] * x_row + c[None, :], mask=w_ok[:, None] & c_ok[None, :], other=0.0)
+        z = token.to(tl.float32)
+    else:
+        w_ok = w < WO
+        number = (t * HO + h) * WO + w
+        z = _convolve(
+            x + CLS * x_row, weight, t, h, w, c, c_ok, T, H, W, x_row, D, KT, KH, KW, ST, SH, SW, BLOCK_W, BLOCK_C
+        )  # fmt: skip
+    return z, batch, head, number, is_cls, w_ok, c, c_ok
+
+
+@triton.jit
+def _standardised(z, c_ok, eps, D: tl.constexpr):
+    """(z − mean) / deviation over a head's channels, and 1 / deviation."""
+    mean = tl.sum(z, 1) / D
+    centred = tl.where(c_ok[None, :], z - mean[:, None], 0.0)
+    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / D + eps)
+    return centred * rstd[:, None], rstd
+
+
+@triton.jit
+def _norm_back(of_y, normed, rstd, gain, D: tl.constexpr):
+    """The gradient of what was normed, from that of y."""
+    back = of_y * gain[None, :]
+    along = tl.sum(back * normed, 1) / D
+    return (back - normed * along[:, None] - (tl.sum(back, 1) / D)[:, None]) * rstd[:, None]
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _pool_norm_kernel(
+    x, weight, scale, shift, y_cls, y_grid, x_batch, x_row, T, H, W, TO, HO, WO, heads, eps, D: tl.constexpr,
+    KT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    CLS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    z, batch, head, number, is_cls, w_ok, c, c_ok = _unnormed(
+        x, weight, tl.program_id(0), x_batch, x_row, T, H, W, TO, HO, WO, heads, D,
+        KT, KH, KW, ST, SH, SW, CLS, BLOCK_W, BLOCK_C,
+    )  # fmt: skip
+    normed, _ = _standardised(z, c_ok, eps, D)
+    gain = tl.load(scale + c, mask=c_ok, other=0.0).to(tl.float32)
+    offset = tl.load(shift + c, mask=c_ok, other=0.0).to(tl.float32)
+    y = (normed * gain[None, :] + offset[None, :]).to(y_grid.dtype.element_ty)
+    ok = w_ok[:, None] & c_ok[None, :]
+    if is_cls:
+        tl.store(y_cls + ((batch + number) * heads + head)[:, None] * D + c[None, :], y, mask=ok)
+    else:
+        tl.store(y_grid + ((batch * TO * HO * WO + number) * heads + head)[:, None] * D + c[None, :], y, mask=ok)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _norm_backward_kernel(
+    x, weight, scale, of_cls, of_grid, of_z, of_scale, of_shift, x_batch, x_row,
+    cls_batch, cls_head, grid_batch, grid_row, grid_head, T, H, W, TO, HO, WO, heads, eps, tiles, D: tl.constexpr,
+    KT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    CLS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Gradient of z (of the class token too, which has no filter), and each program's share of those of scale and shift."""
+    tokens = CLS + TO * HO * WO
+    c = tl.arange(0, BLOCK_C)
+    gain = tl.load(scale + c, mask=c < D, other=0.0).to(tl.float32)
+    sum_scale = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
+    sum_shift = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        z, batch, head, number, is_cls, w_ok, c, c_ok = _unnormed(
+            x, weight, tile, x_batch, x_row, T, H, W, TO, HO, WO, heads, D,
+            KT, KH, KW, ST, SH, SW, CLS, BLOCK_W, BLOCK_C,
+        )  # fmt: skip
+        normed, rstd = _standardised(z, c_ok, eps, D)
+        ok = w_ok[:, None] & c_ok[None, :]
+        if is_cls:
+            back = tl.load(
+                of_cls + batch * cls_batch + head * cls_head + number[:, None] + c[None, :], mask=ok, other=0.0
+            )
+        else:
+            start = of_grid + batch * grid_batch + head * grid_head
+            back = tl.load(start + number[:, None] * grid_row + c[None, :], mask=ok, other=0.0)
+            number += CLS
+        back = back.to(tl.float32)
+        sum_scale += back * normed
+        sum_shift += back
+        back = _norm_back(back, normed, rstd, gain, D)
+        out = of_z + ((batch * tokens + number) * heads + head)[:, None] * D + c[None, :]
+        tl.store(out, back.to(of_z.dtype.element_ty), mask=ok)
+    tl.store(of_scale + tl.program_id(0) * D + c, tl.sum(sum_scale, 0), mask=c < D)
+    tl.store(of_shift + tl.program_id(0) * D + c, tl.sum(sum_shift, 0), mask=c < D)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _input_gradient_kernel(
+    of_z, weight, of_x, T, H, W, TO, HO, WO, heads, D: tl.constexpr,
+    KT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    CLS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Each input cell collects from the outputs that looked at it; a class token's gradient is handed on."""
+    batch, head, t, h, first, is_cls = _place(tl.program_id(0), T, H, W, heads, CLS, BLOCK_W)
+    c = tl.arange(0, BLOCK_C)
+    c_ok = c < D
+    row = heads * D
+    of_z += batch * (CLS + TO * HO * WO) * row + head * D
+    of_x += batch * (CLS + T * H * W) * row + head * D
+    total = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
+    if is_cls:
+        w_ok = tl.arange(0, BLOCK_W) == 0
+        number = tl.zeros((BLOCK_W,), tl.int32)
+        total += tl.load(of_z + number[:, None] * row + c[None, :], mask=w_ok[:, None] & c_ok[None, :], other=0.0)
+    else:
+        w = first + tl.arange(0, BLOCK_W)
+        w_ok = w < W
+        number = CLS + (t * H + h) * W + w
+        for row_of_taps in range(KT * KH):
+            t_far = t + KT // 2 - row_of_taps // KH
+            h_far = h + KH // 2 - row_of_taps % KH
+            t_seen = (t_far >= 0) & (t_far % ST == 0) & (t_far // ST < TO)
+            if t_seen & (h_far >= 0) & (h_far % SH == 0) & (h_far // SH < HO):
+                for dw in tl.static_range(KW):
+                    w_far = w + KW // 2 - dw
+                    ok = ((w_far >= 0) & (w_far % SW == 0) & (w_far // SW < WO))[:, None] & c_ok[None, :]
+                    seen = CLS + (t_far // ST * HO + h_far // SH) * WO + w_far // SW
+                    back = tl.load(of_z + seen[:, None] * row + c[None, :], mask=ok, other=0.0)
+                    taps = tl.load(weight + (row_of_taps * KW + dw) * D + c, mask=c_ok, other=0.0)
+                    total += back.to(tl.float32) * taps.to(tl.float32)[None, :]
+    out = of_x + number[:, None] * row + c[None, :]
+    tl.store(out, total.to(of_x.dtype.element_ty), mask=w_ok[:, None] & c_ok[None, :])
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _filter_gradient_kernel(
+    x, of_z, of_weight, x_batch, x_row, T, H, W, TO, HO, WO, heads, tiles, D: tl.constexpr,
+    KT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    CLS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """One program's share of the gradient of the taps (dt, dh, ·), three of them; of_weight is (programs, taps, d)."""
+    dt, dh = tl.program_id(1) // KH, tl.program_id(1) % KH
+    c = tl.arange(0, BLOCK_C)
+    c_ok = c < D
+    left = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
+    middle = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
+    right = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        batch, head, t_out, h_out, first, _ = _place(tile, TO, HO, WO, heads, 0, BLOCK_W)
+        w_out = first + tl.arange(0, BLOCK_W)
+        t, h, w = t_out * ST + dt - KT // 2, h_out * SH + dh - KH // 2, w_out * SW
+        width = tl.where((t >= 0) & (t < T) & (h >= 0) & (h < H), W, 0)
+        number = batch * (CLS + TO * HO * WO) + CLS + (t_out * HO + h_out) * WO + w_out
+        ok = (w_out < WO)[:, None] & c_ok[None, :]
+        back = tl.load(of_z + (number * heads + head)[:, None] * D + c[None, :], mask=ok, other=0.0).to(tl.float32)
+        cells = x + batch * x_batch + head * D + (CLS + (t * H + h) * W + w)[:, None] * x_row + c[None, :]
+        middle += back * tl.load(cells, mask=ok & (w < width)[:, None], other=0.0).to(tl.float32)
+        left += back * tl.load(cells - x_row, mask=ok & ((w >= 1) & (w <= width))[:, None], other=0.0).to(tl.float32)
+        right += back * tl.load(cells + x_row, mask=ok & (w + 1 < width)[:, None], other=0.0).to(tl.float32)
+    out = of_weight + (tl.program_id(0) * KT * KH * KW + (dt * KH + dh) * KW) * D + c
+    tl.store(out, tl.sum(left, 0), mask=c_ok)
+    tl.store(out + D, tl.sum(middle, 0), mask=c_ok)
+    tl.store(out + 2 * D, tl.sum(right, 0), mask=c_ok)
+
+
+def can_pool(weight: Tensor) -> bool:
+    """Whether `pool_norm` takes such filters: 3 cells wide, heads of up to 256 channels."""
+    return weight.shape[4] == 3 and weight.shape[0] <= 256
+
+
+def pool_norm(
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, eps: float, thw: Grid, stride: Grid
+) -> tuple[Tensor, Tensor]:
+    """norm(x) of the class tokens (B, c, h, d) and norm(convolve(x)) of the grid (B, TO·HO·WO, h, d), from x (B, N, h, d).
+
+    `weight` (d, 1, t, h, 3) is shared by the heads; class tokens are those that `thw` does not account for, none or one.
+    """
+    apply = _pool_norm_operator if torch.compiler.is_compiling() else _PoolNorm.apply
+    return apply(x, weight, scale, shift, eps, thw, stride)
+
+
+class _PoolNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *arguments):
+        _keep(ctx, arguments, None)
+        return _pool_norm_forward(*arguments)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_cls: Tensor, of_grid: Tensor):
+        return (*_pool_norm_backward(of_cls, of_grid, *ctx.saved_tensors, *ctx.constants), None, None, None)
+
+
+def _pool_norm_forward(
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, eps: float, thw: Sequence[int], stride: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    x, plan = _by_rows(x), _Plan(x, weight, thw, stride)
+    cls, grid = (x.new_empty(plan.batch, count, *x.shape[2:]) for count in (plan.num_cls, plan.cells_out))
+    _pool_norm_kernel[(plan.tiles_out,)](
+        x, _taps(weight), scale, shift, cls, grid, *x.stride()[:2], *plan.sizes, eps, **plan.constants
+    )
+    return cls, grid
+
+
+def _pool_norm_backward(
+    of_cls: Tensor, of_grid: Tensor, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor,
+    eps: float, thw: Sequence[int], stride: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, weight, scale and shift."""
+    x, plan, taps = _by_rows(x), _Plan(x, weight, thw, stride), _taps(weight)
+    of_cls, of_grid = (part if part.stride(-1) == 1 else part.contiguous() for part in (of_cls, of_grid))
+    of_z = x.new_empty(plan.batch, plan.num_cls + plan.cells_out, *x.shape[2:])
+    slots = min(SLOTS, plan.tiles_out)
+    of_scale, of_shift = (x.new_empty(slots, x.shape[3], dtype=torch.float32) for _ in "ab")
+    _norm_backward_kernel[(slots,)](
+        x, taps, scale, of_cls, of_grid, of_z, of_scale, of_shift, *x.stride()[:2], of_cls.stride(0), of_cls.stride(2),
+        *of_grid.stride()[:3], *plan.sizes, eps, plan.tiles_out, **plan.constants,
+    )  # fmt: skip
+    of_x = x.new_empty(x.shape)
+    _input_gradient_kernel[(plan.tiles_in,)](of_z, taps, of_x, *plan.sizes, **plan.constants_in)
+    slots, cell_tiles = min(SLOTS // 8, plan.tiles_out), plan.tiles_out - plan.class_tiles
+    of_taps = x.new_empty(slots, *taps.shape, dtype=torch.float32)
+    _filter_gradient_kernel[(slots, len(taps) // 3)](
+        x, of_z, of_taps, *x.stride()[:2], *plan.sizes, cell_tiles, **plan.constants
+    )
+    of_weight = of_taps.sum(0).t().reshape(weight.shape).to(weight.dtype)
+    return of_x, of_weight, of_scale.sum(0).to(scale.dtype), of_shift.sum(0).to(shift.dtype)
+
+
+# Compilers do not look into operators of a library: they need the shapes that come out, and the way back.
+_pool_norm_operator = torch.library.custom_op("mvit_video::pool_norm", _pool_norm_forward, mutates_args=())
+_pool_norm_back_operator = torch.library.custom_op(
+    "mvit_video::pool_norm_backward", _pool_norm_backward, mutates_args=()
+)
+
+
+@_pool_norm_operator.register_fake
+def _(x, weight, scale, shift, eps, thw, stride):
+    plan = _Plan(x, weight, thw, stride)
+    return tuple(x.new_empty(plan.batch, count, *x.shape[2:]) for count in (plan.num_cls, plan.cells_out))
+
+
+@_pool_norm_back_operator.register_fake
+def _(of_cls, of_grid, x, weight, scale, shift, eps, thw, stride):
+    return (
+        x.new_empty(x.shape),
+        weight.new_empty(weight.shape),
+        scale.new_empty(scale.shape),
+        shift.new_empty(shift.shape),
+    )
+
+
+def _keep(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.constants = inputs[4:]
+
+
+def _operator_backward(ctx, of_cls, of_grid):
+    return (*_pool_norm_back_operator(of_cls, of_grid, *ctx.saved_tensors, *ctx.constants), None, None, None)
+
+
+_pool_norm_operator.register_autograd(_operator_backward, setup_context=_keep)
+
+
+def _by_rows(x: Tensor) -> Tensor:
+    """x (B, N, h, d) with the heads of a token beside each other, as a linear layer leaves them."""
+    return x if x.stride()[2:] == (x.shape[3], 1) else x.contiguous()
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """(d, 1, t, h, w) -> (taps, d)."""
+    return weight.flatten(1).t().contiguous()
+
+
+class _Plan:
+    """Sizes of one pooling, and how its cells are cut into tiles."""
+
+    def __init__(self, x: Tensor, weight: Tensor, thw: Sequence[int], stride: Sequence[int]) -> None:
+        self.batch, tokens, heads, channels = x.shape
+        thw_out = tuple((size - 1) // step + 1 for size, step in zip(thw, stride, strict=True))
+        self.num_cls, self.cells_out = tokens - prod(thw), prod(thw_out)
+        self.sizes = (*thw, *thw_out, heads)
+        self.class_tiles = self.batch * heads * self.num_cls
+        constants = dict(D=channels, CLS=self.num_cls, BLOCK_C=triton.next_power_of_2(channels))
+        constants |= zip(("KT", "KH", "KW", "ST", "SH", "SW"), (*weight.shape[2:], *stride), strict=True)
+        self.tiles_out, self.constants = self._cut(thw_out, constants)
+        self.tiles_in, self.constants_in = self._cut(thw, constants)
+
+    def _cut(self, thw: Sequence[int], constants: dict[str, int]) -> tuple[int, dict[str, int]]:
+        """How many tiles a grid makes, and the kernel's constants with their width."""
+        width = min(16, triton.next_power_of_2(thw[2]))
+        tiles = self.batch * self.sizes[6] * thw[0] * thw[1] * triton.cdiv(thw[2], width)
+        return tiles + self.class_tiles, constants | dict(BLOCK_W=width)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _fold_kernel(
+    cls, grid, term_t, term_h, term_w, out, cls_batch, cls_row, cls_head, grid_batch, grid_row, grid_head,
+    T, H, W, heads, rows, scale, t_strides, h_strides, w_strides, D: tl.constexpr, KT: tl.constexpr, KH: tl.constexpr,
+    KW: tl.constexpr, CLS: tl.constexpr, TERMS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Rows (token, head) of `out` (B, N, h, WIDTH): the token · scale, then a term or a one-hot coordinate per axis, zeros."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.arange(0, BLOCK)[None, :]
+    head, token = (row % heads)[:, None], row // heads
+    batch = (token // (CLS + T * H * W)).to(tl.int64)[:, None]
+    cell = (token % (CLS + T * H * W) - CLS)[:, None]
+    real, is_cell = (row < rows)[:, None], cell >= 0
+    own = real & (c < D)
+    value = tl.load(
+        grid + batch * grid_batch + cell * grid_row + head * grid_head + c, mask=own & is_cell, other=0.0
+    ).to(tl.float32)
+    if CLS:
+        token_at = cls + batch * cls_batch + head * cls_head + c
+        value += tl.load(token_at, mask=own & (cell < 0), other=0.0).to(tl.float32)
+    value *= scale
+    t, h, w = cell // (H * W), (cell // W) % H, cell % W
+    if TERMS:
+        value += _term(term_t, t_strides, batch, t, h, w, head, c - D, KT, real & is_cell)
+        value += _term(term_h, h_strides, batch, t, h, w, head, c - D - KT, KH, real & is_cell)
+        value += _term(term_w, w_strides, batch, t, h, w, head, c - D - KT - KH, KW, real & is_cell)
+    else:
+        at = ((KT > 0) & (c == D + t)) | ((KH > 0) & (c == D + KT + h)) | ((KW > 0) & (c == D + KT + KH + w))
+        value += tl.where(at & is_cell, 1.0, 0.0)
+    out_row = out + row.to(tl.int64)[:, None] * WIDTH + c
+    tl.store(out_row, value.to(out.dtype.element_ty), mask=real & (c < WIDTH))
+
+
+@triton.jit
+def _term(term, strides, batch, t, h, w, head, k, K: tl.constexpr, ok):
+    """Values of one axis' term (B, T, H, W, h, K) in its channels, 0 elsewhere."""
+    if K == 0:
+        return 0.0
+    else:
+        place = (
+            batch * strides[0] + t * strides[1] + h * strides[2] + w * strides[3] + head * strides[4] + k * strides[5]
+        )
+        return tl.load(term + place, mask=ok & (k >= 0) & (k < K), other=0.0).to(tl.float32)
+
+
+def fold_queries(cls: Tensor, grid: Tensor, thw: Grid, terms: Sequence[Tensor], width: int) -> Tensor:
+    """Tokens (B, c + T·H·W, h, width): [q, terms, zeros]. Up to three terms, (B, T, H, W, h, K) each."""
+    return _fold(cls, grid, thw, width, 1.0, [*terms, *[None] * (3 - len(terms))])
+
+
+def fold_keys(cls: Tensor, grid: Tensor, thw: Grid, sizes: Sequence[int], scale: float, width: int) -> Tensor:
+    """Tokens (B, c + Kt·Kh·Kw, h, width): [k · scale, coordinates as one-hot, zeros]; `sizes` are 0 for axes without terms.
+
+    Without sizes and with scale 1 just the tokens, widened: values.
+    """
+    return _fold(cls, grid, thw, width, scale, [None] * 3, sizes)
+
+
+def _fold(cls, grid, thw, width, scale, terms, sizes=None) -> Tensor:
+    batch, cells, heads, channels = grid.shape
+    with_terms, num_cls = sizes is None, cls.shape[1]
+    k_t, k_h, k_w = [0 if term is None else term.shape[-1] for term in terms] if with_terms else sizes
+    out = grid.new_empty(batch, num_cls + cells, heads, width)
+    rows = batch * (num_cls + cells) * heads
+    strides = [(0,) * 6 if term is None else term.stride() for term in terms]
+    _fold_kernel[(triton.cdiv(rows, 16),)](
+        cls, grid, *(grid if term is None else term for term in terms), out, *cls.stride()[:3], *grid.stride()[:3],
+        *thw, heads, rows, scale, *strides, D=channels, KT=k_t, KH=k_h, KW=k_w, CLS=num_cls,
+        TERMS=with_terms, ROWS=16, WIDTH=width, BLOCK=triton.next_power_of_2(width),
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _norm_kernel(x, scale, shift, y, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.arange(0, BLOCK)
+    ok = (row < rows)[:, None] & (c < C)[None, :]
+    place = row.to(tl.int64)[:, None] * C + c[None, :]
+    normed, _ = _standardised(tl.load(x + place, mask=ok, other=0.0).to(tl.float32), c < C, eps, C)
+    gain = tl.load(scale + c, mask=c < C, other=0.0).to(tl.float32)
+    offset = tl.load(shift + c, mask=c < C, other=0.0).to(tl.float32)
+    tl.store(y + place, (normed * gain[None, :] + offset[None, :]).to(y.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _norm_gradient_kernel(
+    x, scale, of_y, of_x, of_scale, of_shift, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
+    c = tl.arange(0, BLOCK)
+    gain = tl.load(scale + c, mask=c < C, other=0.0).to(tl.float32)
+    sum_scale = tl.zeros((ROWS, BLOCK), tl.float32)
+    sum_shift = tl.zeros((ROWS, BLOCK), tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
+        row = tile * ROWS + tl.arange(0, ROWS)
+        ok = (row < rows)[:, None] & (c < C)[None, :]
+        place = row.to(tl.int64)[:, None] * C + c[None, :]
+        normed, rstd = _standardised(tl.load(x + place, mask=ok, other=0.0).to(tl.float32), c < C, eps, C)
+        back = tl.load(of_y + place, mask=ok, other=0.0).to(tl.float32)
+        sum_scale += back * normed
+        sum_shift += back
+        back = _norm_back(back, normed, rstd, gain, C)
+        tl.store(of_x + place, back.to(of_x.dtype.element_ty), mask=ok)
+    tl.store(of_scale + tl.program_id(0) * C + c, tl.sum(sum_scale, 0), mask=c < C)
+    tl.store(of_shift + tl.program_id(0) * C + c, tl.sum(sum_shift, 0), mask=c < C)
+
+
+def layer_norm(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """LayerNorm of rows (N, C), contiguous, in single precision, written in `dtype`."""
+    out = rows.new_empty(rows.shape, dtype=dtype)
+    tile, block = _norm_tile(rows)
+    _norm_kernel[(triton.cdiv(len(rows), tile),)](
+        rows, scale, shift, out, len(rows), eps, C=rows.shape[1], ROWS=tile, BLOCK=block
+    )
+    return out
+
+
+def layer_norm_backward(rows: Tensor, scale: Tensor, eps: float, of_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the rows, scale and shift; the norm is made again from the rows."""
+    of_rows = torch.empty_like(rows)
+    tile, block = _norm_tile(rows)
+    slots = min(SLOTS, triton.cdiv(len(rows), tile))
+    of_scale, of_shift = (rows.new_empty(slots, rows.shape[1], dtype=torch.float32) for _ in "ab")
+    _norm_gradient_kernel[(slots,)](
+        rows, scale, of_out, of_rows, of_scale, of_shift, len(rows), eps, C=rows.shape[1], ROWS=tile, BLOCK=block
+    )
+    return of_rows, of_scale.sum(0).to(scale.dtype), of_shift.sum(0).to(scale.dtype)
+
+
+def _norm_tile(rows: Tensor) -> tuple[int, int]:
+    """Rows and channels of a tile, some 2048 values."""
+    block = triton.next_power_of_2(rows.shape[1])
+    return max(1, 2048 // block), block
