@@ -65,15 +65,23 @@ def flash_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: float) 
     multiple of 8, so v gets zeros that are cut off again.
     """
     head_dim = q.grid.shape[-1]
-    terms = position_terms(q, tables, k.thw)
     sizes = [0 if table is None else size for size, table in zip(k.thw, tables, strict=True)]
-    channels = -(-(head_dim + sum(sizes)) // 8) * 8
+    channels = _rounded(head_dim + sum(sizes))
+    padded = [_rounded(size) for size in sizes]
+    if kernels_for(q.grid) and head_dim + sum(padded) <= channels:
+        sizes = padded  # products of 8 columns are faster than those of 7, and here they cost no channel
+    terms = position_terms(q, tables, k.thw, sizes)
     append = _append_plainly if torch.compiler.is_exporting() else _Append.apply
     queries = append(channels, q.thw, q.cls, q.grid, *terms).transpose(1, 2)
     keys = _folded_keys(k, tables, sizes, scale, channels).transpose(1, 2)
     values = _widened_tokens(v, channels).transpose(1, 2)
     out = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
     return _narrowed(out.transpose(1, 2), head_dim)
+
+
+def _rounded(channels: int) -> int:
+    """Up to the next multiple of 8."""
+    return -(-channels // 8) * 8
 
 
 def _folded_keys(k: Heads, tables: Tables, sizes: Sequence[int], scale: float, channels: int) -> Tensor:
@@ -97,22 +105,23 @@ def _narrowed(out: Tensor, head_dim: int) -> Tensor:
     return _Narrow.apply(out, head_dim) if kernels_for(out) else out[..., :head_dim]
 
 
-def position_terms(q: Heads, tables: Tables, k_thw: Grid) -> list[Tensor]:
+def position_terms(q: Heads, tables: Tables, k_thw: Grid, padded: Sequence[int] | None = None) -> list[Tensor]:
     """As `relative_position.axis_terms`, without moving the queries: (B, T, H, W, h, K) per axis that has a table.
 
-    Each axis is one batched product over views of the queries in which the axis is a batch dimension.
+    `padded` sizes get zeros behind K. Each axis is one batched product over views of the queries in which the axis is a batch dimension.
     """
     batch, _, heads, _ = q.grid.shape
     (t, h, w), terms = q.thw, []
     table_t, table_h, table_w = tables
+    p_t, p_h, p_w = padded or k_thw
     if table_t is not None:
-        rows = axis_embedding(table_t, t, k_thw[0]).transpose(1, 2)  # (T, d, K)
+        rows = axis_embedding(table_t, t, k_thw[0], p_t).transpose(1, 2)  # (T, d, K)
         terms.append(q.grid.view(batch, t, h * w * heads, -1) @ rows)
     if table_h is not None:
-        rows = axis_embedding(table_h, h, k_thw[1]).transpose(1, 2)
+        rows = axis_embedding(table_h, h, k_thw[1], p_h).transpose(1, 2)
         terms.append(q.grid.view(batch * t, h, w * heads, -1) @ rows)
     if table_w is not None:
-        rows = axis_embedding(table_w, w, k_thw[2]).transpose(1, 2).repeat_interleave(heads, 0)  # (W·h, d, K)
+        rows = axis_embedding(table_w, w, k_thw[2], p_w).transpose(1, 2).repeat_interleave(heads, 0)  # (W·h, d, K)
         terms.append((q.grid.view(batch * t * h, w * heads, -1).transpose(0, 1) @ rows).transpose(0, 1))
     return [term.reshape(batch, t, h, w, heads, -1) for term in terms]
 

@@ -10,6 +10,7 @@ reference of the tests. Sums over tokens are taken in a fixed order: results do 
 # One program works on up to BLOCK_W cells of one row of the grid (or on the class token) and one head.
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -123,7 +124,7 @@ def _pool_norm_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def _norm_backward_kernel(
-    x, weight, scale, of_cls, of_grid, of_z, of_scale, of_shift, x_batch, x_row,
+    x, weight, scale, of_cls, of_grid, of_z, sums, sums_row, x_batch, x_row,
     cls_batch, cls_head, grid_batch, grid_row, grid_head, T, H, W, TO, HO, WO, heads, eps, tiles, D: tl.constexpr,
     KT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     CLS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -155,13 +156,14 @@ def _norm_backward_kernel(
         back = _norm_back(back, normed, rstd, gain, D)
         out = of_z + ((batch * tokens + number) * heads + head)[:, None] * D + c[None, :]
         tl.store(out, back.to(of_z.dtype.element_ty), mask=ok)
-    tl.store(of_scale + tl.program_id(0) * D + c, tl.sum(sum_scale, 0), mask=c < D)
-    tl.store(of_shift + tl.program_id(0) * D + c, tl.sum(sum_shift, 0), mask=c < D)
+    sums += tl.program_id(0) * sums_row + c
+    tl.store(sums, tl.sum(sum_scale, 0), mask=c < D)
+    tl.store(sums + D, tl.sum(sum_shift, 0), mask=c < D)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _input_gradient_kernel(
-    of_z, weight, of_x, T, H, W, TO, HO, WO, heads, D: tl.constexpr,
+    of_z, weight, of_x, of_x_batch, of_x_row, T, H, W, TO, HO, WO, heads, D: tl.constexpr,
     KT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     CLS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -171,7 +173,7 @@ def _input_gradient_kernel(
     c_ok = c < D
     row = heads * D
     of_z += batch * (CLS + TO * HO * WO) * row + head * D
-    of_x += batch * (CLS + T * H * W) * row + head * D
+    of_x += batch * of_x_batch + head * D
     total = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
     if is_cls:
         w_ok = tl.arange(0, BLOCK_W) == 0
@@ -193,17 +195,17 @@ def _input_gradient_kernel(
                     back = tl.load(of_z + seen[:, None] * row + c[None, :], mask=ok, other=0.0)
                     taps = tl.load(weight + (row_of_taps * KW + dw) * D + c, mask=c_ok, other=0.0)
                     total += back.to(tl.float32) * taps.to(tl.float32)[None, :]
-    out = of_x + number[:, None] * row + c[None, :]
+    out = of_x + number[:, None] * of_x_row + c[None, :]
     tl.store(out, total.to(of_x.dtype.element_ty), mask=w_ok[:, None] & c_ok[None, :])
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _filter_gradient_kernel(
-    x, of_z, of_weight, x_batch, x_row, T, H, W, TO, HO, WO, heads, tiles, D: tl.constexpr,
+    x, of_z, sums, sums_row, x_batch, x_row, T, H, W, TO, HO, WO, heads, tiles, D: tl.constexpr,
     KT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     CLS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """One program's share of the gradient of the taps (dt, dh, ·), three of them; of_weight is (programs, taps, d)."""
+    """One program's share of the gradient of the taps (dt, dh, ·), three of them: a row (d, taps) of `sums`."""
     dt, dh = tl.program_id(1) // KH, tl.program_id(1) % KH
     c = tl.arange(0, BLOCK_C)
     c_ok = c < D
@@ -222,10 +224,10 @@ def _filter_gradient_kernel(
         middle += back * tl.load(cells, mask=ok & (w < width)[:, None], other=0.0).to(tl.float32)
         left += back * tl.load(cells - x_row, mask=ok & ((w >= 1) & (w <= width))[:, None], other=0.0).to(tl.float32)
         right += back * tl.load(cells + x_row, mask=ok & (w + 1 < width)[:, None], other=0.0).to(tl.float32)
-    out = of_weight + (tl.program_id(0) * KT * KH * KW + (dt * KH + dh) * KW) * D + c
+    out = sums + tl.program_id(0) * sums_row + c * (KT * KH * KW) + (dt * KH + dh) * KW
     tl.store(out, tl.sum(left, 0), mask=c_ok)
-    tl.store(out + D, tl.sum(middle, 0), mask=c_ok)
-    tl.store(out + 2 * D, tl.sum(right, 0), mask=c_ok)
+    tl.store(out + 1, tl.sum(middle, 0), mask=c_ok)
+    tl.store(out + 2, tl.sum(right, 0), mask=c_ok)
 
 
 def can_pool(weight: Tensor) -> bool:
@@ -240,69 +242,167 @@ def pool_norm(
 
     `weight` (d, 1, t, h, 3) is shared by the heads; class tokens are those that `thw` does not account for, none or one.
     """
-    apply = _pool_norm_operator if torch.compiler.is_compiling() else _PoolNorm.apply
-    return apply(x, weight, scale, shift, eps, thw, stride)
+    if torch.compiler.is_compiling():
+        return _pool_norm_operator(x, weight, scale, shift, eps, thw, stride)
+    return pool_norms(x.unsqueeze(2), [(weight, scale, shift)], eps, thw, [stride])[0]
 
 
-class _PoolNorm(torch.autograd.Function):
+def pool_norms(
+    x: Tensor,
+    parameters: Sequence[tuple[Tensor, Tensor, Tensor]],
+    eps: float,
+    thw: Sequence[int],
+    strides: Sequence[Sequence[int]],
+) -> list[tuple[Tensor, Tensor]]:
+    """`pool_norm` of P tensors in one, x (B, N, P, h, d), such as q, k and v: P × (class tokens, grid)."""
+    outs = _PoolNorms.apply(
+        x, eps, tuple(thw), tuple(strides), *(parameter for part in parameters for parameter in part)
+    )
+    return list(zip(outs[::2], outs[1::2], strict=True))
+
+
+class _PoolNorms(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, *arguments):
-        _keep(ctx, arguments, None)
-        return _pool_norm_forward(*arguments)
+    def forward(ctx, x: Tensor, eps: float, thw: Grid, strides: Sequence[Sequence[int]], *parameters: Tensor):
+        x = _by_rows(x)
+        taps = [_taps(weight) for weight in parameters[::3]]
+        ctx.save_for_backward(x, *taps, *parameters)
+        ctx.arguments = eps, thw, strides
+        return _pool_norms(x, taps, parameters, *ctx.arguments)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_cls: Tensor, of_grid: Tensor):
-        return (*_pool_norm_backward(of_cls, of_grid, *ctx.saved_tensors, *ctx.constants), None, None, None)
+    def backward(ctx, *gradients: Tensor):
+        x, *rest = ctx.saved_tensors
+        eps, thw, strides = ctx.arguments
+        taps, parameters = rest[: len(strides)], rest[len(strides) :]
+        of_x, *of_parameters = _pool_norms_backward(x, taps, parameters, eps, thw, strides, gradients)
+        return of_x, None, None, None, *of_parameters
 
 
-def _pool_norm_forward(
-    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, eps: float, thw: Sequence[int], stride: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    x, plan = _by_rows(x), _Plan(x, weight, thw, stride)
-    cls, grid = (x.new_empty(plan.batch, count, *x.shape[2:]) for count in (plan.num_cls, plan.cells_out))
-    _pool_norm_kernel[(plan.tiles_out,)](
-        x, _taps(weight), scale, shift, cls, grid, *x.stride()[:2], *plan.sizes, eps, **plan.constants
-    )
-    return cls, grid
+def _by_rows(x: Tensor) -> Tensor:
+    """x (B, N, P, h, d) with the heads of a token beside each other."""
+    return x if x.stride()[3:] == (x.shape[4], 1) else x.contiguous()
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """(d, 1, t, h, w) -> (taps, d)."""
+    return weight.flatten(1).t().contiguous()
+
+
+def _pool_norms(x: Tensor, taps: Sequence[Tensor], parameters: Sequence[Tensor], eps: float, thw, strides):
+    """Class tokens and grid of each part, one behind the other; `parameters` are weight, scale and shift of each part."""
+    outs: list[Tensor] = []
+    for place, stride in enumerate(strides):
+        weight, scale, shift = parameters[3 * place : 3 * place + 3]
+        part, plan = x[:, :, place], _plan(x.shape, weight.shape[2:], thw, stride)
+        cls, grid = (x.new_empty(x.shape[0], count, *x.shape[3:]) for count in (plan.num_cls, plan.cells_out))
+        _pool_norm_kernel[(plan.tiles_out,)](
+            part,
+            taps[place],
+            scale,
+            shift,
+            cls,
+            grid,
+            part.stride(0),
+            part.stride(1),
+            *plan.sizes,
+            eps,
+            **plan.constants,
+        )
+        outs += [cls, grid]
+    return tuple(outs)
+
+
+def _pool_norms_backward(x, taps, parameters, eps: float, thw, strides, gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of x and of the parameters."""
+    parts, channels = len(strides), x.shape[4]
+    of_x, norm_sums = x.new_empty(x.shape), x.new_empty(SLOTS, parts, 2, channels, dtype=torch.float32)
+    filter_sums = x.new_empty(SLOTS // 8, parts, channels, len(taps[0]), dtype=torch.float32)
+    for place, stride in enumerate(strides):
+        weight, scale = parameters[3 * place : 3 * place + 2]
+        _pool_norm_backward(
+            _plan(x.shape, weight.shape[2:], thw, stride), x[:, :, place], taps[place], scale, eps,
+            gradients[2 * place], gradients[2 * place + 1], of_x[:, :, place], norm_sums[:, place], filter_sums[:, place],
+        )  # fmt: skip
+    of_norms, of_filters = norm_sums.sum(0), filter_sums.sum(0)
+    found = [of_x]
+    for place in range(parts):
+        found += [of_filters[place].view_as(parameters[3 * place]), of_norms[place, 0], of_norms[place, 1]]
+    return [gradient.to(given.dtype) for gradient, given in zip(found, (x, *parameters), strict=True)]
 
 
 def _pool_norm_backward(
-    of_cls: Tensor, of_grid: Tensor, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor,
-    eps: float, thw: Sequence[int], stride: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, weight, scale and shift."""
-    x, plan, taps = _by_rows(x), _Plan(x, weight, thw, stride), _taps(weight)
+    plan: "_Plan", x: Tensor, taps: Tensor, scale: Tensor, eps: float, of_cls: Tensor, of_grid: Tensor,
+    of_x: Tensor, norm_sums: Tensor, filter_sums: Tensor,
+) -> None:  # fmt: skip
+    """Fill the gradient of x, and what all programs together find for scale and shift, and for the filter."""
     of_cls, of_grid = (part if part.stride(-1) == 1 else part.contiguous() for part in (of_cls, of_grid))
-    of_z = x.new_empty(plan.batch, plan.num_cls + plan.cells_out, *x.shape[2:])
-    slots = min(SLOTS, plan.tiles_out)
-    of_scale, of_shift = (x.new_empty(slots, x.shape[3], dtype=torch.float32) for _ in "ab")
-    _norm_backward_kernel[(slots,)](
-        x, taps, scale, of_cls, of_grid, of_z, of_scale, of_shift, *x.stride()[:2], of_cls.stride(0), of_cls.stride(2),
-        *of_grid.stride()[:3], *plan.sizes, eps, plan.tiles_out, **plan.constants,
+    of_z = x.new_empty(x.shape[0], plan.num_cls + plan.cells_out, *x.shape[2:])
+    strides = (x.stride(0), x.stride(1))
+    _norm_backward_kernel[(len(norm_sums),)](
+        x, taps, scale, of_cls, of_grid, of_z, norm_sums, norm_sums.stride(0), *strides,
+        of_cls.stride(0), of_cls.stride(2), *of_grid.stride()[:3], *plan.sizes, eps, plan.tiles_out, **plan.constants,
     )  # fmt: skip
-    of_x = x.new_empty(x.shape)
-    _input_gradient_kernel[(plan.tiles_in,)](of_z, taps, of_x, *plan.sizes, **plan.constants_in)
-    slots, cell_tiles = min(SLOTS // 8, plan.tiles_out), plan.tiles_out - plan.class_tiles
-    of_taps = x.new_empty(slots, *taps.shape, dtype=torch.float32)
-    _filter_gradient_kernel[(slots, len(taps) // 3)](
-        x, of_z, of_taps, *x.stride()[:2], *plan.sizes, cell_tiles, **plan.constants
+    _input_gradient_kernel[(plan.tiles_in,)](
+        of_z, taps, of_x, of_x.stride(0), of_x.stride(1), *plan.sizes, **plan.constants_in
     )
-    of_weight = of_taps.sum(0).t().reshape(weight.shape).to(weight.dtype)
-    return of_x, of_weight, of_scale.sum(0).to(scale.dtype), of_shift.sum(0).to(shift.dtype)
+    _filter_gradient_kernel[(len(filter_sums), len(taps) // 3)](
+        x, of_z, filter_sums, filter_sums.stride(0), *strides, *plan.sizes, plan.cell_tiles, **plan.constants
+    )
+
+
+class _Plan:
+    """Sizes of one pooling of tokens (B, N, ·, h, d), and how its cells are cut into tiles."""
+
+    def __init__(self, shape: Sequence[int], kernel: Sequence[int], thw: Sequence[int], stride: Sequence[int]) -> None:
+        batch, tokens, _, heads, channels = shape
+        thw_out = tuple((size - 1) // step + 1 for size, step in zip(thw, stride, strict=True))
+        self.num_cls, self.cells_out = tokens - prod(thw), prod(thw_out)
+        self.sizes = (*thw, *thw_out, heads)
+        self.rows = batch * heads
+        constants = dict(D=channels, CLS=self.num_cls, BLOCK_C=triton.next_power_of_2(channels))
+        constants |= zip(("KT", "KH", "KW", "ST", "SH", "SW"), (*kernel, *stride), strict=True)
+        self.tiles_out, self.constants = self._cut(thw_out, constants)
+        self.tiles_in, self.constants_in = self._cut(thw, constants)
+        self.cell_tiles = self.tiles_out - self.rows * self.num_cls
+
+    def _cut(self, thw: Sequence[int], constants: dict[str, int]) -> tuple[int, dict[str, int]]:
+        """How many tiles a grid makes, and the kernel's constants with their width."""
+        width = min(16, triton.next_power_of_2(thw[2]))
+        tiles = self.rows * (thw[0] * thw[1] * triton.cdiv(thw[2], width) + self.num_cls)
+        return tiles, constants | dict(BLOCK_W=width)
+
+
+_plan = lru_cache(maxsize=1024)(_Plan)  # a network asks for the same few again and again
 
 
 # Compilers do not look into operators of a library: they need the shapes that come out, and the way back.
-_pool_norm_operator = torch.library.custom_op("mvit_video::pool_norm", _pool_norm_forward, mutates_args=())
-_pool_norm_back_operator = torch.library.custom_op(
-    "mvit_video::pool_norm_backward", _pool_norm_backward, mutates_args=()
-)
+@torch.library.custom_op("mvit_video::pool_norm", mutates_args=())
+def _pool_norm_operator(
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, eps: float, thw: Sequence[int], stride: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    parameters = (weight, scale, shift)
+    cls, grid = _pool_norms(_by_rows(x.unsqueeze(2)), [_taps(weight)], parameters, eps, tuple(thw), [tuple(stride)])
+    return cls, grid
+
+
+@torch.library.custom_op("mvit_video::pool_norm_backward", mutates_args=())
+def _pool_norm_back_operator(
+    of_cls: Tensor, of_grid: Tensor, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor,
+    eps: float, thw: Sequence[int], stride: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    given = (_by_rows(x.unsqueeze(2)), [_taps(weight)], (weight, scale, shift), eps, tuple(thw), [tuple(stride)])
+    of_x, of_weight, of_scale, of_shift = _pool_norms_backward(*given, (of_cls, of_grid))
+    # views of one tensor, which an operator may not return
+    return of_x.squeeze(2), of_weight.clone(), of_scale.clone(), of_shift.clone()
 
 
 @_pool_norm_operator.register_fake
 def _(x, weight, scale, shift, eps, thw, stride):
-    plan = _Plan(x, weight, thw, stride)
-    return tuple(x.new_empty(plan.batch, count, *x.shape[2:]) for count in (plan.num_cls, plan.cells_out))
+    thw_out = [(size - 1) // step + 1 for size, step in zip(thw, stride, strict=True)]
+    counts = (x.shape[1] - prod(thw), prod(thw_out))
+    return tuple(x.new_empty(x.shape[0], count, *x.shape[2:]) for count in counts)
 
 
 @_pool_norm_back_operator.register_fake
@@ -325,37 +425,6 @@ def _operator_backward(ctx, of_cls, of_grid):
 
 
 _pool_norm_operator.register_autograd(_operator_backward, setup_context=_keep)
-
-
-def _by_rows(x: Tensor) -> Tensor:
-    """x (B, N, h, d) with the heads of a token beside each other, as a linear layer leaves them."""
-    return x if x.stride()[2:] == (x.shape[3], 1) else x.contiguous()
-
-
-def _taps(weight: Tensor) -> Tensor:
-    """(d, 1, t, h, w) -> (taps, d)."""
-    return weight.flatten(1).t().contiguous()
-
-
-class _Plan:
-    """Sizes of one pooling, and how its cells are cut into tiles."""
-
-    def __init__(self, x: Tensor, weight: Tensor, thw: Sequence[int], stride: Sequence[int]) -> None:
-        self.batch, tokens, heads, channels = x.shape
-        thw_out = tuple((size - 1) // step + 1 for size, step in zip(thw, stride, strict=True))
-        self.num_cls, self.cells_out = tokens - prod(thw), prod(thw_out)
-        self.sizes = (*thw, *thw_out, heads)
-        self.class_tiles = self.batch * heads * self.num_cls
-        constants = dict(D=channels, CLS=self.num_cls, BLOCK_C=triton.next_power_of_2(channels))
-        constants |= zip(("KT", "KH", "KW", "ST", "SH", "SW"), (*weight.shape[2:], *stride), strict=True)
-        self.tiles_out, self.constants = self._cut(thw_out, constants)
-        self.tiles_in, self.constants_in = self._cut(thw, constants)
-
-    def _cut(self, thw: Sequence[int], constants: dict[str, int]) -> tuple[int, dict[str, int]]:
-        """How many tiles a grid makes, and the kernel's constants with their width."""
-        width = min(16, triton.next_power_of_2(thw[2]))
-        tiles = self.batch * self.sizes[6] * thw[0] * thw[1] * triton.cdiv(thw[2], width)
-        return tiles + self.class_tiles, constants | dict(BLOCK_W=width)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -445,7 +514,7 @@ def _norm_kernel(x, scale, shift, y, rows, eps, C: tl.constexpr, ROWS: tl.conste
 
 @triton.jit
 def _norm_gradient_kernel(
-    x, scale, of_y, of_x, of_scale, of_shift, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+    x, scale, of_y, of_x, sums, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
     c = tl.arange(0, BLOCK)
     gain = tl.load(scale + c, mask=c < C, other=0.0).to(tl.float32)
@@ -461,8 +530,19 @@ def _norm_gradient_kernel(
         sum_shift += back
         back = _norm_back(back, normed, rstd, gain, C)
         tl.store(of_x + place, back.to(of_x.dtype.element_ty), mask=ok)
-    tl.store(of_scale + tl.program_id(0) * C + c, tl.sum(sum_scale, 0), mask=c < C)
-    tl.store(of_shift + tl.program_id(0) * C + c, tl.sum(sum_shift, 0), mask=c < C)
+    tl.store(sums + tl.program_id(0) * 2 * C + c, tl.sum(sum_scale, 0), mask=c < C)
+    tl.store(sums + tl.program_id(0) * 2 * C + C + c, tl.sum(sum_shift, 0), mask=c < C)
+
+
+@triton.jit
+def _column_sums_kernel(x, sums, rows, C, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
+        row = tile * ROWS + tl.arange(0, ROWS)
+        ok = (row < rows)[:, None] & (c < C)[None, :]
+        total += tl.load(x + row.to(tl.int64)[:, None] * C + c[None, :], mask=ok, other=0.0).to(tl.float32)
+    tl.store(sums + tl.program_id(0) * C + c, tl.sum(total, 0), mask=c < C)
 
 
 def layer_norm(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -479,12 +559,20 @@ def layer_norm_backward(rows: Tensor, scale: Tensor, eps: float, of_out: Tensor)
     """Gradients of the rows, scale and shift; the norm is made again from the rows."""
     of_rows = torch.empty_like(rows)
     tile, block = _norm_tile(rows)
-    slots = min(SLOTS, triton.cdiv(len(rows), tile))
-    of_scale, of_shift = (rows.new_empty(slots, rows.shape[1], dtype=torch.float32) for _ in "ab")
-    _norm_gradient_kernel[(slots,)](
-        rows, scale, of_out, of_rows, of_scale, of_shift, len(rows), eps, C=rows.shape[1], ROWS=tile, BLOCK=block
+    sums = rows.new_empty(min(SLOTS, triton.cdiv(len(rows), tile)), 2, rows.shape[1], dtype=torch.float32)
+    _norm_gradient_kernel[(len(sums),)](
+        rows, scale, of_out, of_rows, sums, len(rows), eps, C=rows.shape[1], ROWS=tile, BLOCK=block
     )
-    return of_rows, of_scale.sum(0).to(scale.dtype), of_shift.sum(0).to(scale.dtype)
+    of_scale, of_shift = sums.sum(0).to(scale.dtype)
+    return of_rows, of_scale, of_shift
+
+
+def column_sums(rows: Tensor) -> Tensor:
+    """Sums over the rows of (N, C), contiguous, in single precision: (C,)."""
+    count, columns = rows.shape
+    sums = rows.new_empty(min(SLOTS // 8, triton.cdiv(count, 16)), columns, dtype=torch.float32)
+    _column_sums_kernel[(len(sums), triton.cdiv(columns, 256))](rows, sums, count, columns, ROWS=16, BLOCK=256)
+    return sums.sum(0)
 
 
 def _norm_tile(rows: Tensor) -> tuple[int, int]:

@@ -17,8 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.model.attention import ATTENTION, Grid, Heads, add_residual
+from mvit_video.model.backend import compute_dtype, kernels_for
 from mvit_video.model.normed_linear import normed_linear, normed_mlp
-from mvit_video.model.pooling import max_pool, pool_norm
+from mvit_video.model.pooling import max_pool, pool_norm, pool_norms, pools_at_once
 from mvit_video.model.relative_position import table_rows
 
 LAYER_NORM_EPS = 1e-6
@@ -35,7 +36,7 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0.0:
             return x
         keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
-        return x * keep.to(x.dtype) / (1.0 - self.rate)
+        return x * (keep / (1.0 - self.rate)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"
@@ -51,6 +52,16 @@ class Mlp(nn.Module):
         return normed_mlp(x, norm, self.fc1, self.fc2)
 
 
+def convolve_patches(clips: Tensor, conv: nn.Conv3d) -> Tensor:
+    """conv(clips) with the filter's taps in time as channels of pictures: GPUs lack a fast 3D convolution of so few channels."""
+    taps, step = conv.kernel_size[0], conv.stride[0]
+    frames = F.pad(clips.to(compute_dtype(clips)), (0, 0, 0, 0, taps // 2, taps // 2)).unfold(2, taps, step)
+    pictures = frames.permute(0, 2, 1, 5, 3, 4).flatten(2, 3)  # (B, T, 3 · taps, H, W)
+    pictures = pictures.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    found = F.conv2d(pictures, conv.weight.flatten(1, 2), conv.bias, conv.stride[1:], conv.padding[1:])
+    return found.unflatten(0, (clips.shape[0], -1)).transpose(1, 2)
+
+
 class PatchEmbed(nn.Module):
     """Clips (B, 3, T, H, W) to tokens by one 3D convolution with overlap."""
 
@@ -59,7 +70,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(in_channels, dim, kernel, stride, padding=_half(kernel))
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Grid]:
-        grid = self.proj(clips)  # (B, C, T, H, W)
+        grid = convolve_patches(clips, self.proj) if kernels_for(clips) else self.proj(clips)  # (B, C, T, H, W)
         return grid.flatten(2).transpose(1, 2), _grid(grid.shape[2:])
 
 
@@ -129,14 +140,21 @@ class PooledAttention(nn.Module):
             setattr(self, f"rel_pos_{axis}", nn.Parameter(torch.zeros(rows, head_dim)) if wanted else None)
 
     def forward(self, x: Tensor, thw: Grid, norm: nn.LayerNorm) -> tuple[Tensor, Grid]:
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in normed_linear(x, norm, self.qkv, parts=3))
-        queries = self._pool(q, thw, self.pool_q, self.norm_q)
-        keys = self._pool(k, thw, self.pool_k, self.norm_k)
-        values = self._pool(v, thw, self.pool_v, self.norm_v)
+        queries, keys, values = self._project(x, thw, norm)
         out = self.attend(queries, keys, values, (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w), self.scale)
         if self.residual_pooling:
             out = add_residual(out, queries)
         return self.proj(out.flatten(2)), queries.thw
+
+    def _project(self, x: Tensor, thw: Grid, norm: nn.LayerNorm) -> list[Heads]:
+        """Queries, keys and values, pooled and normed."""
+        pools = ((self.pool_q, self.norm_q), (self.pool_k, self.norm_k), (self.pool_v, self.norm_v))
+        if pools_at_once(x, pools):
+            (qkv,) = normed_linear(x, norm, self.qkv)
+            return [Heads(*pooled) for pooled in pool_norms(qkv.unflatten(-1, (3, self.num_heads, -1)), thw, pools)]
+        parts = normed_linear(x, norm, self.qkv, parts=3)
+        heads = (part.unflatten(-1, (self.num_heads, -1)) for part in parts)
+        return [self._pool(part, thw, *pool) for part, pool in zip(heads, pools, strict=True)]
 
     def _pool(self, x: Tensor, thw: Grid, conv: nn.Conv3d | None, norm: nn.LayerNorm | None) -> Heads:
         """Tokens (B, N, h, d), pooled and normed where there is a filter."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvit_video.model.backend import is_plain, kernels_for
+from mvit_video.model.backend import compute_dtype, is_plain, kernels_for
 
 ROWS_PER_THREAD = 512
 
@@ -22,7 +22,7 @@ def normed_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, parts: int =
     """linear(norm(x)), the output channels cut into `parts` tensors of their own: x (..., C) -> parts × (..., O)."""
     if _plainly(norm, linear):
         return linear(norm(x)).chunk(parts, -1)
-    dtype = _compute_dtype(x)
+    dtype = compute_dtype(x)
     weight, bias = linear.weight.to(dtype), linear.bias.to(dtype)
     arguments = (x, norm.weight, norm.bias, weight, bias, norm.eps, parts)
     return _NormedLinear.apply(*arguments) if torch.is_grad_enabled() else _linear_forward(*arguments)
@@ -32,7 +32,7 @@ def normed_mlp(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) ->
     """fc2(gelu(fc1(norm(x)))): x (..., C) -> (..., O)."""
     if _plainly(norm, fc1, fc2):
         return fc2(F.gelu(fc1(norm(x))))
-    dtype = _compute_dtype(x)
+    dtype = compute_dtype(x)
     layers = [part.to(dtype) for layer in (fc1, fc2) for part in (layer.weight, layer.bias)]
     arguments: tuple = (x, norm.weight, norm.bias, *layers, norm.eps)
     return _NormedMlp.apply(*arguments) if torch.is_grad_enabled() else _mlp_forward(*arguments)[0]
@@ -56,6 +56,9 @@ class _NormedLinear(torch.autograd.Function):
         x, scale, shift, weight, bias = ctx.saved_tensors
         if torch.is_grad_enabled():
             return (*_by_formula(_linear_formula, gradients, (x, scale, shift, weight, bias), ctx.eps), None, None)
+        kernels = kernels_for(x)
+        if kernels and len(gradients) == 1:
+            return (*_linear_backward_by_kernels(kernels, gradients[0], x, scale, shift, weight, ctx.eps), None, None)
         back = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
         weights = weight.chunk(len(back))
         of_weights = [torch.zeros_like(part) for part in weights]
@@ -85,6 +88,9 @@ class _NormedMlp(torch.autograd.Function):
         x, scale, shift, w1, b1, w2, b2, hidden = ctx.saved_tensors
         if torch.is_grad_enabled():
             return (*_by_formula(_mlp_formula, (gradient,), (x, scale, shift, w1, b1, w2, b2), ctx.eps), None)
+        kernels = kernels_for(x)
+        if kernels:
+            return (*_mlp_backward_by_kernels(kernels, gradient, x, scale, shift, w1, w2, hidden, ctx.eps), None)
         back = gradient.reshape(-1, gradient.shape[-1])
         of_w1, of_b1, of_w2 = torch.zeros_like(w1), w1.new_zeros(len(w1)), torch.zeros_like(w2)
         norm = _NormBackward(x, scale, shift, ctx.eps)
@@ -121,9 +127,7 @@ class _NormBackward:
         self.of_scale, self.of_shift = torch.zeros_like(scale), torch.zeros_like(shift)
 
     def forward(self, rows: slice, dtype: torch.dtype) -> Tensor:
-        part, kernels = self._part(rows), kernels_for(self.rows)
-        if kernels:
-            return kernels.layer_norm(part, self.scale, self.shift, self.eps, dtype)
+        part = self._part(rows)
         normed, self._mean, self._rstd = torch.native_layer_norm(
             part, part.shape[-1:], self.scale, self.shift, self.eps
         )
@@ -131,19 +135,29 @@ class _NormBackward:
 
     def backward(self, rows: slice, gradient: Tensor) -> None:
         """After `forward` of the same slice."""
-        part, mask, kernels = self._part(rows), (True, True, True), kernels_for(self.rows)
-        if kernels:
-            of_x, of_scale, of_shift = kernels.layer_norm_backward(part, self.scale, self.eps, gradient)
-        else:
-            arguments = (part, part.shape[-1:], self._mean, self._rstd, self.scale, self.shift, mask)
-            of_x, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(gradient.to(part.dtype), *arguments)
+        part, mask = self._part(rows), (True, True, True)
+        arguments = (part, part.shape[-1:], self._mean, self._rstd, self.scale, self.shift, mask)
+        of_x, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(gradient.to(part.dtype), *arguments)
         self.of_x.view_as(self.rows)[rows] = of_x
         self.of_scale += of_scale
         self.of_shift += of_shift
 
     def _part(self, rows: slice) -> Tensor:
-        part = self.rows[rows]  # norms compute in their own type, under autocast too; the kernels do so by themselves
-        return part.contiguous() if kernels_for(part) else part.to(self.scale.dtype)
+        return self.rows[rows].to(self.scale.dtype)  # norms compute in their own type, under autocast too
+
+
+def _linear_backward_by_kernels(kernels, gradient: Tensor, x, scale, shift, weight, eps: float) -> tuple[Tensor, ...]:
+    rows, back = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    normed = kernels.layer_norm(rows, scale, shift, eps, weight.dtype)
+    of_x, of_scale, of_shift = kernels.layer_norm_backward(rows, scale, eps, back @ weight)
+    return of_x.view_as(x), of_scale, of_shift, back.t() @ normed, kernels.column_sums(back).to(weight.dtype)
+
+
+def _mlp_backward_by_kernels(kernels, gradient: Tensor, x, scale, shift, w1, w2, hidden, eps: float):
+    back = gradient.reshape(-1, gradient.shape[-1])
+    of_w2, of_b2 = back.t() @ F.gelu(hidden), kernels.column_sums(back).to(w2.dtype)
+    of_hidden = torch.ops.aten.gelu_backward(back @ w2, hidden)
+    return *_linear_backward_by_kernels(kernels, of_hidden, x, scale, shift, w1, eps), of_w2, of_b2
 
 
 def _linear_forward(x, scale, shift, weight, bias, eps: float, parts: int) -> tuple[Tensor, ...]:
@@ -182,11 +196,3 @@ def _slices(tokens: Tensor) -> Iterator[slice]:
     """All rows at once on a GPU, which hides its memory's latency otherwise; on a CPU as many as stay in the cache."""
     step = ROWS_PER_THREAD * torch.get_num_threads() if tokens.device.type == "cpu" else len(tokens)
     return (slice(start, start + step) for start in range(0, len(tokens), step))
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(
-        device
-    )  # the first is not for "meta"
-    return torch.get_autocast_dtype(device) if autocast else x.dtype

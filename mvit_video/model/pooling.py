@@ -1,13 +1,15 @@
 """Depth-wise pooling of token grids whose channels lie last in memory, with its norm; and passes back that stay fast.
 
 On a GPU Triton kernels do all of it (`kernels.pool_norm`). PyTorch's own backward of a depth-wise Conv3d takes a slow
-path on CPUs; here are the same sums, exactly, by faster functions: the gradient of the input is a depth-wise convolution of the (zero-spread) gradient with the turned filter, and the
-gradient of the filter is, for each temporal tap, that of a 2D depth-wise convolution. docs/performance.md has the times.
+path on CPUs; here are the same sums, exactly, by faster functions: the gradient of the input is a depth-wise
+convolution of the (zero-spread) gradient with the turned filter, and the gradient of the filter is, for each temporal
+tap, that of a 2D depth-wise convolution. docs/performance.md has the times.
 """
 
 # B batch, C channels, T/H/W grid. Grids are (B, C, T, H, W) with channels last in memory.
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,9 @@ from torch import Tensor, nn
 from mvit_video.model.backend import is_plain, kernels_for
 
 Grid = tuple[int, int, int]
+Pools = Sequence[
+    tuple[Any, Any]
+]  # a filter, nn.Conv3d, and a norm, nn.LayerNorm, of each tensor; None where it has none
 
 
 def pool_norm(x: Tensor, thw: Grid, conv: nn.Conv3d, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Grid]:
@@ -23,16 +28,38 @@ def pool_norm(x: Tensor, thw: Grid, conv: nn.Conv3d, norm: nn.LayerNorm) -> tupl
 
     Returns class tokens (B, c, h, d), the pooled grid (B, T·H·W, h, d) and its size.
     """
-    heads, num_cls = x.shape[2], x.shape[1] - thw[0] * thw[1] * thw[2]
     stride, kernels = _grid(conv.stride), kernels_for(x, compilable=True)
     if kernels and is_plain(norm, conv, kind=nn.Conv3d) and kernels.can_pool(conv.weight):
         cls, grid = kernels.pool_norm(x, conv.weight, norm.weight, norm.bias, norm.eps, thw, stride)
-        return cls, grid, _grid((size - 1) // step + 1 for size, step in zip(thw, stride, strict=True))
+        return cls, grid, _pooled_size(thw, stride)
+    heads, num_cls = x.shape[2], x.shape[1] - thw[0] * thw[1] * thw[2]
     cls, cells = x.split([num_cls, x.shape[1] - num_cls], 1)
     grid = cells.flatten(2).unflatten(1, thw).permute(0, 4, 1, 2, 3)  # (B, C, T, H, W), channels last in memory
     grid = depthwise_conv(grid, conv.weight.repeat(heads, 1, 1, 1, 1), stride)
     tokens = grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(-1, (heads, -1))
     return norm(cls), norm(tokens), _grid(grid.shape[2:])
+
+
+def pools_at_once(x: Tensor, pools: Pools) -> bool:
+    """Whether `pool_norms` takes these filters and norms: by kernels, which then need no tensors of their own."""
+    kernels = kernels_for(x)
+    return bool(kernels) and all(
+        conv is not None and norm is not None and is_plain(norm, conv, kind=nn.Conv3d) and kernels.can_pool(conv.weight)
+        for conv, norm in pools
+    )
+
+
+def pool_norms(x: Tensor, thw: Grid, pools: Pools) -> list[tuple[Tensor, Tensor, Grid]]:
+    """`pool_norm` of the P tensors in x (B, N, P, h, d), where `pools_at_once`."""
+    kernels = kernels_for(x)
+    parameters = [(conv.weight, norm.weight, norm.bias) for conv, norm in pools]
+    strides = [_grid(conv.stride) for conv, _ in pools]
+    found = kernels.pool_norms(x, parameters, pools[0][1].eps, thw, strides)
+    return [(cls, grid, _pooled_size(thw, stride)) for (cls, grid), stride in zip(found, strides, strict=True)]
+
+
+def _pooled_size(thw: Grid, stride: Grid) -> Grid:
+    return _grid((size - 1) // step + 1 for size, step in zip(thw, stride, strict=True))
 
 
 def depthwise_conv(grid: Tensor, weight: Tensor, stride: Grid) -> Tensor:
@@ -55,6 +82,7 @@ def max_pool(grid: Tensor, stride: Grid) -> Tensor:
     padding = tuple(length // 2 for length in kernel)
     if stride[0] > 1:
         return F.max_pool3d(grid, kernel, stride, padding)
+    grid = grid.contiguous(memory_format=torch.channels_last_3d)  # tokens behind a class token are not
     pictures = F.max_pool2d(_as_pictures(grid), kernel[1:], stride[1:], padding[1:])
     return pictures.unflatten(0, (grid.shape[0], grid.shape[2])).transpose(1, 2)
 

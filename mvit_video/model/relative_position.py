@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mvit_video.model.backend import compute_dtype
+
 
 def table_rows(q_size: int, k_size: int) -> int:
     """Rows of a table that holds every distance between `q_size` query and `k_size` key positions."""
@@ -45,25 +47,37 @@ def resample_table(table: Tensor, rows: int) -> Tensor:
     return F.interpolate(table.t()[None], size=rows, mode="linear")[0].t()
 
 
-def axis_embedding(table: Tensor, q_size: int, k_size: int) -> Tensor:
+def axis_embedding(table: Tensor, q_size: int, k_size: int, padded: int | None = None) -> Tensor:
     """R of one axis: (Q, K, d), for any sizes; a table of other rows is interpolated linearly.
 
     What depends on the sizes alone is made once for each of them; the table is read at every call, so that weights
-    that change, in whatever way, are never read from a cache.
+    that change, in whatever way, are never read from a cache. `padded` key positions, zeros behind K, suit some products.
     """
     resampled = table.shape[0] != table_rows(q_size, k_size)
-    compiling = torch.compiler.is_compiling()
-    if not resampled:
+    compiling, padded = torch.compiler.is_compiling(), padded or k_size
+    if not resampled and (compiling or not table.is_cuda):
         rows = (distance_rows if compiling else _kept_rows)(q_size, k_size, table.device)
         return table[rows]
-    mix = (resampling if compiling else _kept_resampling)(q_size, k_size, table.shape[0], table.dtype, table.device)
-    return (mix @ table).unflatten(0, (q_size, k_size))
+    # a product reads rows exactly, and has a backward pass that needs no sorting
+    make = resampling if compiling else _kept_resampling
+    dtype = compute_dtype(table)
+    mix = make(q_size, k_size, table.shape[0], dtype, table.device, padded)
+    return (mix @ table.to(dtype)).unflatten(0, (q_size, padded))
 
 
-def resampling(q_size: int, k_size: int, rows: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+def resampling(
+    q_size: int,
+    k_size: int,
+    rows: int,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+    padded: int | None = None,
+) -> Tensor:
     """How a table of `rows` rows mixes into the embedding of each (query, key) pair by linear interpolation: (Q·K, rows)."""
-    mix = resample_table(torch.eye(rows, dtype=dtype, device=device), table_rows(q_size, k_size))
-    return mix[distance_rows(q_size, k_size, device).flatten()]
+    eye = torch.eye(rows, dtype=torch.promote_types(dtype, torch.float32), device=device)
+    mix = resample_table(eye, table_rows(q_size, k_size))
+    mix = mix[distance_rows(q_size, k_size, device)].to(dtype)  # (Q, K, rows)
+    return F.pad(mix, (0, 0, 0, (padded or k_size) - k_size)).flatten(0, 1)
 
 
 @lru_cache(maxsize=1024)
@@ -73,9 +87,11 @@ def _kept_rows(q_size: int, k_size: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
-def _kept_resampling(q_size: int, k_size: int, rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _kept_resampling(
+    q_size: int, k_size: int, rows: int, dtype: torch.dtype, device: torch.device, padded: int
+) -> Tensor:
     with torch.inference_mode(False):
-        return resampling(q_size, k_size, rows, dtype, device)
+        return resampling(q_size, k_size, rows, dtype, device, padded)
 
 
 def axis_terms(q: Tensor, tables: Sequence[Tensor | None], k_thw: Sequence[int]) -> list[Tensor]:
