@@ -67,12 +67,15 @@ def flash_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: float) 
     head_dim = q.grid.shape[-1]
     sizes = [0 if table is None else size for size, table in zip(k.thw, tables, strict=True)]
     channels = _rounded(head_dim + sum(sizes))
-    padded = [_rounded(size) for size in sizes]
-    if kernels_for(q.grid) and head_dim + sum(padded) <= channels:
+    kernels, padded = kernels_for(q.grid), [_rounded(size) for size in sizes]
+    if kernels and head_dim + sum(padded) <= channels:
         sizes = padded  # products of 8 columns are faster than those of 7, and here they cost no channel
-    terms = position_terms(q, tables, k.thw, sizes)
-    append = _append_plainly if torch.compiler.is_exporting() else _Append.apply
-    queries = append(channels, q.thw, q.cls, q.grid, *terms).transpose(1, 2)
+    if kernels and kernels.reads_whole_tables(tables, q.thw, k.thw):
+        queries = kernels.fold_queries_and_read_tables(q.cls, q.grid, tables, q.thw, k.thw, sizes, channels)
+    else:
+        append = _append_plainly if torch.compiler.is_exporting() else _Append.apply
+        queries = append(channels, q.thw, q.cls, q.grid, *position_terms(q, tables, k.thw, sizes))
+    queries = queries.transpose(1, 2)
     keys = _folded_keys(k, tables, sizes, scale, channels).transpose(1, 2)
     values = _widened_tokens(v, channels).transpose(1, 2)
     out = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
@@ -108,7 +111,8 @@ def _narrowed(out: Tensor, head_dim: int) -> Tensor:
 def position_terms(q: Heads, tables: Tables, k_thw: Grid, padded: Sequence[int] | None = None) -> list[Tensor]:
     """As `relative_position.axis_terms`, without moving the queries: (B, T, H, W, h, K) per axis that has a table.
 
-    `padded` sizes get zeros behind K. Each axis is one batched product over views of the queries in which the axis is a batch dimension.
+    `padded` sizes get zeros behind K. Each axis is one batched product over views of the queries in which the axis is a
+    batch dimension.
     """
     batch, _, heads, _ = q.grid.shape
     (t, h, w), terms = q.thw, []

@@ -26,17 +26,20 @@ LAYER_NORM_EPS = 1e-6
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): zeroes whole samples of a branch and scales the rest to keep the mean."""
+    """Stochastic depth (arXiv 1603.09382): leaves a branch out for whole samples and scales the rest to keep the mean."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
+        """shortcut + branch (B, N, C), the branch dropped for some of the samples."""
         if not self.training or self.rate == 0.0:
-            return x
-        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
-        return x * (keep / (1.0 - self.rate)).to(x.dtype)
+            return shortcut + branch
+        dtype = torch.promote_types(branch.dtype, torch.float32)
+        keep = torch.empty(branch.shape[0], *[1] * (branch.ndim - 1), dtype=dtype, device=branch.device)
+        keep = keep.bernoulli_(1.0 - self.rate).div_(1.0 - self.rate)
+        return torch.addcmul(shortcut, branch, keep)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"
@@ -180,10 +183,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
         branch, thw_out = self.attn(x, thw, self.norm1)
         shortcut = self._widen(x, self.norm1) if self.grows_in_attention else x
-        x = self._pool_shortcut(shortcut, thw) + self.drop_path(branch)
+        x = self.drop_path(self._pool_shortcut(shortcut, thw), branch)
         branch = self.mlp(x, self.norm2)
         shortcut = x if self.grows_in_attention else self._widen(x, self.norm2)
-        return shortcut + self.drop_path(branch), thw_out
+        return self.drop_path(shortcut, branch), thw_out
 
     def _widen(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         return x if self.proj is None else normed_linear(x, norm, self.proj)[0]

@@ -55,7 +55,7 @@ def axis_embedding(table: Tensor, q_size: int, k_size: int, padded: int | None =
     """
     resampled = table.shape[0] != table_rows(q_size, k_size)
     compiling, padded = torch.compiler.is_compiling(), padded or k_size
-    if not resampled and (compiling or not table.is_cuda):
+    if not resampled and padded == k_size and (compiling or not table.is_cuda):
         rows = (distance_rows if compiling else _kept_rows)(q_size, k_size, table.device)
         return table[rows]
     # a product reads rows exactly, and has a backward pass that needs no sorting

@@ -98,12 +98,21 @@ def test_drop_path_grows_linearly_from_zero():
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
-    layer = DropPath(0.25)
-    out = layer(torch.ones(4000, 3, 2))
-    assert out.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    layer, shortcut = DropPath(0.25), torch.full((4000, 3, 2), 5.0)
+    out = layer(shortcut, torch.ones(4000, 3, 2))
+    assert out.unique().tolist() == pytest.approx([5, 5 + 1 / 0.75])
     assert (out == out[:, :1, :1]).all()
-    assert out.mean().item() == pytest.approx(1, abs=0.05)
-    assert torch.equal(layer.eval()(torch.ones(8, 2)), torch.ones(8, 2))
+    assert out.mean().item() == pytest.approx(6, abs=0.05)
+    assert torch.equal(layer.eval()(shortcut, torch.ones(4000, 3, 2)), shortcut + 1)
+
+
+def test_drop_path_scales_half_precision_branches_in_single_precision():
+    torch.manual_seed(0)
+    shortcut, branch = torch.zeros(64, 1, 1), torch.ones(64, 1, 1, dtype=torch.bfloat16, requires_grad=True)
+    out = DropPath(0.3)(shortcut, branch)
+    assert set(out.flatten().tolist()) == {0.0, torch.tensor(1 / (1 - 0.3)).item()}
+    out.sum().backward()
+    assert torch.equal(branch.grad, out.detach().to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("rates", [dict(), dict(drop_path_rate=0.9, dropout_rate=0.9)])

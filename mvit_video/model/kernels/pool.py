@@ -1,9 +1,8 @@
-"""Triton kernels for GPUs: pooling with its norm in one pass, norms, and what folds positions into attention.
+"""Depth-wise pooling of tokens with its norm in one pass.
 
 PyTorch's depth-wise 3D convolution is slow on GPUs, most of all backwards, and reads tokens channels first. Here tokens
 are read where the linear layer left them, convolved, normed in single precision and written once; the backward pass
-makes the convolution again instead of keeping it. The same sums as `pooling.pool_norm` without them, which is the
-reference of the tests. Sums over tokens are taken in a fixed order: results do not change from run to run.
+makes the convolution again instead of keeping it.
 """
 
 # B batch, N = c + T*H*W tokens, h heads, d channels of a head; TO/HO/WO the pooled grid; z convolved, y = norm(z).
@@ -19,9 +18,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mvit_video.model.kernels.norm import SLOTS, norm_back, standardised
+
 Grid = tuple[int, int, int]
-SIZES = ("T", "H", "W", "TO", "HO", "WO", "heads", "rows", "tiles")  # one kernel serves all of them
-SLOTS = 1024  # programs that sum over all tokens, each over its share
+SIZES = ("T", "H", "W", "TO", "HO", "WO", "heads", "tiles")  # one kernel serves all of them
 
 
 @triton.jit
@@ -84,23 +84,6 @@ def _unnormed(
     return z, batch, head, number, is_cls, w_ok, c, c_ok
 
 
-@triton.jit
-def _standardised(z, c_ok, eps, D: tl.constexpr):
-    """(z − mean) / deviation over a head's channels, and 1 / deviation."""
-    mean = tl.sum(z, 1) / D
-    centred = tl.where(c_ok[None, :], z - mean[:, None], 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / D + eps)
-    return centred * rstd[:, None], rstd
-
-
-@triton.jit
-def _norm_back(of_y, normed, rstd, gain, D: tl.constexpr):
-    """The gradient of what was normed, from that of y."""
-    back = of_y * gain[None, :]
-    along = tl.sum(back * normed, 1) / D
-    return (back - normed * along[:, None] - (tl.sum(back, 1) / D)[:, None]) * rstd[:, None]
-
-
 @triton.jit(do_not_specialize=SIZES)
 def _pool_norm_kernel(
     x, weight, scale, shift, y_cls, y_grid, x_batch, x_row, T, H, W, TO, HO, WO, heads, eps, D: tl.constexpr,
@@ -111,7 +94,7 @@ def _pool_norm_kernel(
         x, weight, tl.program_id(0), x_batch, x_row, T, H, W, TO, HO, WO, heads, D,
         KT, KH, KW, ST, SH, SW, CLS, BLOCK_W, BLOCK_C,
     )  # fmt: skip
-    normed, _ = _standardised(z, c_ok, eps, D)
+    normed, _ = standardised(z, c_ok, eps, D)
     gain = tl.load(scale + c, mask=c_ok, other=0.0).to(tl.float32)
     offset = tl.load(shift + c, mask=c_ok, other=0.0).to(tl.float32)
     y = (normed * gain[None, :] + offset[None, :]).to(y_grid.dtype.element_ty)
@@ -140,7 +123,7 @@ def _norm_backward_kernel(
             x, weight, tile, x_batch, x_row, T, H, W, TO, HO, WO, heads, D,
             KT, KH, KW, ST, SH, SW, CLS, BLOCK_W, BLOCK_C,
         )  # fmt: skip
-        normed, rstd = _standardised(z, c_ok, eps, D)
+        normed, rstd = standardised(z, c_ok, eps, D)
         ok = w_ok[:, None] & c_ok[None, :]
         if is_cls:
             back = tl.load(
@@ -153,7 +136,7 @@ def _norm_backward_kernel(
         back = back.to(tl.float32)
         sum_scale += back * normed
         sum_shift += back
-        back = _norm_back(back, normed, rstd, gain, D)
+        back = norm_back(back, normed, rstd, gain, D)
         out = of_z + ((batch * tokens + number) * heads + head)[:, None] * D + c[None, :]
         tl.store(out, back.to(of_z.dtype.element_ty), mask=ok)
     sums += tl.program_id(0) * sums_row + c
@@ -425,157 +408,3 @@ def _operator_backward(ctx, of_cls, of_grid):
 
 
 _pool_norm_operator.register_autograd(_operator_backward, setup_context=_keep)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def _fold_kernel(
-    cls, grid, term_t, term_h, term_w, out, cls_batch, cls_row, cls_head, grid_batch, grid_row, grid_head,
-    T, H, W, heads, rows, scale, t_strides, h_strides, w_strides, D: tl.constexpr, KT: tl.constexpr, KH: tl.constexpr,
-    KW: tl.constexpr, CLS: tl.constexpr, TERMS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Rows (token, head) of `out` (B, N, h, WIDTH): the token · scale, then a term or a one-hot coordinate per axis, zeros."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    c = tl.arange(0, BLOCK)[None, :]
-    head, token = (row % heads)[:, None], row // heads
-    batch = (token // (CLS + T * H * W)).to(tl.int64)[:, None]
-    cell = (token % (CLS + T * H * W) - CLS)[:, None]
-    real, is_cell = (row < rows)[:, None], cell >= 0
-    own = real & (c < D)
-    value = tl.load(
-        grid + batch * grid_batch + cell * grid_row + head * grid_head + c, mask=own & is_cell, other=0.0
-    ).to(tl.float32)
-    if CLS:
-        token_at = cls + batch * cls_batch + head * cls_head + c
-        value += tl.load(token_at, mask=own & (cell < 0), other=0.0).to(tl.float32)
-    value *= scale
-    t, h, w = cell // (H * W), (cell // W) % H, cell % W
-    if TERMS:
-        value += _term(term_t, t_strides, batch, t, h, w, head, c - D, KT, real & is_cell)
-        value += _term(term_h, h_strides, batch, t, h, w, head, c - D - KT, KH, real & is_cell)
-        value += _term(term_w, w_strides, batch, t, h, w, head, c - D - KT - KH, KW, real & is_cell)
-    else:
-        at = ((KT > 0) & (c == D + t)) | ((KH > 0) & (c == D + KT + h)) | ((KW > 0) & (c == D + KT + KH + w))
-        value += tl.where(at & is_cell, 1.0, 0.0)
-    out_row = out + row.to(tl.int64)[:, None] * WIDTH + c
-    tl.store(out_row, value.to(out.dtype.element_ty), mask=real & (c < WIDTH))
-
-
-@triton.jit
-def _term(term, strides, batch, t, h, w, head, k, K: tl.constexpr, ok):
-    """Values of one axis' term (B, T, H, W, h, K) in its channels, 0 elsewhere."""
-    if K == 0:
-        return 0.0
-    else:
-        place = (
-            batch * strides[0] + t * strides[1] + h * strides[2] + w * strides[3] + head * strides[4] + k * strides[5]
-        )
-        return tl.load(term + place, mask=ok & (k >= 0) & (k < K), other=0.0).to(tl.float32)
-
-
-def fold_queries(cls: Tensor, grid: Tensor, thw: Grid, terms: Sequence[Tensor], width: int) -> Tensor:
-    """Tokens (B, c + T·H·W, h, width): [q, terms, zeros]. Up to three terms, (B, T, H, W, h, K) each."""
-    return _fold(cls, grid, thw, width, 1.0, [*terms, *[None] * (3 - len(terms))])
-
-
-def fold_keys(cls: Tensor, grid: Tensor, thw: Grid, sizes: Sequence[int], scale: float, width: int) -> Tensor:
-    """Tokens (B, c + Kt·Kh·Kw, h, width): [k · scale, coordinates as one-hot, zeros]; `sizes` are 0 for axes without terms.
-
-    Without sizes and with scale 1 just the tokens, widened: values.
-    """
-    return _fold(cls, grid, thw, width, scale, [None] * 3, sizes)
-
-
-def _fold(cls, grid, thw, width, scale, terms, sizes=None) -> Tensor:
-    batch, cells, heads, channels = grid.shape
-    with_terms, num_cls = sizes is None, cls.shape[1]
-    k_t, k_h, k_w = [0 if term is None else term.shape[-1] for term in terms] if with_terms else sizes
-    out = grid.new_empty(batch, num_cls + cells, heads, width)
-    rows = batch * (num_cls + cells) * heads
-    strides = [(0,) * 6 if term is None else term.stride() for term in terms]
-    _fold_kernel[(triton.cdiv(rows, 16),)](
-        cls, grid, *(grid if term is None else term for term in terms), out, *cls.stride()[:3], *grid.stride()[:3],
-        *thw, heads, rows, scale, *strides, D=channels, KT=k_t, KH=k_h, KW=k_w, CLS=num_cls,
-        TERMS=with_terms, ROWS=16, WIDTH=width, BLOCK=triton.next_power_of_2(width),
-    )  # fmt: skip
-    return out
-
-
-@triton.jit
-def _norm_kernel(x, scale, shift, y, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    c = tl.arange(0, BLOCK)
-    ok = (row < rows)[:, None] & (c < C)[None, :]
-    place = row.to(tl.int64)[:, None] * C + c[None, :]
-    normed, _ = _standardised(tl.load(x + place, mask=ok, other=0.0).to(tl.float32), c < C, eps, C)
-    gain = tl.load(scale + c, mask=c < C, other=0.0).to(tl.float32)
-    offset = tl.load(shift + c, mask=c < C, other=0.0).to(tl.float32)
-    tl.store(y + place, (normed * gain[None, :] + offset[None, :]).to(y.dtype.element_ty), mask=ok)
-
-
-@triton.jit
-def _norm_gradient_kernel(
-    x, scale, of_y, of_x, sums, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
-    c = tl.arange(0, BLOCK)
-    gain = tl.load(scale + c, mask=c < C, other=0.0).to(tl.float32)
-    sum_scale = tl.zeros((ROWS, BLOCK), tl.float32)
-    sum_shift = tl.zeros((ROWS, BLOCK), tl.float32)
-    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
-        row = tile * ROWS + tl.arange(0, ROWS)
-        ok = (row < rows)[:, None] & (c < C)[None, :]
-        place = row.to(tl.int64)[:, None] * C + c[None, :]
-        normed, rstd = _standardised(tl.load(x + place, mask=ok, other=0.0).to(tl.float32), c < C, eps, C)
-        back = tl.load(of_y + place, mask=ok, other=0.0).to(tl.float32)
-        sum_scale += back * normed
-        sum_shift += back
-        back = _norm_back(back, normed, rstd, gain, C)
-        tl.store(of_x + place, back.to(of_x.dtype.element_ty), mask=ok)
-    tl.store(sums + tl.program_id(0) * 2 * C + c, tl.sum(sum_scale, 0), mask=c < C)
-    tl.store(sums + tl.program_id(0) * 2 * C + C + c, tl.sum(sum_shift, 0), mask=c < C)
-
-
-@triton.jit
-def _column_sums_kernel(x, sums, rows, C, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((ROWS, BLOCK), tl.float32)
-    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
-        row = tile * ROWS + tl.arange(0, ROWS)
-        ok = (row < rows)[:, None] & (c < C)[None, :]
-        total += tl.load(x + row.to(tl.int64)[:, None] * C + c[None, :], mask=ok, other=0.0).to(tl.float32)
-    tl.store(sums + tl.program_id(0) * C + c, tl.sum(total, 0), mask=c < C)
-
-
-def layer_norm(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """LayerNorm of rows (N, C), contiguous, in single precision, written in `dtype`."""
-    out = rows.new_empty(rows.shape, dtype=dtype)
-    tile, block = _norm_tile(rows)
-    _norm_kernel[(triton.cdiv(len(rows), tile),)](
-        rows, scale, shift, out, len(rows), eps, C=rows.shape[1], ROWS=tile, BLOCK=block
-    )
-    return out
-
-
-def layer_norm_backward(rows: Tensor, scale: Tensor, eps: float, of_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the rows, scale and shift; the norm is made again from the rows."""
-    of_rows = torch.empty_like(rows)
-    tile, block = _norm_tile(rows)
-    sums = rows.new_empty(min(SLOTS, triton.cdiv(len(rows), tile)), 2, rows.shape[1], dtype=torch.float32)
-    _norm_gradient_kernel[(len(sums),)](
-        rows, scale, of_out, of_rows, sums, len(rows), eps, C=rows.shape[1], ROWS=tile, BLOCK=block
-    )
-    of_scale, of_shift = sums.sum(0).to(scale.dtype)
-    return of_rows, of_scale, of_shift
-
-
-def column_sums(rows: Tensor) -> Tensor:
-    """Sums over the rows of (N, C), contiguous, in single precision: (C,)."""
-    count, columns = rows.shape
-    sums = rows.new_empty(min(SLOTS // 8, triton.cdiv(count, 16)), columns, dtype=torch.float32)
-    _column_sums_kernel[(len(sums), triton.cdiv(columns, 256))](rows, sums, count, columns, ROWS=16, BLOCK=256)
-    return sums.sum(0)
-
-
-def _norm_tile(rows: Tensor) -> tuple[int, int]:
-    """Rows and channels of a tile, some 2048 values."""
-    block = triton.next_power_of_2(rows.shape[1])
-    return max(1, 2048 // block), block
