@@ -203,7 +203,7 @@ class LoadReport:
     new: tuple[str, ...]
     """Left as the model had them: a new head, a class token that the source does not have."""
     ignored: tuple[str, ...]
-    """In the checkpoint, not used."""
+    """In the checkpoint, not used: what lies beside the weights, and its head where the model keeps its own."""
 
     def summary(self) -> str:
         """One line: counts, and the names of what is new."""

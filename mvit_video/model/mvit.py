@@ -443,8 +443,9 @@ def _check_counts(**counts: object) -> None:
 def _check_lists(**lists: tuple[object, int | None]) -> None:
     """ConfigError for one that is not a list of whole numbers from 1, as many as are said beside it."""
     for name, (values, count) in lists.items():
-        right = isinstance(values, Sequence) and len(values) == (count or len(values) or 1)
-        if not right or not all(isinstance(value, int) and value > 0 for value in values):
+        given = values if isinstance(values, Sequence) else ()
+        right = len(given) == (count or len(given) or 1)
+        if not right or not all(isinstance(value, int) and value > 0 for value in given):
             wanted = f"{count} whole numbers" if count else "a list of whole numbers, blocks of each stage,"
             raise ConfigError(f"{name}={values!r}: wanted {wanted} from 1")
 

@@ -5,6 +5,7 @@ import warnings
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -65,7 +66,7 @@ def _read_safetensors(file: Path, source: str | Path) -> tuple[dict[str, Tensor]
 
 
 def _read_torch(file: Path, source: str | Path) -> object:
-    stand_ins = [(NotRead, name) for name in NOT_READ]
+    stand_ins: list[Any] = [(NotRead, name) for name in NOT_READ]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")  # what torch warns of is in the error

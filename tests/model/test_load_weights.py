@@ -148,6 +148,16 @@ def test_absolute_positions_are_interpolated_over_the_square_and_over_time(tmp_p
         torch.testing.assert_close(longer(clips), source(clips), atol=1e-5, rtol=1e-5)  # it interpolates at run time
 
 
+def test_tables_that_are_interpolated_when_loaded_give_what_interpolating_at_run_time_gives(tmp_path):
+    source = tiny_video()
+    larger = tiny_video(seed=2, num_frames=16, crop_size=(64, 48))
+    report = load_weights(larger, saved(source.state_dict(), tmp_path / "x.pyth"))
+    assert len(report.interpolated) == 3 * 3  # every axis of every block
+    clips = torch.randn(2, 3, 16, 64, 48, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        torch.testing.assert_close(larger(clips), source(clips), atol=1e-5, rtol=1e-5)
+
+
 class RunsCode:
     def __reduce__(self):
         return os.system, ("touch code_was_run",)
