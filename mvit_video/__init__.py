@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from mvit_video.model import zoo
 from mvit_video.model.checkpoints import load_weights
 from mvit_video.model.variants import build_model, list_models
 from mvit_video.version import __version__
@@ -9,7 +10,7 @@ from mvit_video.version import __version__
 if TYPE_CHECKING:
     from mvit_video.inference.predictor import Predictor
 
-__all__ = ["Predictor", "__version__", "build_model", "list_models", "load_weights"]
+__all__ = ["Predictor", "__version__", "build_model", "list_models", "load_weights", "zoo"]
 
 
 def __getattr__(name: str) -> Any:

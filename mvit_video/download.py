@@ -17,6 +17,8 @@ from iopath.common.file_io import PathHandler, file_lock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from mvit_video.paths import write_whole
+
 CACHE_VARIABLE = "MVIT_VIDEO_CACHE"
 TIMEOUT_SECONDS = 30
 BLOCK = 1 << 20
@@ -71,7 +73,7 @@ def check_digest(url: str, file: Path, place: Path) -> None:
     """Compare `file` with what is known of `place`; OSError in one sentence where they differ.
 
     Known are the digits in a name such as mvit_v2_s-ae3be167.pth, and the digest recorded at the first download. Where
-    none is recorded yet, this file's is.
+    none is recorded yet, this file's is, unless the cache is a folder that only others may write to.
     """
     found, record = sha256(file), digest_file(place)
     stated = re.search(r"-([0-9a-f]{8,64})\.(?:pth|pt|pyth|safetensors)$", place.name)
@@ -81,7 +83,8 @@ def check_digest(url: str, file: Path, place: Path) -> None:
             f"published file, so delete {file} if it is there, and fetch it again"
         )
     if not record.exists():
-        record.write_text(f"{found}  {place.name}\n")
+        if os.access(record.parent, os.W_OK):
+            write_whole(record, f"{found}  {place.name}\n")
     elif record.read_text().split(" ")[0] != found:
         cure = f"delete {place} to fetch it again" if file == place else f"delete {record} if the change is meant"
         raise OSError(f"{url}: its sha256 starts with {found[:8]}, at the first download it did not: {cure}")

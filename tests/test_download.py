@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import os
 import threading
 import urllib.error
 import urllib.request
@@ -87,6 +88,16 @@ def test_a_second_download_of_another_content_is_refused_and_not_kept(server):
     with pytest.raises(CheckpointError, match=rf"did not: delete {place}.sha256 if the change is meant$"):
         fetch(server.url + "/zoo/x.pyth")
     assert not place.exists()
+
+
+def test_a_file_in_a_cache_that_only_others_may_write_to_is_used(server, monkeypatch):
+    """Such as one that an administrator fills for a cluster: without a record there is nothing to compare with."""
+    place = server.cache / "zoo/x.pyth"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT)
+    monkeypatch.setattr(os, "access", lambda path, mode: not (path == place.parent and mode == os.W_OK))
+    assert fetch(server.url + "/zoo/x.pyth") == place and server.asked == []
+    assert [file.name for file in place.parent.iterdir()] == ["x.pyth"]
 
 
 def test_digits_in_the_name_are_compared_with_the_content(server):

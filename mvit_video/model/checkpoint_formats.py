@@ -1,4 +1,4 @@
-"""Other projects' checkpoints: reading their files without running what is in them, and their names for our tensors.
+"""Other projects' checkpoints: their names and shapes for our tensors.
 
 Ours are PySlowFast's names, so its video files need no map. Its image files keep the patch filter in 2D.
 """
@@ -9,18 +9,13 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mvit_video.errors import CheckpointError
 from mvit_video.model.inflate import is_image
 
 PATCH_FILTER = "patch_embed.proj.weight"
-WRAPPERS = ("model_state", "model", "state_dict")
-METADATA = frozenset(  # what training programs write beside the weights
-    {"epoch", "optimizer_state", "scaler_state", "cfg", "optimizer", "lr_scheduler", "scaler", "args", "arch", "metric"}
-)
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and DDP, and of torch.compile
 
 # The same tensors in torchvision's mvit_v2_s and mvit_v1_b: (theirs, ours), both ways.
 _TORCHVISION = (
@@ -42,66 +37,6 @@ _POSITIONS = ("pos_embed_spatial", "pos_embed_temporal")
 _CLASS_VECTORS = ("cls_token", "pos_embed_class")
 
 
-def read_tensors(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, and metadata, of a PyTorch or safetensors file, told apart by content. Never runs code.
-
-    Metadata is safetensors' own, or the names of what lies beside the weights in a PyTorch file, with empty values.
-    Raises CheckpointError for a file that is neither, is truncated, or holds anything else than tensors.
-    """
-    with file.open("rb") as content:
-        start = content.read(9)
-    if start[8:9] == b"{" or file.suffix == ".safetensors":
-        return _read_safetensors(file, source)
-    if not start.startswith((b"PK\x03\x04", b"\x80")):
-        raise CheckpointError(
-            f"{source}: is neither a PyTorch nor a safetensors file: give a .pth, .pyth or .safetensors of weights"
-        )
-    return _unwrap(_read_torch(file, source), source)
-
-
-def _read_safetensors(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(file, framework="pt") as content:
-            return {name: content.get_tensor(name) for name in content.keys()}, content.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as reason:
-        raise CheckpointError(f"{source}: is not a whole safetensors file ({reason}): get it again") from None
-
-
-def _read_torch(file: Path, source: str | Path) -> object:
-    try:
-        return torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as reason:  # a damaged pickle can raise anything; nothing of it has been run
-        stranger = re.search(r"GLOBAL ([\w.]+)", str(reason))
-        if stranger:
-            raise CheckpointError(
-                f"{source}: holds '{stranger[1]}', which is code and is never run here: "
-                "ask for a file with nothing but tensors, numbers and text"
-            ) from None
-        raise CheckpointError(f"{source}: is not a whole PyTorch file (truncated or damaged): get it again") from None
-
-
-def _unwrap(content: object, source: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The weights, and the names of what lies beside them."""
-    beside: set[str] = set()
-    if isinstance(content, dict):
-        wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), dict)), None)
-        if wrapper is not None:
-            beside, content = {str(name) for name in content.keys() - {wrapper}}, content[wrapper]
-            if beside - METADATA:
-                raise CheckpointError(
-                    f"{source}: holds '{min(beside - METADATA)}' beside '{wrapper}', which is explained by nothing: "
-                    f"known beside the weights are {', '.join(sorted(METADATA))}"
-                )
-    if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{source}: holds no tensors by name: give a state dict, or one under 'model_state'")
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(
-                f"{source}: '{name}' is of type {type(tensor).__name__}, wanted tensors by name, alone or under 'model_state'"
-            )
-    return {name: tensor.detach() for name, tensor in content.items()}, dict.fromkeys(sorted(beside), "")
-
-
 def recognise(names: Iterable[str], source: str | Path) -> str:
     """The project whose names these are: "timm", "torchvision" or "PySlowFast" (the same as ours)."""
     names = set(names)
@@ -119,6 +54,7 @@ def recognise(names: Iterable[str], source: str | Path) -> str:
 
 def to_ours(state: Mapping[str, Tensor], source: str | Path) -> tuple[str, dict[str, Tensor]]:
     """The format, and the same tensors under our names and in our shapes (filters with a time axis)."""
+    state = without_wrappers(state)
     kind = recognise(state, source)
     rename = {"timm": _timm_renamer(state), "torchvision": _from_torchvision, "PySlowFast": str}[kind]
     ours: dict[str, Tensor] = {}
@@ -128,6 +64,14 @@ def to_ours(state: Mapping[str, Tensor], source: str | Path) -> tuple[str, dict[
             raise CheckpointError(f"{source}: holds two tensors for '{mine}', one of them is '{name}'")
         ours[mine] = _our_shape(mine, tensor)
     return kind, ours
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Tensors without what wrappers of the network put in front of every name."""
+    for prefix in WRAPPER_PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            return without_wrappers({name.removeprefix(prefix): tensor for name, tensor in state.items()})
+    return state
 
 
 def _our_shape(name: str, tensor: Tensor) -> Tensor:

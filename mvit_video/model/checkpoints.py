@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from mvit_video.config.schema import Preprocessing, Settings
 from mvit_video.data.class_names import published_classes
-from mvit_video.errors import CheckpointError, MvitVideoError
-from mvit_video.model.checkpoint_formats import read_tensors, to_ours
+from mvit_video.errors import CheckpointError, MvitVideoError, did_you_mean
+from mvit_video.model.checkpoint_formats import to_ours
 from mvit_video.model.inflate import check_inflation, inflate, is_image
 from mvit_video.model.relative_position import resample_table
 from mvit_video.model.variants import VARIANTS, build_model
+from mvit_video.model.weight_files import read_tensors
 from mvit_video.model.zoo import ZOO, ZooEntry, zoo_entry
 from mvit_video.paths import local_file, write_whole
 
@@ -202,7 +203,7 @@ class LoadReport:
     new: tuple[str, ...]
     """Left as the model had them: a new head, a class token that the source does not have."""
     ignored: tuple[str, ...]
-    """In the checkpoint, not used."""
+    """In the checkpoint, not used: what lies beside the weights, and its head where the model keeps its own."""
 
     def summary(self) -> str:
         """One line: counts, and the names of what is new."""
@@ -252,7 +253,12 @@ def read_weights(source: str | Path) -> Weights:
 def checkpoint_file(source: str | Path) -> Path:
     """The file on this machine of a path, an address or a name of the zoo."""
     name = str(source)
-    return local_file(ZOO[name].url if name in ZOO and not Path(name).exists() else name, CheckpointError)
+    if name in ZOO and not Path(name).exists():
+        return local_file(ZOO[name].url, CheckpointError)
+    try:
+        return local_file(name, CheckpointError)
+    except CheckpointError as reason:
+        raise CheckpointError(f"{reason}{did_you_mean(name, ZOO)}") from None
 
 
 def put_weights(model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False) -> LoadReport:
@@ -278,9 +284,9 @@ def fit_weights(
         if not is_image(wanted):
             state, inflated = inflate(state, wanted, inflation)
     if difference := _difference(state, wanted, new):
-        raise CheckpointError(f"{weights.source}: {difference}: {_what_fits(weights.state)}")
+        raise CheckpointError(f"{weights.source}: {difference}: {_what_fits(weights.state, wanted)}")
     used = {name: state[name] for name in wanted if name not in new}
-    fitted = {name: _fitted(name, tensor, wanted[name].shape, weights) for name, tensor in used.items()}
+    fitted = {name: _fitted(name, tensor, wanted, weights) for name, tensor in used.items()}
     interpolated = [name for name in used if fitted[name] is not used[name]]
     made = {*inflated, *interpolated, *new}
     report = LoadReport(
@@ -290,13 +296,14 @@ def fit_weights(
         inflated=tuple(inflated),
         interpolated=tuple(interpolated),
         new=tuple(new),
-        ignored=weights.ignored,
+        ignored=weights.ignored + tuple(name for name in HEAD if reset_head and name in weights.state),
     )
     return fitted, report
 
 
-def _fitted(name: str, tensor: Tensor, shape: torch.Size, weights: Weights) -> Tensor:
+def _fitted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], weights: Weights) -> Tensor:
     """The tensor itself where it has the shape, else a position table read at other rows; CheckpointError for the rest."""
+    shape = wanted[name].shape
     if tensor.shape == shape:
         return tensor
     if name in HEAD:
@@ -313,7 +320,7 @@ def _fitted(name: str, tensor: Tensor, shape: torch.Size, weights: Weights) -> T
             return _resample_square(tensor, isqrt(shape[1]))
     raise CheckpointError(
         f"{weights.source}: '{name}' has shape {tuple(tensor.shape)}, the network's has {tuple(shape)}: "
-        f"{_what_fits(weights.state)}"
+        f"{_what_fits(weights.state, wanted)}"
     )
 
 
@@ -349,11 +356,14 @@ def recognise_model(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _what_fits(state: Mapping[str, Tensor]) -> str:
+def _what_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """The cure where weights are another network's."""
     name = recognise_model(state)
-    return (
-        f"these are weights of {name}, so build that one"
-        if name
-        else "they are weights of no network that is known here"
-    )
+    if name is None:
+        return "they are weights of no network that is known here"
+    if is_image(state) and not is_image(wanted):
+        return (
+            f"these are weights of {name}, so build a video network with its depths, embed_dim, num_heads and "
+            "width_growth"
+        )
+    return f"these are weights of {name}, so build that one"

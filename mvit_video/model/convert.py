@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from mvit_video.config.schema import Preprocessing
-from mvit_video.errors import CheckpointError, ConfigError, did_you_mean
+from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.checkpoint_formats import to_pyslowfast, to_torchvision
 from mvit_video.model.checkpoints import (
     LoadReport,
     ModelCard,
     Weights,
+    checkpoint_file,
     fit_weights,
     has_card,
     load_checkpoint,
@@ -26,7 +27,7 @@ from mvit_video.model.checkpoints import (
 )
 from mvit_video.model.variants import build_model, model_arguments
 from mvit_video.model.zoo import ZOO, ZooEntry
-from mvit_video.paths import local_file, write_whole
+from mvit_video.paths import write_whole
 
 TARGETS = ("native", "pyslowfast", "torchvision")
 
@@ -75,7 +76,7 @@ def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
     Raises CheckpointError; ConfigError where no names are known for its classes.
     """
     name = str(source)
-    if (name not in ZOO or Path(name).exists()) and has_card(_existing(source)):
+    if (name not in ZOO or Path(name).exists()) and has_card(checkpoint_file(source)):
         return load_checkpoint(source)
     weights = _with_head(read_weights(source))
     try:
@@ -88,14 +89,6 @@ def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
     model = model_from_card(card)
     put_weights(model, weights)
     return model.eval(), card
-
-
-def _existing(source: str | Path) -> Path:
-    near = did_you_mean(str(source), ZOO)
-    try:
-        return local_file(source, CheckpointError)
-    except CheckpointError as reason:
-        raise CheckpointError(f"{reason}{near}") from None
 
 
 def _with_head(weights: Weights) -> Weights:

@@ -264,9 +264,26 @@ class MViT(nn.Module):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
-        size = (num_frames, height, width)
-        _check_arguments(depths, embed_dim, num_heads, size, patch_stride)
+        crop = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+        _check_counts(
+            num_frames=num_frames,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+        )
+        _check_lists(
+            depths=(depths, None),
+            crop_size=(crop, 2),
+            patch_kernel=(patch_kernel, 3),
+            patch_stride=(patch_stride, 3),
+            pool_kernel=(pool_kernel, 3),
+            q_stride=(q_stride, 3),
+            kv_stride=(kv_stride, 3),
+        )
+        size = _grid((num_frames, *crop))
+        _check_together(embed_dim, num_heads, size, patch_stride, pool_kernel)
+        _check_rates(drop_path_rate=drop_path_rate, dropout_rate=dropout_rate)
         _check_choice("attention", attention, ATTENTION)
         _check_choice("positions", positions, ("relative", "absolute"))
         _check_choice("width_growth", width_growth, ("attention", "mlp"))
@@ -420,13 +437,35 @@ def _divide(grid: Sequence[int], stride: Sequence[int]) -> Grid:
     return _grid(max(size // step, 1) for size, step in zip(grid, stride, strict=True))
 
 
-def _check_arguments(
-    depths: Sequence[int], embed_dim: int, num_heads: int, size: Sequence[int], patch_stride: Sequence[int]
+def _check_counts(**counts: object) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name}={value!r}: wanted a whole number from 1")
+
+
+def _check_lists(**lists: tuple[object, int | None]) -> None:
+    """ConfigError for one that is not a list of whole numbers from 1, as many as are said beside it."""
+    for name, (values, count) in lists.items():
+        given = values if isinstance(values, Sequence) else ()
+        right = len(given) == (count or len(given) or 1)
+        if not right or not all(isinstance(value, int) and value > 0 for value in given):
+            wanted = f"{count} whole numbers" if count else "a list of whole numbers, blocks of each stage,"
+            raise ConfigError(f"{name}={values!r}: wanted {wanted} from 1")
+
+
+def _check_rates(**rates: float) -> None:
+    for name, value in rates.items():
+        if not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ConfigError(f"{name}={value!r}: wanted a number from 0 to below 1")
+
+
+def _check_together(
+    embed_dim: int, num_heads: int, size: Sequence[int], patch_stride: Sequence[int], pool_kernel: Sequence[int]
 ) -> None:
-    if not depths or min(depths) < 1:
-        raise ConfigError(f"depths={tuple(depths)}: every stage needs at least one block")
     if embed_dim % num_heads:
         raise ConfigError(f"embed_dim={embed_dim} is not a multiple of num_heads={num_heads}")
+    if any(length % 2 == 0 for length in pool_kernel):
+        raise ConfigError(f"pool_kernel={tuple(pool_kernel)}: wanted odd lengths, so that a window has a middle")
     if any(length < step for length, step in zip(size, patch_stride, strict=True)):
         raise ConfigError(
             f"num_frames and crop_size {tuple(size)} are smaller than one patch step {tuple(patch_stride)}: "

@@ -51,7 +51,7 @@ def test_a_foreign_checkpoint_starts_a_run_with_a_new_head(tmp_path):
     torch.save({"model_state": source.state_dict(), "epoch": 3}, tmp_path / "x.pyth")
     model = initial_model(config, model_card(config, ("up", "down")), said.append)
     assert "has 31 classes, whose names are not known, and the training list 2" in said[0]
-    assert "(PySlowFast)" in said[1] and "1 ignored" in said[1]
+    assert "(PySlowFast)" in said[1] and "3 ignored" in said[1]  # the epoch, and its head of two tensors
     assert torch.equal(model.blocks[1].attn.rel_pos_t, source.blocks[1].attn.rel_pos_t)
 
 

@@ -6,9 +6,11 @@ import torch
 from tiny_models import relative_difference, tiny_image, tiny_video
 
 from mvit_video import build_model, load_weights
-from mvit_video.errors import ConfigError
+from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.checkpoints import Weights, fit_weights
 from mvit_video.model.inflate import inflate_filter
+from mvit_video.model.variants import VARIANTS, input_size
+from mvit_video.model.zoo import ZOO
 
 
 @pytest.fixture
@@ -99,6 +101,34 @@ def test_of_the_published_sizes_only_the_first_block_of_stage_3_needs_interpolat
     assert report.interpolated == ("blocks.3.attn.rel_pos_h", "blocks.3.attn.rel_pos_w")
     assert report.new == ("head.projection.weight", "head.projection.bias", "cls_token")
     assert len(report.inflated) == 1 + 16 * 3 + 16  # patches, pools, temporal tables
+
+
+IMAGE_CHECKPOINTS = sorted(name for name, entry in ZOO.items() if entry.preprocessing.num_frames == 1)
+
+
+@pytest.mark.parametrize("name", IMAGE_CHECKPOINTS)
+def test_every_image_checkpoint_of_the_zoo_starts_the_video_networks_of_its_size(name):
+    size = ZOO[name].model.rpartition("_")[0]
+    videos = [video for video in VARIANTS if video.startswith(f"{size}_") and input_size(video)[0] > 1]
+    growth = {"width_growth": "mlp"} if name == "mvitv2_l_in1k" else {}
+    assert videos
+    for video in videos:
+        with torch.device("meta"):
+            image, wanted = build_model(ZOO[name].model).state_dict(), build_model(video, **growth).state_dict()
+        _, report = fit_weights(Weights(name, "PySlowFast", image, ()), wanted, reset_head=True)
+        assert set(report.new) - {"cls_token"} == {"head.projection.weight", "head.projection.bias"}
+        assert ("cls_token" in report.new) == name.endswith("in1k")
+
+
+def test_image_weights_of_another_size_say_what_a_video_network_must_share_with_them():
+    with torch.device("meta"):
+        image, video = build_model("mvitv2_l_in1k").state_dict(), build_model("mvitv2_l_40x3").state_dict()
+    with pytest.raises(CheckpointError) as caught:
+        fit_weights(Weights("l.pyth", "PySlowFast", image, ()), video, reset_head=True)
+    assert str(caught.value) == (
+        "l.pyth: lacks 'blocks.2.proj.bias' (6 missing, 6 unknown): these are weights of mvitv2_l_in1k, so build a video "
+        "network with its depths, embed_dim, num_heads and width_growth"
+    )
 
 
 def test_tables_of_another_length_are_read_at_the_middles_of_equal_parts(tmp_path):

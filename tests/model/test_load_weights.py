@@ -99,12 +99,13 @@ def test_every_tensor_of_the_model_is_in_exactly_one_list_and_the_report_reads_w
     names = report.copied + report.inflated + report.interpolated + report.new
     assert sorted(names) == sorted(model.state_dict())
     assert report.summary() == (
-        f"weights from {path} (PySlowFast): 59 copied, 13 inflated, 6 interpolated, 1 ignored, "
+        f"weights from {path} (PySlowFast): 59 copied, 13 inflated, 6 interpolated, 3 ignored, "
         "3 new (head.projection.weight, head.projection.bias, cls_token)"
     )
     lines = str(report).splitlines()
-    assert lines[0] == report.summary() and len(lines) == 1 + 13 + 6 + 3 + 1
+    assert lines[0] == report.summary() and len(lines) == 1 + 13 + 6 + 3 + 3
     assert "  inflated: blocks.2.attn.rel_pos_t" in lines and "  ignored: epoch" in lines
+    assert "  new: head.projection.bias" in lines and "  ignored: head.projection.bias" in lines  # ours, and theirs
 
 
 def test_a_head_of_another_size_is_an_error_unless_it_is_reset(tmp_path):
@@ -147,6 +148,16 @@ def test_absolute_positions_are_interpolated_over_the_square_and_over_time(tmp_p
         torch.testing.assert_close(longer(clips), source(clips), atol=1e-5, rtol=1e-5)  # it interpolates at run time
 
 
+def test_tables_that_are_interpolated_when_loaded_give_what_interpolating_at_run_time_gives(tmp_path):
+    source = tiny_video()
+    larger = tiny_video(seed=2, num_frames=16, crop_size=(64, 48))
+    report = load_weights(larger, saved(source.state_dict(), tmp_path / "x.pyth"))
+    assert len(report.interpolated) == 3 * 3  # every axis of every block
+    clips = torch.randn(2, 3, 16, 64, 48, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        torch.testing.assert_close(larger(clips), source(clips), atol=1e-5, rtol=1e-5)
+
+
 class RunsCode:
     def __reduce__(self):
         return os.system, ("touch code_was_run",)
@@ -159,7 +170,7 @@ def without(state, name):
 BROKEN = {
     "code": (
         lambda state: {"model_state": state, "cfg": RunsCode()},
-        "holds 'posix.system', which is code and is never run here: ask for a file with nothing but tensors",
+        "holds 'posix.system', which is code and is never run here: save the weights alone, torch.save",
     ),
     "missing": (
         lambda state: without(state, "blocks.1.norm1.bias"),
@@ -197,7 +208,7 @@ BROKEN = {
     ),
     "beside": (
         lambda state: {"model_state": state, "ema_state": state},
-        "holds 'ema_state' beside 'model_state', which is explained by nothing: known beside the weights are arch, args",
+        "holds 'ema_state' beside 'model_state', which is explained by nothing: known beside the weights are amp_scaler, arch, args",
     ),
     "mixed": (lambda state: state | {"epoch": 3}, "'epoch' is of type int, wanted tensors by name"),
     "a list": (lambda state: list(state.values()), "holds no tensors by name: give a state dict"),
@@ -243,6 +254,14 @@ def test_a_file_that_is_no_checkpoint_at_all_is_named(tmp_path):
             load_weights(tiny_video(), tmp_path / name)
     with pytest.raises(CheckpointError, match=r"nowhere.pyth: no such file"):
         load_weights(tiny_video(), tmp_path / "nowhere.pyth")
+
+
+@pytest.mark.parametrize("wrong", ["mvitv2_s_16x4_k40", "mvitv2_s_16x4"])
+def test_a_name_that_the_zoo_does_not_have_is_answered_with_the_nearest(wrong):
+    with pytest.raises(
+        CheckpointError, match=rf"^{wrong}: no such file \(did you mean 'mvitv2_s_16x4_(k400|ssv2)'\?\)$"
+    ):
+        load_weights(tiny_video(), wrong)
 
 
 def test_weights_of_another_size_name_the_network_that_they_belong_to(tmp_path):

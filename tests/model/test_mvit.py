@@ -1,12 +1,13 @@
 import itertools
+from math import prod
 
 import pytest
 import torch
-from tiny_models import tiny_video
+from tiny_models import randomise, tiny_video
 
 from mvit_video import build_model
 from mvit_video.errors import ConfigError, InputError
-from mvit_video.model.mvit import DropPath
+from mvit_video.model.mvit import Block, BlockStyle, DropPath, plan_blocks
 
 TINY = dict(depths=(1, 1, 2), embed_dim=16, num_heads=2, num_frames=4, crop_size=32, num_classes=5, kv_stride=(1, 4, 4))
 
@@ -24,24 +25,61 @@ def same_weights(**changes):
 
 
 SIZES = [(4, 32, 32), (2, 32, 32), (3, 16, 16), (7, 33, 47), (6, 64, 40), (3, 20, 52)]
+PICTURES = dict(num_frames=1, patch_kernel=(1, 7, 7), patch_stride=(1, 4, 4), pool_kernel=(1, 3, 3))
+PICTURE_SIZES = [(1, 32, 32), (1, 33, 47), (1, 16, 64), (3, 24, 20)]
+BOTH_PRECISIONS = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+def output_and_gradients(run, model, given):
+    """Of the sum of squares of what `run` makes of `given`, with respect to it and to every parameter, by name."""
+    given = given.clone().requires_grad_()
+    output = run(model, given)
+    output.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {"output": output, "input": given.grad} | gradients
+
+
+def assert_equal_within(tolerance, ours, plain):
+    assert ours.keys() == plain.keys()
+    for name, wanted in plain.items():
+        assert (ours[name] - wanted).abs().max().item() < tolerance * max(1.0, wanted.abs().max().item()), name
+
+
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [*(({}, size) for size in SIZES), *((PICTURES, size) for size in PICTURE_SIZES)],
+    ids=[*map(str, SIZES), *(f"image {size}" for size in PICTURE_SIZES)],
+)
 @pytest.mark.parametrize("cls_token", [True, False])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_flash_attention_equals_the_plain_formula_in_outputs_and_all_gradients(size, cls_token, dtype, tolerance):
-    flash, reference = same_weights(dtype=dtype, cls_token=cls_token)
+@BOTH_PRECISIONS
+def test_flash_attention_equals_the_plain_formula_in_outputs_and_all_gradients(
+    network, size, cls_token, dtype, tolerance
+):
+    models = same_weights(dtype=dtype, cls_token=cls_token, **network)
     clips = torch.randn(2, 3, *size, dtype=dtype)
+    ours, plain = (output_and_gradients(lambda model, given: model(given), model, clips) for model in models)
+    assert len(ours) == 2 + len(list(models[0].parameters()))
+    assert_equal_within(tolerance, ours, plain)
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("cls_token", [1, 0], ids=["class token", "none"])
+@BOTH_PRECISIONS
+def test_at_every_stage_of_s_the_attention_equals_the_plain_formula(stage, cls_token, dtype, tolerance):
+    """Widths, heads, grids and strides of 4 frames of 224 pixels, at the block that starts the stage."""
+    plan = plan_blocks((1, 1, 1, 1), 96, 1, (2, 56, 56), (1, 2, 2), (1, 8, 8), "attention", 0.0)[stage]
+    assert (plan.dim_attention, plan.num_heads) == (96 * 2**stage, 2**stage)
+    tokens = torch.randn(1, cls_token + prod(plan.grid), plan.dim, dtype=dtype)
+
+    def run(block, given):
+        return block.attn(given, plan.grid, block.norm1)[0] / tokens.shape[1] ** 0.5
+
     results = []
-    for model in (flash, reference):
-        given = clips.clone().requires_grad_()
-        logits = model(given)
-        logits.square().sum().backward()
-        results.append([logits, given.grad, *(parameter.grad for parameter in model.parameters())])
-    names = ["logits", "clips", *(name for name, _ in flash.named_parameters())]
-    for name, ours, plain in zip(names, *results, strict=True):
-        largest = max(1.0, plain.abs().max().item())
-        assert (ours - plain).abs().max().item() < tolerance * largest, name
+    for kind in ("flash", "reference"):
+        block = randomise(Block(plan, BlockStyle(4.0, (3, 3, 3), cls_token, True, True, True, kind)), seed=stage)
+        results.append(output_and_gradients(run, block.to(dtype), tokens))
+    assert {"attn.rel_pos_t", "attn.rel_pos_h", "attn.pool_k.weight", "attn.qkv.weight"} <= results[0].keys()
+    assert_equal_within(tolerance, *results)
 
 
 def test_residual_pooling_leaves_the_class_token_out():
@@ -205,7 +243,21 @@ def test_clips_of_a_wrong_shape_are_refused(clips, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(depths=(1, 0)), r"depths=\(1, 0\): every stage needs at least one block"),
+        (dict(depths=(1, 0)), r"depths=\(1, 0\): wanted a list of whole numbers, blocks of each stage, from 1$"),
+        (dict(depths=()), r"depths=\(\): wanted a list of whole numbers, blocks of each stage, from 1$"),
+        (dict(depths=3), r"depths=3: wanted a list of whole numbers, blocks of each stage, from 1$"),
+        (dict(kv_stride=(1, 8)), r"kv_stride=\(1, 8\): wanted 3 whole numbers from 1$"),
+        (dict(kv_stride=(0, 8, 8)), r"kv_stride=\(0, 8, 8\): wanted 3 whole numbers from 1$"),
+        (dict(q_stride="122"), r"q_stride='122': wanted 3 whole numbers from 1$"),
+        (dict(patch_kernel=3), r"patch_kernel=3: wanted 3 whole numbers from 1$"),
+        (dict(crop_size=(32, 32, 32)), r"crop_size=\(32, 32, 32\): wanted 2 whole numbers from 1$"),
+        (dict(crop_size=0), r"crop_size=\(0, 0\): wanted 2 whole numbers from 1$"),
+        (dict(pool_kernel=(3, 2, 3)), r"pool_kernel=\(3, 2, 3\): wanted odd lengths, so that a window has a middle$"),
+        (dict(num_heads=0), "num_heads=0: wanted a whole number from 1$"),
+        (dict(num_classes=0), "num_classes=0: wanted a whole number from 1$"),
+        (dict(num_frames="8"), "num_frames='8': wanted a whole number from 1$"),
+        (dict(drop_path_rate=1.5), "drop_path_rate=1.5: wanted a number from 0 to below 1$"),
+        (dict(dropout_rate="half"), "dropout_rate='half': wanted a number from 0 to below 1$"),
         (dict(embed_dim=15), "embed_dim=15 is not a multiple of num_heads=2"),
         (dict(attention="slow"), "attention='slow': allowed are flash, reference"),
         (dict(positions="none"), "positions='none': allowed are relative, absolute"),

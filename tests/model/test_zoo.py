@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from shared_files import shared
 
+import mvit_video
 from mvit_video import list_models
 from mvit_video.cli import main
 from mvit_video.data.class_names import published_classes
@@ -36,6 +37,12 @@ def test_names_file_names_and_addresses_find_the_entry():
         assert zoo_entry(source) is entry
     for source in ("x.pyth", "", "folder/"):
         assert zoo_entry(source) is None
+
+
+def test_the_list_is_there_in_the_package():
+    entry = mvit_video.zoo.ZOO["mvitv2_b_32x3_k400"]
+    assert (entry.preprocessing.sampling_rate, entry.protocol, entry.top1) == (3, "5x1", 82.9)
+    assert entry.url.startswith("https://") and entry.url.endswith("MViTv2_B_32x3_k400_f304025456.pyth")
 
 
 @pytest.mark.parametrize("dataset", ["kinetics400", "ssv2"])

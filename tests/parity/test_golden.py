@@ -30,17 +30,26 @@ def fixed_values(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(normal).float()
 
 
+def recorded(name: str) -> dict:
+    return json.loads(shared(f"reference/{name}.json").read_text())
+
+
+def fixed_model(name: str, **arguments) -> torch.nn.Module:
+    model = build_model("mvitv2_s_16x4", **MODELS[name], **arguments).eval()
+    model.load_state_dict({key: fixed_values(key, tuple(value.shape)) for key, value in model.state_dict().items()})
+    return model
+
+
 @pytest.fixture(scope="module", params=MODELS)
 def golden(request):
-    return request.param, json.loads(shared(f"reference/{request.param}.json").read_text())
+    return request.param, recorded(request.param)
 
 
 @pytest.mark.parametrize("attention", ["flash", "reference"])
 def test_logits_and_block_statistics_are_the_reference_models(golden, attention):
     name, wanted = golden
-    model = build_model("mvitv2_s_16x4", attention=attention, **MODELS[name]).eval()
+    model = fixed_model(name, attention=attention)
     assert sum(parameter.numel() for parameter in model.parameters()) == wanted["params"]
-    model.load_state_dict({key: fixed_values(key, tuple(value.shape)) for key, value in model.state_dict().items()})
     outputs = []
     for block in model.blocks:
         block.register_forward_hook(lambda module, inputs, output: outputs.append(output[0]))
@@ -53,3 +62,14 @@ def test_logits_and_block_statistics_are_the_reference_models(golden, attention)
         assert output.double().std().item() == pytest.approx(block["std"], abs=1e-3)
         assert np.abs(output[0, 0, :8].numpy() - block["cls_token_first8"]).max() < 1e-4
         assert np.abs(output[0, -1, :8].numpy() - block["last_token_first8"]).max() < 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(torch.bfloat16, 0.05), (torch.float16, 0.006)])
+def test_mixed_precision_stays_near_the_reference_models_logits(dtype, largest):
+    """The largest logit is 2.4; docs/training.md states the differences of S."""
+    name = "mvitv2_small_8x96"
+    wanted = recorded(name)
+    with torch.inference_mode(), torch.autocast("cpu", dtype):
+        logits = fixed_model(name)(fixed_values("input", tuple(wanted["input_shape"])))
+    assert logits.dtype == dtype
+    assert np.abs(logits[0].float().numpy() - wanted["logits"]).max() < largest

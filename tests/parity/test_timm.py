@@ -25,6 +25,29 @@ def test_image_networks_have_timms_logits(name, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "video"),
+    [("mvitv2_tiny", "mvitv2_t_16x4"), ("mvitv2_small", "mvitv2_s_16x4"), ("mvitv2_base", "mvitv2_b_32x3")],
+)
+def test_inflated_timm_weights_give_timms_logits_on_a_clip_of_identical_frames_and_do_not_see_their_order(
+    name, video, tmp_path
+):
+    theirs = randomise(timm.create_model(name, pretrained=False, img_size=64, num_classes=10), seed=3)
+    torch.save(theirs.state_dict(), tmp_path / "timm.pth")
+    same = dict(kv_stride=(1, 4, 4), cls_token=False)  # as in the image network
+    ours = build_model(video, num_frames=8, crop_size=64, num_classes=10, **same).eval()
+    report = load_weights(ours, tmp_path / "timm.pth")
+    assert report.format == "timm" and not report.new and not report.interpolated
+    pictures = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    clips = torch.randn(1, 3, 8, 64, 64, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        wanted, found = theirs(pictures), ours(pictures[:, :, None].expand(-1, -1, 8, -1, -1))
+        assert wanted.std() > 0.1 and relative_difference(found, wanted) < 1e-5
+        # Every second frame is the middle of a patch; only these are seen through a filter whose other taps are zero.
+        order = torch.tensor([6, 1, 0, 3, 2, 5, 4, 7])
+        assert relative_difference(ours(clips[:, :, order]), ours(clips)) < 1e-5
+
+
+@pytest.mark.parametrize(
     ("name", "cls_token", "residual_pooling"), [("mvitv2_l_in1k", False, True), ("mvitv2_l_in21k", True, False)]
 )
 def test_width_growth_in_the_mlp_and_the_class_token_have_timms_logits(name, cls_token, residual_pooling, tmp_path):

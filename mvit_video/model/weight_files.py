@@ -1,0 +1,115 @@
+"""Files of weights, read without running what is in them: safetensors, and what `torch.save` writes."""
+
+import re
+import warnings
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mvit_video.errors import CheckpointError
+
+WRAPPERS = ("model_state", "model", "state_dict")
+METADATA = frozenset(  # what training programs (PySlowFast's, torchvision's, timm's) write beside the weights
+    {"epoch", "optimizer_state", "scaler_state", "cfg", "optimizer", "lr_scheduler", "scaler", "args", "arch", "metric"}
+    | {"version", "amp_scaler"}
+)
+
+
+class NotRead:
+    """Stands where a file has one of NOT_READ: takes whatever that was made of, and keeps none of it."""
+
+    def __init__(self, *parts: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# Numbers of numpy and arguments of a command line, which training programs keep beside the weights. Only the name under
+# which they lie there is reported, so nothing of numpy's or argparse's is called.
+NOT_READ = (
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "argparse.Namespace",
+)
+
+
+def read_tensors(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name, and metadata, of a PyTorch or safetensors file, told apart by content. Never runs code.
+
+    Metadata is safetensors' own, or the names of what lies beside the weights in a PyTorch file, with empty values.
+    Raises CheckpointError for a file that is neither, is truncated, or holds anything else than tensors.
+    """
+    with file.open("rb") as content:
+        start = content.read(9)
+    if start[8:9] == b"{" or file.suffix == ".safetensors":
+        return _read_safetensors(file, source)
+    if not start.startswith((b"PK\x03\x04", b"\x80")):
+        raise CheckpointError(
+            f"{source}: is neither a PyTorch nor a safetensors file: give a .pth, .pyth or .safetensors of weights"
+        )
+    return _unwrap(_read_torch(file, source), source)
+
+
+def _read_safetensors(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(file, framework="pt") as content:
+            return {name: content.get_tensor(name) for name in content.keys()}, content.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as reason:
+        raise CheckpointError(f"{source}: is not a whole safetensors file ({reason}): get it again") from None
+
+
+def _read_torch(file: Path, source: str | Path) -> object:
+    stand_ins: list[Any] = [(NotRead, name) for name in NOT_READ]
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+            warnings.simplefilter("ignore")  # what torch warns of is in the error
+            return torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as reason:  # a damaged pickle can raise anything; nothing of it has been run
+        raise CheckpointError(f"{source}: {_why_not(file, str(reason))}") from None
+
+
+def _why_not(file: Path, reason: str) -> str:
+    """What keeps a file from being read, and the cure."""
+    alone = "save the weights alone, torch.save(model.state_dict(), FILE), where the file was made"
+    stranger = re.search(r"GLOBAL ([\w.]+)", reason)
+    if stranger:
+        return f"holds '{stranger[1]}', which is code and is never run here: {alone}, or ask for such a file"
+    if "Unsupported operand" in reason:
+        return f"is damaged, or a pickle with more in it than torch.save writes for tensors: get it again, or {alone}"
+    with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
+        names = {name.rpartition("/")[2] for name in archive.namelist()}
+        if "data.pkl" not in names or "constants.pkl" in names:
+            return (
+                "is a zip file, but not of weights by torch.save (a TorchScript or exported program?): "
+                "give the state dict of its network"
+            )
+    return "is not a whole PyTorch file (truncated or damaged): get it again"
+
+
+def _unwrap(content: object, source: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights, and the names of what lies beside them."""
+    beside: set[str] = set()
+    if isinstance(content, dict):
+        wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), dict)), None)
+        if wrapper is not None:
+            beside, content = {str(name) for name in content.keys() - {wrapper}}, content[wrapper]
+            if beside - METADATA:
+                raise CheckpointError(
+                    f"{source}: holds '{min(beside - METADATA)}' beside '{wrapper}', which is explained by nothing: "
+                    f"known beside the weights are {', '.join(sorted(METADATA))}"
+                )
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{source}: holds no tensors by name: give a state dict, or one under 'model_state'")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(
+                f"{source}: '{name}' is of type {type(tensor).__name__}, wanted tensors by name, alone or under 'model_state'"
+            )
+    return {name: tensor.detach() for name, tensor in content.items()}, dict.fromkeys(sorted(beside), "")
