@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from mvit_video.cli.common import add_config, add_output, at_least_one, complain, print_rows, say
@@ -52,7 +53,7 @@ def verify(arguments: argparse.Namespace) -> int:
 def _verify_plan(arguments: argparse.Namespace):
     """The lists of the configuration or of --annotations, and how their videos are decoded."""
     from mvit_video.config.load import load_config
-    from mvit_video.data.annotations import read_videos
+    from mvit_video.data.annotations import list_place, read_videos
     from mvit_video.data.verify import Plan, lists_of
 
     if (arguments.config is None) == (arguments.annotations is None):
@@ -60,7 +61,8 @@ def _verify_plan(arguments: argparse.Namespace):
     if arguments.annotations is not None:
         if arguments.root is None:
             raise ConfigError("--annotations wants --root too, the folder that its paths are relative to")
-        videos = read_videos(str(Path(arguments.annotations).absolute()), arguments.root, need_labels=False)
+        place = list_place(arguments.annotations, arguments.root)
+        videos = read_videos(place, arguments.root, need_labels=False)
         return [videos], Plan(arguments.root, workers=arguments.workers)
     data = load_config(arguments.config, arguments.overrides).data
     return lists_of(data), Plan(data.root, data.decoder, data.decode_timeout or Plan.timeout, arguments.workers)
@@ -125,7 +127,8 @@ def benchmark_data(arguments: argparse.Namespace) -> int:
     output = output_file(arguments.json) if arguments.json else None
     config = load_config(arguments.config, arguments.overrides)
     result = benchmark_loading(config, arguments.clips, arguments.against, arguments.originals)
-    Console(markup=False, highlight=False).print(*loading_tables(result), sep="\n")
+    width = None if sys.stdout.isatty() else 120  # in a file no figure is to be cut
+    Console(markup=False, highlight=False, width=width).print(*loading_tables(result), sep="\n")
     if output:
         write_json(output, result)
     return 0
