@@ -71,7 +71,9 @@ def _verify_plan(arguments: argparse.Namespace):
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/demo/motion.yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file's")
-    parser.add_argument("--annotations", metavar="FILE", help="a list of videos instead of CONFIG")
+    parser.add_argument(
+        "--annotations", metavar="FILE", help="a list of videos instead of CONFIG, as data.train takes it"
+    )
     parser.add_argument("--root", metavar="DIR", help="folder that the paths in --annotations are relative to")
     parser.add_argument("--workers", type=at_least_one, default=2, help="videos decoded at once (default: 2)")
     parser.add_argument("--json", metavar="FILE", help="write the bad videos with row, reason and seconds to this file")
