@@ -9,7 +9,7 @@ from conftest import REPOSITORY
 from list_files import write
 
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.annotations import read_videos
+from mvit_video.data.annotations import list_place, read_videos
 from mvit_video.data.list_checks import check_files_exist
 
 PAGE = (REPOSITORY / "datasets/README.md").read_text(encoding="utf-8")
@@ -54,6 +54,17 @@ def test_a_tree_is_read_with_its_settings_and_all_of_its_videos_are_used(tmp_pat
     assert len(classes) > 1 and not any(name.isdigit() for name in classes)
 
 
+COMMANDS = re.findall(r"mvit-video (?:verify|prepare) --annotations (\S+) --root (\S+)", PAGE)
+
+
+@pytest.mark.parametrize(("annotations", "root"), sorted(set(COMMANDS)))
+def test_the_lists_that_verify_and_prepare_are_called_with_are_in_the_trees(tmp_path, monkeypatch, annotations, root):
+    build(next(tree for tree, _ in EXAMPLES if tree.startswith(f"{root}/")), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    videos = read_videos(list_place(annotations, root), root, need_labels=False)
+    assert not check_files_exist(videos, root).missing and len(videos) > 0
+
+
 MEDIA = (".mp4", ".mkv", ".webm", ".avi", ".jpg")
 
 
@@ -61,3 +72,4 @@ def test_the_page_has_every_dataset():
     roots = {tree.partition("/")[0] for tree, _ in EXAMPLES}
     assert roots >= {"my_videos", "my_clips", "my_frames", "kinetics400", "ssv2", "ucf101", "hmdb51"}
     assert PAGE.count("```text") == len(EXAMPLES)
+    assert {root for _, root in COMMANDS} == {"my_videos", "kinetics400", "ssv2", "ucf101", "hmdb51"}

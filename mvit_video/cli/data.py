@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from mvit_video.cli.common import add_config, add_output, at_least_one, complain, print_rows, say
@@ -52,7 +53,7 @@ def verify(arguments: argparse.Namespace) -> int:
 def _verify_plan(arguments: argparse.Namespace):
     """The lists of the configuration or of --annotations, and how their videos are decoded."""
     from mvit_video.config.load import load_config
-    from mvit_video.data.annotations import read_videos
+    from mvit_video.data.annotations import list_place, read_videos
     from mvit_video.data.verify import Plan, lists_of
 
     if (arguments.config is None) == (arguments.annotations is None):
@@ -60,7 +61,8 @@ def _verify_plan(arguments: argparse.Namespace):
     if arguments.annotations is not None:
         if arguments.root is None:
             raise ConfigError("--annotations wants --root too, the folder that its paths are relative to")
-        videos = read_videos(str(Path(arguments.annotations).absolute()), arguments.root, need_labels=False)
+        place = list_place(arguments.annotations, arguments.root)
+        videos = read_videos(place, arguments.root, need_labels=False)
         return [videos], Plan(arguments.root, workers=arguments.workers)
     data = load_config(arguments.config, arguments.overrides).data
     return lists_of(data), Plan(data.root, data.decoder, data.decode_timeout or Plan.timeout, arguments.workers)
@@ -69,7 +71,9 @@ def _verify_plan(arguments: argparse.Namespace):
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/demo/motion.yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file's")
-    parser.add_argument("--annotations", metavar="FILE", help="a list of videos instead of CONFIG")
+    parser.add_argument(
+        "--annotations", metavar="FILE", help="a list of videos instead of CONFIG, as data.train takes it"
+    )
     parser.add_argument("--root", metavar="DIR", help="folder that the paths in --annotations are relative to")
     parser.add_argument("--workers", type=at_least_one, default=2, help="videos decoded at once (default: 2)")
     parser.add_argument("--json", metavar="FILE", help="write the bad videos with row, reason and seconds to this file")
@@ -125,7 +129,8 @@ def benchmark_data(arguments: argparse.Namespace) -> int:
     output = output_file(arguments.json) if arguments.json else None
     config = load_config(arguments.config, arguments.overrides)
     result = benchmark_loading(config, arguments.clips, arguments.against, arguments.originals)
-    Console(markup=False, highlight=False).print(*loading_tables(result), sep="\n")
+    width = None if sys.stdout.isatty() else 120  # in a file no figure is to be cut
+    Console(markup=False, highlight=False, width=width).print(*loading_tables(result), sep="\n")
     if output:
         write_json(output, result)
     return 0

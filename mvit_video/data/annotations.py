@@ -22,7 +22,7 @@ from mvit_video.data.video_files import VIDEO_SUFFIXES
 from mvit_video.errors import AnnotationError
 from mvit_video.paths import local_file
 
-__all__ = ["VIDEO_SUFFIXES", "VideoList", "VideoRecord", "checked_list", "read_videos"]
+__all__ = ["VIDEO_SUFFIXES", "VideoList", "VideoRecord", "checked_list", "list_place", "read_videos"]
 
 MAX_CLASSES = 100_000  # of a list whose labels are numbers without names
 
@@ -55,6 +55,16 @@ def read_videos(
     if not names:
         names, notes = _names_from_labels(records, place)
     return VideoList(records, names, place, (*listing.notes, *notes, *repeats(records, place)))
+
+
+def list_place(annotations: str, root: str) -> str:
+    """Where a list on the command line is: relative to the root, as data.train is, or else to where the user stands."""
+    if annotations.startswith(("http://", "https://")) or (Path(root) / annotations).exists():
+        return annotations
+    split = Path(root) / annotations  # of HMDB51, which is no file
+    if HMDB_LIST.fullmatch(split.name) and split.parent.is_dir():
+        return annotations
+    return str(Path(annotations).resolve())
 
 
 def checked_list(source: str, data: DataSettings, classes: Sequence[str] | None, keep_missing: bool) -> VideoList:

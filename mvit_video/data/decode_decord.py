@@ -86,7 +86,7 @@ def _check_fit(video: PyAvBackend) -> None:
         raise _unfit("it has frames without times or frames that are not shown")
     if not video.packets.closed or (codec == "h264" and not all(map(_is_idr, video.key_packets()))):
         raise _unfit("its groups of pictures are open, and decord is wrong after a seek in such files")
-    if video.rotation():
+    if video.is_turned():
         raise _unfit("its pictures are to be turned, where decord fails")
 
 

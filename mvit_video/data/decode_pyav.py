@@ -16,6 +16,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideData
 from av.video.reformatter import VideoReformatter
 
 from mvit_video.data.decode_limits import MAX_PIXELS, Unreadable, check_count, check_hours, check_size, short_reason
@@ -35,6 +36,7 @@ class PyAvBackend:
 
     def __init__(self, file: Path, root: str | Path | None = None, whole: bool = True) -> None:
         self._file, self.num_decoded, self.shortfall = file, 0, ""
+        self._mirrored: bool | None = None  # not known before the first frame
         # One converter per video, without threads of its own: a loader's fork would leave them behind and wait for ever.
         self._converter = VideoReformatter()
         self._open()
@@ -146,9 +148,10 @@ class PyAvBackend:
         """The packets that are marked as places to start from."""
         return (packet for _, packet in self._packets_from(0, len(self.packets) - 1) if packet.is_keyframe)
 
-    def rotation(self) -> int:
-        """Quarter turns to the left that show the first frame upright."""
-        return _turns(next(self._group([0], 0, None)))
+    def is_turned(self) -> bool:
+        """Whether the first frame is stored turned or mirrored."""
+        frame = next(self._group([0], 0, None))
+        return bool(_turns(frame)) or _is_mirrored(frame)
 
     def _all(self) -> Iterator[av.VideoFrame]:
         expected = 0
@@ -262,9 +265,13 @@ class PyAvBackend:
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
         picture = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         turns = _turns(frame)
+        if self._mirrored is None:
+            self._mirrored = _is_mirrored(frame)
         if turns % 2:
             self.pixel_aspect = 1 / (self._stream.sample_aspect_ratio or Fraction(1))
-        return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+        if not turns and not self._mirrored:
+            return picture
+        return np.ascontiguousarray(np.rot90(picture[::-1] if self._mirrored else picture, turns))
 
 
 class PacketTable:
@@ -387,7 +394,17 @@ def _end_of(packet: av.Packet) -> float:
 
 
 def _turns(frame: av.VideoFrame) -> int:
+    """Quarter turns to the left that put the picture's rows where they are to be shown."""
     return round((frame.rotation or 0) / 90) % 4
+
+
+def _is_mirrored(frame: av.VideoFrame) -> bool:
+    """Whether the picture is to be turned upside down before it is turned: FFmpeg's angle leaves that out."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(matrix, SideData):
+        return False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    return a * d < b * c
 
 
 def _mean_rate(times: list[int], stream) -> float:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvit_video.data.annotations import VideoList, read_videos
+from mvit_video.data.annotations import VideoList, list_place, read_videos
 from mvit_video.data.reencode import fingerprint, settings, sha256
 from mvit_video.data.reencode_pool import run_jobs
 from mvit_video.errors import AnnotationError, ConfigError
@@ -48,7 +48,7 @@ def prepare_dataset(
     Videos that cannot be read cost one line through `complain` and stand in bad.json; their rows stay in the list.
     Raises ConfigError where the output cannot be used, WriteError where the disk is full; calling again goes on.
     """
-    videos = read_videos(_list_place(annotations, root), root, need_labels=False)
+    videos = read_videos(list_place(annotations, root), root, need_labels=False)
     output = _output_folder(Path(output), Path(root))
     with _alone_in(output):
         manifest = Manifest.read(output)
@@ -206,13 +206,6 @@ def _write_classes(file: Path, classes: tuple[str, ...]) -> None:
                 f"{file}: has other classes than this list: put one classes.txt beside all lists, or choose another --output"
             )
     write_whole(file, "".join(f"{name}\n" for name in classes))
-
-
-def _list_place(annotations: str, root: str) -> str:
-    """A list is found relative to the root, as data.train is, or else from where the user stands."""
-    if annotations.startswith(("http://", "https://")) or (Path(root) / annotations).exists():
-        return annotations
-    return str(Path(annotations).resolve())
 
 
 def _list_name(videos: VideoList, root: Path) -> str:

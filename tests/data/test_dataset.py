@@ -228,6 +228,20 @@ def test_the_ranks_parts_together_are_the_step_of_one_process_and_hold_both_clip
     assert not StepSampler(40, 12, 0, 0, 1, 2, 0, 2).mirrored and StepSampler(40, 12, 0, 0, 1, 4).mirrored
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_ranks_batches_together_hold_the_pixels_of_one_process(few_videos, world_size):
+    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos, "repeated_aug=2"), seed=0)
+
+    def clips(rank, ranks, workers):
+        (batch,) = training_loader(dataset, StepSampler(16, 16, 0, 1, 2, 2, rank, ranks), workers)
+        return list(zip(batch["video_name"], batch["aug_index"], batch["label"].tolist(), batch["video"], strict=True))
+
+    alone = {clip[:3]: clip[3] for clip in clips(0, 1, 0)}
+    parts = [clip for rank in range(world_size) for clip in clips(rank, world_size, workers=rank % 2)]
+    assert len(parts) == 16 and {clip[:3] for clip in parts} == alone.keys()
+    assert all(torch.equal(pixels, alone[tuple(which)]) for *which, pixels in parts)
+
+
 @pytest.mark.parametrize("first", [1, 4, 5])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_after_resuming_with_another_worker_count_are_those_of_the_whole_run(few_videos, first, workers):

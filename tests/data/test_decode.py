@@ -5,7 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from numbered_video import read_number, remux, write_numbered
+from numbered_video import HEIGHT, read_number, remux, write_numbered
 from shared_files import shared
 
 from mvit_video.data.decode import VideoReader
@@ -48,15 +48,18 @@ class Pipe:
         self.write = lambda content: file.write(content)
 
 
+def write_kind(kind: str, folder: Path, count: int) -> Path:
+    name, arguments = FILES[kind]
+    if name != "live":
+        return write_numbered(folder / name, count, **arguments)
+    with open(folder / name, "wb") as file:
+        write_numbered(Pipe(file), count, **arguments)
+    return folder / name
+
+
 @pytest.fixture(scope="module", params=FILES)
 def numbered(request, tmp_path_factory):
-    name, arguments = FILES[request.param]
-    path = tmp_path_factory.mktemp("numbered") / name
-    if name != "live":
-        return write_numbered(path, 75, **arguments)
-    with open(path, "wb") as file:
-        write_numbered(Pipe(file), 75, **arguments)
-    return path
+    return write_kind(request.param, tmp_path_factory.mktemp("numbered"), 75)
 
 
 def test_frames_are_the_ones_asked_for_in_any_order(numbered):
@@ -172,9 +175,14 @@ def test_streaming_gives_every_frame_once(numbered):
     assert [read_number(frame) for frame in VideoReader(numbered).stream()] == list(range(75))
 
 
-def test_a_video_of_one_frame_has_one_frame(tmp_path):
-    with VideoReader(write_numbered(tmp_path / "one.mp4", 1)) as reader:
-        assert len(reader) == 1 and read_number(reader.frames([0])[0]) == 0
+@pytest.mark.parametrize(
+    "kind", sorted(FILES.keys() - {"HEVC with open groups"})
+)  # FFmpeg fails to write it now and then
+def test_a_video_of_one_frame_has_one_frame(kind, tmp_path):
+    path = write_kind(kind, tmp_path, 1)
+    with VideoReader(path) as reader:
+        assert len(reader) == 1 and read_number(reader.frames([0, 0])[1]) == 0
+        reader.check()
 
 
 def test_the_frame_rate_is_the_mean_rate(tmp_path):
@@ -226,22 +234,36 @@ def test_a_damaged_video_gives_the_frames_before_the_damage_and_an_error_after(t
         list(VideoReader(path).stream())
 
 
-def set_display_matrix(path: Path, a: int, b: int, c: int, d: int, x: int) -> None:
-    """Overwrite the identity matrix of the mp4's track header: x' = a·x + c·y + x0, y' = b·x + d·y."""
+def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Overwrite the identity matrix of the mp4's track header: x' = a·x + c·y, y' = b·x + d·y, moved to where it is seen."""
     one = 1 << 16
     identity = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
     content = path.read_bytes()
     place = content.index(identity, content.index(b"tkhd"))
-    matrix = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, x * one, 0, 1 << 30)
+    x, y = (HEIGHT if c < 0 else 144 * (a < 0)), (144 if b < 0 else HEIGHT * (d < 0))
+    matrix = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, x * one, y * one, 1 << 30)
     path.write_bytes(content[:place] + matrix + content[place + len(matrix) :])
 
 
-def test_a_video_filmed_upright_with_a_turned_camera_is_turned_back(tmp_path):
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("turn", [(1, 0), (0, 1), (-1, 0), (0, -1)])
+def test_a_video_filmed_with_a_turned_or_mirrored_camera_is_shown_as_the_file_says(tmp_path, turn, mirrored):
+    """Each stored pixel must be where the matrix maps it."""
+    a, b = turn
+    c, d = (b, -a) if mirrored else (-b, a)
     path = write_numbered(tmp_path / "a.mp4", 4)
     stored = VideoReader(path).frames([2])[0]
-    set_display_matrix(path, 0, 1, -1, 0, 48)  # the stored top left corner is shown at the top right: clockwise
-    assert np.array_equal(VideoReader(path).frames([2])[0], np.rot90(stored, -1))
-    assert VideoReader(path).frames([2]).shape == (1, 144, 48, 3)
+    if (a, b, c, d) != (1, 0, 0, 1):
+        set_display_matrix(path, a, b, c, d)
+    y, x = np.indices(stored.shape[:2])
+    right, down = a * x + c * y, b * x + d * y
+    shown = np.zeros((144, HEIGHT, 3) if b else (HEIGHT, 144, 3), np.uint8)
+    shown[down - down.min(), right - right.min()] = stored
+    with VideoReader(path) as reader:
+        assert np.array_equal(reader.frames([2, 0])[0], shown)
+    if mirrored:
+        with pytest.raises(DecodeError, match=r"its pictures are to be turned|decord is not installed"):
+            VideoReader(path, backend="decord")
 
 
 def test_a_forked_process_decodes_after_its_parent_has(tmp_path):

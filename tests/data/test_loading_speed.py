@@ -55,7 +55,12 @@ def test_the_command_measures_everything_it_promises(folder, capsys):
             figures["milliseconds"]["max"] >= figures[key]["max"] > 0 for figures in result["contenders"].values()
         )
     assert 0 < result["views"]["ratio"]["min"] <= result["views"]["ratio"]["median"] <= result["views"]["ratio"]["max"]
+    for figures in (result["views"]["one_view_milliseconds"], result["views"]["five_views_milliseconds"]):
+        parts = [figures[stage]["mean"] for stage in ("open", "decode", "convert", "augment")]
+        assert min(parts) > 0 and sum(parts) == pytest.approx(figures["total"]["mean"])
+    assert result["views"]["decoding_ratio"]["median"] > 0
     printed = capsys.readouterr().out
+    assert "…" not in printed
     assert all(word in printed for word in (*loading_speed.STAGES, *others, "5 views of a video against 1"))
 
 

@@ -155,6 +155,17 @@ def test_all_lists_of_a_configuration_are_verified_and_each_row_of_a_bad_video_i
     assert result["num_videos"] == 4
 
 
+def test_a_list_is_found_from_the_root_or_from_where_the_user_stands(sources, tmp_path, monkeypatch, capsys):
+    (tmp_path / "root/lists").mkdir(parents=True)
+    os.link(sources["a.mp4"], tmp_path / "root/a.mp4")
+    (tmp_path / "root/lists/inside.csv").write_text("a.mp4 0\n")
+    (tmp_path / "outside.csv").write_text("a.mp4 0\na.mp4 0\n")
+    monkeypatch.chdir(tmp_path)
+    for annotations, count in (("lists/inside.csv", 1), ("outside.csv", 2), (str(tmp_path / "outside.csv"), 2)):
+        assert main(["verify", "--annotations", annotations, "--root", "root"]) == 0
+        assert f"0 of {count} videos are bad" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
