@@ -2,6 +2,9 @@
 
 import signal
 from collections.abc import Iterator, Sequence
+from functools import cache
+from multiprocessing import active_children
+from multiprocessing.util import Finalize
 
 import numpy as np
 import torch
@@ -106,6 +109,7 @@ def collate(items: Sequence[dict | BadVideo | Sequence[dict | BadVideo]]) -> dic
 
 def _loader(dataset, workers: int, **arguments) -> DataLoader:
     collate_fn = None if "batch_size" in arguments else collate
+    _kill_workers_at_exit()
     return DataLoader(
         dataset,
         num_workers=workers,
@@ -125,3 +129,15 @@ def _be_a_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@cache
+def _kill_workers_at_exit() -> None:
+    """Of a program that an error ends in the middle of its batches: Python asks them to stop, and would wait for ever."""
+    Finalize(None, _kill_workers, exitpriority=10)
+
+
+def _kill_workers() -> None:
+    for child in active_children():
+        if child.daemon:
+            child.kill()

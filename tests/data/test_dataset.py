@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from numbered_video import read_number, write_numbered
+from two_processes import environment
 
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import DataSettings
@@ -337,3 +340,19 @@ def test_the_view_loader_gives_each_video_once_in_order(few_videos):
         assert sorted(name for shard in shards for name in shard) == sorted(record.path for record in videos.records)
         assert [sample["video_name"] for sample in samples] == [record.path for record in videos.records]
         assert samples[0]["video"].shape == (6, 3, 8, 48, 48)
+
+
+BROKEN = """
+from mvit_video.data.loader import view_loader
+batches = iter(view_loader(list(range(1000)), workers=2))
+next(batches)
+raise RuntimeError("the device is gone")
+"""
+
+
+def test_a_program_that_an_error_ends_in_the_middle_of_its_batches_does_not_wait_for_its_workers():
+    """Which ignore what asks them to stop, as multiprocessing does at exit."""
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120, env=environment()
+    )
+    assert done.returncode == 1 and "the device is gone" in done.stderr
