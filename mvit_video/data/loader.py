@@ -14,6 +14,8 @@ from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDatase
 from mvit_video.data.guard_child import STOP_SIGNALS
 from mvit_video.errors import ConfigError
 
+PREFETCHED = 2  # batches that each worker makes ahead
+
 
 class StepSampler(Sampler):
     """Keys of each training step's videos, from `first_step` to `last_step` (not included), across epochs.
@@ -113,6 +115,7 @@ def _loader(dataset, workers: int, **arguments) -> DataLoader:
     return DataLoader(
         dataset,
         num_workers=workers,
+        prefetch_factor=PREFETCHED if workers else None,
         collate_fn=collate_fn or _as_is,
         worker_init_fn=_be_a_worker,
         pin_memory=torch.cuda.is_available(),

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from mvit_video.config.schema import Config
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey
+from mvit_video.data.loader import PREFETCHED
 from mvit_video.engine.bad_videos import stop_at
 from mvit_video.engine.checkpoint import FOLDER, Learner
-from mvit_video.engine.distributed import world_size
+from mvit_video.engine.distributed import processes_here, world_size
 from mvit_video.engine.trackers import check_trackers
 from mvit_video.engine.trainer import Trainer
 from mvit_video.errors import ConfigError, DecodeError
 
 VIDEOS_TRIED = 3
+SHARED_MEMORY = Path("/dev/shm")  # where loader workers leave their batches
 
 
 def check_output(run: Path) -> None:
@@ -40,10 +42,10 @@ def preflight(trainer: Trainer, dataset: ClipDataset, config: Config, run: Path)
     Raises ConfigError or DecodeError. The network is left as it was.
     """
     check_trackers(config)
-    room = check_disk(run, trainer.learner, config)
+    room = [check_disk(run, trainer.learner, config), *check_shared_memory(config)]
     tried = check_videos(dataset)
     rehearse(trainer, config, len(dataset.videos.classes))
-    return f"checked: {tried} videos decoded, one pass forward and back, {room}"
+    return f"checked: {tried} videos decoded, one pass forward and back, {', '.join(room)}"
 
 
 def check_videos(dataset: ClipDataset) -> int:
@@ -80,6 +82,24 @@ def check_disk(run: Path, learner: Learner, config: Config) -> str:
             f"there) and the weights take {_size(needed)}: free some, lower train.keep_checkpoints, or choose another --output"
         )
     return f"{_size(max(needed, 0))} needed of {_size(free)} free on the disk"
+
+
+def check_shared_memory(config: Config) -> list[str]:
+    """ConfigError where the batches that workers make ahead do not fit into shared memory, where writing kills them without
+    a word; else how much they take of it, if it is more than nothing."""
+    if not SHARED_MEMORY.is_dir() or not config.data.workers:
+        return []
+    pixels = 3 * config.data.num_frames * math.prod(config.data.crop_hw)
+    batches = PREFETCHED * config.data.workers + 1
+    needed = 4 * pixels * config.train.clips_per_step // world_size() * batches * processes_here()
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if needed > free:
+        raise ConfigError(
+            f"data.workers = {config.data.workers}: clips that are made ahead may take {_size(needed)} of shared memory, and "
+            f"{SHARED_MEMORY} has {_size(free)} free: lower data.workers or train.clips_per_step, or give a container more "
+            "by --shm-size"
+        )
+    return [f"up to {_size(needed)} of clips made ahead, of {_size(free)} free in shared memory"]
 
 
 def rehearse(trainer: Trainer, config: Config, num_classes: int) -> None:
