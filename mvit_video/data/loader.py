@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing import active_children
 from multiprocessing.util import Finalize
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
 from mvit_video.data.guard_child import STOP_SIGNALS
-from mvit_video.errors import ConfigError
+from mvit_video.errors import ConfigError, DecodeError
 
 PREFETCHED = 2  # batches that each worker makes ahead
 
@@ -107,6 +108,20 @@ def collate(items: Sequence[dict | BadVideo | Sequence[dict | BadVideo]]) -> dic
         batch["video"] = default_collate(batch["video"])  # in a worker it stacks in shared memory, with one copy less
         batch["label"] = torch.tensor(batch["label"])
     return batch | {"bad": [sample for sample in samples if isinstance(sample, BadVideo)]}
+
+
+@contextmanager
+def lost_workers_told() -> Iterator[None]:
+    """Inside, a worker that dies, most often since memory has run out, is a DecodeError: PyTorch raises it anywhere."""
+    try:
+        yield
+    except RuntimeError as reason:
+        if not str(reason).startswith("DataLoader worker"):
+            raise
+        raise DecodeError(
+            f"a process that decodes was lost ({str(reason).strip()}): if memory ran out, lower data.workers or the clips of a "
+            "step; a run goes on with --resume auto"
+        ) from reason
 
 
 def _loader(dataset, workers: int, **arguments) -> DataLoader:

@@ -1,6 +1,8 @@
 import hashlib
 import json
+import multiprocessing
 import shutil
+import time
 from dataclasses import replace
 
 import pytest
@@ -314,6 +316,23 @@ def test_a_bad_training_video_stops_the_run_with_its_row(few_videos, tmp_path):
         DecodeError, match=r"00007.mp4: cannot be opened .* \(row 8 of train.csv\): repair the file, take"
     ):
         train(config_for(tmp_path / "data"), tmp_path / "run")
+
+
+def test_a_lost_loader_process_is_one_sentence(few_videos, tmp_path, monkeypatch):
+    """As where the system kills it for memory."""
+
+    def kill_them(*_):
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        time.sleep(1)  # PyTorch notices by a signal
+
+    monkeypatch.setattr(Trainer, "_pass", kill_them)
+    told = (
+        r"a process that decodes was lost \(DataLoader worker \(pid \d+\) is killed by signal: Killed. ?\): if memory"
+    )
+    with pytest.raises(DecodeError, match=told):
+        train(config_for(few_videos, "data.workers=1"), tmp_path / "run")
+    assert read_metrics(tmp_path / "run/metrics.jsonl") == []
 
 
 def test_a_missing_training_video_stops_before_the_first_step(few_videos, tmp_path):
