@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from multiprocessing import active_children
 from multiprocessing.util import Finalize
 
@@ -14,8 +15,6 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
 from mvit_video.data.guard_child import STOP_SIGNALS
 from mvit_video.errors import ConfigError, DecodeError
-
-PREFETCHED = 2  # batches that each worker makes ahead
 
 
 class StepSampler(Sampler):
@@ -83,9 +82,74 @@ def steps_per_epoch(num_videos: int, clips_per_step: int, repeated_aug: int = 1)
     return num_videos // videos_per_step
 
 
-def training_loader(dataset: ClipDataset, sampler: StepSampler, workers: int) -> DataLoader:
-    """Batches of the sampler's steps; see `collate`."""
-    return _loader(dataset, workers, batch_sampler=sampler)
+class StepLoader:
+    """Batches of the sampler's steps; see `collate`. Iterating makes them, `len` is their number.
+
+    Workers make a step in parts of about `clips_per_part` clips, in turn: so its first clips are there sooner, and what is made
+    ahead is two steps or two parts a worker, whichever is more. A step's parts are joined on `device`. With None, a
+    step is one worker's, and stays where it is.
+    """
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        sampler: StepSampler | Sequence[Sequence[SampleKey]],
+        workers: int,
+        clips_per_part: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.sampler, self.device = sampler, device
+        self.videos_per_part = max(clips_per_part // dataset.data.repeated_aug, 1) if clips_per_part else None
+        most = max((len(self._parts(keys)) for keys in islice(sampler, 1)), default=1)
+        self.parts = _loader(dataset, workers, prefetched(most, workers), batch_sampler=_Flat(self))
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[dict]:
+        parts = iter(self.parts)
+        for keys in self.sampler:
+            yield joined([next(parts) for _ in self._parts(keys)], self.device)
+
+    def _parts(self, keys: Sequence[SampleKey]) -> list[Sequence[SampleKey]]:
+        size = self.videos_per_part or len(keys)
+        return [keys[first : first + size] for first in range(0, len(keys), size)]
+
+
+class _Flat(Sampler):
+    """The parts of all steps, one after the other."""
+
+    def __init__(self, steps: StepLoader) -> None:
+        self.steps = steps
+
+    def __iter__(self) -> Iterator[Sequence[SampleKey]]:
+        return (part for keys in self.steps.sampler for part in self.steps._parts(keys))
+
+
+def prefetched(parts: int, workers: int) -> int:
+    """Parts that each worker makes ahead, where a step has so many."""
+    return max(2, -(-2 * parts // max(workers, 1)))
+
+
+def clips_ahead(clips: int, clips_per_part: int | None, workers: int) -> int:
+    """Clips in memory at most, of steps of so many: all that workers have made ahead, and a step in hand."""
+    size = min(clips_per_part or clips, clips)
+    return prefetched(-(-clips // size), workers) * workers * size + clips
+
+
+def joined(parts: Sequence[dict], device: torch.device | None) -> dict:
+    """One batch of several, in their order; tensors on `device`."""
+    if len(parts) == 1:
+        return parts[0]
+    good = [part for part in parts if "video" in part]
+    batch: dict = {"bad": [bad for part in parts for bad in part["bad"]]}
+    for key in good[0] if good else ():
+        values = [part[key] for part in good]
+        if isinstance(values[0], torch.Tensor):
+            batch[key] = torch.cat([value.to(device, non_blocking=True) for value in values])
+        elif key != "bad":
+            batch[key] = [item for value in values for item in value]
+    return batch
 
 
 def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: int = 1) -> DataLoader:
@@ -93,7 +157,7 @@ def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: i
 
     A rank gets every `world_size`-th video: each video belongs to one rank, and some ranks may have one fewer.
     """
-    return _loader(dataset, workers, batch_size=None, sampler=range(rank, len(dataset), world_size))
+    return _loader(dataset, workers, 2, batch_size=None, sampler=range(rank, len(dataset), world_size))
 
 
 def collate(items: Sequence[dict | BadVideo | Sequence[dict | BadVideo]]) -> dict:
@@ -124,13 +188,13 @@ def lost_workers_told() -> Iterator[None]:
         ) from reason
 
 
-def _loader(dataset, workers: int, **arguments) -> DataLoader:
+def _loader(dataset, workers: int, ahead: int, **arguments) -> DataLoader:
     collate_fn = None if "batch_size" in arguments else collate
     _kill_workers_at_exit()
     return DataLoader(
         dataset,
         num_workers=workers,
-        prefetch_factor=PREFETCHED if workers else None,
+        prefetch_factor=ahead if workers else None,
         collate_fn=collate_fn or _as_is,
         worker_init_fn=_be_a_worker,
         pin_memory=torch.cuda.is_available(),

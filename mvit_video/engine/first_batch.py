@@ -29,7 +29,7 @@ def write_first_batch(run: Path, batch: dict, classes: Sequence[str], preprocess
     ]
     mixed, targets = mixed_ends(clips, labels, count, mix)
     where = "as it enters the step: cropped and augmented, mean and std undone"
-    if not torch.equal(mixed[:count].cpu(), clips[:count]):
+    if not torch.equal(mixed[:count], clips[:count]):
         where += "; below, the same clips mixed, with their targets"
         strips += [
             (pictures(clip, preprocessing), target_text(target, classes))

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvit_video.config.schema import Config
+from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey
-from mvit_video.data.loader import PREFETCHED
+from mvit_video.data.loader import clips_ahead
 from mvit_video.engine.bad_videos import stop_at
 from mvit_video.engine.checkpoint import FOLDER, Learner
 from mvit_video.engine.distributed import processes_here, world_size
@@ -73,13 +73,15 @@ def check_disk(run: Path, learner: Learner, config: Config) -> str:
     moments = {"adamw": 2, "sgd": 1}[config.train.optimizer] * sum(
         parameter.nbytes for parameter in learner.model.parameters() if parameter.requires_grad
     )
-    state, states = sets * weights + moments, config.train.keep_checkpoints + 1
+    best = config.data.val is not None or config.data.train == AUTO
+    state, states = sets * weights + moments, config.train.keep_checkpoints + 1 + best
     there = sum(file.stat().st_size for file in (run / FOLDER).glob("step_*/*"))
     needed, free = states * state + sets * weights - there, shutil.disk_usage(_existing(run)).free
     if needed > free:
         raise ConfigError(
             f"{run}: has {_size(free)} free, but {states} saved states of {_size(state)} (one while the oldest is still "
-            f"there) and the weights take {_size(needed)}: free some, lower train.keep_checkpoints, or choose another --output"
+            f"there{', one the best' if best else ''}) and the weights take {_size(needed)}: free some, lower "
+            "train.keep_checkpoints, or choose another --output"
         )
     return f"{_size(max(needed, 0))} needed of {_size(free)} free on the disk"
 
@@ -89,14 +91,14 @@ def check_shared_memory(config: Config) -> list[str]:
     a word; else how much they take of it, if it is more than nothing."""
     if not SHARED_MEMORY.is_dir() or not config.data.workers:
         return []
-    pixels = 3 * config.data.num_frames * math.prod(config.data.crop_hw)
-    batches = PREFETCHED * config.data.workers + 1
-    needed = 4 * pixels * config.train.clips_per_step // world_size() * batches * processes_here()
+    clip = 4 * 3 * config.data.num_frames * math.prod(config.data.crop_hw)
+    clips = config.train.clips_per_step // world_size()
+    needed = clip * clips_ahead(clips, config.train.clips_per_pass, config.data.workers) * processes_here()
     free = shutil.disk_usage(SHARED_MEMORY).free
     if needed > free:
         raise ConfigError(
             f"data.workers = {config.data.workers}: clips that are made ahead may take {_size(needed)} of shared memory, and "
-            f"{SHARED_MEMORY} has {_size(free)} free: lower data.workers or train.clips_per_step, or give a container more "
+            f"{SHARED_MEMORY} has {_size(free)} free: lower data.workers, set train.clips_per_pass, or give a container more "
             "by --shm-size"
         )
     return [f"up to {_size(needed)} of clips made ahead, of {_size(free)} free in shared memory"]
