@@ -91,6 +91,7 @@ def save_state(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         _write_state(temporary, tensors, card, content)
+        _sync_folder(temporary)
         if final.exists():
             shutil.rmtree(final)  # one that was found broken
         os.replace(temporary, final)
