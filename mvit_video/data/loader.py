@@ -146,10 +146,19 @@ def joined(parts: Sequence[dict], device: torch.device | None) -> dict:
     for key in good[0] if good else ():
         values = [part[key] for part in good]
         if isinstance(values[0], torch.Tensor):
-            batch[key] = torch.cat([value.to(device, non_blocking=True) for value in values])
+            batch[key] = _in_one(values, device)
         elif key != "bad":
             batch[key] = [item for value in values for item in value]
     return batch
+
+
+def _in_one(tensors: Sequence[torch.Tensor], device: torch.device | None) -> torch.Tensor:
+    """Copied one by one to where they belong, so that the device never holds them twice."""
+    lengths = [len(tensor) for tensor in tensors]
+    whole = torch.empty(sum(lengths), *tensors[0].shape[1:], dtype=tensors[0].dtype, device=device)
+    for place, tensor in zip(whole.split(lengths), tensors, strict=True):
+        place.copy_(tensor, non_blocking=True)
+    return whole
 
 
 def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: int = 1) -> DataLoader:
