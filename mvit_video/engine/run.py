@@ -64,8 +64,11 @@ MAY_CHANGE = (
     "data.planned_",
     "data.workers",
     "data.on_error",
+    "data.decode_timeout",
+    "train.wandb_project",
     "train.teacher",  # its file may move, its digest is in the states
     "train.activation_checkpointing",
+    "train.clips_per_pass",  # what a lack of memory asks for; it is told, since sums round otherwise
     "train.on_nonfinite",
     "train.checkpoint_every_steps",
     "train.keep_checkpoints",
@@ -133,7 +136,7 @@ def train_run(
     about: dict[str, Any] = {
         "seed": settings.seed,
         "config": config.model_dump(mode="json"),
-        "environment": environment(device, settings.parallel),
+        "environment": environment(device, settings),
     }
     span = Span(_resume(run, learner, last_step, per_epoch, about["environment"], say), last_step, per_epoch)
     sampler.first_step = span.first_step

@@ -283,7 +283,10 @@ def test_a_run_that_cannot_start_leaves_no_trace_and_deletes_nothing(whole_run, 
 def test_resuming_with_other_settings_is_refused_and_names_both(whole_run, few_videos):
     with pytest.raises(ConfigError, match=r"was trained with train.base_lr = 0.024, asked to resume with 0.1"):
         train(config_for(few_videos, "train.base_lr=0.1"), whole_run, resume=True)
-    train(config_for(few_videos, "train.checkpoint_every_steps=7"), whole_run, resume=True)  # nothing left to do
+    said = []
+    words = ["train.checkpoint_every_steps=7", "data.decode_timeout=90", "train.clips_per_pass=3"]
+    train(config_for(few_videos, *words), whole_run, resume=True, say=said.append)  # nothing left to do
+    assert "the run goes on elsewhere (clips_per_pass 3, was None): alike, but not to the last bit" in said
 
 
 def test_another_seed_gives_another_run(whole_run, few_videos, tmp_path):
