@@ -82,21 +82,32 @@ def steps_per_epoch(num_videos: int, clips_per_step: int, repeated_aug: int = 1)
     return num_videos // videos_per_step
 
 
-class StepLoader:
-    """Batches of the sampler's steps; see `collate`. Iterating makes them, `len` is their number.
+def training_loader(
+    dataset: ClipDataset,
+    sampler: StepSampler | Sequence[Sequence[SampleKey]],
+    workers: int,
+    clips_per_part: int | None = None,
+    device: torch.device | None = None,
+) -> "StepLoader":
+    """Batches of the sampler's steps; see `collate`.
 
     Workers make a step in parts of about `clips_per_part` clips, in turn: so its first clips are there sooner, and what is made
     ahead is two steps or two parts a worker, whichever is more. A step's parts are joined on `device`. With None, a
     step is one worker's, and stays where it is.
     """
+    return StepLoader(dataset, sampler, workers, clips_per_part, device)
+
+
+class StepLoader:
+    """What `training_loader` gives. Iterating makes the batches, `len` is their number."""
 
     def __init__(
         self,
         dataset: ClipDataset,
         sampler: StepSampler | Sequence[Sequence[SampleKey]],
         workers: int,
-        clips_per_part: int | None = None,
-        device: torch.device | None = None,
+        clips_per_part: int | None,
+        device: torch.device | None,
     ) -> None:
         self.sampler, self.device = sampler, device
         self.videos_per_part = max(clips_per_part // dataset.data.repeated_aug, 1) if clips_per_part else None

@@ -26,7 +26,7 @@ from mvit_video.data.annotations import VideoList, read_videos
 from mvit_video.data.clip_contenders import Clip, contenders, draw_clips
 from mvit_video.data.dataset import ClipDataset, SampleKey, ViewDataset
 from mvit_video.data.decode import VideoReader
-from mvit_video.data.loader import StepLoader, StepSampler, collate
+from mvit_video.data.loader import StepSampler, collate, training_loader
 from mvit_video.data.split import found_lists
 from mvit_video.errors import ConfigError
 from mvit_video.progress import progress_bar
@@ -128,7 +128,7 @@ def time_loader(videos: VideoList, config: Config, clips: int) -> dict[str, Any]
     size = max(min(BATCH, len(videos)), 1)
     steps = max(clips // size, 2) + 1
     dataset = ClipDataset(videos, config.data, config.train.seed)
-    batches = iter(StepLoader(dataset, StepSampler(len(videos), size, 0, 0, steps), config.data.workers))
+    batches = iter(training_loader(dataset, StepSampler(len(videos), size, 0, 0, steps), config.data.workers))
     next(batches)
     started = time.monotonic()
     count = sum(size for _ in batches)

@@ -15,7 +15,7 @@ from mvit_video.data.annotations import checked_list
 from mvit_video.data.class_names import read_classes
 from mvit_video.data.dataset import ClipDataset
 from mvit_video.data.list_checks import MISSING, missing_text, refuse_several_labels, shared_videos
-from mvit_video.data.loader import StepLoader, StepSampler, steps_per_epoch
+from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
 from mvit_video.data.records import VideoList
 from mvit_video.data.split import found_lists, list_text, split_videos
@@ -142,7 +142,7 @@ def train_run(
     sampler.first_step = span.first_step
     say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
     say(checked)
-    batches = StepLoader(dataset, sampler, config.data.workers, settings.clips_per_pass, device)
+    batches = training_loader(dataset, sampler, config.data.workers, settings.clips_per_pass, device)
     watcher = Watcher(run, config, train.classes, span.first_step)
     validate = make_validator(val) if val is not None else None
     with _algorithms(settings.deterministic):

@@ -23,7 +23,7 @@ from mvit_video.data.dataset import (
     view_indices,
 )
 from mvit_video.data.guard import open_reader
-from mvit_video.data.loader import StepLoader, StepSampler, clips_ahead, collate, steps_per_epoch, view_loader
+from mvit_video.data.loader import StepSampler, clips_ahead, collate, steps_per_epoch, training_loader, view_loader
 from mvit_video.errors import ConfigError
 
 PLAIN = dict(mean=(0, 0, 0), std=(1, 1, 1), short_side=48, crop_size=(48, 144), target_fps=25, num_frames=4)
@@ -195,7 +195,7 @@ def test_a_bad_video_that_is_not_replaced_makes_the_batch_smaller(spoilt, choice
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_batches_are_the_same_for_any_worker_count(few_videos, workers):
     dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos, "repeated_aug=2"), seed=0)
-    plain, parallel = (list(StepLoader(dataset, StepSampler(16, 8, 0, 2, 7, 2), count)) for count in (0, workers))
+    plain, parallel = (list(training_loader(dataset, StepSampler(16, 8, 0, 2, 7, 2), count)) for count in (0, workers))
     assert len(plain) == 5 and plain[0]["video"].shape == (8, 3, 8, 48, 48)
     same_batches(plain, parallel)
 
@@ -205,7 +205,7 @@ def test_a_step_made_in_parts_is_the_step_made_at_once_with_its_bad_videos(spoil
     """Steps of four videos, two clips each; parts of one video, two, three, and all; a part may have bad videos alone."""
     dataset = ClipDataset(read_videos("train.csv", str(spoilt)), augmented(spoilt, "repeated_aug=2"), seed=0)
     steps = StepSampler(16, 8, 0, 0, 4, 2)
-    plain, parts = list(StepLoader(dataset, steps, 0)), StepLoader(dataset, steps, workers, clips_per_part)
+    plain, parts = list(training_loader(dataset, steps, 0)), training_loader(dataset, steps, workers, clips_per_part)
     assert len(parts) == len(plain) == 4
     same_batches(plain, list(parts))
     assert sum(len(batch["bad"]) for batch in plain) > 0
@@ -224,7 +224,7 @@ def test_a_step_made_in_parts_is_the_step_made_at_once_with_its_bad_videos(spoil
 def test_what_is_made_ahead_is_two_steps_or_two_parts_a_worker(few_videos, clips, clips_per_part, workers, ahead):
     assert clips_ahead(clips, clips_per_part, workers) == ahead + clips
     dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos), seed=0)
-    loader = StepLoader(dataset, StepSampler(clips, clips, 0, 0, 1), workers, clips_per_part).parts
+    loader = training_loader(dataset, StepSampler(clips, clips, 0, 0, 1), workers, clips_per_part).parts
     assert loader.prefetch_factor * workers * min(clips_per_part or clips, clips) == ahead
 
 
@@ -238,7 +238,7 @@ def test_pixels_are_the_same_for_any_number_of_torch_threads(few_videos, threads
         clips = [dataset[SampleKey(0, index)]["video"] for index in range(4)]
     finally:
         torch.set_num_threads(before)
-    batch = next(iter(StepLoader(dataset, [[SampleKey(0, index) for index in range(4)]], 1)))
+    batch = next(iter(training_loader(dataset, [[SampleKey(0, index) for index in range(4)]], 1)))
     assert torch.equal(batch["video"], torch.stack(clips))
 
 
@@ -263,8 +263,8 @@ def test_the_ranks_parts_together_are_the_step_of_one_process_and_hold_both_clip
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_after_resuming_with_another_worker_count_are_those_of_the_whole_run(few_videos, first, workers):
     dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos), seed=0)
-    whole = list(StepLoader(dataset, StepSampler(16, 4, 0, 0, 6), 1))
-    same_batches(whole[first:], list(StepLoader(dataset, StepSampler(16, 4, 0, first, 6), workers)))
+    whole = list(training_loader(dataset, StepSampler(16, 4, 0, 0, 6), 1))
+    same_batches(whole[first:], list(training_loader(dataset, StepSampler(16, 4, 0, first, 6), workers)))
 
 
 def test_repeated_clips_are_those_of_separate_reads_and_cost_one_decode(few_videos, monkeypatch):

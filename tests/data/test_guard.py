@@ -19,7 +19,7 @@ from mvit_video.data.annotations import VideoList, VideoRecord
 from mvit_video.data.dataset import BadVideo, ClipDataset
 from mvit_video.data.decode import VideoReader
 from mvit_video.data.guard import GuardedReader, open_reader
-from mvit_video.data.loader import StepLoader, StepSampler
+from mvit_video.data.loader import StepSampler, training_loader
 from mvit_video.errors import DecodeError
 
 TIMEOUT = 1.5
@@ -208,7 +208,7 @@ def test_training_goes_on_past_videos_whose_decoder_hangs_or_dies(misbehaving, t
         root=str(tmp_path), num_frames=2, short_side=32, crop_size=32, sampling_rate=2, decode_timeout=TIMEOUT
     )
     start = time.monotonic()
-    batches = list(StepLoader(ClipDataset(videos, settings, seed=0), StepSampler(8, 4, 0, 0, 2), workers=2))
+    batches = list(training_loader(ClipDataset(videos, settings, seed=0), StepSampler(8, 4, 0, 0, 2), workers=2))
     bad = {video.path: video.reason for batch in batches for video in batch["bad"]}
     assert set(bad) == {"hang.bad", "crash.bad"} and all(isinstance(each, BadVideo) for each in batches[0]["bad"])
     assert "did not answer within" in bad["hang.bad"] and "died (SIGSEGV)" in bad["crash.bad"]

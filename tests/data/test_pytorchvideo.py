@@ -13,7 +13,7 @@ from mvit_video.config.schema import TrainSettings
 from mvit_video.data.annotations import read_videos
 from mvit_video.data.dataset import ClipDataset, SampleKey
 from mvit_video.data.decode import VideoReader
-from mvit_video.data.loader import StepLoader, StepSampler, collate
+from mvit_video.data.loader import StepSampler, collate, training_loader
 from mvit_video.data.mixing import Mixer, mix_generator
 
 
@@ -84,8 +84,8 @@ def test_their_transforms_on_our_samples_go_through_our_loader(theirs, few_video
     videos, sampler = read_videos("train.csv", str(few_videos)), StepSampler(16, 4, 0, 0, 1)
     dataset = Transformed(videos, data, seed=0)
     dataset.apply = theirs.ApplyTransformToKey("video", theirs.UniformTemporalSubsample(4))
-    plain = next(iter(StepLoader(ClipDataset(videos, data, seed=0), sampler, 0)))
-    batch = next(iter(StepLoader(dataset, sampler, 0)))
+    plain = next(iter(training_loader(ClipDataset(videos, data, seed=0), sampler, 0)))
+    batch = next(iter(training_loader(dataset, sampler, 0)))
     assert torch.equal(batch["video"], plain["video"][:, :, [0, 2, 4, 7]])
     assert batch["video_name"] == plain["video_name"]
 
@@ -94,7 +94,7 @@ def test_their_transforms_on_our_samples_go_through_our_loader(theirs, few_video
 def test_their_mixing_of_our_batches_makes_the_targets_that_ours_makes(theirs, few_videos, kind):
     data = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={few_videos}"]).data
     dataset = ClipDataset(read_videos("train.csv", str(few_videos)), data, seed=0)
-    batch = next(iter(StepLoader(dataset, StepSampler(16, 4, 0, 0, 1), 0)))
+    batch = next(iter(training_loader(dataset, StepSampler(16, 4, 0, 0, 1), 0)))
     clips, labels = batch["video"], batch["label"]
     mixed, targets = getattr(theirs, kind)(1.0, 0.1, 8)(clips.clone(), labels)
     settings = TrainSettings(mixup=float(kind == "MixUp"), cutmix=float(kind == "CutMix"), label_smoothing=0.1)
