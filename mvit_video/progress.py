@@ -1,11 +1,13 @@
 """A progress bar with rate and time left; in a log file, a line now and then instead."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -29,11 +31,22 @@ class Bar:
     def _line(self, text: str) -> None:
         self._printed = time.monotonic()
         rate = (self._printed - self._start) / max(self._done - self._first, 1)
-        left = rate * (self._total - self._done)
+        left = timedelta(seconds=round(rate * (self._total - self._done)))
         self._console.print(
-            f"{self._description}: {self._done} of {self._total}, {text + ', ' if text else ''}{left:.0f} s left",
+            f"{self._description}: {self._done} of {self._total}, {text + ', ' if text else ''}{left} left",
             highlight=False,
+            soft_wrap=True,
         )
+
+
+class _TwoLines(Progress):
+    """The bar, and its text below it: both fit into 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            if task.fields["text"]:
+                yield Text(f"  {task.fields['text']}", no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager
@@ -45,12 +58,11 @@ def progress_bar(description: str, total: int, done: int = 0, visible: bool = Tr
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with _TwoLines(*columns, console=console) as progress:
         yield Bar(total, done, console, progress, description)

@@ -103,6 +103,10 @@ class DataSettings(Preprocessing):
     """Text file of class names, one a line, in the order of the labels; without it classes.txt beside the list, else its own names."""
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the videos for validation where train is auto and there is no val: chosen by a hash of each path."""
+    planned_videos: Positive | None = None
+    """Training videos that --dry-run counts with where data.train is not there: those of the published list."""
+    planned_classes: Positive | None = None
+    """The same for the classes."""
     split_group: str | None = None
     """Regular expression for file names: videos in which it (or its first group) finds the same text stay on one side of that split."""
     allow_missing: bool = False

@@ -335,12 +335,9 @@ def _optimisation(file: _File) -> None:
     for key, default, setting in rates:
         rate = float(f"{file.value(f'SOLVER.{key}', default) * CLIPS_OF_BASE_LR / clips:.12g}")
         file.put(f"train.{setting}", rate, "derived", f"SOLVER.{key}")
-    mixed = file.value("TRAIN.MIXED_PRECISION", None)
+    mixed = file.value("TRAIN.MIXED_PRECISION", None)  # left out, train.precision is auto
     if mixed is not None:
         file.put("train.precision", "fp16" if mixed else "fp32", "derived", "TRAIN.MIXED_PRECISION")
-    file.tell(
-        "ignored", "train.precision is auto", "TRAIN.MIXED_PRECISION"
-    ) if "train.precision" not in file.result.settings else None
     weights = file.value("TRAIN.CHECKPOINT_FILE_PATH", "") or None
     file.put("model.weights", weights, "renamed", "TRAIN.CHECKPOINT_FILE_PATH")
     if file.value("TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN", []):

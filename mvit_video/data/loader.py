@@ -2,6 +2,11 @@
 
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import islice
+from multiprocessing import active_children
+from multiprocessing.util import Finalize
 
 import numpy as np
 import torch
@@ -9,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
 from mvit_video.data.guard_child import STOP_SIGNALS
-from mvit_video.errors import ConfigError
+from mvit_video.errors import ConfigError, DecodeError
 
 
 class StepSampler(Sampler):
@@ -77,9 +82,94 @@ def steps_per_epoch(num_videos: int, clips_per_step: int, repeated_aug: int = 1)
     return num_videos // videos_per_step
 
 
-def training_loader(dataset: ClipDataset, sampler: StepSampler, workers: int) -> DataLoader:
-    """Batches of the sampler's steps; see `collate`."""
-    return _loader(dataset, workers, batch_sampler=sampler)
+def training_loader(
+    dataset: ClipDataset,
+    sampler: StepSampler | Sequence[Sequence[SampleKey]],
+    workers: int,
+    clips_per_part: int | None = None,
+    device: torch.device | None = None,
+) -> "StepLoader":
+    """Batches of the sampler's steps; see `collate`.
+
+    Workers make a step in parts of about `clips_per_part` clips, in turn: so its first clips are there sooner, and what is made
+    ahead is two steps or two parts a worker, whichever is more. A step's parts are joined on `device`. With None, a
+    step is one worker's, and stays where it is.
+    """
+    return StepLoader(dataset, sampler, workers, clips_per_part, device)
+
+
+class StepLoader:
+    """What `training_loader` gives. Iterating makes the batches, `len` is their number."""
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        sampler: StepSampler | Sequence[Sequence[SampleKey]],
+        workers: int,
+        clips_per_part: int | None,
+        device: torch.device | None,
+    ) -> None:
+        self.sampler, self.device = sampler, device
+        self.videos_per_part = max(clips_per_part // dataset.data.repeated_aug, 1) if clips_per_part else None
+        most = max((len(self._parts(keys)) for keys in islice(sampler, 1)), default=1)
+        self.parts = _loader(dataset, workers, prefetched(most, workers), batch_sampler=_Flat(self))
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[dict]:
+        parts = iter(self.parts)
+        for keys in self.sampler:
+            yield joined([next(parts) for _ in self._parts(keys)], self.device)
+
+    def _parts(self, keys: Sequence[SampleKey]) -> list[Sequence[SampleKey]]:
+        size = self.videos_per_part or len(keys)
+        return [keys[first : first + size] for first in range(0, len(keys), size)]
+
+
+class _Flat(Sampler):
+    """The parts of all steps, one after the other."""
+
+    def __init__(self, steps: StepLoader) -> None:
+        self.steps = steps
+
+    def __iter__(self) -> Iterator[Sequence[SampleKey]]:
+        return (part for keys in self.steps.sampler for part in self.steps._parts(keys))
+
+
+def prefetched(parts: int, workers: int) -> int:
+    """Parts that each worker makes ahead, where a step has so many."""
+    return max(2, -(-2 * parts // max(workers, 1)))
+
+
+def clips_ahead(clips: int, clips_per_part: int | None, workers: int) -> int:
+    """Clips in memory at most, of steps of so many: all that workers have made ahead, and a step in hand."""
+    size = min(clips_per_part or clips, clips)
+    return prefetched(-(-clips // size), workers) * workers * size + clips
+
+
+def joined(parts: Sequence[dict], device: torch.device | None) -> dict:
+    """One batch of several, in their order; tensors on `device`."""
+    if len(parts) == 1:
+        return parts[0]
+    good = [part for part in parts if "video" in part]
+    batch: dict = {"bad": [bad for part in parts for bad in part["bad"]]}
+    for key in good[0] if good else ():
+        values = [part[key] for part in good]
+        if isinstance(values[0], torch.Tensor):
+            batch[key] = _in_one(values, device)
+        elif key != "bad":
+            batch[key] = [item for value in values for item in value]
+    return batch
+
+
+def _in_one(tensors: Sequence[torch.Tensor], device: torch.device | None) -> torch.Tensor:
+    """Copied one by one to where they belong, so that the device never holds them twice."""
+    lengths = [len(tensor) for tensor in tensors]
+    whole = torch.empty(sum(lengths), *tensors[0].shape[1:], dtype=tensors[0].dtype, device=device)
+    for place, tensor in zip(whole.split(lengths), tensors, strict=True):
+        place.copy_(tensor, non_blocking=True)
+    return whole
 
 
 def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: int = 1) -> DataLoader:
@@ -87,7 +177,7 @@ def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: i
 
     A rank gets every `world_size`-th video: each video belongs to one rank, and some ranks may have one fewer.
     """
-    return _loader(dataset, workers, batch_size=None, sampler=range(rank, len(dataset), world_size))
+    return _loader(dataset, workers, 2, batch_size=None, sampler=range(rank, len(dataset), world_size))
 
 
 def collate(items: Sequence[dict | BadVideo | Sequence[dict | BadVideo]]) -> dict:
@@ -104,11 +194,27 @@ def collate(items: Sequence[dict | BadVideo | Sequence[dict | BadVideo]]) -> dic
     return batch | {"bad": [sample for sample in samples if isinstance(sample, BadVideo)]}
 
 
-def _loader(dataset, workers: int, **arguments) -> DataLoader:
+@contextmanager
+def lost_workers_told() -> Iterator[None]:
+    """Inside, a worker that dies, most often since memory has run out, is a DecodeError: PyTorch raises it anywhere."""
+    try:
+        yield
+    except RuntimeError as reason:
+        if not str(reason).startswith("DataLoader worker"):
+            raise
+        raise DecodeError(
+            f"a process that decodes was lost ({str(reason).strip()}): if memory ran out, lower data.workers or the clips of a "
+            "step; a run goes on with --resume auto"
+        ) from reason
+
+
+def _loader(dataset, workers: int, ahead: int, **arguments) -> DataLoader:
     collate_fn = None if "batch_size" in arguments else collate
+    _kill_workers_at_exit()
     return DataLoader(
         dataset,
         num_workers=workers,
+        prefetch_factor=ahead if workers else None,
         collate_fn=collate_fn or _as_is,
         worker_init_fn=_be_a_worker,
         pin_memory=torch.cuda.is_available(),
@@ -125,3 +231,15 @@ def _be_a_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@cache
+def _kill_workers_at_exit() -> None:
+    """Of a program that an error ends in the middle of its batches: Python asks them to stop, and would wait for ever."""
+    Finalize(None, _kill_workers, exitpriority=10)
+
+
+def _kill_workers() -> None:
+    for child in active_children():
+        if child.daemon:
+            child.kill()

@@ -6,7 +6,7 @@ from pathlib import Path
 NO_LABEL = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoRecord:
     """One video: a file or a folder of frames. `path` is relative to the data root and is the video's id.
 

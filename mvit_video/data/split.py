@@ -126,4 +126,5 @@ def _in_words(
     text = f"{videos.source}: split by a hash {by} into {len(parts[0])} videos for training and {len(parts[1])} for validation"
     seen = {record.label for record in parts[1]}
     unseen = [videos.classes[label] for label in sorted({record.label for record in parts[0]} - seen)]
-    return f"{text}, which has none of {len(unseen)} classes, such as '{unseen[0]}'" if unseen else text
+    count = f"{len(unseen)} class{'es' if len(unseen) > 1 else ''}"
+    return f"{text}, which has no video of {count}, such as '{unseen[0]}'" if unseen else text

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from mvit_video.config.schema import TrainSettings
 from mvit_video.engine.distributed import is_first, world_size
 from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.metrics_log import read_metrics
@@ -91,6 +92,7 @@ def save_state(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         _write_state(temporary, tensors, card, content)
+        _sync_folder(temporary)
         if final.exists():
             shutil.rmtree(final)  # one that was found broken
         os.replace(temporary, final)
@@ -160,8 +162,8 @@ def _read_best(run: Path) -> Any:
         return None
 
 
-def environment(device: torch.device, parallel: str) -> dict[str, Any]:
-    """What decides, besides settings and data, whether two runs agree to the bit."""
+def environment(device: torch.device, settings: TrainSettings) -> dict[str, Any]:
+    """What decides, besides the data and settings that may not change, whether two runs agree to the bit."""
     return {
         "mvit_video": __version__,
         "torch": torch.__version__,
@@ -171,7 +173,8 @@ def environment(device: torch.device, parallel: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "processes": world_size(),
-        "parallel": parallel if world_size() > 1 else None,
+        "parallel": settings.parallel if world_size() > 1 else None,
+        "clips_per_pass": settings.clips_per_pass,
     }
 
 

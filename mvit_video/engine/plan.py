@@ -184,7 +184,8 @@ class Plan:
     def _steps(self, first_step: int) -> Iterator[str]:
         settings = self.settings
         if self.per_epoch is None:
-            yield f"{settings.epochs} epochs of each video {self.data.repeated_aug} times"
+            repeats = self.data.repeated_aug
+            yield f"{settings.epochs} epochs of each video {f'{repeats} times' if repeats > 1 else 'once'}"
         else:
             last = settings.epochs * self.per_epoch
             yield f"{first_step + 1:,} to {last:,}"

@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvit_video.config.schema import Config
+from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey
+from mvit_video.data.loader import clips_ahead
 from mvit_video.engine.bad_videos import stop_at
 from mvit_video.engine.checkpoint import FOLDER, Learner
-from mvit_video.engine.distributed import world_size
+from mvit_video.engine.distributed import processes_here, world_size
 from mvit_video.engine.trackers import check_trackers
 from mvit_video.engine.trainer import Trainer
 from mvit_video.errors import ConfigError, DecodeError
 
 VIDEOS_TRIED = 3
+SHARED_MEMORY = Path("/dev/shm")  # where loader workers leave their batches
 
 
 def check_output(run: Path) -> None:
@@ -40,10 +42,10 @@ def preflight(trainer: Trainer, dataset: ClipDataset, config: Config, run: Path)
     Raises ConfigError or DecodeError. The network is left as it was.
     """
     check_trackers(config)
-    room = check_disk(run, trainer.learner, config)
+    room = [check_disk(run, trainer.learner, config), *check_shared_memory(config)]
     tried = check_videos(dataset)
     rehearse(trainer, config, len(dataset.videos.classes))
-    return f"checked: {tried} videos decoded, one pass forward and back, {room}"
+    return f"checked: {tried} videos decoded, one pass forward and back, {', '.join(room)}"
 
 
 def check_videos(dataset: ClipDataset) -> int:
@@ -71,15 +73,35 @@ def check_disk(run: Path, learner: Learner, config: Config) -> str:
     moments = {"adamw": 2, "sgd": 1}[config.train.optimizer] * sum(
         parameter.nbytes for parameter in learner.model.parameters() if parameter.requires_grad
     )
-    state, states = sets * weights + moments, config.train.keep_checkpoints + 1
+    best = config.data.val is not None or config.data.train == AUTO
+    state, states = sets * weights + moments, config.train.keep_checkpoints + 1 + best
     there = sum(file.stat().st_size for file in (run / FOLDER).glob("step_*/*"))
     needed, free = states * state + sets * weights - there, shutil.disk_usage(_existing(run)).free
     if needed > free:
         raise ConfigError(
             f"{run}: has {_size(free)} free, but {states} saved states of {_size(state)} (one while the oldest is still "
-            f"there) and the weights take {_size(needed)}: free some, lower train.keep_checkpoints, or choose another --output"
+            f"there{', one the best' if best else ''}) and the weights take {_size(needed)}: free some, lower "
+            "train.keep_checkpoints, or choose another --output"
         )
     return f"{_size(max(needed, 0))} needed of {_size(free)} free on the disk"
+
+
+def check_shared_memory(config: Config) -> list[str]:
+    """ConfigError where the batches that workers make ahead do not fit into shared memory, where writing kills them without
+    a word; else how much they take of it, if it is more than nothing."""
+    if not SHARED_MEMORY.is_dir() or not config.data.workers:
+        return []
+    clip = 4 * 3 * config.data.num_frames * math.prod(config.data.crop_hw)
+    clips = config.train.clips_per_step // world_size()
+    needed = clip * clips_ahead(clips, config.train.clips_per_pass, config.data.workers) * processes_here()
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if needed > free:
+        raise ConfigError(
+            f"data.workers = {config.data.workers}: clips that are made ahead may take {_size(needed)} of shared memory, and "
+            f"{SHARED_MEMORY} has {_size(free)} free: lower data.workers, set train.clips_per_pass, or give a container more "
+            "by --shm-size"
+        )
+    return [f"up to {_size(needed)} of clips made ahead, of {_size(free)} free in shared memory"]
 
 
 def rehearse(trainer: Trainer, config: Config, num_classes: int) -> None:

@@ -61,10 +61,14 @@ OWNED = (
 )
 MAY_CHANGE = (
     "data.root",
+    "data.planned_",
     "data.workers",
     "data.on_error",
+    "data.decode_timeout",
+    "train.wandb_project",
     "train.teacher",  # its file may move, its digest is in the states
     "train.activation_checkpointing",
+    "train.clips_per_pass",  # what a lack of memory asks for; it is told, since sums round otherwise
     "train.on_nonfinite",
     "train.checkpoint_every_steps",
     "train.keep_checkpoints",
@@ -132,13 +136,13 @@ def train_run(
     about: dict[str, Any] = {
         "seed": settings.seed,
         "config": config.model_dump(mode="json"),
-        "environment": environment(device, settings.parallel),
+        "environment": environment(device, settings),
     }
     span = Span(_resume(run, learner, last_step, per_epoch, about["environment"], say), last_step, per_epoch)
     sampler.first_step = span.first_step
     say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
     say(checked)
-    batches = training_loader(dataset, sampler, config.data.workers)
+    batches = training_loader(dataset, sampler, config.data.workers, settings.clips_per_pass, device)
     watcher = Watcher(run, config, train.classes, span.first_step)
     validate = make_validator(val) if val is not None else None
     with _algorithms(settings.deterministic):
@@ -178,8 +182,8 @@ def _silent(text: str) -> None:
 def dry_run(config: Config, device: torch.device, num_videos: int | None = None, num_classes: int | None = None) -> str:
     """The plan of `train_run` in words; nothing is written, trained or downloaded.
 
-    Videos and classes are counted in data.train, where it can be read, unless they are given. Where it cannot, the
-    plan says so, and the network has its usual head.
+    Videos and classes are counted in data.train, where it can be read, unless they are given. Where it cannot, they are
+    those of data.planned_videos and data.planned_classes; without these the plan says so, and the network has its usual head.
     """
     note = ""
     if num_videos is None or num_classes is None:
@@ -187,12 +191,25 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
             train, _ = training_lists(config)
             num_videos, num_classes = num_videos or len(train), num_classes or len(train.classes)
         except MvitVideoError as reason:
-            head = f" and its {num_classes}" if num_classes else ", and the network's usual"
-            note = f"\n  data.train is not read ({reason}){head} classes are assumed"
+            num_videos, num_classes = (
+                num_videos or config.data.planned_videos,
+                num_classes or config.data.planned_classes,
+            )
+            note = f"\n  data.train is not read ({reason}): {_assumed(num_videos, num_classes)}"
     model = dry_model(config, num_classes)
     if num_classes is None:
         num_classes = linear_layers(model)[-1].out_features
     return Plan(config, device, model, num_classes, num_videos).text(0, giga_multiply_adds(config)) + note
+
+
+def _assumed(num_videos: int | None, num_classes: int | None) -> str:
+    """What a plan without a list counts with, and how to tell it what it lacks."""
+    videos = f"{num_videos:,} videos" if num_videos else "no number of videos"
+    classes = f"{num_classes} classes" if num_classes else "the network's usual classes"
+    lacking = [
+        option for option, count in (("--num-videos N", num_videos), ("--num-classes N", num_classes)) if not count
+    ]
+    return f"{videos} and {classes} are assumed" + (f"; {' and '.join(lacking)} would tell" if lacking else "")
 
 
 def _open_run(run: Path, config: Config, resume: bool, overwrite: bool, lists: list[VideoList]) -> Path:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mvit_video.config.schema import TrainSettings
+from mvit_video.data.loader import lost_workers_told
 from mvit_video.data.mixing import mix_generator
 from mvit_video.engine.bad_videos import EVENTS, handle_bad_videos, no_clips
 from mvit_video.engine.checkpoint import Learner
@@ -193,7 +194,7 @@ def run_training(
     trainer.train_mode()
     step = guarded_step(trainer, run)
     bar_of_steps = progress_bar("training", span.last_step, span.first_step, is_first())
-    with watcher, stop_requests() as request, bar_of_steps as bar:
+    with lost_workers_told(), watcher, stop_requests() as request, bar_of_steps as bar:
         for number, batch in enumerate(watcher.waiting(batches), span.first_step):
             handle_bad_videos(batch, on_error, events, number + 1, number // span.steps_per_epoch)
             batch = batch if "video" in batch else no_clips(card.preprocessing)

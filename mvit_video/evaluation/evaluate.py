@@ -12,7 +12,7 @@ from torch import nn
 from mvit_video.config.schema import Config, Preprocessing
 from mvit_video.data.annotations import VideoList
 from mvit_video.data.dataset import BadVideo, ViewDataset
-from mvit_video.data.loader import view_loader
+from mvit_video.data.loader import lost_workers_told, view_loader
 from mvit_video.engine.distributed import gathered, is_first, rank, summed, world_size
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.evaluation.protocols import Protocol
@@ -43,7 +43,7 @@ class Evaluator:
         loader = view_loader(self.dataset, self.config.data.workers, rank(), world_size())
         sizes = len(self.videos), len(self.videos.classes), self.config.evaluation.views_per_batch
         scorer = ViewScorer(model, *sizes, self.device, multi_label=self.labels.ndim == 2)
-        with progress_bar(title, len(loader)) if is_first() else nullcontext() as bar:
+        with lost_workers_told(), progress_bar(title, len(loader)) if is_first() else nullcontext() as bar:
             bad = score_views(scorer, loader, reorder, bar.advance if bar else lambda: None)
         return self._of_all_processes(scorer, bad)
 

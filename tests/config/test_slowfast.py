@@ -135,8 +135,9 @@ SCALED = {
 SGD = {"clips_per_step": (512, 16), "clips_per_pass": (16, None), "base_lr": (0.02, 0.08), "warmup_lr": (1e-4, 3.2e-3)}
 SGD |= {"end_lr": (1e-6, 3.2e-5)}
 RATIO = ((0.75, 4 / 3), (0.75, 1.3333))
-KINETICS = {"root": ("datasets/kinetics400", "."), "crop_ratio": RATIO}
-SSV2 = {"root": ("datasets/ssv2", ".")}
+PLANNED = {"planned_videos": (240_000, None), "planned_classes": (400, None)}
+KINETICS = {"root": ("datasets/kinetics400", "."), "crop_ratio": RATIO, **PLANNED}
+SSV2 = {"root": ("datasets/ssv2", "."), "planned_videos": (168_913, None), "planned_classes": (174, None)}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_a_file_for_evaluation_gives_everything_but_training(tmp_path):
     theirs = conversion.config()
     assert "train" not in conversion.tree()
     augmentation = ("flip", "repeated_aug", "randaugment", "erasing")
-    assert set(differences(ours, theirs, "data")) == {"root", *augmentation}
+    assert set(differences(ours, theirs, "data")) == {"root", *augmentation, *PLANNED}
     assert differences(ours, theirs, "evaluation") == {}
     assert set(differences(ours, theirs, "model")) == {"weights"}
     assert conversion.of_fate("ignored")["AUG.RE_PROB"] == "TRAIN.ENABLE is False, and this concerns training"

@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from numbered_video import read_number, write_numbered
+from two_processes import environment
 
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import DataSettings
@@ -20,7 +23,7 @@ from mvit_video.data.dataset import (
     view_indices,
 )
 from mvit_video.data.guard import open_reader
-from mvit_video.data.loader import StepSampler, collate, steps_per_epoch, training_loader, view_loader
+from mvit_video.data.loader import StepSampler, clips_ahead, collate, steps_per_epoch, training_loader, view_loader
 from mvit_video.errors import ConfigError
 
 PLAIN = dict(mean=(0, 0, 0), std=(1, 1, 1), short_side=48, crop_size=(48, 144), target_fps=25, num_frames=4)
@@ -197,6 +200,34 @@ def test_batches_are_the_same_for_any_worker_count(few_videos, workers):
     same_batches(plain, parallel)
 
 
+@pytest.mark.parametrize(("clips_per_part", "workers"), [(2, 0), (4, 2), (6, 2), (1, 0), (64, 0)])
+def test_a_step_made_in_parts_is_the_step_made_at_once_with_its_bad_videos(spoilt, clips_per_part, workers):
+    """Steps of four videos, two clips each; parts of one video, two, three, and all; a part may have bad videos alone."""
+    dataset = ClipDataset(read_videos("train.csv", str(spoilt)), augmented(spoilt, "repeated_aug=2"), seed=0)
+    steps = StepSampler(16, 8, 0, 0, 4, 2)
+    plain, parts = list(training_loader(dataset, steps, 0)), training_loader(dataset, steps, workers, clips_per_part)
+    assert len(parts) == len(plain) == 4
+    same_batches(plain, list(parts))
+    assert sum(len(batch["bad"]) for batch in plain) > 0
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(
+    ("clips", "clips_per_part", "workers", "ahead"),
+    [
+        (64, None, 12, 24 * 64),  # two steps for each worker
+        (64, 16, 12, 24 * 16),  # two parts for each worker, more than two steps
+        (64, 2, 12, 72 * 2),  # two steps of 32 parts, rounded up to six for each worker
+        (8, 16, 3, 6 * 8),  # a part is no more than a step
+    ],
+)
+def test_what_is_made_ahead_is_two_steps_or_two_parts_a_worker(few_videos, clips, clips_per_part, workers, ahead):
+    assert clips_ahead(clips, clips_per_part, workers) == ahead + clips
+    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos), seed=0)
+    loader = training_loader(dataset, StepSampler(clips, clips, 0, 0, 1), workers, clips_per_part).parts
+    assert loader.prefetch_factor * workers * min(clips_per_part or clips, clips) == ahead
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_pixels_are_the_same_for_any_number_of_torch_threads(few_videos, threads):
     data = augmented(few_videos, "crop_size=72", "short_side=72")
@@ -351,3 +382,19 @@ def test_the_view_loader_gives_each_video_once_in_order(few_videos):
         assert sorted(name for shard in shards for name in shard) == sorted(record.path for record in videos.records)
         assert [sample["video_name"] for sample in samples] == [record.path for record in videos.records]
         assert samples[0]["video"].shape == (6, 3, 8, 48, 48)
+
+
+BROKEN = """
+from mvit_video.data.loader import view_loader
+batches = iter(view_loader(list(range(1000)), workers=2))
+next(batches)
+raise RuntimeError("the device is gone")
+"""
+
+
+def test_a_program_that_an_error_ends_in_the_middle_of_its_batches_does_not_wait_for_its_workers():
+    """Which ignore what asks them to stop, as multiprocessing does at exit."""
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120, env=environment()
+    )
+    assert done.returncode == 1 and "the device is gone" in done.stderr

@@ -81,6 +81,15 @@ def test_every_video_is_on_one_side_and_the_share_is_about_the_one_asked_for(tmp
         )
 
 
+@pytest.mark.parametrize(("single", "told"), [("x", "1 class, such as 'x'"), ("xy", "2 classes, such as 'x'")])
+def test_classes_without_a_video_for_validation_are_told(tmp_path, single, told):
+    """A class of one video keeps it for training."""
+    touch(tmp_path, *many(), *(f"{name}/1.mp4" for name in single))
+    train, val, note = split(tmp_path)
+    assert {f"{name}/1.mp4" for name in single} <= train
+    assert note.endswith(f"{len(val)} for validation, which has no video of {told}")
+
+
 def test_adding_videos_moves_none_of_those_that_were_there(tmp_path):
     touch(tmp_path, *many())
     before = split(tmp_path)
@@ -104,7 +113,7 @@ def test_every_class_is_trained_even_where_its_few_videos_all_hash_into_validati
     assert {path.split("/")[0] for path in train} == {"a", "b", "c", "rare", "rarer"}
     (kept,) = (path for path in train if path.startswith("rarer"))
     assert stable_hash(kept) == max(stable_hash(f"rarer/{number}.mp4") for number in (1, 2, 3)) < 0.97
-    assert "none of 1 classes, such as 'rare'" in note
+    assert "no video of 1 class, such as 'rare'" in note
 
 
 def test_too_few_videos_or_classes_are_one_sentence(tmp_path):

@@ -40,6 +40,24 @@ def test_every_shipped_config_goes_through_dry_run(capsys, monkeypatch, config):
     assert "1,234.6 G multiply-adds per clip" in lines[1]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "videos", "steps"),
+    [
+        ("kinetics400/mvitv2_s_16x4", "400 classes; 240,000 training videos, 200 epochs of 937 steps", "95,948,800"),
+        ("kinetics400/mvitv2_b_32x3", "400 classes; 240,000 training videos, 200 epochs of 937 steps", "95,948,800"),
+        ("kinetics400/mvitv2_l_40x3", "400 classes; 240,000 training videos, 30 epochs of 3750 steps", "14,400,000"),
+        ("ssv2/mvitv2_s_16x4", "174 classes; 168,913 training videos, 100 epochs of 329 steps", "16,844,800"),
+        ("ssv2/mvitv2_l_40x3", "174 classes; 168,913 training videos, 40 epochs of 329 steps", "6,737,920"),
+        ("demo/motion", "8 classes; 768 training videos, 12 epochs of 24 steps", "9,216"),
+    ],
+)
+def test_a_published_recipe_has_its_whole_plan_without_its_data(monkeypatch, recipe, videos, steps):
+    monkeypatch.setattr(run, "giga_multiply_adds", lambda config: None)
+    text = dry_run(load_config(REPOSITORY / f"configs/{recipe}.yaml", ["data.root=nowhere"]), CPU)
+    assert videos in text.splitlines()[0] and f"{steps} clips seen in all" in text
+    assert text.endswith("classes are assumed") and "data.train is not read (nowhere/" in text
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_evaluates_with_views_that_its_sampling_has(path):
     config = with_network_of_weights(load_config(path))
@@ -151,13 +169,14 @@ def test_a_list_that_is_there_is_counted(few_videos):
 
 
 def test_a_list_that_is_not_there_is_said_and_nothing_is_made_up():
-    config = load_config(REPOSITORY / "configs/ssv2/mvitv2_s_16x4.yaml", ["data.root=nowhere"])
-    text = dry_run(config, CPU)
+    words = ["data.root=nowhere", "data.planned_videos=null", "data.planned_classes=null"]
+    text = dry_run(load_config(REPOSITORY / "configs/ssv2/mvitv2_s_16x4.yaml", words), CPU)
     assert "400 classes; training videos not known, 100 epochs in steps of 512 clips" in text
     assert "0.02 after 3 epochs of warm-up, 1e-06 at the end" in text
-    assert "steps: 100 epochs of each video 1 times" in text and "clips seen" not in text
+    assert "steps: 100 epochs of each video once" in text and "clips seen" not in text
     assert text.endswith(
-        "data.train is not read (nowhere/something-something-v2-train.json: no such file), and the network's usual classes are assumed"
+        "data.train is not read (nowhere/something-something-v2-train.json: no such file): no number of videos and the "
+        "network's usual classes are assumed; --num-videos N and --num-classes N would tell"
     )
 
 

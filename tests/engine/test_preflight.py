@@ -36,7 +36,30 @@ def test_a_disk_without_room_for_the_states_is_told_with_both_sizes(few_videos, 
         ConfigError, match=r"has 1.0 MB free, but 3 saved states of \d.\d MB .* take \d+.\d MB: free some"
     ):
         start(few_videos, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"4 saved states of \d.\d MB .*still there, one the best\) and"):
+        start(few_videos, tmp_path / "run", "data.val=val.csv")
     assert not (tmp_path / "run").exists()
+
+
+def test_shared_memory_without_room_for_the_clips_made_ahead_is_told(few_videos, tmp_path, monkeypatch):
+    """Four clips of 8×32×32 pixels in three colours, four bytes each, five times: two for each worker and the step's own."""
+    usage, before = namedtuple("usage", "total used free"), shutil.disk_usage
+    memory = tmp_path / "shm"
+    memory.mkdir()
+    monkeypatch.setattr(preflight, "SHARED_MEMORY", memory)
+    small = usage(2_000_000, 100_000, 1_900_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: small if path == memory else before(path))
+    told = (
+        r"data.workers = 2: clips that are made ahead may take 2.0 MB of shared memory, and \S+ has 1.9 MB free: lower"
+    )
+    with pytest.raises(ConfigError, match=told):
+        start(few_videos, tmp_path / "run", "data.workers=2")
+    assert not (tmp_path / "run").exists()
+    config = load_config(REPOSITORY / "configs/demo/motion.yaml", [*WORDS, "data.workers=1"])
+    assert preflight.check_shared_memory(config) == [
+        "up to 1.2 MB of clips made ahead, of 1.9 MB free in shared memory"
+    ]
+    assert preflight.check_shared_memory(load_config(REPOSITORY / "configs/demo/motion.yaml", WORDS)) == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 import hashlib
 import json
+import multiprocessing
 import shutil
+import time
 from dataclasses import replace
 
 import pytest
@@ -281,7 +283,10 @@ def test_a_run_that_cannot_start_leaves_no_trace_and_deletes_nothing(whole_run, 
 def test_resuming_with_other_settings_is_refused_and_names_both(whole_run, few_videos):
     with pytest.raises(ConfigError, match=r"was trained with train.base_lr = 0.024, asked to resume with 0.1"):
         train(config_for(few_videos, "train.base_lr=0.1"), whole_run, resume=True)
-    train(config_for(few_videos, "train.checkpoint_every_steps=7"), whole_run, resume=True)  # nothing left to do
+    said = []
+    words = ["train.checkpoint_every_steps=7", "data.decode_timeout=90", "train.clips_per_pass=3"]
+    train(config_for(few_videos, *words), whole_run, resume=True, say=said.append)  # nothing left to do
+    assert "the run goes on elsewhere (clips_per_pass 3, was None): alike, but not to the last bit" in said
 
 
 def test_another_seed_gives_another_run(whole_run, few_videos, tmp_path):
@@ -314,6 +319,23 @@ def test_a_bad_training_video_stops_the_run_with_its_row(few_videos, tmp_path):
         DecodeError, match=r"00007.mp4: cannot be opened .* \(row 8 of train.csv\): repair the file, take"
     ):
         train(config_for(tmp_path / "data"), tmp_path / "run")
+
+
+def test_a_lost_loader_process_is_one_sentence(few_videos, tmp_path, monkeypatch):
+    """As where the system kills it for memory."""
+
+    def kill_them(*_):
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        time.sleep(1)  # PyTorch notices by a signal
+
+    monkeypatch.setattr(Trainer, "_pass", kill_them)
+    told = (
+        r"a process that decodes was lost \(DataLoader worker \(pid \d+\) is killed by signal: Killed. ?\): if memory"
+    )
+    with pytest.raises(DecodeError, match=told):
+        train(config_for(few_videos, "data.workers=1"), tmp_path / "run")
+    assert read_metrics(tmp_path / "run/metrics.jsonl") == []
 
 
 def test_a_missing_training_video_stops_before_the_first_step(few_videos, tmp_path):

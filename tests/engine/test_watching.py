@@ -122,6 +122,7 @@ def test_clips_mixed_for_the_picture_are_those_of_the_step(batch):
 
 def test_a_target_s_two_largest_parts_are_named():
     assert first_batch.target_text(torch.tensor([0.02, 0.63, 0.07, 0.28]), "abcd") == "0.63 b + 0.28 d"
+    assert first_batch.target_text(torch.tensor([0.02, 0.94, 0.02, 0.02]), "abcd") == "0.94 b"
 
 
 def run_folder(folder, values):
