@@ -99,7 +99,7 @@ def _pairs(scores: VideoScores, classes: Sequence[str]) -> list[Section]:
     if not rows:
         return []
     columns = ("true", "predicted", "videos", "% of the class")
-    return [Section("Most confused pairs", f"The {len(rows)} most frequent mistakes.", columns=columns, rows=rows)]
+    return [Section("Most confused pairs", "The most frequent mistakes.", columns=columns, rows=rows)]
 
 
 def _best_and_worst(scores: VideoScores, classes: Sequence[str]) -> list[Section]:
