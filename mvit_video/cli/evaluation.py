@@ -41,7 +41,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.results import FILES, REPORT, circumstances, write_results
     from mvit_video.evaluation.views import frame_order
     from mvit_video.inference.predictor import choose_device
-    from mvit_video.model.checkpoints import load_checkpoint
+    from mvit_video.model.convert import load_any
     from mvit_video.model.network_of_weights import with_network_of_weights
     from mvit_video.paths import fresh_folder, write_whole
 
@@ -49,7 +49,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     frame_order(arguments.frames)  # wrong words are told before any work
     device = choose_device(arguments.device)
     protocol = Protocol.parse(arguments.protocol or config.evaluation.protocol)
-    model, card = load_checkpoint(arguments.checkpoint)
+    model, card = load_any(arguments.checkpoint)
     videos = held_out_list(config, card.classes)
     check_agreement(card, config, videos, protocol)
     shown = card.preprocessing
@@ -131,7 +131,10 @@ def _weight(text: str) -> float:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE", help="a model.safetensors that train has written"
+        "--checkpoint",
+        required=True,
+        metavar="FILE",
+        help="a model.safetensors that train has written, a public file, or a name that `mvit-video models` lists",
     )
     parser.add_argument(
         "--protocol",

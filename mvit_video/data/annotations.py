@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.class_names import class_lookup, classes_beside, differences, read_text
+from mvit_video.data.class_names import class_lookup, classes_beside, differences, read_classes, read_text
 from mvit_video.data.dataset_lists import (
     HMDB_LIST,
     UCF_LIST,
@@ -73,8 +73,29 @@ def checked_list(source: str, data: DataSettings, classes: Sequence[str] | None,
     Missing files stop, or with data.allow_missing are noted and, unless `keep_missing`, leave the list.
     """
     frames = data.decoder == "frames"
+    if classes is not None:
+        _check_own_names(source, data, classes)
     videos = read_videos(source, data.root, classes, frames)
     return check_files_exist(videos, data.root, frames, data.allow_missing, keep_missing)
+
+
+def _check_own_names(source: str, data: DataSettings, classes: Sequence[str]) -> None:
+    """AnnotationError where the dataset itself calls its labels otherwise than `classes`: they would mean other things."""
+    if data.classes:
+        file = str(Path(data.root) / data.classes)
+        own = read_classes(file)
+    elif beside := classes_beside(str(Path(data.root) / source), label_ids=False):
+        own, file = beside
+    else:
+        return
+    if tuple(own) != tuple(classes):
+        place = next((i for i, pair in enumerate(zip(own, classes, strict=False)) if pair[0] != pair[1]), None)
+        place = min(len(own), len(classes)) if place is None else place
+        theirs, ours = (names[place] if place < len(names) else "nothing" for names in (own, classes))
+        raise AnnotationError(
+            f"{file}: class {place} is '{theirs}' there but '{ours}' in the checkpoint or the training list "
+            f"({len(own)} and {len(classes)} classes): use lists with the same classes in the same order"
+        )
 
 
 def _read(place: str, root: str, frames: bool) -> Listing:

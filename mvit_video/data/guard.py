@@ -101,8 +101,11 @@ class GuardedReader:
 
 
 def open_request(path: str | Path, root: str | Path | None, backend: str, check: bool = False) -> dict:
-    """Opens a video in a child; with `check` it is decoded wholly at once (see VideoReader.check)."""
-    root = None if root is None else str(root)
+    """Opens a video in a child; with `check` it is decoded wholly at once (see VideoReader.check).
+
+    A child keeps the current folder that it was started in, so the root is told as it is seen from here.
+    """
+    root = None if root is None else os.path.abspath(root)
     return {"verb": "open", "path": str(path), "root": root, "backend": backend, "check": check}
 
 

@@ -44,7 +44,11 @@ def evaluation_report(
 
 def _headline(result: dict) -> list[Number]:
     numbers = [
-        Number(f"{result[key]:.2f} %", name, "95 % interval {:.1f} to {:.1f}".format(*result["intervals_95"][key]))
+        Number(
+            f"{result[key]:.2f} %",
+            name,
+            "95 % interval {:.1f}\u00a0to\u00a0{:.1f}".format(*result["intervals_95"][key]),
+        )
         for key, name in NAMES.items()
         if key in result
     ]
@@ -79,8 +83,8 @@ def confusion_section(scores: VideoScores, classes: Sequence[str]) -> Section:
     return Section(
         "Confusion matrix",
         "True classes in rows, predicted ones in columns; classes that are mistaken for one another stand side by side. "
-        "The colour's strength is the root of the share of the true class's videos, so that rare mistakes can be seen; "
-        "right answers lie on the diagonal.",
+        "Right answers lie on the diagonal, in blue, mistakes beside it, in orange. The colour's strength is the root of the "
+        "share of the true class's videos, so that rare mistakes can be seen.",
         matrix=matrix_data(matrix, classes, np.bincount(scores.labels, minlength=len(classes))),
     )
 
@@ -95,7 +99,7 @@ def _pairs(scores: VideoScores, classes: Sequence[str]) -> list[Section]:
     if not rows:
         return []
     columns = ("true", "predicted", "videos", "% of the class")
-    return [Section("Most confused pairs", f"The {len(rows)} most frequent mistakes.", columns=columns, rows=rows)]
+    return [Section("Most confused pairs", "The most frequent mistakes.", columns=columns, rows=rows)]
 
 
 def _best_and_worst(scores: VideoScores, classes: Sequence[str]) -> list[Section]:
@@ -165,7 +169,10 @@ def _calibration(scores: VideoScores, result: dict) -> list[Section]:
 
 
 def _undecodable(result: dict) -> list[Section]:
-    rows = [(bad["path"], bad["where"], bad["reason"]) for bad in result["undecodable"]]
+    rows = [
+        (bad["path"], bad["where"].replace(" ", "\u00a0"), bad["reason"].removeprefix(f"{bad['path']}: "))
+        for bad in result["undecodable"]
+    ]
     if not rows:
         return []
     text = "Counted as wrong answers."

@@ -83,7 +83,7 @@ def reliability(bins: Calibration) -> Figure:
     above.bar(middles[filled], bins.accuracy[filled], width * 0.95, color="#9db8e8", label="share right")
     above.plot(bins.confidence[filled], bins.accuracy[filled], "o-", color="#1f6feb", label="at the mean score")
     above.set(ylabel="share right", ylim=(0, 1.03))
-    above.legend(loc="upper left", fontsize=9)
+    above.legend(loc="best", fontsize=9)
     below.bar(middles, bins.counts, width * 0.95, color="#9db8e8")
     below.set(xlabel="score of the predicted class", ylabel="videos", xlim=(0, 1))
     return figure

@@ -18,8 +18,8 @@ from mvit_video.evaluation import metrics
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.scores_file import SCORES, save_scores
 from mvit_video.evaluation.views import VideoScores
-from mvit_video.model.checkpoints import ModelCard
-from mvit_video.paths import local_file, write_json, write_whole
+from mvit_video.model.checkpoints import ModelCard, checkpoint_file
+from mvit_video.paths import write_json, write_whole
 from mvit_video.version import __version__
 
 RESULTS, PER_CLASS, CONFUSION, REPORT = "results.json", "per_class.csv", "confusion.csv", "report.html"
@@ -108,7 +108,7 @@ def circumstances(
     """What results.json says of where its numbers come from. `shown` is what the network saw, if not as trained."""
     shown = shown or card.preprocessing
     versions = {"mvit_video": __version__, "torch": torch.__version__, "numpy": np.__version__}
-    digest = sha256(local_file(checkpoint))
+    digest = sha256(checkpoint_file(checkpoint))
     return {
         "protocol_in_words": protocol.in_words(shown, multi_label, frames),
         "frames": frames,

@@ -30,7 +30,7 @@ from mvit_video.version import __version__
 OK, NOTE, BROKEN = "ok", "note", "broken"
 CODECS = {"H.264": "libx264", "VP9": "libvpx-vp9", "MPEG-4": "mpeg4", "H.265": "libx265"}
 NEEDED = frozenset({"H.264", "VP9", "MPEG-4", "JPEG"})
-OPTIONAL = {"onnxruntime": "export", "onnx": "export", "onnxscript": "export", "starlette": "serve"}
+OPTIONAL = {"onnxruntime": "export", "onnx": "export", "onnxscript": "export", "starlette": "serve", "uvicorn": "serve"}
 TRIAL_FRAMES = 6
 GREY_STEP = 40  # each frame of the trial clip is this much brighter than the one before
 FAR_OFF = GREY_STEP / 4
@@ -206,10 +206,11 @@ def decoder_check(backend: str, codec: str, clip: Path | None) -> Check:
         with VideoReader(clip, backend=backend) as reader:
             frames = reader.frames(range(len(reader)))
     except DecodeError as reason:
-        return Check(name, str(reason).removeprefix(f"{clip}: "), state, cure)
-    found = frames.mean((1, 2, 3))
-    if len(found) != TRIAL_FRAMES or np.abs(found - _greys()).max() > FAR_OFF:
-        return Check(name, f"gives other frames than were written ({len(found)} of {TRIAL_FRAMES})", state, cure)
+        found = str(reason).removeprefix(f"{clip}: ")
+        return Check(name, found, state, "" if "data.decoder=" in found else cure)
+    greys = frames.mean((1, 2, 3))
+    if len(greys) != TRIAL_FRAMES or np.abs(greys - _greys()).max() > FAR_OFF:
+        return Check(name, f"gives other frames than were written ({len(greys)} of {TRIAL_FRAMES})", state, cure)
     return Check(name, f"{TRIAL_FRAMES} of {TRIAL_FRAMES} frames right")
 
 

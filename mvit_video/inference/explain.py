@@ -27,7 +27,7 @@ from mvit_video.inference.windows import SlidingClips, Window, WindowPlan, plan_
 from mvit_video.model.attention import Grid
 from mvit_video.model.mvit import MViT
 
-FULL_HEAT = 0.99  # the share of a video's places and moments that are below full heat
+FULL_HEAT = 0.99  # the share of a clip's places and moments that are below full heat
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class HeatClip:
 class Explanation:
     """Heat of the class `label` over a whole video, from clips that follow one another.
 
-    `prediction` is what the predictor says; the heat of all clips is relative to the hottest hundredth of the video, and
-    covers the centre crop, `box` (top, left, height, width) of each frame, as shares of the frame's height and width.
+    `prediction` is what the predictor says. The heat of a clip is relative to its own hottest hundredth, and fainter where
+    the class scores lower than in the best clip: a logit's gradients are no measure between clips. It covers the centre
+    crop, `box` (top, left, height, width) of each frame, as shares of the frame's height and width.
     """
 
     label: str
@@ -95,9 +96,20 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
             clips += _heat_clips(model, batch, plan, place, predictor.device)
         height, width = reader.frames([0])[0].shape[:2]
         fps = reader.fps
-    full = float(np.quantile(np.concatenate([clip.heat.ravel() for clip in clips]), FULL_HEAT)) or 1.0
-    scaled = tuple(HeatClip(clip.numbers, (clip.heat / full).clip(0, 1), clip.score) for clip in clips)
-    return Explanation(label, prediction, scaled, crop_box(card.preprocessing, height, width), fps)
+    best = max(clip.score for clip in clips)
+    return Explanation(
+        label,
+        prediction,
+        tuple(_scaled(clip, best) for clip in clips),
+        crop_box(card.preprocessing, height, width),
+        fps,
+    )
+
+
+def _scaled(clip: HeatClip, best: float) -> HeatClip:
+    """The heat from 0 to the share that the clip's score is of the best clip's."""
+    full = float(np.quantile(clip.heat, FULL_HEAT)) or 1.0
+    return HeatClip(clip.numbers, (clip.heat / full).clip(0, 1) * (clip.score / (best or 1.0)), clip.score)
 
 
 def _heat_clips(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
@@ -92,7 +93,15 @@ def _bar(axes, row: int, segment: Segment, colour: str, seconds: float) -> None:
     lines = segment.label.split(" ", 1)
     if length / seconds * LETTERS > max(map(len, lines)):
         middle, name = segment.start + length / 2, "\n".join(lines)
-        axes.text(middle, row, name, ha="center", va="center", fontsize=8, clip_on=True, parse_math=False)
+        words = {"ha": "center", "va": "center", "fontsize": 8, "clip_on": True, "parse_math": False}
+        axes.text(middle, row, name, color=_readable_on(colour), **words)
+
+
+def _readable_on(colour: str) -> str:
+    """Black or white, whichever stands out more from a colour (WCAG's contrast)."""
+    linear = [(part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4) for part in to_rgb(colour)]
+    light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if (light + 0.05) / 0.05 > 1.05 / (light + 0.05) else "white"
 
 
 def heat_figure(explanation: Explanation, numbers: Sequence[int], frames: Sequence[np.ndarray]) -> Figure:

@@ -304,3 +304,13 @@ def test_memory_of_a_large_clip_is_given_back_by_the_next(video):
         assert os.fstat(memory).st_size == 600 * 48 * 144 * 3
         reader.frames([0])
         assert os.fstat(memory).st_size == 48 * 144 * 3
+
+
+def test_a_relative_root_is_that_of_the_folder_one_is_in_now(tmp_path, monkeypatch):
+    """Children outlive a change of the current folder, as in a notebook."""
+    for place, count in (("one", 5), ("two", 8)):
+        (tmp_path / place / "data").mkdir(parents=True)
+        write_numbered(tmp_path / place / "data/v.mp4", count)
+        monkeypatch.chdir(tmp_path / place)
+        with open_reader("v.mp4", "data", "pyav", TIMEOUT * 20) as reader:
+            assert len(reader) == count

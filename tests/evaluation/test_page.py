@@ -51,7 +51,7 @@ def test_the_page_has_every_section_and_needs_no_other_file(scores, few_videos, 
     assert not re.findall(r'(?:src|href)="(?!data:)', text) and "://" not in text
     assert "default-src 'none'" in text and "5 clips &amp; 1 crop" in text and "is no &lt;video&gt;" in text
     low, high = result["intervals_95"]["top1"]
-    assert f"{result['top1']:.2f} %" in text and f"95 % interval {low:.1f} to {high:.1f}" in text
+    assert f"{result['top1']:.2f} %" in text and f"95 % interval {low:.1f}\u00a0to\u00a0{high:.1f}" in text
     assert "<b>jumping" not in text and "&lt;/script&gt;&lt;b&gt;jumping" in text
     assert text.count("<script") == text.count("</script>") == 2
 

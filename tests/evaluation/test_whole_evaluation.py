@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import sys
 
-import av
 import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from plain_views import all_frames, scaled
 from small_results import DEMO, INPUT, random_checkpoint, settings
 
 from mvit_video import cli
@@ -66,25 +66,6 @@ def evaluated(data, checkpoint, tmp_path_factory):
     output = tmp_path_factory.mktemp("out") / "evaluation"
     assert cli.main(command(data, checkpoint, output, "--protocol", "3x3")) == 0
     return output
-
-
-def all_frames(path):
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-
-
-def scaled(frame, short):
-    """Bilinear by hand, pixel centres at halves, no anti-aliasing."""
-    height, width = frame.shape[:2]
-    new_h, new_w = (short, int(width / height * short)) if height <= width else (int(height / width * short), short)
-    ys = np.clip((np.arange(new_h) + 0.5) * height / new_h - 0.5, 0, height - 1)
-    xs = np.clip((np.arange(new_w) + 0.5) * width / new_w - 0.5, 0, width - 1)
-    y0, x0 = np.floor(ys).astype(int), np.floor(xs).astype(int)
-    y1, x1 = np.minimum(y0 + 1, height - 1), np.minimum(x0 + 1, width - 1)
-    fy, fx = (ys - y0)[:, None, None], (xs - x0)[None, :, None]
-    picture = frame / 255.0
-    top = picture[y0][:, x0] * (1 - fx) + picture[y0][:, x1] * fx
-    return top * (1 - fy) + (picture[y1][:, x0] * (1 - fx) + picture[y1][:, x1] * fx) * fy
 
 
 def scores_by_hand(model, path, clips=3, crop=32, short=40):
@@ -251,3 +232,25 @@ def test_earlier_results_are_kept_unless_told(evaluated, data, checkpoint, capsy
     assert cli.main(command(data, checkpoint, evaluated)) == 1
     assert "already holds results.json of another run" in capsys.readouterr().err
     assert (evaluated / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (["moving up", *"bcdefgh"], "class 0 is 'moving up' there but 'moving left' in the checkpoint"),
+        (None, "class 7 is 'nothing' there but 'turning counter-clockwise' in the checkpoint"),
+    ],
+)
+def test_a_checkpoint_of_other_classes_than_the_datasets_is_refused(data, checkpoint, tmp_path, own, message, capsys):
+    """Numbers in a list mean the classes of the list's own classes.txt, or of data.classes."""
+    classes = (data / "classes.txt").read_text().splitlines()
+    (tmp_path / "names.txt").write_text("\n".join(own or classes[:7]))
+    words = command(data, checkpoint, tmp_path / "out", f"data.classes={tmp_path / 'names.txt'}")
+    if own is None:
+        shutil.copytree(data, tmp_path / "data")
+        (tmp_path / "names.txt").rename(tmp_path / "data/classes.txt")
+        words = command(tmp_path / "data", checkpoint, tmp_path / "out")
+    assert cli.main(words) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and message in err and ": use lists with the same classes in the same order" in err
+    assert not (tmp_path / "out").exists()

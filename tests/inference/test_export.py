@@ -13,8 +13,9 @@ import torch
 from conftest import REPOSITORY
 from numbered_video import write_numbered
 from tiny_checkpoint import write_tiny
+from tiny_models import randomise
 
-from mvit_video import cli
+from mvit_video import build_model, cli
 from mvit_video.config.schema import Preprocessing
 from mvit_video.data.dataset import view_indices
 from mvit_video.errors import CheckpointError, ConfigError
@@ -196,6 +197,26 @@ def test_the_runner_goes_on_after_a_bad_file(videos, tiny_onnx, tmp_path):
     (tmp_path / "bad.mp4").write_text("no video")
     code, answers = run_runner(tiny_onnx, tmp_path / "bad.mp4", videos[1])
     assert code == 1 and "Invalid data" in answers[0]["error"] and answers[1]["predictions"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", [["onnx"], ["onnx", "--batch", "1", "--int8"], ["pt2"]], ids=" ".join)
+def test_the_published_size_exports_with_its_logits(tmp_path, words, capsys):
+    """S 16x4 with 400 classes; logits of unit scale, on clips that the command has not seen."""
+    model = randomise(build_model("mvitv2_s_16x4", num_classes=400), 5)
+    torch.save({"model_state": model.state_dict()}, tmp_path / "s.pyth")
+    command = ["export", "--checkpoint", str(tmp_path / "s.pyth"), "--output", str(tmp_path / "s"), "--format", *words]
+    assert cli.main(command) == 0
+    clips = torch.randn(1, 3, 16, 224, 224, generator=torch.Generator().manual_seed(9))
+    run = (export.onnx_run if words[0] == "onnx" else export.pt2_run)((tmp_path / "s").read_bytes())
+    with torch.inference_mode():
+        wanted = model(clips).numpy()
+    assert 0.3 < wanted.std() < 3
+    difference = np.abs(run(clips) - wanted).max()
+    if "--int8" not in words:
+        assert difference < 1e-4
+    else:
+        assert 1e-4 < difference < wanted.std() and (tmp_path / "s").stat().st_size < 0.5 * 4 * 34.5e6
 
 
 def test_eight_bits_keep_the_accuracy_and_halve_the_file(trained, motion_data, tmp_path, capsys):

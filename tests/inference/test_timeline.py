@@ -4,6 +4,7 @@ from itertools import pairwise
 import av
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from tiny_predictor import nano_predictor
 
 from mvit_video.data.decode import VideoReader
@@ -266,3 +267,21 @@ def test_in_the_picture_of_many_labels_the_longest_have_colours_and_the_rest_is_
 @pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (65, "1:05"), (3605.2, "1:00:05")])
 def test_times_of_long_videos_are_clocks(seconds, text):
     assert clock(seconds) == text
+
+
+def test_names_stand_out_from_the_colours_of_their_segments():
+    classes = tuple("abcdefghij")
+    segments = tuple(
+        Segment(10.0 * place, 10.0 * place + 10 - place / 10, name, 0.5) for place, name in enumerate(classes)
+    )
+    timeline = Timeline(np.array([1.0, 99.0]), np.full((2, 10), 0.1), segments, 100.0, 2.0)
+    lane = timeline_figure(timeline, classes).axes[1]
+    assert len(lane.texts) == len(lane.patches) == 10
+
+    def light(colour):
+        parts = np.array(to_rgb(colour))
+        return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    for name, bar in zip(lane.texts, lane.patches, strict=True):
+        dark, bright = sorted([light(name.get_color()), light(bar.get_facecolor())])
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, "the least that WCAG asks for"
