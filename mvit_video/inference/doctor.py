@@ -25,6 +25,7 @@ from mvit_video.compat import import_pytorchvideo, import_torchvision
 from mvit_video.data.decode import BACKENDS, VideoReader
 from mvit_video.download import CACHE_VARIABLE, cache_folder
 from mvit_video.errors import ConfigError, DecodeError
+from mvit_video.model.backend import KERNELS_CURE, try_kernels
 from mvit_video.version import __version__
 
 OK, NOTE, BROKEN = "ok", "note", "broken"
@@ -221,6 +222,7 @@ def _gpu() -> Iterator[Check]:
         return
     for number in range(torch.cuda.device_count()):
         yield gpu_check(number, driver)
+    yield kernels_check(torch.device("cuda"))
 
 
 def nvidia_driver() -> str | None:
@@ -257,6 +259,12 @@ def gpu_check(number: int, driver: str | None) -> Check:
         cure = f"install a torch that is built for this GPU (sm_{properties.major}{properties.minor})"
         return Check(f"GPU {number}", f"{found}: {str(reason).splitlines()[0]}", BROKEN, cure)
     return Check(f"GPU {number}", found) if right else Check(f"GPU {number}", f"{found}: computes wrongly", BROKEN)
+
+
+def kernels_check(device: torch.device) -> Check:
+    """Whether the networks' own kernels run; without them they do the same, slowly."""
+    _, reason = try_kernels(device)
+    return Check("GPU kernels", reason, NOTE, KERNELS_CURE) if reason else Check("GPU kernels", "run")
 
 
 def _limits() -> Iterator[Check]:

@@ -1,5 +1,7 @@
 """Which way a computation goes: through kernels of our own, or through the modules and functions of PyTorch."""
 
+import warnings
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 HAS_TRITON = find_spec("triton") is not None  # it comes with PyTorch's builds for GPUs on Linux
+KERNELS_CURE = "install triton in the version that torch names, and a C compiler"
 KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -19,9 +22,37 @@ def kernels_for(x: Tensor, compilable: bool = False) -> Any:
         return None
     if torch.compiler.is_exporting() or torch.jit.is_tracing() or (torch.compiler.is_compiling() and not compilable):
         return None
-    from mvit_video.model import kernels
+    if torch.compiler.is_compiling():
+        from mvit_video.model import kernels
 
+        return kernels
+    return working_kernels(x.device)
+
+
+@cache
+def working_kernels(device: torch.device) -> Any:
+    """The module `kernels`; None after a warning where a first kernel does not run."""
+    kernels, reason = try_kernels(device)
+    if reason:
+        warnings.warn(
+            f"{reason}: networks take PyTorch's own pooling, several times slower; {KERNELS_CURE}", stacklevel=2
+        )
     return kernels
+
+
+def try_kernels(device: torch.device) -> tuple[Any, str]:
+    """The module `kernels` and no reason, or None and why not: Triton builds each kernel with the machine's C compiler."""
+    try:
+        from mvit_video.model import kernels
+
+        ones = torch.ones(2, 16, device=device)
+        kernels.layer_norm(ones, ones[0], ones[0], 1e-6, torch.float32)
+    except Exception as reason:  # whatever it is, PyTorch's own functions do the same
+        return (
+            None,
+            f"Triton runs no kernel on {device} ({(str(reason).strip() or type(reason).__name__).splitlines()[0]})",
+        )
+    return kernels, ""
 
 
 def is_plain(norm: nn.Module, *layers: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:

@@ -88,6 +88,11 @@ def test_known_bad_combinations_have_a_cure(check, state, words):
     assert bool(check.cure) == (state != OK)
 
 
+def test_a_gpu_that_runs_no_kernel_is_a_note_with_the_cure():
+    check = doctor.kernels_check(torch.device("cuda", 7))
+    assert check.state == NOTE and "Triton runs no kernel on cuda:7" in check.found and "C compiler" in check.cure
+
+
 def test_a_torch_that_refuses_numpy_is_broken():
     def refuse():
         raise RuntimeError("Numpy is not available")

@@ -1,0 +1,146 @@
+"""Largest differences of the GPU kernels from the plain functions, as one line of JSON: `python kernels_program.py`.
+
+On a GPU with the kernels compiled, elsewhere through Triton's interpreter (TRITON_INTERPRET=1), which is slow: tiny sizes.
+"""
+
+import json
+import sys
+
+import torch
+from torch import nn
+
+from mvit_video.model import attention, kernels, mvit, normed_linear, pooling
+from mvit_video.model.attention import Heads
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+kernels.norm.SLOTS = kernels.pool.SLOTS = 8  # programs are loops here
+
+
+def differences(ours, wanted) -> float:
+    return max((one - other).abs().max().item() for one, other in zip(ours, wanted, strict=True) if one.numel())
+
+
+def with_gradients(outs, given):
+    generator = torch.Generator().manual_seed(1)
+    back = [torch.randn(out.shape, generator=generator).to(DEVICE) for out in outs]
+    return [*outs, *torch.autograd.grad(outs, given, back)]
+
+
+def pools(kernel, strides, channels):
+    """Filters and norms with weights of their own."""
+    made = []
+    for stride in strides:
+        conv = nn.Conv3d(
+            channels, channels, kernel, stride, [size // 2 for size in kernel], groups=channels, bias=False
+        )
+        norm = nn.LayerNorm(channels, 1e-6)
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        made.append((conv.to(DEVICE), norm.to(DEVICE)))
+    return made
+
+
+def pooling_difference(num_cls, thw, kernel, strides) -> float:
+    x = torch.randn(1, num_cls + thw[0] * thw[1] * thw[2], len(strides), 2, 6, device=DEVICE, requires_grad=True)
+    made = pools(kernel, strides, 6)
+    parameters = [(conv.weight, norm.weight, norm.bias) for conv, norm in made]
+    ours = [part for pair in kernels.pool_norms(x, parameters, 1e-6, thw, strides) for part in pair]
+    wanted = [part for place, pool in enumerate(made) for part in plain_pool(x[:, :, place], thw, *pool)]
+    given = [x, *(parameter for part in parameters for parameter in part)]
+    return differences(with_gradients(ours, given), with_gradients(wanted, given))
+
+
+def plain_pool(x, thw, conv, norm):
+    num_cls, heads = x.shape[1] - thw[0] * thw[1] * thw[2], x.shape[2]
+    grid = x[:, num_cls:].flatten(2).unflatten(1, thw).permute(0, 4, 1, 2, 3)
+    weight = conv.weight.repeat(heads, 1, 1, 1, 1)
+    grid = nn.functional.conv3d(grid, weight, None, conv.stride, conv.padding, groups=len(weight))
+    return norm(x[:, :num_cls]), norm(grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(-1, (heads, -1)))
+
+
+def folding_difference(num_cls, thw, k_thw, axes) -> float:
+    """Queries with tables of their size, and keys, against concatenations."""
+    q, k = (tokens(num_cls, size) for size in (thw, k_thw))
+    rows = [2 * max(a, b) - 1 for a, b in zip(thw, k_thw, strict=True)]
+    tables = [
+        torch.randn(count, 5, device=DEVICE, requires_grad=True) if axis in axes else None
+        for axis, count in zip("thw", rows, strict=True)
+    ]
+    sizes = [size + 1 if axis in axes else 0 for size, axis in zip(k_thw, "thw", strict=True)]  # one zero behind each
+    assert kernels.reads_whole_tables(tables, thw, k_thw)
+    ours = kernels.fold_queries_and_read_tables(q.cls, q.grid, tables, thw, k_thw, sizes, 24)
+    terms = attention.position_terms(q, tables, k_thw, sizes)
+    wanted = attention._append_plainly(24, thw, q.cls, q.grid, *terms)
+    given = [part for part in (q.cls, q.grid, *tables) if part is not None and part.numel()]
+    keys = kernels.fold_keys(k.cls, k.grid, k_thw, sizes, 0.5, 24)
+    coordinates = nn.functional.pad(padded_coordinates(k_thw, sizes), (0, 24 - 5 - sum(sizes), num_cls, 0))
+    plain = torch.cat([k.joined() * 0.5, coordinates[None, :, None].expand(1, -1, 2, -1)], -1)
+    assert torch.equal(kernels.fold_queries(q.cls, q.grid, thw, terms, 24), wanted)
+    return max(
+        differences(with_gradients([ours], given), with_gradients([wanted], given)), differences([keys], [plain])
+    )
+
+
+def tokens(num_cls, thw) -> Heads:
+    return Heads(
+        *(torch.randn(1, n, 2, 5, device=DEVICE, requires_grad=True) for n in (num_cls, thw[0] * thw[1] * thw[2])), thw
+    )
+
+
+def padded_coordinates(k_thw, sizes):
+    """One-hot coordinates of each key, a row at a time."""
+    out = torch.zeros(k_thw[0] * k_thw[1] * k_thw[2], sum(sizes), device=DEVICE)
+    for row, cell in enumerate((t, h, w) for t in range(k_thw[0]) for h in range(k_thw[1]) for w in range(k_thw[2])):
+        for axis in range(3):
+            if sizes[axis]:
+                out[row, sum(sizes[:axis]) + cell[axis]] = 1
+    return out
+
+
+def norm_difference() -> float:
+    rows, scale, shift, back = (torch.randn(*size, device=DEVICE) for size in ((37, 6), (6,), (6,), (37, 6)))
+    given = [tensor.requires_grad_() for tensor in (rows, scale, shift)]
+    wanted = nn.functional.layer_norm(rows, (6,), scale, shift, 1e-6)
+    ours = kernels.layer_norm(rows.detach(), scale, shift, 1e-6, torch.float32)
+    gradients = kernels.layer_norm_backward(rows.detach(), scale.detach(), 1e-6, back)
+    sums = kernels.column_sums(back)
+    return differences([ours, *gradients, sums], [wanted, *torch.autograd.grad(wanted, given, back), back.sum(0)])
+
+
+def network_difference() -> float:
+    """A whole network with the kernels against one without, logits and gradients, on a size that its tables are not made for."""
+    torch.manual_seed(2)
+    model = mvit.MViT(
+        num_frames=2, crop_size=8, num_classes=3, depths=(1,), embed_dim=6, kv_stride=(1, 2, 2), patch_kernel=(1, 3, 3),
+        patch_stride=(1, 4, 4), dropout_rate=0.0, drop_path_rate=0.0,
+    ).to(DEVICE)  # fmt: skip
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    clips, given = torch.randn(1, 3, 2, 8, 12, device=DEVICE), list(model.parameters())
+    found = []
+    for way in (lambda x, compilable=False: kernels, lambda x, compilable=False: None):
+        for module in (attention, pooling, normed_linear, mvit):
+            module.kernels_for = way
+        found.append(with_gradients([model(clips)], given))
+    return differences(*found)
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    one, two = (1, 1, 1), (1, 2, 2)
+    found = {
+        "pooling of q, k and v": pooling_difference(1, (2, 2, 3), (3, 3, 3), [one, two, two]),
+        "pooling without class token, strided in time": pooling_difference(0, (3, 3, 2), (3, 3, 3), [(2, 3, 1)]),
+        "pooling of pictures": pooling_difference(1, (1, 4, 5), (1, 3, 3), [two]),
+        "folding": folding_difference(1, (2, 3, 2), (2, 2, 1), "thw"),
+        "folding without class token and time": folding_difference(0, (2, 1, 3), (2, 2, 2), "hw"),
+        "norm": norm_difference(),
+        "network": network_difference(),
+    }
+    print(json.dumps(found))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
