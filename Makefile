@@ -18,8 +18,9 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 demo: install
 	$(BIN)/mvit-video demo configs/demo/motion.yaml --output demo_output --overwrite
 
+# Two processes with one thread each: most of what is tested waits or is small.
 test: install
-	$(BIN)/python -m pytest -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" --numprocesses 2 --dist loadfile
 
 test-long: install
 	$(BIN)/python -m pytest -m long
