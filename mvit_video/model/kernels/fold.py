@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mvit_video.model.kernels.device import on_its_device
 from mvit_video.model.relative_position import distance_rows, table_rows
 
 Grid = tuple[int, int, int]
@@ -75,6 +76,7 @@ def fold_keys(cls: Tensor, grid: Tensor, thw: Grid, sizes: Sequence[int], scale:
     return _fold(cls, grid, thw, width, scale, [None] * 3, sizes)
 
 
+@on_its_device
 def _fold(cls, grid, thw, width, scale, terms, sizes=None) -> Tensor:
     batch, cells, heads, channels = grid.shape
     with_terms, num_cls = sizes is None, cls.shape[1]
@@ -227,9 +229,10 @@ class _Axes:
         some = next(table for table in tables if table is not None)
         out = some.new_empty(sum(lengths), self.channels, dtype=self.dtype)
         given = [some if table is None else table for table in tables]
-        _read_tables_kernel[(triton.cdiv(len(out), 16),)](
-            *given, self.places, out, *self.pairs, *lengths, D=self.channels, PAIRS=16, BLOCK=_block(self.channels)
-        )
+        with torch.cuda.device_of(out):
+            _read_tables_kernel[(triton.cdiv(len(out), 16),)](
+                *given, self.places, out, *self.pairs, *lengths, D=self.channels, PAIRS=16, BLOCK=_block(self.channels)
+            )
         parts = out.split(lengths)
         return [
             part.view(-1, size, self.channels) if size else None for part, size in zip(parts, self.sizes, strict=True)
@@ -244,17 +247,18 @@ class _Axes:
         ]
         rows = [0 if table is None else len(table) for table in tables]
         out = some.new_empty(sum(rows), self.channels, dtype=torch.float32)
-        _tables_gradient_kernel[(sum(rows),)](
-            *given,
-            self.places,
-            out,
-            *self.pairs,
-            rows[0],
-            rows[1],
-            D=self.channels,
-            PAIRS=16,
-            BLOCK=_block(self.channels),
-        )
+        with torch.cuda.device_of(out):
+            _tables_gradient_kernel[(sum(rows),)](
+                *given,
+                self.places,
+                out,
+                *self.pairs,
+                rows[0],
+                rows[1],
+                D=self.channels,
+                PAIRS=16,
+                BLOCK=_block(self.channels),
+            )
         parts = out.split(rows)
         return [None if table is None else part.to(table.dtype) for part, table in zip(parts, tables, strict=True)]
 

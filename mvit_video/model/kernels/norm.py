@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mvit_video.model.kernels.device import on_its_device
+
 SLOTS = 1024  # programs that sum over all rows, each over its share
 
 
@@ -72,6 +74,7 @@ def _column_sums_kernel(x, sums, rows, C, ROWS: tl.constexpr, BLOCK: tl.constexp
     tl.store(sums + tl.program_id(0) * C + c, tl.sum(total, 0), mask=c < C)
 
 
+@on_its_device
 def layer_norm(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """LayerNorm of rows (N, C), contiguous, in single precision, written in `dtype`."""
     out = rows.new_empty(rows.shape, dtype=dtype)
@@ -82,6 +85,7 @@ def layer_norm(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: to
     return out
 
 
+@on_its_device
 def layer_norm_backward(rows: Tensor, scale: Tensor, eps: float, of_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the rows, scale and shift; the norm is made again from the rows."""
     of_rows = torch.empty_like(rows)
@@ -94,6 +98,7 @@ def layer_norm_backward(rows: Tensor, scale: Tensor, eps: float, of_out: Tensor)
     return of_rows, of_scale, of_shift
 
 
+@on_its_device
 def column_sums(rows: Tensor) -> Tensor:
     """Sums over the rows of (N, C), contiguous, in single precision: (C,)."""
     count, columns = rows.shape

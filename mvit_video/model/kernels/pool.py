@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mvit_video.model.kernels.device import on_its_device
 from mvit_video.model.kernels.norm import SLOTS, norm_back, standardised
 
 Grid = tuple[int, int, int]
@@ -273,6 +274,7 @@ def _taps(weight: Tensor) -> Tensor:
     return weight.flatten(1).t().contiguous()
 
 
+@on_its_device
 def _pool_norms(x: Tensor, taps: Sequence[Tensor], parameters: Sequence[Tensor], eps: float, thw, strides):
     """Class tokens and grid of each part, one behind the other; `parameters` are weight, scale and shift of each part."""
     outs: list[Tensor] = []
@@ -297,6 +299,7 @@ def _pool_norms(x: Tensor, taps: Sequence[Tensor], parameters: Sequence[Tensor],
     return tuple(outs)
 
 
+@on_its_device
 def _pool_norms_backward(x, taps, parameters, eps: float, thw, strides, gradients: Sequence[Tensor]) -> list[Tensor]:
     """Gradients of x and of the parameters."""
     parts, channels = len(strides), x.shape[4]
