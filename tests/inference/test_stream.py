@@ -254,7 +254,14 @@ def test_the_verb_writes_json_lines_until_it_is_interrupted(few_videos, tmp_path
         "--checkpoint",
         str(tmp_path / "m.safetensors"),
     ]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # a shell's background jobs, and so tests run as one, ignore SIGINT: the command shall not inherit that
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     process.stdin.write(packed(few_videos / "long.mp4", "mpegts"))
     process.stdin.flush()  # and kept open: the source falls silent
     first = json.loads(process.stdout.readline())
