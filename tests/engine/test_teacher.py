@@ -98,7 +98,8 @@ def test_a_teacher_of_other_frames_is_refused(change):
 
 
 def test_segments_have_no_rate_to_agree_on():
-    Teacher(tiny_video(), card(sampling="segment", sampling_rate=4), card(sampling="segment"), "t")
+    teacher = Teacher(tiny_video(), card(sampling="segment", sampling_rate=4), card(sampling="segment"), "t")
+    assert len(teacher(PIXELS)) == len(PIXELS)
 
 
 def test_a_saved_checkpoint_is_a_teacher_with_its_digest(tmp_path):
