@@ -40,7 +40,7 @@ def read_videos(
     """
     place = source if source.startswith(("http://", "https://")) else str(Path(root) / source)
     listing = _read(place, root, frames)
-    names, notes = _class_names(listing, classes, place)
+    names, notes = _class_names(listing, classes, place, root)
     if need_labels and not any(row.label for row in listing.rows):
         raise AnnotationError(
             f"{place}: none of its {len(listing.rows)} videos has a label, row {listing.rows[0].number} is "
@@ -84,7 +84,7 @@ def _check_own_names(source: str, data: DataSettings, classes: Sequence[str]) ->
     if data.classes:
         file = str(Path(data.root) / data.classes)
         own = read_classes(file)
-    elif beside := classes_beside(str(Path(data.root) / source), label_ids=False):
+    elif beside := classes_beside(str(Path(data.root) / source), data.root, label_ids=False):
         own, file = beside
     else:
         return
@@ -124,9 +124,11 @@ def _first_line(place: str) -> str:
         return file.readline(1000).strip()
 
 
-def _class_names(listing: Listing, classes: Sequence[str] | None, place: str) -> tuple[tuple[str, ...], list[str]]:
+def _class_names(
+    listing: Listing, classes: Sequence[str] | None, place: str, root: str
+) -> tuple[tuple[str, ...], list[str]]:
     """The names that labels are read by, empty where there are none yet, and what the user should know about them."""
-    own = None if classes else classes_beside(place, listing.label_ids)
+    own = None if classes else classes_beside(place, root, listing.label_ids)
     names = tuple(classes or (own[0] if own else listing.classes))
     notes = [listing.class_note] if listing.class_note and not classes and not own else []
     if listing.published and (other := differences(names, listing.published)):
@@ -188,7 +190,9 @@ def _under(root: str, place: str) -> Callable[[Row], str]:
     signs = ("//", "/.", ":", "\0")
 
     def inside(row: Row) -> str:
-        if row.path[:1] not in "/." and not any(sign in row.path for sign in signs):
+        if not row.path.isascii():
+            _refuse_other_bytes(row.path, place)
+        if row.path[:1] not in "/." and row.path[-1:] != "/" and not any(sign in row.path for sign in signs):
             return row.path
         path = os.path.normpath(row.path)
         if os.path.isabs(path):
@@ -201,6 +205,15 @@ def _under(root: str, place: str) -> Callable[[Row], str]:
         return path
 
     return inside
+
+
+def _refuse_other_bytes(path: str, place: str) -> None:
+    """Python reads a file name that is not UTF-8, but no list, result or state can be written with it."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = path.encode("utf-8", "backslashreplace").decode()
+        raise AnnotationError(f"{place}: the file name '{shown}' is not UTF-8: rename the file") from None
 
 
 def _names_from_labels(records: Sequence[VideoRecord], place: str) -> tuple[tuple[str, ...], list[str]]:

@@ -68,12 +68,16 @@ def name_key(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
-def classes_beside(place: str, label_ids: bool) -> tuple[list[str], str] | None:
-    """(names, file) of the dataset's own: classes.txt beside the list of videos, else with `label_ids` its labels.json."""
+def classes_beside(place: str, root: str, label_ids: bool) -> tuple[list[str], str] | None:
+    """(names, file) of the dataset's own: classes.txt beside the list of videos, else with `label_ids` its labels.json.
+
+    Where the list is the root's own class folders, it lies in the root among them.
+    """
     if place.startswith(("http://", "https://")):
         return None
     list_file = Path(place)
-    candidates = [list_file.with_name("classes.txt")]
+    is_root = list_file.resolve() == Path(root).resolve()
+    candidates = [(list_file if is_root else list_file.parent) / "classes.txt"]
     if label_ids:
         prefix = list_file.stem.rpartition("-")[0]
         candidates += [list_file.with_name(f"{prefix}-labels.json"), *sorted(list_file.parent.glob("*labels.json"))]
@@ -96,12 +100,15 @@ def differences(classes: Sequence[str], dataset: str) -> str:
 
 
 def class_lookup(classes: Iterable[str]) -> Callable[[str], int | None]:
-    """The label of a name: of the same name, else of the only one with the same `name_key`."""
+    """The label of a name: of the same name, else of the only one with the same `name_key`.
+
+    Numbers as names are taken as they stand: `-1` is not `1`, and `1;5` not `15`.
+    """
     labels = {name: label for label, name in enumerate(classes)}
     keys: dict[str, int | None] = {}
     for name, label in labels.items():
         keys[name_key(name)] = None if name_key(name) in keys else label
-    keys.pop("", None)
+    keys = {key: label for key, label in keys.items() if key and not key.isdigit()}
     return lambda name: labels.get(name, keys.get(name_key(name)))
 
 
@@ -127,3 +134,5 @@ def read_json(path: str) -> object:
         ) from None
     except RecursionError:
         raise AnnotationError(f"{path}: is nested too deeply to be a list of videos") from None
+    except ValueError:
+        raise AnnotationError(f"{path}: holds a number of thousands of digits, which no list of videos has") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mvit_video.data.class_names import PUBLISHED, published_classes, read_json, read_text, without_brackets
 from mvit_video.data.row_lists import Listing, Row
-from mvit_video.data.video_files import find_videos
+from mvit_video.data.video_files import best_place, find_videos, in_class
 from mvit_video.errors import AnnotationError, did_you_mean
 
 UCF_LIST = re.compile(r"(train|test)list\d*\.txt")
@@ -83,13 +83,13 @@ def read_something(place: str, root: str, frames: bool) -> Listing:
         raise AnnotationError(f"{place}: wanted a list of objects with id and template")
     rows = []
     for number, item in enumerate(items, 1):
-        name = str(item.get("id", "")) if isinstance(item, dict) else ""
-        if not name:
+        name = item.get("id", "") if isinstance(item, dict) else ""
+        if name == "" or isinstance(name, bool) or not isinstance(name, str | int):
             raise AnnotationError(f"{place}: entry {number} has no id, wanted objects with id and template")
         template = item.get("template", "")
         if not isinstance(template, str):
             raise AnnotationError(f"{place}: entry {number} (id {name}) has a template that is no text: {template!r}")
-        rows.append(Row(number, name, without_brackets(template)))
+        rows.append(Row(number, str(name), without_brackets(template)))
     return _official(_found(rows, root, frames, "{name}.webm"), place, "ssv2")
 
 
@@ -174,10 +174,19 @@ def read_hmdb51(folder: Path, part: str, number: str, root: str, frames: bool) -
 
 
 def _found(rows: Sequence[Row], root: str, frames: bool, usual: str, split: str = "") -> list[Row]:
-    """Rows whose path is a video's name, with the path where it lies under `root`, or the usual one where it does not."""
+    """Rows whose path is a video's name, with the path where it lies under `root`, or the usual one where it does not.
+
+    Where videos of several classes have one name, none of them is taken from another one's class folder.
+    """
     usual = usual.rpartition(".")[0] if frames else usual
-    places = find_videos(root, {row.path: row.label for row in rows}, frames, split)
-    return [
-        row._replace(path=places.get(row.path) or usual.format(label=row.label, name=row.path).lstrip("/"))
-        for row in rows
-    ]
+    classes: dict[str, set[str]] = {}
+    for row in rows:
+        classes.setdefault(row.path, set()).add(row.label)
+    places = find_videos(root, classes, frames)
+
+    def path(row: Row) -> str:
+        found, others = places.get(row.path, []), classes[row.path] - {row.label}
+        own = [place for place in found if not any(in_class(place, other) for other in others)] if others else found
+        return best_place(own, row.label, split) or usual.format(label=row.label, name=row.path).lstrip("/")
+
+    return [row._replace(path=path(row)) for row in rows]

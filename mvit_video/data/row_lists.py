@@ -54,7 +54,7 @@ def read_rows(text: str, place: str) -> Listing:
     rows, counted = [], set()
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
-        if not line or (number == 1 and _HEADER.fullmatch(line)):
+        if not line or (number == 1 and _is_header(line)):
             continue
         where = f"{place}: row {number}"
         raw_frames = None
@@ -77,6 +77,11 @@ def read_rows(text: str, place: str) -> Listing:
     if not rows:
         raise AnnotationError(f"{place}: holds no videos, wanted rows of `path label`")
     return Listing(rows)
+
+
+def _is_header(line: str) -> bool:
+    """`path label` and the like, but not a video whose class is called label."""
+    return bool(_HEADER.fullmatch(line)) and not _VIDEO_ROW.fullmatch(line) and "/" not in line
 
 
 def _quoted(line: str, where: str) -> tuple[str, str, str]:
@@ -140,9 +145,7 @@ def read_frame_list(place: str) -> Listing:
             labels.setdefault(name, {}).update(dict.fromkeys(label.split(",")))
     if not videos:
         raise AnnotationError(f"{place}: holds no frames under its header")
-    return Listing(
-        [Row(number, folder, ";".join(labels.get(name, ()))) for name, (number, folder) in videos.items()],
-    )
+    return Listing([Row(number, folder, ";".join(labels.get(name, ()))) for name, (number, folder) in videos.items()])
 
 
 def _frame_rows(place: str) -> Iterator[tuple[int, str, str, str]]:
@@ -168,11 +171,15 @@ def read_class_folders(folder: Path, root: str, frames: bool) -> Listing:
     """CLASS/VIDEO.mp4 (with `frames`: CLASS/VIDEO/ holding pictures); classes in alphabetical order."""
     names = sorted(name for name, is_folder in list_folder(str(folder)).items() if is_folder and name[0] != ".")
     inside = Path(os.path.relpath(folder, root)).as_posix()
-    rows = []
+    rows, others = [], []
     for name in names:
         start = name if inside == "." else f"{inside}/{name}"
-        rows += [Row(0, f"{start}/{video}", name) for video in videos_in(str(folder / name), frames)]
+        videos, passed_over = videos_in(str(folder / name), frames)
+        rows += [Row(0, f"{start}/{video}", name) for video in videos]
+        others += [f"{name}/{other}" for other in passed_over]
     if not rows:
         wanted = "CLASS/VIDEO/ of pictures" if frames else "CLASS/VIDEO.mp4"
         raise AnnotationError(f"{folder}: holds no class folders with videos, wanted {folder.name}/{wanted}")
-    return Listing(rows, tuple(dict.fromkeys(row.label for row in rows)), by_name=True)
+    note = f"{folder}: {len(others)} files in the class folders are no videos by their names, such as '{min(others, default='')}'"
+    classes = tuple(dict.fromkeys(row.label for row in rows))
+    return Listing(rows, classes, by_name=True, notes=(note,) if others else ())

@@ -129,6 +129,17 @@ def test_classes_beside_a_folder_give_the_order_of_its_labels(tmp_path):
     assert videos.classes == ("run", "sit", "jump") and [record.label for record in videos.records] == [2, 0]
 
 
+@pytest.mark.parametrize("here", [True, False])
+def test_classes_of_a_root_of_class_folders_lie_in_it(tmp_path, monkeypatch, here):
+    for name in ("run/a.mp4", "jump/b.mp4"):
+        write(tmp_path / "root" / name)
+    write(tmp_path / "root/classes.txt", "run\nsit\njump\n")
+    write(tmp_path / "classes.txt", "of something else\n")
+    monkeypatch.chdir(tmp_path / "root")
+    videos = read_videos(".", "." if here else str(tmp_path / "root"))
+    assert videos.classes == ("run", "sit", "jump") and [record.label for record in videos.records] == [2, 0]
+
+
 def test_class_folders_may_spell_the_known_names_with_underscores(tmp_path):
     for name in ("tying_knot_not_on_a_tie/a.mp4", "air drumming/b.mp4"):
         write(tmp_path / "val" / name, b"x")

@@ -335,3 +335,38 @@ def test_wrong_hmdb51_splits_are_named(tmp_path):
         AnnotationError, match=r"wave_test_split1.txt: row 2 is 'b.avi 3', wanted VIDEO.avi and 0, 1 or 2"
     ):
         read_videos("splits/train_split1", str(tmp_path))
+
+
+def test_videos_of_one_name_are_each_taken_from_the_folder_of_their_class(tmp_path):
+    write(tmp_path / "classInd.txt", "1 jump\n2 run\n3 walk\n")
+    write(tmp_path / "trainlist01.txt", "jump/001.avi 1\nrun/001.avi 2\nwalk/001.avi 3\n")
+    for path in ("videos/jump/001.avi", "videos/run/001.mp4"):
+        write(tmp_path / path)
+    videos = read_videos("trainlist01.txt", str(tmp_path))
+    expected = [("videos/jump/001.avi", (0,)), ("videos/run/001.mp4", (1,)), ("walk/001.avi", (2,))]
+    assert paths_and_labels(videos) == expected and videos.notes == ()
+    for name in ("jump", "run"):
+        write(tmp_path / f"splits/{name}_test_split1.txt", "001.avi 1\n")
+    assert paths_and_labels(read_videos("splits/train_split1", str(tmp_path))) == expected[:2]
+
+
+def test_a_kinetics_video_of_two_classes_that_lies_flat_is_of_both(tmp_path):
+    row = "_dbcJuKJQNs,40,50,train"
+    write(tmp_path / "train.csv", f"label,youtube_id,time_start,time_end,split\nabseiling,{row}\nzumba,{row}\n")
+    write(tmp_path / f"train/{NAMES[0]}.mp4")
+    videos = read_videos("train.csv", str(tmp_path))
+    assert [record.path for record in videos.records] == [f"train/{NAMES[0]}.mp4"] * 2
+    assert "1 rows repeat a video, 1 of them with another label" in videos.notes[-1]
+
+
+@pytest.mark.parametrize("number", ["null", "[1]", "true", '""'])
+def test_an_id_that_is_none_is_named_by_its_entry(tmp_path, number):
+    write(tmp_path / "train.json", f'[{{"id": "7", "template": "x"}}, {{"id": {number}, "template": "x"}}]')
+    with pytest.raises(AnnotationError, match="entry 2 has no id, wanted objects with id and template"):
+        read_videos("train.json", str(tmp_path))
+
+
+def test_a_number_of_thousands_of_digits_is_an_error_of_one_sentence(tmp_path):
+    write(tmp_path / "train.json", f'[{{"id": {"9" * 5000}, "template": "x"}}]')
+    with pytest.raises(AnnotationError, match="holds a number of thousands of digits"):
+        read_videos("train.json", str(tmp_path))

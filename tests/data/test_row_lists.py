@@ -1,9 +1,13 @@
 import csv
+import os
+import re
+import sys
 
 import pytest
 from list_files import paths_and_labels, write
 
-from mvit_video.data.annotations import read_videos
+from mvit_video.config.schema import DataSettings
+from mvit_video.data.annotations import checked_list, read_videos
 from mvit_video.errors import AnnotationError
 
 
@@ -128,3 +132,64 @@ def test_a_frame_list_gives_folders_with_all_labels_of_their_frames(tmp_path):
 def test_wrong_rows_of_a_frame_list_are_named(tmp_path, row, message):
     with pytest.raises(AnnotationError, match=message):
         read(tmp_path, FRAME_LIST.encode() + (row if isinstance(row, bytes) else row.encode()) + b"\n")
+
+
+@pytest.mark.parametrize("first", ["a.mp4 peeling label", "a.mp4,label", "frames/0001 label", "a.mp4\tlabel"])
+def test_a_first_row_whose_class_is_called_label_is_no_header(tmp_path, first):
+    classes = ["peeling label", "label", "run"]
+    found = read(tmp_path, f"{first}\nb.mp4 run\n", classes=classes)
+    path, label = first.replace(",", " ").replace("\t", " ").split(" ", 1)
+    assert found == [(path, (classes.index(label),)), ("b.mp4", (2,))]
+
+
+@pytest.mark.parametrize("label", ["-1", "+3", "1.0"])
+def test_numbers_as_class_names_are_read_as_they_stand(tmp_path, label):
+    with pytest.raises(
+        AnnotationError, match=f"row 1 has the label '{re.escape(label)}', wanted a whole number from 0"
+    ):
+        read(tmp_path, f"a.mp4\t{label}\n", classes=[str(number) for number in range(20)])
+
+
+def test_several_labels_are_several_where_class_names_are_numbers(tmp_path):
+    assert read(tmp_path, "a.mp4 1;5\n", classes=[str(number) for number in range(20)]) == [("a.mp4", (1, 5))]
+
+
+def test_frame_folders_may_end_in_a_slash(tmp_path):
+    assert read(tmp_path, "walk/0001/ 3 0\n") == [("walk/0001", (0,))]
+
+
+def test_class_folders_are_read_to_the_bottom_and_say_what_they_leave_out(tmp_path):
+    for path in (
+        "jump/a.mp4",
+        "jump/.cache/b.mp4",
+        "jump/deep/c.flv",
+        "jump/notes.txt",
+        "run/d.OGV",
+        "run/e.wmv",
+        "f.mp4",
+    ):
+        write(tmp_path / "videos" / path)
+    write(tmp_path / "elsewhere/g.mp4")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "videos/run/linked")
+    os.symlink(tmp_path / "videos/run", tmp_path / "videos/run/round")
+    videos = read_videos("videos", str(tmp_path))
+    assert [record.path for record in videos.records] == [
+        f"videos/{path}" for path in ("jump/a.mp4", "jump/deep/c.flv", "run/d.OGV", "run/linked/g.mp4")
+    ]
+    assert videos.notes == (
+        f"{tmp_path}/videos: 2 files in the class folders are no videos by their names, such as 'jump/notes.txt'",
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
+def test_file_names_that_are_no_text_are_refused(tmp_path):
+    write(tmp_path / "jump/a.mp4")
+    (tmp_path / "jump" / os.fsdecode(b"gr\xf6.mp4")).touch()
+    with pytest.raises(AnnotationError, match=r"the file name 'jump/gr.*\.mp4' is not UTF-8: rename the file"):
+        read_videos(".", str(tmp_path))
+
+
+def test_a_path_that_no_disk_can_hold_is_an_error_of_one_sentence(tmp_path):
+    write(tmp_path / "list.csv", f"{'x' * 300}/a.mp4 0\n")
+    with pytest.raises(AnnotationError, match=r"cannot be listed \(File name too long\)"):
+        checked_list("list.csv", DataSettings(root=str(tmp_path)), None, keep_missing=False)
