@@ -107,8 +107,13 @@ class VideoReader:
 
     def check(self) -> None:
         """Decode the whole video and convert none but the first frame; DecodeError where anything is not as it should be."""
+        for _ in self.checking():
+            pass
+
+    def checking(self) -> Iterator[None]:
+        """`check` with a halt after each frame, for those who want to know that it goes on."""
         try:
-            self._backend.check()
+            yield from self._backend.check()
         except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
 
@@ -127,7 +132,7 @@ class Backend(Protocol):
 
     def stream(self) -> Iterator[np.ndarray]: ...
 
-    def check(self) -> None: ...
+    def check(self) -> Iterator[None]: ...
 
     def close(self) -> None: ...
 

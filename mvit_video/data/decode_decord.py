@@ -56,9 +56,9 @@ class DecordBackend:
     def stream(self) -> Iterator[np.ndarray]:
         yield from self.read(list(range(self.num_frames)))
 
-    def check(self) -> None:
+    def check(self) -> Iterator[None]:
         for _ in self.stream():
-            pass
+            yield
 
     def close(self) -> None:
         del self._reader

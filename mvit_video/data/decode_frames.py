@@ -40,7 +40,7 @@ class FramesBackend:
     def stream(self) -> Iterator[np.ndarray]:
         yield from self.read(list(range(self.num_frames)))
 
-    def check(self) -> None:
+    def check(self) -> Iterator[None]:
         first = None
         for number, picture in enumerate(self.stream()):
             first = picture.shape if first is None else first
@@ -50,6 +50,7 @@ class FramesBackend:
                     f"the picture size changes within the video, from {old_width}×{old_height} to {width}×{height} "
                     f"in {self._pictures[number].name}"
                 )
+            yield
 
     def close(self) -> None:
         self._pictures = []

@@ -102,7 +102,7 @@ class PyAvBackend:
         for frame in self._all():
             yield self._convert(frame)
 
-    def check(self) -> None:
+    def check(self) -> Iterator[None]:
         """Decode everything; convert the first frame, and each that has another form than the one before."""
         form = None
         for frame in self._all():
@@ -111,6 +111,7 @@ class PyAvBackend:
                     raise Unreadable(f"the picture size changes within the video, to {frame.width}×{frame.height}")
                 form = (frame.width, frame.height, frame.format.name)
                 self._convert(frame)
+            yield
         self._check_tail()
 
     def _check_tail(self) -> None:

@@ -100,13 +100,13 @@ class GuardedReader:
             self._left -= time.monotonic() - start
 
 
-def open_request(path: str | Path, root: str | Path | None, backend: str, check: bool = False) -> dict:
-    """Opens a video in a child; with `check` it is decoded wholly at once (see VideoReader.check).
+def open_request(path: str | Path, root: str | Path | None, backend: str) -> dict:
+    """Opens a video in a child.
 
     A child keeps the current folder that it was started in, so the root is told as it is seen from here.
     """
     root = None if root is None else os.path.abspath(root)
-    return {"verb": "open", "path": str(path), "root": root, "backend": backend, "check": check}
+    return {"verb": "open", "path": str(path), "root": root, "backend": backend}
 
 
 class DecoderLost(Exception):

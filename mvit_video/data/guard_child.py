@@ -13,6 +13,7 @@ import mmap
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
@@ -46,12 +47,14 @@ def be_the_child(pipe: Connection, memory: int, parent: int) -> None:
 
 
 class Server:
-    """Answers one request after the other: `open`, `frames`, `stream`. One video is open at a time."""
+    """Answers one request after the other: `open`, `frames`, `stream`, `check`. One video is open at a time."""
 
     def __init__(self, memory: int) -> None:
         self._clip = SharedFrames(memory)
         self._reader: VideoReader | None = None
         self._stream: Iterator[np.ndarray] | None = None
+        self._checking: Iterator[None] | None = None
+        self._verbs = {"open": self._open, "frames": self._frames, "stream": self._next_frames, "check": self._check}
 
     def serve(self, pipe: Connection) -> None:
         while True:
@@ -63,7 +66,7 @@ class Server:
 
     def _answer(self, request: dict) -> dict:
         try:
-            return {"open": self._open, "frames": self._frames, "stream": self._next_frames}[request["verb"]](request)
+            return self._verbs[request["verb"]](request)
         except DecodeError as reason:
             return {"bad": str(reason)}
         except MemoryError:
@@ -75,10 +78,8 @@ class Server:
     def _open(self, request: dict) -> dict:
         if self._reader is not None:
             self._reader.close()
-            self._reader, self._stream = None, None
+            self._reader, self._stream, self._checking = None, None, None
         self._reader = VideoReader(request["path"], request["root"], request["backend"])
-        if request["check"]:
-            self._reader.check()
         return {"frames": len(self._reader), "fps": self._reader.fps}
 
     def _frames(self, request: dict) -> dict:
@@ -95,6 +96,17 @@ class Server:
         for place in range(1, request["count"]):
             clip[place] = next(self._stream)
         return {"shape": clip.shape}
+
+    def _check(self, request: dict) -> dict:
+        """Go on checking (see VideoReader.check) for a while: whether it is done."""
+        assert self._reader is not None
+        if self._checking is None:
+            self._checking = self._reader.checking()
+        until = time.monotonic() + request["seconds"]
+        while time.monotonic() < until:
+            if next(self._checking, True):
+                return {"done": True}
+        return {"done": False}
 
 
 class SharedFrames:

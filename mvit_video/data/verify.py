@@ -16,6 +16,7 @@ from mvit_video.errors import ConfigError, DecodeError
 
 LISTS = ("train", "val", "test")
 TIMEOUT = 60.0
+STRETCH = 0.25  # share of the timeout after which a child that is decoding says that it goes on
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class BadFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the videos are decoded: the folder that paths are relative to, by whom, and how long one may take."""
+    """How the videos are decoded: the folder that paths are relative to, by whom, and for how long one may give no frame."""
 
     root: str
     backend: str = "pyav"
@@ -89,14 +90,16 @@ def check_videos(paths: Sequence[str], plan: Plan) -> Iterator[tuple[str, str, f
     try:
         while True:
             while idle and (path := next(waiting, None)) is not None:
-                decoder = idle.pop()
-                decoder.send(open_request(path, plan.root, plan.backend, check=True), plan.timeout)
+                decoder = _living(idle.pop())
+                decoder.send(open_request(path, plan.root, plan.backend), plan.timeout)
                 busy[decoder] = (path, time.monotonic())
             if not busy:
                 return
             for decoder in _ended(list(busy)):
+                reason, alive = _outcome(decoder, plan.timeout)
+                if reason is None:
+                    continue
                 path, start = busy.pop(decoder)
-                reason, alive = _outcome(decoder)
                 idle.append(decoder if alive else Decoder())
                 yield path, _without_path(reason, path), time.monotonic() - start
     finally:
@@ -114,10 +117,23 @@ def _ended(decoders: list[Decoder]) -> list[Decoder]:
             return ended
 
 
-def _outcome(decoder: Decoder) -> tuple[str, bool]:
-    """The reason why the video is bad, or nothing, and whether the child can go on."""
+def _living(decoder: Decoder) -> Decoder:
+    """An idle child, or a new one where it has died between two videos."""
+    if decoder.alive:
+        return decoder
+    decoder.kill()
+    return Decoder()
+
+
+def _outcome(decoder: Decoder, timeout: float) -> tuple[str | None, bool]:
+    """The reason why the video is bad, empty where it is good, and whether the child can go on; None: it is at work.
+
+    A child that has opened its video, or has decoded for a while, is told to go on, with the whole time anew.
+    """
     try:
-        decoder.receive()
+        if not decoder.receive().get("done", False):
+            decoder.send({"verb": "check", "seconds": STRETCH * timeout}, timeout)
+            return None, True
     except DecodeError as reason:
         return str(reason), True
     except DecoderLost as reason:

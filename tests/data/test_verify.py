@@ -214,6 +214,39 @@ def test_files_that_hang_or_crash_the_decoder_are_bad_and_the_others_are_verifie
     assert all(bad["seconds"] >= 1 for bad in result["bad"] if "hang" in bad["path"])
 
 
+class Slow(PyAvBackend):
+    """Twenty frames a second; one file stops for good in its midst."""
+
+    def check(self):
+        for number, _ in enumerate(super().check()):
+            time.sleep(600 if number == 8 and "stops" in self._file.name else 0.05)
+            yield
+
+
+def test_a_video_may_take_longer_than_the_timeout_as_long_as_frames_come(sources, tmp_path, monkeypatch):
+    monkeypatch.setitem(decode.BACKENDS, "pyav", Slow)
+    for name in ("long.mp4", "stops.mp4"):
+        os.link(sources["a.mp4"], tmp_path / name)
+    found = {
+        path: (reason, seconds)
+        for path, reason, seconds in verify.check_videos(["long.mp4", "stops.mp4"], Plan(str(tmp_path), timeout=0.8))
+    }
+    assert found["long.mp4"][0] == "" and found["long.mp4"][1] > 2 * 0.8
+    assert found["stops.mp4"][0] == "the decoder did not answer within 0.8 s"
+
+
+def test_a_child_that_dies_between_two_videos_costs_none(sources, tmp_path):
+    names = [f"{number}.mp4" for number in range(4)]
+    for name in names:
+        os.link(sources["a.mp4"], tmp_path / name)
+    checked = verify.check_videos(names, Plan(str(tmp_path), workers=1))
+    found = [next(checked)]
+    (child,) = verify_children()
+    os.kill(child.pid, 9)
+    time.sleep(0.2)
+    assert [(path, reason) for path, reason, _ in [*found, *checked]] == [(name, "") for name in names]
+
+
 def test_verifying_without_forks_finds_the_same(planted, monkeypatch):
     root, _, reasons = planted
     monkeypatch.setattr(verify, "CAN_FORK", False)
