@@ -52,9 +52,10 @@ def read_videos(
         VideoRecord(inside(row), labels[0] if labels else NO_LABEL, row.number, labels[1:])
         for row, labels in zip(listing.rows, map(to_labels, listing.rows), strict=True)
     )
-    if not names:
+    named = bool(names)
+    if not named:
         names, notes = _names_from_labels(records, place)
-    return VideoList(records, names, place, (*listing.notes, *notes, *repeats(records, place)))
+    return VideoList(records, names, place, (*listing.notes, *notes, *repeats(records, place)), named=named)
 
 
 def list_place(annotations: str, root: str) -> str:

@@ -77,8 +77,11 @@ def _originals(clips: Sequence[Clip], root: str, originals: str) -> list[Clip]:
     manifest = Path(root) / "manifest.jsonl"
     if not manifest.is_file():
         raise ConfigError(f"{root}: holds no manifest.jsonl: --originals is for folders that `prepare` wrote")
-    records = map(json.loads, manifest.read_text(encoding="utf-8").splitlines())
+    records = map(json.loads, manifest.read_text(encoding="utf-8").split("\n")[:-1])
     sources = {str(Path(root) / record["path"]): str(Path(originals) / record["source"]) for record in records}
+    unknown = next((clip.file for clip in clips if clip.file not in sources), None)
+    if unknown is not None:
+        raise ConfigError(f"{unknown}: is not in {manifest}, so it has no original: leave --originals out")
     return [replace(clip, file=sources[clip.file]) for clip in clips]
 
 

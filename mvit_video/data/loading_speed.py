@@ -22,12 +22,13 @@ from rich.table import Table
 
 from mvit_video.config.schema import Config
 from mvit_video.data import decode
-from mvit_video.data.annotations import VideoList, read_videos
+from mvit_video.data.annotations import VideoList
 from mvit_video.data.clip_contenders import Clip, contenders, draw_clips
 from mvit_video.data.dataset import ClipDataset, SampleKey, ViewDataset
 from mvit_video.data.decode import VideoReader
 from mvit_video.data.loader import StepSampler, collate, training_loader
 from mvit_video.data.split import found_lists
+from mvit_video.data.verify import lists_of
 from mvit_video.errors import ConfigError
 from mvit_video.progress import progress_bar
 
@@ -43,9 +44,9 @@ def benchmark_loading(config: Config, clips: int, against: str | None, originals
     """
     if config.data.train is None:
         raise ConfigError("data.train is not set: name the list of videos to load")
-    config = config.model_copy(update={"data": found_lists(config.data)})
-    assert config.data.train is not None
-    videos = read_videos(config.data.train, config.data.root, frames=config.data.decoder == "frames")
+    data = found_lists(config.data).model_copy(update={"val": None, "test": None})
+    config = config.model_copy(update={"data": data})
+    (videos,) = lists_of(data)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -67,7 +68,10 @@ def benchmark_loading(config: Config, clips: int, against: str | None, originals
 
 
 def time_stages(videos: VideoList, config: Config, clips: int) -> dict[str, Any]:
-    """Training samples one after the other in this process: milliseconds of each stage per clip, clips per second."""
+    """Training samples one after the other in this process: milliseconds of each stage per clip, clips per second.
+
+    With repeated augmentation a sample is several clips of one video, which share its decoding.
+    """
     here = config.data.model_copy(update={"decode_timeout": 0.0})  # times of another process could not be told apart
     dataset, keys = ClipDataset(videos, here, config.train.seed), _keys(videos, clips)
     dataset[keys[0]]  # the first one pays for imports and memory
@@ -77,10 +81,10 @@ def time_stages(videos: VideoList, config: Config, clips: int) -> dict[str, Any]
         for key in keys[first : first + BATCH]:
             with _stopwatch() as stages:
                 batch.append(dataset[key])
-            samples.append(dict(stages))
+            samples.append({stage: seconds / config.data.repeated_aug for stage, seconds in stages.items()})
         started = time.process_time()
         bad = collate(batch)["bad"]
-        share = (time.process_time() - started) / len(batch)
+        share = (time.process_time() - started) / len(batch) / config.data.repeated_aug
         if bad:
             raise ConfigError(
                 f"{bad[0].reason}: the times of bad videos mean nothing, take them out of {config.data.train}"
@@ -131,7 +135,7 @@ def time_loader(videos: VideoList, config: Config, clips: int) -> dict[str, Any]
     batches = iter(training_loader(dataset, StepSampler(len(videos), size, 0, 0, steps), config.data.workers))
     next(batches)
     started = time.monotonic()
-    count = sum(size for _ in batches)
+    count = sum(len(batch.get("label", ())) for batch in batches)
     seconds = time.monotonic() - started
     return {"workers": config.data.workers, "clips_per_second": count / seconds, "clips": count, "seconds": seconds}
 

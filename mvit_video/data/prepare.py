@@ -1,8 +1,9 @@
 """A dataset written anew for fast training: every video of a list through `reencode`, in parallel, resumable.
 
 The output folder becomes a data root of its own: videos at the same relative paths (as .mp4), the list under its old
-name, classes.txt, manifest.jsonl with a line per video, and bad.json where videos could not be read. A video is written
-in a folder of unfinished files, noted in the manifest, and moved to its place whole.
+name, classes.txt, manifest.jsonl with a line per video, lists.json on what the lists were made from, and bad.json where
+videos could not be read. A video is written in a folder of unfinished files, noted in the manifest, and moved to its
+place whole.
 """
 
 import json
@@ -20,7 +21,7 @@ from mvit_video.errors import AnnotationError, ConfigError
 from mvit_video.paths import write_json, write_whole
 from mvit_video.progress import progress_bar
 
-MANIFEST, BAD, CLASSES, UNFINISHED = "manifest.jsonl", "bad.json", "classes.txt", ".unfinished"
+MANIFEST, LISTS, BAD, CLASSES, UNFINISHED = "manifest.jsonl", "lists.json", "bad.json", "classes.txt", ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def prepare_dataset(
     """Re-encode the videos of a list into `output`; those that an earlier call has finished stay.
 
     Videos that cannot be read cost one line through `complain` and stand in bad.json; their rows stay in the list.
-    Raises ConfigError where the output cannot be used, WriteError where the disk is full; calling again goes on.
+    Raises ConfigError or AnnotationError where the output or the list cannot be used, before anything is encoded;
+    WriteError where the disk is full; calling again goes on.
     """
     videos = read_videos(list_place(annotations, root), root, need_labels=False)
     output = _output_folder(Path(output), Path(root))
@@ -55,12 +57,12 @@ def prepare_dataset(
         if overwrite:
             manifest.delete_files()
         names = output_names([record.path for record in videos.records], manifest.sources())
+        new_list = NewList(videos, names, Path(root), output, overwrite)
         todo = [path for path in names if not manifest.is_done(path, names[path], root, short_side)]
         failed = _encode_all(todo, names, manifest, root, short_side, workers, complain)
         manifest.write()
         bad = _bad_rows(videos, failed)
-        _write_bad(output / BAD, len(videos), bad)
-        list_file = write_list(videos, names, output, _list_name(videos, Path(root)))
+        list_file = new_list.write(bad)
     size = sum(manifest.records[name]["bytes"] for name in names.values() if name in manifest.records)
     return Prepared(len(todo) - len(failed), len(names) - len(todo), tuple(bad), list_file, size)
 
@@ -174,38 +176,91 @@ def output_names(paths: list[str], taken: dict[str, str]) -> dict[str, str]:
     return names
 
 
-def write_list(videos: VideoList, names: dict[str, str], output: Path, name: str) -> Path:
-    """`path label` rows with the new names, and classes.txt, in `output`; read back, they say the same as before."""
-    separator = "\t" if any(set(new) & set(" ,\t") for new in names.values()) else " "
-    labels = [";".join(map(str, record.labels)) for record in videos.records]
-    rows = [
-        f"{names[record.path]}{separator if text else ''}{text}\n"
-        for record, text in zip(videos.records, labels, strict=True)
-    ]
-    file = output / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if videos.classes:
-        _write_classes(file.with_name(CLASSES), videos.classes)
-    write_whole(file, "".join(rows))
-    found = [(record.path, record.labels) for record in read_videos(name, str(output), need_labels=False).records]
-    if found != [(names[record.path], record.labels) for record in videos.records]:
-        raise AnnotationError(
-            f"{file}: has names that a list cannot hold, with quotes or spaces at an end: rename them"
-        )
-    return file
+class NewList:
+    """The list of the output folder: `path label` rows with the new names, and the classes beside it.
 
+    It is tried when it is made, before hours of encoding: AnnotationError where it would not say the same when it is
+    read back, ConfigError where it would replace a list that was made from another one.
+    """
 
-def _write_classes(file: Path, classes: tuple[str, ...]) -> None:
-    """Class names once for all lists of a folder: the longer of two where one goes on where the other ends."""
-    if file.exists():
-        known = tuple(file.read_text(encoding="utf-8").splitlines())
-        if known[: len(classes)] == classes:
-            return
-        if classes[: len(known)] != known:
-            raise AnnotationError(
-                f"{file}: has other classes than this list: put one classes.txt beside all lists, or choose another --output"
+    def __init__(self, videos: VideoList, names: dict[str, str], root: Path, output: Path, overwrite: bool) -> None:
+        self.output, self.name = output, _list_name(videos, root)
+        self.source = _seen_from(root, Path(videos.source))
+        self.lists = {} if overwrite else _known_lists(output)
+        before = self.lists.get(self.name, {}).get("source", self.source)
+        if before != self.source:
+            raise ConfigError(
+                f"{output / self.name}: was made from {before}, not from {self.source}: choose another --output, "
+                "or say --overwrite, which starts the whole folder anew"
             )
-    write_whole(file, "".join(f"{name}\n" for name in classes))
+        self.rows = [(names[record.path], record.labels) for record in videos.records]
+        place = (output / self.name).with_name(CLASSES)
+        self.classes = _joined_classes(place, videos.classes, overwrite) if videos.named else ()
+        self._try(output / UNFINISHED / f"{os.getpid()}_list")
+
+    def write(self, bad: list[dict]) -> Path:
+        """Into the output folder, with what is known of it and the bad rows of all lists so far."""
+        file = self._write_into(self.output)
+        self.lists[self.name] = {"source": self.source, "num_videos": len(self.rows), "bad": bad}
+        write_json(self.output / LISTS, self.lists)
+        rows = [{"list": name, **row} for name, known in self.lists.items() for row in known["bad"]]
+        total = sum(known["num_videos"] for known in self.lists.values())
+        if rows:
+            write_json(self.output / BAD, {"num_videos": total, "bad": rows})
+        else:
+            (self.output / BAD).unlink(missing_ok=True)
+        return file
+
+    def _try(self, folder: Path) -> None:
+        try:
+            file = self._write_into(folder)
+            videos = read_videos(self.name, str(folder), need_labels=False)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if [(record.path, record.labels) for record in videos.records] != self.rows:
+            raise AnnotationError(
+                f"{self.output / file.relative_to(folder)}: has names that a list cannot hold, with quotes or spaces at an "
+                "end: rename them"
+            )
+
+    def _write_into(self, folder: Path) -> Path:
+        separator = "\t" if any(set(name) & set(" ,\t") for name, _ in self.rows) else " "
+        lines = [f"{name}{separator if labels else ''}{';'.join(map(str, labels))}\n" for name, labels in self.rows]
+        file = folder / self.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if self.classes:
+            write_whole(file.with_name(CLASSES), "".join(f"{name}\n" for name in self.classes))
+        write_whole(file, "".join(lines))
+        return file
+
+
+def _known_lists(output: Path) -> dict[str, dict]:
+    """By name in the output folder: the list that each was made from, its videos and its bad rows."""
+    file = output / LISTS
+    try:
+        lists = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        for known in lists.values():
+            known["source"], known["num_videos"], known["bad"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(f"{file}: is not what `prepare` writes: choose another --output") from None
+    return lists
+
+
+def _joined_classes(file: Path, classes: tuple[str, ...], overwrite: bool) -> tuple[str, ...]:
+    """Class names once for all lists of a folder: the longer of two where one goes on where the other ends."""
+    known = tuple(file.read_text(encoding="utf-8").split("\n")[:-1]) if file.exists() and not overwrite else ()
+    longer = max(known, classes, key=len)
+    if longer[: len(known)] != known or longer[: len(classes)] != classes:
+        raise AnnotationError(
+            f"{file}: has other classes than this list: put one classes.txt beside all lists, or choose another --output"
+        )
+    return longer
+
+
+def _seen_from(root: Path, source: Path) -> str:
+    """A list's place relative to the root, which may move, or for one elsewhere in full."""
+    inside = source.resolve().is_relative_to(root.resolve())
+    return str(source.resolve().relative_to(root.resolve()) if inside else source.resolve())
 
 
 def _list_name(videos: VideoList, root: Path) -> str:
@@ -264,13 +319,6 @@ def _same_source(source: Path, record: dict) -> bool:
 def _bad_rows(videos: VideoList, failed: dict[str, str]) -> list[dict]:
     bad = [record for record in videos.records if record.path in failed]
     return [{"path": record.path, "row": record.row, "reason": failed[record.path]} for record in bad]
-
-
-def _write_bad(file: Path, num_videos: int, bad: list[dict]) -> None:
-    if bad:
-        write_json(file, {"num_videos": num_videos, "bad": bad})
-    else:
-        file.unlink(missing_ok=True)
 
 
 def _is_inside(name: str) -> bool:

@@ -29,7 +29,8 @@ class VideoList:
     """Videos with the names of their classes, in the order of the labels; `source` is where both were read.
 
     `notes` are sentences that the user should see. `missing` are the videos whose files are not there, where that is
-    allowed (see `check_files_exist`).
+    allowed (see `check_files_exist`). `named` is False where nothing names the classes: they are then called by folders or
+    numbers.
     """
 
     records: tuple[VideoRecord, ...]
@@ -37,6 +38,7 @@ class VideoList:
     source: str
     notes: tuple[str, ...] = ()
     missing: tuple[VideoRecord, ...] = ()
+    named: bool = True
 
     def __len__(self) -> int:
         return len(self.records)

@@ -104,7 +104,8 @@ def frame_clock(times: list[Fraction], fps: float) -> tuple[Fraction, Fraction, 
     """
     start, span = times[0], times[-1] - times[0]
     measured = (len(times) - 1) / float(span) if span else fps
-    for rate in (Fraction(fps).limit_denominator(1001), Fraction(measured).limit_denominator(1001)):
+    rates = [max(Fraction(rate).limit_denominator(1001), Fraction(1, 1001)) for rate in (fps, measured)]
+    for rate in rates:
         if all(abs(at - start - number / rate) <= Fraction(1, 1000) for number, at in enumerate(times)):
             return rate, 1 / rate, list(range(len(times)))
     ticks = [round((at - start) * TICKS) for at in times]

@@ -95,5 +95,7 @@ def _work(connection: Connection, job: Job) -> None:
         connection.send(("bad", str(reason)))
     except WriteError as reason:
         connection.send(("stop", str(reason)))
+    except BrokenPipeError:
+        pass  # the caller is gone
     except Exception:
         connection.send(("broken", traceback.format_exc()))

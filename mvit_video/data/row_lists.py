@@ -168,8 +168,10 @@ def _frame_rows(place: str) -> Iterator[tuple[int, str, str, str]]:
 
 
 def read_class_folders(folder: Path, root: str, frames: bool) -> Listing:
-    """CLASS/VIDEO.mp4 (with `frames`: CLASS/VIDEO/ holding pictures); classes in alphabetical order."""
+    """CLASS/VIDEO.mp4 (with `frames`: CLASS/VIDEO/ holding pictures); classes in alphabetical order, numbers in theirs."""
     names = sorted(name for name, is_folder in list_folder(str(folder)).items() if is_folder and name[0] != ".")
+    if all(name.isascii() and name.isdigit() for name in names):
+        names.sort(key=lambda name: int(name[:1000]))
     inside = Path(os.path.relpath(folder, root)).as_posix()
     rows, others = [], []
     for name in names:

@@ -40,8 +40,11 @@ def dense_indices(video_frames: int, start: float, window: float, num_frames: in
     A video shorter than the window repeats its last frame, `f.ff`:
     >>> dense_indices(4, 0, 8, 4)
     array([0, 2, 3, 3])
+
+    A window of less than a frame shows one frame.
     """
-    return np.clip(np.linspace(start, start + window - 1, num_frames), 0, video_frames - 1).astype(np.int64)
+    end = start + max(window, 1) - 1
+    return np.clip(np.linspace(start, end, num_frames), 0, video_frames - 1).astype(np.int64)
 
 
 def stride_indices(video_frames: int, start: float, step: float, num_frames: int) -> np.ndarray:

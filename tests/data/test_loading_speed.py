@@ -107,6 +107,35 @@ def test_what_cannot_be_measured_is_one_sentence(folder, capsys, tmp_path):
         assert text in capsys.readouterr().err
 
 
+def test_clips_are_counted_and_not_videos(folder):
+    words = ["data.repeated_aug=2", "train.clips_per_step=4"]
+    config = load_config(folder / "config.yaml", words)
+    videos = read_videos("train.csv", config.data.root)
+    loader = loading_speed.time_loader(videos, config, 4)
+    assert loader["clips"] == 2 * 2 * 2  # steps, videos in each, clips of each
+    assert loader["clips_per_second"] == pytest.approx(8 / loader["seconds"])
+    stages = loading_speed.time_stages(videos, config, 4)
+    means = {stage: spread["mean"] for stage, spread in stages["milliseconds"].items()}
+    assert sum(means[stage] for stage in loading_speed.STAGES) == pytest.approx(means["total"])
+
+
+def test_class_names_are_known_by_the_config_as_training_knows_them(folder, tmp_path):
+    shutil.copytree(folder / "new", tmp_path / "root")
+    (tmp_path / "root/train.csv").write_text("a.mp4 jump\nb.mp4 run\n")
+    (tmp_path / "root/names.txt").write_text("jump\nrun\n")
+    words = [str(folder / "config.yaml"), "--clips", "2", f"data.root={tmp_path}/root", "data.val=none.csv"]
+    assert main(["benchmark-data", *words, "data.classes=names.txt"]) == 0
+
+
+def test_a_video_without_an_original_is_named(folder, tmp_path, capsys):
+    shutil.copytree(folder / "new", tmp_path / "root")
+    shutil.copy(tmp_path / "root/a.mp4", tmp_path / "root/more.mp4")
+    (tmp_path / "root/train.csv").write_text("more.mp4 0\n")
+    words = [str(folder / "config.yaml"), "--clips", "2", f"data.root={tmp_path}/root", "--originals", "x"]
+    assert main(["benchmark-data", *words]) == 1
+    assert "more.mp4: is not in" in (said := capsys.readouterr().err) and "leave --originals out" in said
+
+
 def test_a_list_that_cannot_be_opened_at_all_is_an_error(tmp_path):
     (tmp_path / "train.csv").write_text("a.mp4 0\n")
     with pytest.raises(ConfigError, match="no video of it can be opened: run `mvit-video verify`"):

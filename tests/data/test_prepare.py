@@ -248,6 +248,90 @@ def test_lists_of_one_output_share_their_classes(tmp_path):
         run(root, output, annotations="val.csv")
 
 
+def test_a_list_is_tried_before_anything_is_encoded(tmp_path):
+    root, output = one_video(tmp_path)
+    for name in ("7", "8"):
+        (root / "folders" / name).mkdir(parents=True)
+        write_numbered(root / "folders" / name / "x.mkv", 2)
+    with pytest.raises(
+        AnnotationError, match=r"the class '7' has the label 0, so numbers in the list can be read in two"
+    ):
+        run(root, output, annotations="folders")
+    (root / "classes.txt").write_text("x\ny\n")
+    run(root, output)
+    (root / "classes.txt").write_text("y\nx\n")
+    write_numbered(root / "two.mp4", 2)
+    (root / "val.csv").write_text("two.mp4 0\n")
+    with pytest.raises(AnnotationError, match="has other classes than this list"):
+        run(root, output, annotations="val.csv")
+    assert (
+        not (output / "two.mp4").exists()
+        and not list(output.glob("folders*"))
+        and not (output / ".unfinished").exists()
+    )
+
+
+def test_class_folders_called_by_numbers_from_0_keep_their_order(tmp_path):
+    root = tmp_path / "root"
+    for name in map(str, range(11)):
+        (root / "train" / name).mkdir(parents=True)
+        write_numbered(root / "train" / name / "x.mkv", 2)
+    run(root, tmp_path / "out", annotations="train")
+    videos = read_videos("train.csv", str(tmp_path / "out"))
+    assert [(record.path, record.label) for record in videos.records] == [
+        (f"train/{number}/x.mp4", number) for number in range(11)
+    ]
+
+
+def test_lists_whose_classes_nothing_names_are_prepared_side_by_side(tmp_path):
+    root, output = tmp_path / "root", tmp_path / "out"
+    for name in ("train/jump/a", "train/run/b", "val/a", "val/b"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_numbered(root / f"{name}.mp4", 2)
+    (root / "train.csv").write_text("train/jump/a.mp4 0\ntrain/run/b.mp4 1\n")
+    (root / "val.csv").write_text("val/a.mp4 0\nval/b.mp4 1\n")
+    for name in ("train.csv", "val.csv"):
+        run(root, output, annotations=name)
+        assert read_videos(name, str(output)).classes == read_videos(name, str(root)).classes
+    assert not (output / "classes.txt").exists()
+
+
+def test_bad_rows_of_all_lists_of_an_output_stay_listed(tmp_path):
+    root, output = one_video(tmp_path)
+    (root / "train.csv").write_text("one.mp4 0\nnone.mp4 0\n")
+    (root / "val.csv").write_text("one.mp4 0\ngone.mp4 0\n")
+    for name in ("train.csv", "val.csv"):
+        prepare_dataset(name, str(root), output, 256, 1, lambda text: None)
+    bad = json.loads((output / "bad.json").read_text())
+    found = [(row["list"], row["row"], row["path"]) for row in bad["bad"]]
+    assert bad["num_videos"] == 4 and found == [("train.csv", 2, "none.mp4"), ("val.csv", 2, "gone.mp4")]
+    (root / "train.csv").write_text("one.mp4 0\n")
+    run(root, output)
+    bad = json.loads((output / "bad.json").read_text())
+    assert bad["num_videos"] == 3 and [row["list"] for row in bad["bad"]] == ["val.csv"]
+
+
+def test_a_list_made_from_another_one_is_not_replaced(tmp_path):
+    root, output = one_video(tmp_path)
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "list.csv").write_text("one.mp4 0\n")
+    run(root, output, annotations=str(tmp_path / "first/list.csv"))
+    second = str(tmp_path / "second/list.csv")
+    with pytest.raises(ConfigError, match=r"list.csv: was made from .*/first/list.csv, not from .*/second/list.csv"):
+        run(root, output, annotations=second)
+    (output / "lists.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"lists.json: is not what `prepare` writes: choose another --output"):
+        run(root, output, annotations=second)
+    prepare_dataset(second, str(root), output, 48, 1, pytest.fail, overwrite=True)
+    assert list(json.loads((output / "lists.json").read_text())) == ["list.csv"]
+
+
+def test_a_video_of_one_frame_an_hour_is_written_as_it_is():
+    rate, _, ticks = reencode.frame_clock([Fraction(0), Fraction(3600)], 1 / 3600)
+    assert rate > 0 and ticks == [0, 3600 * 90_000]
+
+
 def test_lists_lie_where_data_train_looks_for_them(tmp_path, monkeypatch):
     root, output = one_video(tmp_path)
     (root / "lists").mkdir()

@@ -17,6 +17,11 @@ def test_a_window_covers_the_same_seconds_at_any_frame_rate():
     assert sampling.clip_window(16, 4, 25, 30) / 25 == pytest.approx(64 / 30)
 
 
+def test_no_clip_runs_backwards_however_slow_the_video():
+    for window in (0.01, 0.5, 1.0, 1.5):
+        assert (np.diff(sampling.dense_indices(100, 5.0, window, 4)) >= 0).all()
+
+
 @pytest.mark.parametrize("frames", [10, 63, 64, 65, 300])
 @pytest.mark.parametrize("count", [1, 2, 5, 10])
 def test_test_clips_start_where_the_protocol_says(frames, count):
