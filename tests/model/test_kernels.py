@@ -34,6 +34,8 @@ def differences():
         "folding",
         "folding without class token and time",
         "norm",
+        "linears under a transposed gradient",
+        "linears under an expanded gradient",
         "network",
     ],
 )
