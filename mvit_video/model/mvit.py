@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.model.attention import ATTENTION, Grid, Heads, add_residual
-from mvit_video.model.backend import compute_dtype, kernels_for
+from mvit_video.model.backend import compute_dtype, is_plain, kernels_for
 from mvit_video.model.normed_linear import normed_linear, normed_mlp
 from mvit_video.model.pooling import max_pool, pool_norm, pool_norms, pools_at_once
 from mvit_video.model.relative_position import table_rows
@@ -73,7 +73,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(in_channels, dim, kernel, stride, padding=_half(kernel))
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Grid]:
-        grid = convolve_patches(clips, self.proj) if kernels_for(clips) else self.proj(clips)  # (B, C, T, H, W)
+        by_pictures = kernels_for(clips) and is_plain(nn.Conv3d, self.proj)
+        grid = convolve_patches(clips, self.proj) if by_pictures else self.proj(clips)  # (B, C, T, H, W)
         return grid.flatten(2).transpose(1, 2), _grid(grid.shape[2:])
 
 

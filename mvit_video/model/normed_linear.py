@@ -41,7 +41,8 @@ def normed_mlp(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) ->
 def _plainly(norm: nn.Module, *layers: nn.Module) -> bool:
     """Whether to call the modules themselves: for compilers and tracers, which plan memory on their own, and where
     someone has put hooks on them or modules of another kind in their place."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_plain(norm, *layers)
+    plain = is_plain(nn.LayerNorm, norm) and is_plain(nn.Linear, *layers)
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or not plain
 
 
 class _NormedLinear(torch.autograd.Function):
