@@ -33,13 +33,13 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
-        """shortcut + branch (B, N, C), the branch dropped for some of the samples."""
+        """shortcut + branch (B, N, C), the branch dropped for some of the samples, in the type of the plain sum."""
         if not self.training or self.rate == 0.0:
             return shortcut + branch
         dtype = torch.promote_types(branch.dtype, torch.float32)
         keep = torch.empty(branch.shape[0], *[1] * (branch.ndim - 1), dtype=dtype, device=branch.device)
         keep = keep.bernoulli_(1.0 - self.rate).div_(1.0 - self.rate)
-        return torch.addcmul(shortcut, branch, keep)
+        return torch.addcmul(shortcut, branch, keep).to(torch.promote_types(shortcut.dtype, branch.dtype))
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"

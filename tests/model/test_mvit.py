@@ -153,6 +153,15 @@ def test_drop_path_scales_half_precision_branches_in_single_precision():
     assert torch.equal(branch.grad, out.detach().to(torch.bfloat16))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_a_network_of_half_precision_trains_with_stochastic_depth(dtype, cls_token):
+    model = tiny(dtype=dtype, cls_token=cls_token, drop_path_rate=0.5).train()
+    logits = model(torch.randn(2, 3, 4, 32, 32, dtype=dtype))
+    logits.float().sum().backward()
+    assert logits.dtype == dtype and model.patch_embed.proj.weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("rates", [dict(), dict(drop_path_rate=0.9, dropout_rate=0.9)])
 def test_evaluation_is_deterministic_whatever_the_dropout(rates):
     model, clips = tiny(**rates).eval(), torch.randn(2, 3, 4, 32, 32)
