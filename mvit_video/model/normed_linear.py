@@ -183,14 +183,14 @@ def _linear_forward(x, scale, shift, weight, bias, eps: float, parts: int) -> tu
     tokens = x.reshape(-1, x.shape[-1])
     if kernels_for(tokens):  # one product, whose parts are columns of one tensor
         out = F.linear(_normed(tokens, scale, shift, eps, weight.dtype), weight, bias)
-        return tuple(part.view(*x.shape[:-1], -1) for part in out.chunk(parts, -1))
+        return tuple(part.view(*x.shape[:-1], part.shape[-1]) for part in out.chunk(parts, -1))
     outs = [weight.new_empty(len(tokens), len(weight) // parts) for _ in range(parts)]
     layers = list(zip(outs, weight.chunk(parts), bias.chunk(parts), strict=True))
     for rows in _slices(tokens):
         normed = _normed(tokens[rows], scale, shift, eps, weight.dtype)
         for out, part, offset in layers:
             torch.addmm(offset, normed, part.t(), out=out[rows])
-    return tuple(out.view(*x.shape[:-1], -1) for out in outs)
+    return tuple(out.view(*x.shape[:-1], out.shape[-1]) for out in outs)
 
 
 def _mlp_forward(x, scale, shift, w1, b1, w2, b2, eps: float, keep: bool = False) -> tuple[Tensor, Tensor]:
@@ -201,7 +201,7 @@ def _mlp_forward(x, scale, shift, w1, b1, w2, b2, eps: float, keep: bool = False
         normed = _normed(tokens[rows], scale, shift, eps, w1.dtype)
         wide = torch.addmm(b1, normed, w1.t(), out=hidden[rows]) if keep else torch.addmm(b1, normed, w1.t())
         torch.addmm(b2, F.gelu(wide), w2.t(), out=out[rows])
-    return out.view(*x.shape[:-1], -1), hidden
+    return out.view(*x.shape[:-1], len(w2)), hidden
 
 
 def _normed(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -214,4 +214,4 @@ def _normed(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch
 def _slices(tokens: Tensor) -> Iterator[slice]:
     """All rows at once on a GPU, which hides its memory's latency otherwise; on a CPU as many as stay in the cache."""
     step = ROWS_PER_THREAD * torch.get_num_threads() if tokens.device.type == "cpu" else len(tokens)
-    return (slice(start, start + step) for start in range(0, len(tokens), step))
+    return (slice(start, start + step) for start in range(0, len(tokens), max(step, 1)))

@@ -184,6 +184,17 @@ def test_initial_weights_are_those_of_the_recipe():
             assert value.abs().max() <= 2, name
         else:
             assert (value == (1 if name.endswith("weight") else 0)).all(), name
+    together = torch.cat(weights)
+    assert together.std().item() == pytest.approx(0.02, abs=2e-5)
+    assert 0.08 < together.abs().max() < 0.14
+
+
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_a_batch_of_no_clips_gives_no_logits_and_gradients_of_zero(cls_token):
+    for model in same_weights(cls_token=cls_token):
+        logits = model(torch.zeros(0, 3, 4, 32, 32))
+        logits.sum().backward()
+        assert logits.shape == (0, 5) and not model.blocks[0].attn.qkv.weight.grad.any()
 
 
 def test_batches_do_not_mix():
