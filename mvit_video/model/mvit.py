@@ -232,7 +232,8 @@ class MViT(nn.Module):
         positions: "relative", decomposed, in every attention (MViTv2), or "absolute", added once (MViTv1).
         residual_pooling: add the pooled queries to the attention's output (MViTv2).
         pool_all_queries: pool queries in every block (MViTv2), or only where they are strided (MViTv1).
-        attention: "flash" (fast, no N×M matrix) or "reference" (the plain formula); equal to rounding.
+        attention: "flash" (fast, no N×M matrix) or "reference" (the plain formula); equal to rounding. Only "reference"
+            can be differentiated twice.
         activation_checkpointing: keep only each block's input for the backward pass and compute the rest again.
 
     Source: arXiv 2112.01526 §4, arXiv 2104.11227 for MViTv1, and the public PySlowFast configurations.
