@@ -8,7 +8,7 @@ Parameter names are those of PySlowFast, so its published files load without a m
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 import torch
 import torch.nn.functional as F
@@ -284,8 +284,15 @@ class MViT(nn.Module):
             kv_stride=(kv_stride, 3),
         )
         size = _grid((num_frames, *crop))
-        _check_together(embed_dim, num_heads, size, patch_stride, pool_kernel)
+        _check_together(embed_dim, num_heads, size, patch_stride, pool_kernel, q_stride)
         _check_rates(drop_path_rate=drop_path_rate, dropout_rate=dropout_rate)
+        _check_ratio(mlp_ratio)
+        _check_switches(
+            cls_token=cls_token,
+            residual_pooling=residual_pooling,
+            pool_all_queries=pool_all_queries,
+            activation_checkpointing=activation_checkpointing,
+        )
         _check_choice("attention", attention, ATTENTION)
         _check_choice("positions", positions, ("relative", "absolute"))
         _check_choice("width_growth", width_growth, ("attention", "mlp"))
@@ -441,8 +448,12 @@ def _divide(grid: Sequence[int], stride: Sequence[int]) -> Grid:
 
 def _check_counts(**counts: object) -> None:
     for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
+        if not _is_count(value):
             raise ConfigError(f"{name}={value!r}: wanted a whole number from 1")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _check_lists(**lists: tuple[object, int | None]) -> None:
@@ -450,7 +461,7 @@ def _check_lists(**lists: tuple[object, int | None]) -> None:
     for name, (values, count) in lists.items():
         given = values if isinstance(values, Sequence) else ()
         right = len(given) == (count or len(given) or 1)
-        if not right or not all(isinstance(value, int) and value > 0 for value in given):
+        if not right or not all(map(_is_count, given)):
             wanted = f"{count} whole numbers" if count else "a list of whole numbers, blocks of each stage,"
             raise ConfigError(f"{name}={values!r}: wanted {wanted} from 1")
 
@@ -461,13 +472,33 @@ def _check_rates(**rates: float) -> None:
             raise ConfigError(f"{name}={value!r}: wanted a number from 0 to below 1")
 
 
+def _check_ratio(mlp_ratio: object) -> None:
+    if not isinstance(mlp_ratio, int | float) or isinstance(mlp_ratio, bool) or not 0 < mlp_ratio < inf:
+        raise ConfigError(f"mlp_ratio={mlp_ratio!r}: wanted a number above 0")
+
+
+def _check_switches(**switches: object) -> None:
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name}={value!r}: wanted true or false")
+
+
 def _check_together(
-    embed_dim: int, num_heads: int, size: Sequence[int], patch_stride: Sequence[int], pool_kernel: Sequence[int]
+    embed_dim: int,
+    num_heads: int,
+    size: Sequence[int],
+    patch_stride: Sequence[int],
+    pool_kernel: Sequence[int],
+    q_stride: Sequence[int],
 ) -> None:
     if embed_dim % num_heads:
         raise ConfigError(f"embed_dim={embed_dim} is not a multiple of num_heads={num_heads}")
     if any(length % 2 == 0 for length in pool_kernel):
         raise ConfigError(f"pool_kernel={tuple(pool_kernel)}: wanted odd lengths, so that a window has a middle")
+    if any(step % 2 and step > 1 for step in q_stride):
+        raise ConfigError(
+            f"q_stride={tuple(q_stride)}: wanted 1 or even steps, so that the shortcut's windows of step + 1 have a middle"
+        )
     if any(length < step for length, step in zip(size, patch_stride, strict=True)):
         raise ConfigError(
             f"num_frames and crop_size {tuple(size)} are smaller than one patch step {tuple(patch_stride)}: "
@@ -475,6 +506,6 @@ def _check_together(
         )
 
 
-def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
+def _check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
+    if value not in list(allowed):
         raise ConfigError(f"{name}='{value}': allowed are {', '.join(allowed)}")

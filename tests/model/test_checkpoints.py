@@ -75,6 +75,13 @@ def test_weights_that_do_not_fit_are_named(saved, change, message):
     [
         (lambda card: card | {"name": "mvitv9"}, "describes no network that can be built .*model 'mvitv9' is unknown"),
         (lambda card: card | {"arguments": {"depht": 1}}, "model argument 'depht' is unknown"),
+        (
+            lambda card: card | {"arguments": {"cls_token": "no"}},
+            "no network that can be built .*cls_token='no': wanted",
+        ),
+        (lambda card: card | {"arguments": {"mlp_ratio": -1}}, "no network that can be built .*mlp_ratio=-1: wanted"),
+        (lambda card: card | {"arguments": {"embed_dim": 10**12}}, "no network that can be built .*as large as"),
+        (lambda card: card | {"arguments": {"num_classes": 2}}, "no network that can be built .*num_classes"),
         (lambda card: {}, "its card cannot be read"),
     ],
 )

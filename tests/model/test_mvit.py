@@ -177,6 +177,7 @@ def test_training_with_dropout_is_random():
 def test_initial_weights_are_those_of_the_recipe():
     """A normal of σ .02 that is cut at 2, which is a hundred σ away: cut at 2 σ its σ would be .0176."""
     torch.manual_seed(0)
+    weights = []
     for name, value in build_model("mvitv2_t_16x4", num_classes=10).named_parameters():
         if value.ndim > 1:
             assert value.std().item() == pytest.approx(0.02, abs=0.1 / (2 * value.numel()) ** 0.5), name  # 5 of its σ
@@ -272,16 +273,32 @@ def test_clips_of_a_wrong_shape_are_refused(clips, message):
         (dict(crop_size=(32, 32, 32)), r"crop_size=\(32, 32, 32\): wanted 2 whole numbers from 1$"),
         (dict(crop_size=0), r"crop_size=\(0, 0\): wanted 2 whole numbers from 1$"),
         (dict(pool_kernel=(3, 2, 3)), r"pool_kernel=\(3, 2, 3\): wanted odd lengths, so that a window has a middle$"),
+        (
+            dict(q_stride=(1, 3, 2)),
+            r"q_stride=\(1, 3, 2\): wanted 1 or even steps, so that the shortcut's windows of step",
+        ),
+        (dict(depths=(True, 1)), r"depths=\(True, 1\): wanted a list of whole numbers, blocks of each stage, from 1$"),
         (dict(num_heads=0), "num_heads=0: wanted a whole number from 1$"),
+        (dict(num_classes=True), "num_classes=True: wanted a whole number from 1$"),
         (dict(num_classes=0), "num_classes=0: wanted a whole number from 1$"),
         (dict(num_frames="8"), "num_frames='8': wanted a whole number from 1$"),
         (dict(drop_path_rate=1.5), "drop_path_rate=1.5: wanted a number from 0 to below 1$"),
         (dict(dropout_rate="half"), "dropout_rate='half': wanted a number from 0 to below 1$"),
+        (dict(mlp_ratio=-1), "mlp_ratio=-1: wanted a number above 0$"),
+        (dict(mlp_ratio="abc"), "mlp_ratio='abc': wanted a number above 0$"),
+        (dict(mlp_ratio=float("inf")), "mlp_ratio=inf: wanted a number above 0$"),
+        (dict(cls_token="no"), "cls_token='no': wanted true or false$"),
+        (dict(cls_token=2), "cls_token=2: wanted true or false$"),
+        (dict(residual_pooling="false"), "residual_pooling='false': wanted true or false$"),
+        (dict(pool_all_queries=None), "pool_all_queries=None: wanted true or false$"),
+        (dict(activation_checkpointing=1), "activation_checkpointing=1: wanted true or false$"),
         (dict(embed_dim=15), "embed_dim=15 is not a multiple of num_heads=2"),
+        (dict(attention=["flash"]), r"attention='\['flash'\]': allowed are flash, reference"),
         (dict(attention="slow"), "attention='slow': allowed are flash, reference"),
         (dict(positions="none"), "positions='none': allowed are relative, absolute"),
         (dict(width_growth="head"), "width_growth='head': allowed are attention, mlp"),
         (dict(num_frames=1), r"num_frames and crop_size \(1, 32, 32\) are smaller than one patch step"),
+        (dict(embed_dim=2 * 10**12), "cannot be built as large as its arguments say .*memory.*: lower them$"),
         (dict(depth=(1, 1)), r"model argument 'depth' is unknown \(did you mean 'depths'\?\): allowed are activation_"),
     ],
 )
