@@ -144,8 +144,14 @@ def check_exactly(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], sou
             raise CheckpointError(
                 f"{source}: '{name}' has shape {shapes}: is it a checkpoint of another network or class list?"
             )
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{source}: '{name}' holds NaN or Inf")
+        _check_kind(name, tensor, wanted[name], source)
+
+
+def _check_kind(name: str, tensor: Tensor, wanted: Tensor, source: str | Path) -> None:
+    """CheckpointError for counts where weights are wanted, or the other way round."""
+    if tensor.is_floating_point() != wanted.is_floating_point():
+        kind = "floating point weights" if wanted.is_floating_point() else "whole numbers"
+        raise CheckpointError(f"{source}: '{name}' holds {tensor.dtype}, wanted {kind}")
 
 
 def _difference(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], excepted: Collection[str] = ()) -> str:
@@ -244,9 +250,8 @@ def read_weights(source: str | Path) -> Weights:
     name = str(source)
     tensors, metadata = read_tensors(checkpoint_file(source), source)
     kind, state = to_ours(tensors, source)
-    _check_values(state, source)
-    if CARD_KEY in metadata:
-        return Weights(name, "native", state, (), _card(metadata, source))
+    if card is not None:
+        return Weights(name, "native", state, (), card)
     return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
 
 
@@ -320,6 +325,7 @@ def _fitted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], weights: We
             return _resample_square(tensor, isqrt(shape[1]))
     raise CheckpointError(
         f"{weights.source}: '{name}' has shape {tuple(tensor.shape)}, the network's has {tuple(shape)}: "
+    _check_kind(name, tensor, wanted[name], weights.source)
         f"{_what_fits(weights.state, wanted)}"
     )
 
@@ -332,15 +338,6 @@ def _resample_square(positions: Tensor, side: int) -> Tensor:
     """Absolute positions of a square grid (1, P, C) for another square grid."""
     grid = positions.unflatten(1, (isqrt(positions.shape[1]), -1)).permute(0, 3, 1, 2)  # (1, C, side, side)
     return F.interpolate(grid, size=(side, side), mode="bilinear").flatten(2).transpose(1, 2)
-
-
-def _check_values(state: Mapping[str, Tensor], source: str | Path) -> None:
-    for name, tensor in state.items():
-        if not tensor.is_floating_point() or tensor.layout is not torch.strided:
-            kind = f"{tensor.dtype}, {tensor.layout}"
-            raise CheckpointError(f"{source}: '{name}' holds {kind}, wanted dense floating point weights")
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{source}: '{name}' holds NaN or Inf: these weights are of no use")
 
 
 def recognise_model(state: Mapping[str, Tensor]) -> str | None:

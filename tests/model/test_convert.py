@@ -59,7 +59,7 @@ def test_what_the_zoo_knows_of_a_file_goes_into_its_card(tmp_path):
     """A file of S's shapes, all zeros, under the published name."""
     with torch.device("meta"):
         shapes = build_model("mvitv2_s_16x4", num_classes=174).state_dict()
-    state = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in shapes.items()}
+    state = {name: torch.zeros(tensor.shape) for name, tensor in shapes.items()}
     source = tmp_path / "MViTv2_S_16x4_ssv2_f308341823.pyth"
     torch.save({"model_state": state}, source)
     convert(str(source), "native", tmp_path / "s.safetensors")

@@ -188,11 +188,11 @@ BROKEN = {
     ),
     "integers": (
         lambda state: state | {"norm.bias": state["norm.bias"].long()},
-        "'norm.bias' holds torch.int64, torch.strided, wanted dense floating point weights",
+        "'norm.bias' holds torch.int64, wanted floating point weights$",
     ),
     "sparse": (
         lambda state: state | {"norm.bias": state["norm.bias"].to_sparse()},
-        "'norm.bias' holds torch.float32, torch.sparse_coo, wanted dense floating point weights",
+        "'norm.bias' holds float32, sparse_coo, wanted dense weights of float16, bfloat16, float32, float64$",
     ),
     "empty table": (
         lambda state: state | {"blocks.0.attn.rel_pos_h": torch.zeros(0, 16)},
