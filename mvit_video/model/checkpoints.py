@@ -258,7 +258,7 @@ def read_weights(source: str | Path) -> Weights:
 def checkpoint_file(source: str | Path) -> Path:
     """The file on this machine of a path, an address or a name of the zoo."""
     name = str(source)
-    if name in ZOO and not Path(name).exists():
+    if name in ZOO and not Path(name).is_file():
         return local_file(ZOO[name].url, CheckpointError)
     try:
         return local_file(name, CheckpointError)

@@ -75,8 +75,7 @@ def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
     The card of a public file is made of the zoo's facts for it, or for its network and number of classes.
     Raises CheckpointError; ConfigError where no names are known for its classes.
     """
-    name = str(source)
-    if (name not in ZOO or Path(name).exists()) and has_card(checkpoint_file(source)):
+    if has_card(checkpoint_file(source)):
         return load_checkpoint(source)
     weights = _with_head(read_weights(source))
     try:
