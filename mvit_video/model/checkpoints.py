@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mvit_video.config.schema import Preprocessing, Settings
 from mvit_video.data.class_names import published_classes
 from mvit_video.errors import CheckpointError, MvitVideoError, did_you_mean
+from mvit_video.model.baselines import BASELINES
 from mvit_video.model.checkpoint_formats import to_ours
 from mvit_video.model.inflate import check_inflation, inflate, is_image
 from mvit_video.model.relative_position import resample_table
@@ -181,8 +182,15 @@ class Weights:
     """Of public checkpoints that the zoo lists."""
 
     @property
+    def of_baseline(self) -> bool:
+        """Whether these are weights of another project's network, trained here."""
+        return self.card is not None and self.card.name in BASELINES
+
+    @property
     def num_classes(self) -> int | None:
         """Rows of the head; None for weights without one."""
+        if self.card is not None and self.of_baseline:
+            return len(self.card.classes)
         return self.state[HEAD[1]].numel() if HEAD[1] in self.state else None
 
     @property
@@ -246,9 +254,12 @@ def load_weights(
 
 
 def read_weights(source: str | Path) -> Weights:
-    """A checkpoint of any known format, under our names. Raises CheckpointError, for NaN and Inf too."""
+    """A checkpoint of any known format, under our names; a baseline's own under its. Raises CheckpointError."""
     name = str(source)
     tensors, metadata = read_tensors(checkpoint_file(source), source)
+    card = _card(metadata, source) if CARD_KEY in metadata else None
+    if card is not None and card.name in BASELINES:
+        return Weights(name, "native", tensors, (), card)
     kind, state = to_ours(tensors, source)
     if card is not None:
         return Weights(name, "native", state, (), card)
@@ -282,14 +293,14 @@ def fit_weights(
     Looks at shapes only, so `wanted` may be on the meta device.
     """
     check_inflation(inflation)
-    state, inflated = dict(weights.state), list[str]()
-    new = list(HEAD) if reset_head or not any(name in state for name in HEAD) else []
-    if is_image(state):
+    state, inflated, head = dict(weights.state), list[str](), _head_of(wanted)
+    new = list(head) if reset_head or not any(name in state for name in head) else []
+    if not weights.of_baseline and is_image(state):
         new += [name for name in ("cls_token",) if name in wanted and name not in state]
         if not is_image(wanted):
             state, inflated = inflate(state, wanted, inflation)
     if difference := _difference(state, wanted, new):
-        raise CheckpointError(f"{weights.source}: {difference}: {_what_fits(weights.state, wanted)}")
+        raise CheckpointError(f"{weights.source}: {difference}: {_what_fits(weights, wanted)}")
     used = {name: state[name] for name in wanted if name not in new}
     fitted = {name: _fitted(name, tensor, wanted, weights) for name, tensor in used.items()}
     interpolated = [name for name in used if fitted[name] is not used[name]]
@@ -301,17 +312,23 @@ def fit_weights(
         inflated=tuple(inflated),
         interpolated=tuple(interpolated),
         new=tuple(new),
-        ignored=weights.ignored + tuple(name for name in HEAD if reset_head and name in weights.state),
+        ignored=weights.ignored + tuple(name for name in head if reset_head and name in weights.state),
     )
     return fitted, report
+
+
+def _head_of(wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The names of a network's head: ours, or of a baseline the last two, the weight and bias of its last layer."""
+    return HEAD if HEAD[0] in wanted else tuple(wanted)[-2:]
 
 
 def _fitted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], weights: Weights) -> Tensor:
     """The tensor itself where it has the shape, else a position table read at other rows; CheckpointError for the rest."""
     shape = wanted[name].shape
+    _check_kind(name, tensor, wanted[name], weights.source)
     if tensor.shape == shape:
         return tensor
-    if name in HEAD:
+    if name in _head_of(wanted):
         raise CheckpointError(
             f"{weights.source}: its head has {weights.num_classes} classes, the network's {shape[0]}: build the network "
             f"with num_classes={weights.num_classes}, or start its head new with reset_head=True"
@@ -325,8 +342,7 @@ def _fitted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], weights: We
             return _resample_square(tensor, isqrt(shape[1]))
     raise CheckpointError(
         f"{weights.source}: '{name}' has shape {tuple(tensor.shape)}, the network's has {tuple(shape)}: "
-    _check_kind(name, tensor, wanted[name], weights.source)
-        f"{_what_fits(weights.state, wanted)}"
+        f"{_what_fits(weights, wanted)}"
     )
 
 
@@ -353,12 +369,14 @@ def recognise_model(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _what_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
     """The cure where weights are another network's."""
-    name = recognise_model(state)
+    if weights.card is not None and weights.of_baseline:
+        return f"these are weights of {weights.card.name}, so build that one for the same clips"
+    name = recognise_model(weights.state)
     if name is None:
         return "they are weights of no network that is known here"
-    if is_image(state) and not is_image(wanted):
+    if is_image(weights.state) and not is_image(wanted):
         return (
             f"these are weights of {name}, so build a video network with its depths, embed_dim, num_heads and "
             "width_growth"

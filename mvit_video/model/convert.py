@@ -52,7 +52,11 @@ def convert(
     if output.exists() and not overwrite:
         raise ConfigError(f"{output}: exists: choose another --output, or say --overwrite")
     weights = _with_head(read_weights(source))
-    with torch.device("meta"):
+    if weights.card is not None and weights.of_baseline and to != "native":
+        raise ConfigError(
+            f"{source}: is of {weights.card.name}, which has no form --to {to}: its own names are in --to native"
+        )
+    with torch.device("cpu" if weights.of_baseline else "meta"):  # baselines read values while being built
         model = _network(weights, name)
     state, report = fit_weights(weights, model.state_dict())
     if report.new:
