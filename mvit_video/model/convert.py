@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from mvit_video.model.checkpoints import (
 )
 from mvit_video.model.variants import build_model, model_arguments
 from mvit_video.model.zoo import ZOO, ZooEntry
-from mvit_video.paths import write_whole
+from mvit_video.paths import output_file, write_whole
 
 TARGETS = ("native", "pyslowfast", "torchvision")
 
@@ -43,14 +44,17 @@ def convert(
     """Write the checkpoint `source` (a file, an address, a zoo name) to the file `output` in the format `to`.
 
     `name` is the network's, for weights whose shapes do not tell; `classes` are names in label order, for the card of
-    a native checkpoint whose own are not known. Tensors are checked against the network first; none is made up.
+    a native checkpoint in place of those that are known. Tensors are checked against the network first; none is made up.
     Raises CheckpointError or ConfigError.
     """
     if to not in TARGETS:
         raise ConfigError(f"format '{to}' is unknown: allowed are {', '.join(TARGETS)}")
+    if classes and to != "native":
+        raise ConfigError(f"--classes: a file --to {to} holds no class names: leave them out, or convert --to native")
     output = Path(output)
-    if output.exists() and not overwrite:
-        raise ConfigError(f"{output}: exists: choose another --output, or say --overwrite")
+    with suppress(OSError):  # what is wrong with it, the next line says
+        output.parent.mkdir(parents=True, exist_ok=True)
+    output = output_file(output, overwrite)
     weights = _with_head(read_weights(source))
     if weights.card is not None and weights.of_baseline and to != "native":
         raise ConfigError(
@@ -61,9 +65,8 @@ def convert(
     state, report = fit_weights(weights, model.state_dict())
     if report.new:
         raise CheckpointError(f"{source}: lacks '{report.new[0]}', and a conversion makes nothing up: train it first")
-    output.parent.mkdir(parents=True, exist_ok=True)
     if to == "native":
-        card = weights.card or _card(weights, name or _recognised(weights), classes)
+        card = _native_card(weights, name, classes)
         model.load_state_dict(state, assign=True)
         save_checkpoint(output, model, card)
         return report
@@ -103,7 +106,11 @@ def _with_head(weights: Weights) -> Weights:
 
 
 def _network(weights: Weights, name: str | None) -> nn.Module:
-    if weights.card is not None and name is None:
+    if weights.card is not None:
+        if name not in (None, weights.card.name):
+            raise ConfigError(
+                f"{weights.source}: is of {weights.card.name} by its card, not of {name}: leave --model out"
+            )
         return model_from_card(weights.card)
     return build_model(name or _recognised(weights), num_classes=weights.num_classes)
 
@@ -117,12 +124,25 @@ def _recognised(weights: Weights) -> str:
     return name
 
 
-def _card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
-    """What a foreign checkpoint's card says: the zoo's facts for this file, else for this network and head."""
+def _native_card(weights: Weights, name: str | None, classes: Sequence[str] | None) -> ModelCard:
+    """The checkpoint's own card, where it has one, else one that is made for it; with these classes if there are any."""
+    if weights.card is None:
+        return _card(weights, name or _recognised(weights), classes)
+    return weights.card.model_copy(update={"classes": _class_names(weights, classes)})
+
+
+def _class_names(weights: Weights, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Those given, else those known, as many as the head has rows. Raises ConfigError."""
     names = tuple(classes or weights.classes or ())
     if len(names) != weights.num_classes:
         what = f"{len(names)} class names for" if names else "no class names are known for"
         raise ConfigError(f"{weights.source}: {what} its {weights.num_classes} classes: give them with --classes FILE")
+    return names
+
+
+def _card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
+    """What a foreign checkpoint's card says: the zoo's facts for this file, else for this network and head."""
+    names = _class_names(weights, classes)
     entry = weights.entry or _like(name, weights.num_classes)
     if entry is None or entry.model != name:
         return ModelCard(name=name, arguments={}, classes=names, preprocessing=_usual_input(name))
