@@ -167,8 +167,18 @@ def test_a_cache_that_cannot_be_made_says_what_to_set(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "address",
-    ["http://host/../../etc/passwd", "http://host/%2e%2e/x", "http://host/", "http:///x", "http://../x.pth"]
-    + ["http://./x.pth", "http://user@../x.pth", "http://[x/y.pth", "http://host/%00.pth", "http://h\0/x.pth"],
+    [
+        "http://host/../../etc/passwd",
+        "http://host/%2e%2e/x",
+        "http://host/",
+        "http:///x",
+        "http://../x.pth",
+        "http://./x.pth",
+        "http://user@../x.pth",
+        "http://[x/y.pth",
+        "http://host/%00.pth",
+        "http://h\0/x.pth",
+    ],
 )
 def test_an_address_never_leads_out_of_the_cache(address, tmp_path, monkeypatch):
     monkeypatch.setenv("MVIT_VIDEO_CACHE", str(tmp_path))

@@ -143,7 +143,7 @@ def _class_names(weights: Weights, classes: Sequence[str] | None) -> tuple[str, 
 def _card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
     """What a foreign checkpoint's card says: the zoo's facts for this file, else for this network and head."""
     names = _class_names(weights, classes)
-    entry = weights.entry or _like(name, weights.num_classes)
+    entry = weights.entry or _like(name, len(names))
     if entry is None or entry.model != name:
         return ModelCard(name=name, arguments={}, classes=names, preprocessing=_usual_input(name))
     return ModelCard(name=name, arguments={}, classes=names, preprocessing=entry.preprocessing, protocol=entry.protocol)
