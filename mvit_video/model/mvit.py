@@ -62,7 +62,7 @@ def convolve_patches(clips: Tensor, conv: nn.Conv3d) -> Tensor:
     pictures = frames.permute(0, 2, 1, 5, 3, 4).flatten(2, 3)  # (B, T, 3 · taps, H, W)
     pictures = pictures.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     found = F.conv2d(pictures, conv.weight.flatten(1, 2), conv.bias, conv.stride[1:], conv.padding[1:])
-    return found.unflatten(0, (clips.shape[0], -1)).transpose(1, 2)
+    return found.unflatten(0, (clips.shape[0], frames.shape[2])).transpose(1, 2)
 
 
 class PatchEmbed(nn.Module):

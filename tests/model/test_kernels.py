@@ -38,6 +38,7 @@ def differences():
         "linears under a transposed gradient",
         "linears under an expanded gradient",
         "network",
+        "network without clips",
     ],
 )
 def test_kernels_give_the_values_and_gradients_of_the_plain_functions(differences, part):
