@@ -90,12 +90,17 @@ def save_tensors(path: str | Path, state: Mapping[str, Tensor], card: ModelCard)
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelCard]:
     """The network of a checkpoint of ours, in eval mode, and its card. `path` may be an http(s) address."""
     state, card = read_checkpoint(path)
-    try:
-        model = model_from_card(card)
-    except (MvitVideoError, TypeError) as reason:
-        raise CheckpointError(f"{path}: its card describes no network that can be built ({reason})") from None
+    model = model_of_file(card, path)
     load_exactly(model, state, path)
     return model.eval(), card
+
+
+def model_of_file(card: ModelCard, path: str | Path) -> nn.Module:
+    """`model_from_card` of a card that a file holds; CheckpointError where it describes no network."""
+    try:
+        return model_from_card(card)
+    except (MvitVideoError, TypeError) as reason:
+        raise CheckpointError(f"{path}: its card describes no network that can be built ({reason})") from None
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:

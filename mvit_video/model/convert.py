@@ -21,6 +21,7 @@ from mvit_video.model.checkpoints import (
     has_card,
     load_checkpoint,
     model_from_card,
+    model_of_file,
     put_weights,
     read_weights,
     recognise_model,
@@ -111,7 +112,7 @@ def _network(weights: Weights, name: str | None) -> nn.Module:
             raise ConfigError(
                 f"{weights.source}: is of {weights.card.name} by its card, not of {name}: leave --model out"
             )
-        return model_from_card(weights.card)
+        return model_of_file(weights.card, weights.source)
     return build_model(name or _recognised(weights), num_classes=weights.num_classes)
 
 
