@@ -22,6 +22,7 @@ from mvit_video.paths import write_whole
 CACHE_VARIABLE = "MVIT_VIDEO_CACHE"
 TIMEOUT_SECONDS = 30
 BLOCK = 1 << 20
+DIGESTS_IN_NAMES = ("download.pytorch.org",)  # hosts whose file names end in the first digits of the sha256
 
 
 class CachedDownloads(PathHandler):
@@ -42,13 +43,17 @@ def cache_folder() -> Path:
 
 def cache_place(url: str) -> Path:
     """The file of the cache that stands for an address: host/path below `cache_folder()`, never outside it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a host in half a pair of brackets
+        parts = urlsplit("")
     names = [part for part in unquote(parts.path).split("/") if part not in ("", ".")]
-    if not names or ".." in names or "\0" in parts.path or not parts.hostname:
+    places = [parts.netloc.rpartition("@")[2].replace(":", "_"), *names]
+    if not names or not parts.hostname or {".", ".."} & set(places) or "\0" in "".join(places):
         raise OSError(f"{url}: names no file, wanted an address such as https://host/folder/file.pyth")
     if parts.query:
-        names[-1] = f"{hashlib.sha256(parts.query.encode()).hexdigest()[:8]}_{names[-1]}"
-    return cache_folder().joinpath(parts.netloc.rpartition("@")[2].replace(":", "_"), *names)
+        places[-1] = f"{hashlib.sha256(parts.query.encode()).hexdigest()[:8]}_{names[-1]}"
+    return cache_folder().joinpath(*places)
 
 
 def cached_file(url: str) -> Path:
@@ -72,15 +77,16 @@ def cached_file(url: str) -> Path:
 def check_digest(url: str, file: Path, place: Path) -> None:
     """Compare `file` with what is known of `place`; OSError in one sentence where they differ.
 
-    Known are the digits in a name such as mvit_v2_s-ae3be167.pth, and the digest recorded at the first download. Where
-    none is recorded yet, this file's is, unless the cache is a folder that only others may write to.
+    Known are the digits in a name such as mvit_v2_s-ae3be167.pth, of a host that promises them, and the digest recorded
+    at the first download. Where none is recorded yet, this file's is, unless only others may write to the cache.
     """
     found, record = sha256(file), digest_file(place)
     stated = re.search(r"-([0-9a-f]{8,64})\.(?:pth|pt|pyth|safetensors)$", place.name)
-    if stated and not found.startswith(stated[1]):
+    if stated and urlsplit(url).hostname in DIGESTS_IN_NAMES and not found.startswith(stated[1]):
+        cure = f"delete {place} and fetch it again" if file == place else "fetch it again"
         raise OSError(
             f"{url}: its sha256 starts with {found[:8]}, its name says {stated[1]}: it is damaged or not the "
-            f"published file, so delete {file} if it is there, and fetch it again"
+            f"published file, so {cure}"
         )
     if not record.exists():
         if os.access(record.parent, os.W_OK):

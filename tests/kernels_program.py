@@ -107,7 +107,26 @@ def norm_difference() -> float:
     return differences([ours, *gradients, sums], [wanted, *torch.autograd.grad(wanted, given, back), back.sum(0)])
 
 
-def network_difference() -> float:
+def linears_difference(turned) -> float:
+    """The linear layers behind a norm, where the gradient of their output lies in memory as `turned` makes it."""
+    made = nn.ModuleDict(dict(norm=nn.LayerNorm(6, 1e-6), fc1=nn.Linear(6, 10), fc2=nn.Linear(10, 4))).to(DEVICE)
+    x = torch.randn(1, 7, 6, device=DEVICE, requires_grad=True)
+    found = []
+    for way in (lambda x, compilable=False: kernels, lambda x, compilable=False: None):
+        normed_linear.kernels_for = way
+        mlp = normed_linear.normed_mlp(x, made.norm, made.fc1, made.fc2)
+        (linear,) = normed_linear.normed_linear(x, made.norm, made.fc1)
+        found.append(torch.autograd.grad(turned(mlp) + turned(linear), [x, *made.parameters()]))
+    return differences(*found)
+
+
+def transposed(out):
+    """A scalar whose gradient comes back transposed, as that of a map (B, C, N) does."""
+    back = torch.arange(out.numel(), dtype=out.dtype, device=out.device).view(out.transpose(1, 2).shape)
+    return (out.transpose(1, 2) * back.sin()).sum()
+
+
+def network_difference(batch) -> float:
     """A whole network with the kernels against one without, logits and gradients, on a size that its tables are not made for."""
     torch.manual_seed(2)
     model = mvit.MViT(
@@ -116,7 +135,7 @@ def network_difference() -> float:
     ).to(DEVICE)  # fmt: skip
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
-    clips, given = torch.randn(1, 3, 2, 8, 12, device=DEVICE), list(model.parameters())
+    clips, given = torch.randn(batch, 3, 2, 8, 12, device=DEVICE), list(model.parameters())
     found = []
     for way in (lambda x, compilable=False: kernels, lambda x, compilable=False: None):
         for module in (attention, pooling, normed_linear, mvit):
@@ -136,7 +155,10 @@ def main() -> None:
         "folding": folding_difference(1, (2, 3, 2), (2, 2, 1), "thw"),
         "folding without class token and time": folding_difference(0, (2, 1, 3), (2, 2, 2), "hw"),
         "norm": norm_difference(),
-        "network": network_difference(),
+        "linears under a transposed gradient": linears_difference(transposed),
+        "linears under an expanded gradient": linears_difference(torch.sum),
+        "network": network_difference(1),
+        "network without clips": network_difference(0),
     }
     print(json.dumps(found))
     sys.stdout.flush()

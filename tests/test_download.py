@@ -6,13 +6,15 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 import pytest
 import torch
 from tiny_models import tiny_video
 
-from mvit_video import load_weights
+from mvit_video import download, load_weights
 from mvit_video.errors import CheckpointError
+from mvit_video.model.zoo import ZOO
 from mvit_video.paths import local_file
 
 CONTENT = b"weights" * 1000
@@ -100,15 +102,26 @@ def test_a_file_in_a_cache_that_only_others_may_write_to_is_used(server, monkeyp
     assert [file.name for file in place.parent.iterdir()] == ["x.pyth"]
 
 
-def test_digits_in_the_name_are_compared_with_the_content(server):
+def test_digits_in_the_name_are_compared_with_the_content_where_the_host_promises_them(server, monkeypatch):
+    monkeypatch.setattr(download, "DIGESTS_IN_NAMES", ("127.0.0.1",))
     digits = hashlib.sha256(CONTENT).hexdigest()[:8]
     server.files |= {f"/good-{digits}.pth": CONTENT, "/bad-0123abcd.pth": CONTENT}
     assert fetch(f"{server.url}/good-{digits}.pth").read_bytes() == CONTENT
-    with pytest.raises(
-        CheckpointError, match=f"its sha256 starts with {digits}, its name says 0123abcd: it is damaged"
-    ):
-        fetch(f"{server.url}/bad-0123abcd.pth")
-    assert not (server.cache / "bad-0123abcd.pth").exists() and not (server.cache / "bad-0123abcd.pth.sha256").exists()
+    bad, place = f"{server.url}/bad-0123abcd.pth", server.cache / "bad-0123abcd.pth"
+    message = f"its sha256 starts with {digits}, its name says 0123abcd: it is damaged or not the published file, so "
+    with pytest.raises(CheckpointError, match=f"{message}fetch it again$"):
+        fetch(bad)
+    assert not place.exists() and not (server.cache / "bad-0123abcd.pth.sha256").exists()
+    place.write_bytes(CONTENT)
+    with pytest.raises(CheckpointError, match=f"{message}delete {place} and fetch it again$"):
+        fetch(bad)
+
+
+def test_a_date_in_the_name_of_any_other_host_is_no_digest(server):
+    server.files["/mine-20250101.safetensors"] = CONTENT
+    for _ in range(2):
+        assert fetch(server.url + "/mine-20250101.safetensors").read_bytes() == CONTENT
+    assert urlsplit(ZOO["mvitv2_s_16x4_k400_torchvision"].url).hostname in download.DIGESTS_IN_NAMES
 
 
 def test_a_download_that_ends_early_leaves_nothing(server):
@@ -153,7 +166,19 @@ def test_a_cache_that_cannot_be_made_says_what_to_set(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "address", ["http://host/../../etc/passwd", "http://host/%2e%2e/x", "http://host/", "http:///x"]
+    "address",
+    [
+        "http://host/../../etc/passwd",
+        "http://host/%2e%2e/x",
+        "http://host/",
+        "http:///x",
+        "http://../x.pth",
+        "http://./x.pth",
+        "http://user@../x.pth",
+        "http://[x/y.pth",
+        "http://host/%00.pth",
+        "http://h\0/x.pth",
+    ],
 )
 def test_an_address_never_leads_out_of_the_cache(address, tmp_path, monkeypatch):
     monkeypatch.setenv("MVIT_VIDEO_CACHE", str(tmp_path))

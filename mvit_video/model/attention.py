@@ -114,20 +114,20 @@ def position_terms(q: Heads, tables: Tables, k_thw: Grid, padded: Sequence[int] 
     `padded` sizes get zeros behind K. Each axis is one batched product over views of the queries in which the axis is a
     batch dimension.
     """
-    batch, _, heads, _ = q.grid.shape
+    batch, _, heads, channels = q.grid.shape
     (t, h, w), terms = q.thw, []
     table_t, table_h, table_w = tables
     p_t, p_h, p_w = padded or k_thw
     if table_t is not None:
         rows = axis_embedding(table_t, t, k_thw[0], p_t).transpose(1, 2)  # (T, d, K)
-        terms.append(q.grid.view(batch, t, h * w * heads, -1) @ rows)
+        terms.append(q.grid.view(batch, t, h * w * heads, channels) @ rows)
     if table_h is not None:
         rows = axis_embedding(table_h, h, k_thw[1], p_h).transpose(1, 2)
-        terms.append(q.grid.view(batch * t, h, w * heads, -1) @ rows)
+        terms.append(q.grid.view(batch * t, h, w * heads, channels) @ rows)
     if table_w is not None:
         rows = axis_embedding(table_w, w, k_thw[2], p_w).transpose(1, 2).repeat_interleave(heads, 0)  # (W·h, d, K)
-        terms.append((q.grid.view(batch * t * h, w * heads, -1).transpose(0, 1) @ rows).transpose(0, 1))
-    return [term.reshape(batch, t, h, w, heads, -1) for term in terms]
+        terms.append((q.grid.view(batch * t * h, w * heads, channels).transpose(0, 1) @ rows).transpose(0, 1))
+    return [term.reshape(batch, t, h, w, heads, term.shape[-1]) for term in terms]
 
 
 def key_coordinates(k_thw: Grid, tables: Tables, like: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class _Append(torch.autograd.Function):
         out[:, num_cls:, :, :head_dim] = grid
         place = head_dim
         for term in terms:
-            out[:, num_cls:, :, place : place + term.shape[-1]] = term.reshape(batch, cells, heads, -1)
+            out[:, num_cls:, :, place : place + term.shape[-1]] = term.flatten(1, 3)
             place += term.shape[-1]
         out[:, num_cls:, :, place:] = 0
         return out

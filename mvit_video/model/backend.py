@@ -55,11 +55,10 @@ def try_kernels(device: torch.device) -> tuple[Any, str]:
     return kernels, ""
 
 
-def is_plain(norm: nn.Module, *layers: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
-    """Whether a norm and layers are PyTorch's own, without hooks, so that their weights say all that they do."""
+def is_plain(kind: type[nn.Module], *modules: nn.Module) -> bool:
+    """Whether modules are PyTorch's own of one kind, without hooks, so that their weights say all that they do."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hooked = any(getattr(module, kind_of_hook) for module in (norm, *layers) for kind_of_hook in hooks)
-    return not hooked and type(norm) is nn.LayerNorm and all(type(layer) is kind for layer in layers)
+    return all(type(module) is kind and not any(getattr(module, hook) for hook in hooks) for module in modules)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

@@ -78,11 +78,11 @@ def run_benchmark(plan: Plan) -> dict[str, Any]:
         with progress_bar("benchmark", len(plan.phases) * len(subjects) * (WARM_UP + 1 + plan.repeats)) as bar:
             for phase in plan.phases:
                 _measure_phase(subjects, result["networks"], phase, plan.repeats, bar)
-    except torch.OutOfMemoryError:
-        raise ConfigError(
-            f"batch {plan.batch} in {plan.dtype} does not fit the memory of {plan.device}: make --batch smaller"
-        ) from None
     except RuntimeError as reason:
+        if isinstance(reason, torch.OutOfMemoryError) or "can't allocate memory" in str(reason):  # of a GPU, of a CPU
+            raise ConfigError(
+                f"batch {plan.batch} in {plan.dtype} does not fit the memory of {plan.device}: make --batch smaller"
+            ) from None
         if not _is_from_compiler(reason):
             raise
         first_line = str(reason).strip().splitlines()[0]

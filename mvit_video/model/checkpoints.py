@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mvit_video.config.schema import Preprocessing, Settings
 from mvit_video.data.class_names import published_classes
 from mvit_video.errors import CheckpointError, MvitVideoError, did_you_mean
+from mvit_video.model.baselines import BASELINES
 from mvit_video.model.checkpoint_formats import to_ours
 from mvit_video.model.inflate import check_inflation, inflate, is_image
 from mvit_video.model.relative_position import resample_table
@@ -89,12 +90,17 @@ def save_tensors(path: str | Path, state: Mapping[str, Tensor], card: ModelCard)
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelCard]:
     """The network of a checkpoint of ours, in eval mode, and its card. `path` may be an http(s) address."""
     state, card = read_checkpoint(path)
-    try:
-        model = model_from_card(card)
-    except (MvitVideoError, TypeError) as reason:
-        raise CheckpointError(f"{path}: its card describes no network that can be built ({reason})") from None
+    model = model_of_file(card, path)
     load_exactly(model, state, path)
     return model.eval(), card
+
+
+def model_of_file(card: ModelCard, path: str | Path) -> nn.Module:
+    """`model_from_card` of a card that a file holds; CheckpointError where it describes no network."""
+    try:
+        return model_from_card(card)
+    except (MvitVideoError, TypeError) as reason:
+        raise CheckpointError(f"{path}: its card describes no network that can be built ({reason})") from None
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
@@ -144,8 +150,14 @@ def check_exactly(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], sou
             raise CheckpointError(
                 f"{source}: '{name}' has shape {shapes}: is it a checkpoint of another network or class list?"
             )
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{source}: '{name}' holds NaN or Inf")
+        _check_kind(name, tensor, wanted[name], source)
+
+
+def _check_kind(name: str, tensor: Tensor, wanted: Tensor, source: str | Path) -> None:
+    """CheckpointError for counts where weights are wanted, or the other way round."""
+    if tensor.is_floating_point() != wanted.is_floating_point():
+        kind = "floating point weights" if wanted.is_floating_point() else "whole numbers"
+        raise CheckpointError(f"{source}: '{name}' holds {tensor.dtype}, wanted {kind}")
 
 
 def _difference(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], excepted: Collection[str] = ()) -> str:
@@ -175,8 +187,15 @@ class Weights:
     """Of public checkpoints that the zoo lists."""
 
     @property
+    def of_baseline(self) -> bool:
+        """Whether these are weights of another project's network, trained here."""
+        return self.card is not None and self.card.name in BASELINES
+
+    @property
     def num_classes(self) -> int | None:
         """Rows of the head; None for weights without one."""
+        if self.card is not None and self.of_baseline:
+            return len(self.card.classes)
         return self.state[HEAD[1]].numel() if HEAD[1] in self.state else None
 
     @property
@@ -240,20 +259,22 @@ def load_weights(
 
 
 def read_weights(source: str | Path) -> Weights:
-    """A checkpoint of any known format, under our names. Raises CheckpointError, for NaN and Inf too."""
+    """A checkpoint of any known format, under our names; a baseline's own under its. Raises CheckpointError."""
     name = str(source)
     tensors, metadata = read_tensors(checkpoint_file(source), source)
+    card = _card(metadata, source) if CARD_KEY in metadata else None
+    if card is not None and card.name in BASELINES:
+        return Weights(name, "native", tensors, (), card)
     kind, state = to_ours(tensors, source)
-    _check_values(state, source)
-    if CARD_KEY in metadata:
-        return Weights(name, "native", state, (), _card(metadata, source))
+    if card is not None:
+        return Weights(name, "native", state, (), card)
     return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
 
 
 def checkpoint_file(source: str | Path) -> Path:
     """The file on this machine of a path, an address or a name of the zoo."""
     name = str(source)
-    if name in ZOO and not Path(name).exists():
+    if name in ZOO and not Path(name).is_file():
         return local_file(ZOO[name].url, CheckpointError)
     try:
         return local_file(name, CheckpointError)
@@ -277,14 +298,14 @@ def fit_weights(
     Looks at shapes only, so `wanted` may be on the meta device.
     """
     check_inflation(inflation)
-    state, inflated = dict(weights.state), list[str]()
-    new = list(HEAD) if reset_head or not any(name in state for name in HEAD) else []
-    if is_image(state):
+    state, inflated, head = dict(weights.state), list[str](), _head_of(wanted)
+    new = list(head) if reset_head or not any(name in state for name in head) else []
+    if not weights.of_baseline and is_image(state):
         new += [name for name in ("cls_token",) if name in wanted and name not in state]
         if not is_image(wanted):
             state, inflated = inflate(state, wanted, inflation)
     if difference := _difference(state, wanted, new):
-        raise CheckpointError(f"{weights.source}: {difference}: {_what_fits(weights.state, wanted)}")
+        raise CheckpointError(f"{weights.source}: {difference}: {_what_fits(weights, wanted)}")
     used = {name: state[name] for name in wanted if name not in new}
     fitted = {name: _fitted(name, tensor, wanted, weights) for name, tensor in used.items()}
     interpolated = [name for name in used if fitted[name] is not used[name]]
@@ -296,17 +317,23 @@ def fit_weights(
         inflated=tuple(inflated),
         interpolated=tuple(interpolated),
         new=tuple(new),
-        ignored=weights.ignored + tuple(name for name in HEAD if reset_head and name in weights.state),
+        ignored=weights.ignored + tuple(name for name in head if reset_head and name in weights.state),
     )
     return fitted, report
+
+
+def _head_of(wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The names of a network's head: ours, or of a baseline the last two, the weight and bias of its last layer."""
+    return HEAD if HEAD[0] in wanted else tuple(wanted)[-2:]
 
 
 def _fitted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], weights: Weights) -> Tensor:
     """The tensor itself where it has the shape, else a position table read at other rows; CheckpointError for the rest."""
     shape = wanted[name].shape
+    _check_kind(name, tensor, wanted[name], weights.source)
     if tensor.shape == shape:
         return tensor
-    if name in HEAD:
+    if name in _head_of(wanted):
         raise CheckpointError(
             f"{weights.source}: its head has {weights.num_classes} classes, the network's {shape[0]}: build the network "
             f"with num_classes={weights.num_classes}, or start its head new with reset_head=True"
@@ -320,7 +347,7 @@ def _fitted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], weights: We
             return _resample_square(tensor, isqrt(shape[1]))
     raise CheckpointError(
         f"{weights.source}: '{name}' has shape {tuple(tensor.shape)}, the network's has {tuple(shape)}: "
-        f"{_what_fits(weights.state, wanted)}"
+        f"{_what_fits(weights, wanted)}"
     )
 
 
@@ -332,15 +359,6 @@ def _resample_square(positions: Tensor, side: int) -> Tensor:
     """Absolute positions of a square grid (1, P, C) for another square grid."""
     grid = positions.unflatten(1, (isqrt(positions.shape[1]), -1)).permute(0, 3, 1, 2)  # (1, C, side, side)
     return F.interpolate(grid, size=(side, side), mode="bilinear").flatten(2).transpose(1, 2)
-
-
-def _check_values(state: Mapping[str, Tensor], source: str | Path) -> None:
-    for name, tensor in state.items():
-        if not tensor.is_floating_point() or tensor.layout is not torch.strided:
-            kind = f"{tensor.dtype}, {tensor.layout}"
-            raise CheckpointError(f"{source}: '{name}' holds {kind}, wanted dense floating point weights")
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{source}: '{name}' holds NaN or Inf: these weights are of no use")
 
 
 def recognise_model(state: Mapping[str, Tensor]) -> str | None:
@@ -356,12 +374,14 @@ def recognise_model(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _what_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
     """The cure where weights are another network's."""
-    name = recognise_model(state)
+    if weights.card is not None and weights.of_baseline:
+        return f"these are weights of {weights.card.name}, so build that one for the same clips"
+    name = recognise_model(weights.state)
     if name is None:
         return "they are weights of no network that is known here"
-    if is_image(state) and not is_image(wanted):
+    if is_image(weights.state) and not is_image(wanted):
         return (
             f"these are weights of {name}, so build a video network with its depths, embed_dim, num_heads and "
             "width_growth"

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from mvit_video.model.checkpoints import (
     has_card,
     load_checkpoint,
     model_from_card,
+    model_of_file,
     put_weights,
     read_weights,
     recognise_model,
@@ -27,7 +29,7 @@ from mvit_video.model.checkpoints import (
 )
 from mvit_video.model.variants import build_model, model_arguments
 from mvit_video.model.zoo import ZOO, ZooEntry
-from mvit_video.paths import write_whole
+from mvit_video.paths import output_file, write_whole
 
 TARGETS = ("native", "pyslowfast", "torchvision")
 
@@ -43,23 +45,29 @@ def convert(
     """Write the checkpoint `source` (a file, an address, a zoo name) to the file `output` in the format `to`.
 
     `name` is the network's, for weights whose shapes do not tell; `classes` are names in label order, for the card of
-    a native checkpoint whose own are not known. Tensors are checked against the network first; none is made up.
+    a native checkpoint in place of those that are known. Tensors are checked against the network first; none is made up.
     Raises CheckpointError or ConfigError.
     """
     if to not in TARGETS:
         raise ConfigError(f"format '{to}' is unknown: allowed are {', '.join(TARGETS)}")
+    if classes and to != "native":
+        raise ConfigError(f"--classes: a file --to {to} holds no class names: leave them out, or convert --to native")
     output = Path(output)
-    if output.exists() and not overwrite:
-        raise ConfigError(f"{output}: exists: choose another --output, or say --overwrite")
+    with suppress(OSError):  # what is wrong with it, the next line says
+        output.parent.mkdir(parents=True, exist_ok=True)
+    output = output_file(output, overwrite)
     weights = _with_head(read_weights(source))
-    with torch.device("meta"):
+    if weights.card is not None and weights.of_baseline and to != "native":
+        raise ConfigError(
+            f"{source}: is of {weights.card.name}, which has no form --to {to}: its own names are in --to native"
+        )
+    with torch.device("cpu" if weights.of_baseline else "meta"):  # baselines read values while being built
         model = _network(weights, name)
     state, report = fit_weights(weights, model.state_dict())
     if report.new:
         raise CheckpointError(f"{source}: lacks '{report.new[0]}', and a conversion makes nothing up: train it first")
-    output.parent.mkdir(parents=True, exist_ok=True)
     if to == "native":
-        card = weights.card or _card(weights, name or _recognised(weights), classes)
+        card = _native_card(weights, name, classes)
         model.load_state_dict(state, assign=True)
         save_checkpoint(output, model, card)
         return report
@@ -75,8 +83,7 @@ def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
     The card of a public file is made of the zoo's facts for it, or for its network and number of classes.
     Raises CheckpointError; ConfigError where no names are known for its classes.
     """
-    name = str(source)
-    if (name not in ZOO or Path(name).exists()) and has_card(checkpoint_file(source)):
+    if has_card(checkpoint_file(source)):
         return load_checkpoint(source)
     weights = _with_head(read_weights(source))
     try:
@@ -100,8 +107,12 @@ def _with_head(weights: Weights) -> Weights:
 
 
 def _network(weights: Weights, name: str | None) -> nn.Module:
-    if weights.card is not None and name is None:
-        return model_from_card(weights.card)
+    if weights.card is not None:
+        if name not in (None, weights.card.name):
+            raise ConfigError(
+                f"{weights.source}: is of {weights.card.name} by its card, not of {name}: leave --model out"
+            )
+        return model_of_file(weights.card, weights.source)
     return build_model(name or _recognised(weights), num_classes=weights.num_classes)
 
 
@@ -114,13 +125,26 @@ def _recognised(weights: Weights) -> str:
     return name
 
 
-def _card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
-    """What a foreign checkpoint's card says: the zoo's facts for this file, else for this network and head."""
+def _native_card(weights: Weights, name: str | None, classes: Sequence[str] | None) -> ModelCard:
+    """The checkpoint's own card, where it has one, else one that is made for it; with these classes if there are any."""
+    if weights.card is None:
+        return _card(weights, name or _recognised(weights), classes)
+    return weights.card.model_copy(update={"classes": _class_names(weights, classes)})
+
+
+def _class_names(weights: Weights, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Those given, else those known, as many as the head has rows. Raises ConfigError."""
     names = tuple(classes or weights.classes or ())
     if len(names) != weights.num_classes:
         what = f"{len(names)} class names for" if names else "no class names are known for"
         raise ConfigError(f"{weights.source}: {what} its {weights.num_classes} classes: give them with --classes FILE")
-    entry = weights.entry or _like(name, weights.num_classes)
+    return names
+
+
+def _card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
+    """What a foreign checkpoint's card says: the zoo's facts for this file, else for this network and head."""
+    names = _class_names(weights, classes)
+    entry = weights.entry or _like(name, len(names))
     if entry is None or entry.model != name:
         return ModelCard(name=name, arguments={}, classes=names, preprocessing=_usual_input(name))
     return ModelCard(name=name, arguments={}, classes=names, preprocessing=entry.preprocessing, protocol=entry.protocol)

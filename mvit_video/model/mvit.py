@@ -8,7 +8,7 @@ Parameter names are those of PySlowFast, so its published files load without a m
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.model.attention import ATTENTION, Grid, Heads, add_residual
-from mvit_video.model.backend import compute_dtype, kernels_for
+from mvit_video.model.backend import compute_dtype, is_plain, kernels_for
 from mvit_video.model.normed_linear import normed_linear, normed_mlp
 from mvit_video.model.pooling import max_pool, pool_norm, pool_norms, pools_at_once
 from mvit_video.model.relative_position import table_rows
@@ -33,13 +33,13 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
-        """shortcut + branch (B, N, C), the branch dropped for some of the samples."""
+        """shortcut + branch (B, N, C), the branch dropped for some of the samples, in the type of the plain sum."""
         if not self.training or self.rate == 0.0:
             return shortcut + branch
         dtype = torch.promote_types(branch.dtype, torch.float32)
         keep = torch.empty(branch.shape[0], *[1] * (branch.ndim - 1), dtype=dtype, device=branch.device)
         keep = keep.bernoulli_(1.0 - self.rate).div_(1.0 - self.rate)
-        return torch.addcmul(shortcut, branch, keep)
+        return torch.addcmul(shortcut, branch, keep).to(torch.promote_types(shortcut.dtype, branch.dtype))
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"
@@ -62,7 +62,7 @@ def convolve_patches(clips: Tensor, conv: nn.Conv3d) -> Tensor:
     pictures = frames.permute(0, 2, 1, 5, 3, 4).flatten(2, 3)  # (B, T, 3 · taps, H, W)
     pictures = pictures.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     found = F.conv2d(pictures, conv.weight.flatten(1, 2), conv.bias, conv.stride[1:], conv.padding[1:])
-    return found.unflatten(0, (clips.shape[0], -1)).transpose(1, 2)
+    return found.unflatten(0, (clips.shape[0], frames.shape[2])).transpose(1, 2)
 
 
 class PatchEmbed(nn.Module):
@@ -73,7 +73,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(in_channels, dim, kernel, stride, padding=_half(kernel))
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Grid]:
-        grid = convolve_patches(clips, self.proj) if kernels_for(clips) else self.proj(clips)  # (B, C, T, H, W)
+        by_pictures = kernels_for(clips) and is_plain(nn.Conv3d, self.proj)
+        grid = convolve_patches(clips, self.proj) if by_pictures else self.proj(clips)  # (B, C, T, H, W)
         return grid.flatten(2).transpose(1, 2), _grid(grid.shape[2:])
 
 
@@ -231,7 +232,8 @@ class MViT(nn.Module):
         positions: "relative", decomposed, in every attention (MViTv2), or "absolute", added once (MViTv1).
         residual_pooling: add the pooled queries to the attention's output (MViTv2).
         pool_all_queries: pool queries in every block (MViTv2), or only where they are strided (MViTv1).
-        attention: "flash" (fast, no N×M matrix) or "reference" (the plain formula); equal to rounding.
+        attention: "flash" (fast, no N×M matrix) or "reference" (the plain formula); equal to rounding. Only "reference"
+            can be differentiated twice.
         activation_checkpointing: keep only each block's input for the backward pass and compute the rest again.
 
     Source: arXiv 2112.01526 §4, arXiv 2104.11227 for MViTv1, and the public PySlowFast configurations.
@@ -282,8 +284,15 @@ class MViT(nn.Module):
             kv_stride=(kv_stride, 3),
         )
         size = _grid((num_frames, *crop))
-        _check_together(embed_dim, num_heads, size, patch_stride, pool_kernel)
+        _check_together(embed_dim, num_heads, size, patch_stride, pool_kernel, q_stride)
         _check_rates(drop_path_rate=drop_path_rate, dropout_rate=dropout_rate)
+        _check_ratio(mlp_ratio)
+        _check_switches(
+            cls_token=cls_token,
+            residual_pooling=residual_pooling,
+            pool_all_queries=pool_all_queries,
+            activation_checkpointing=activation_checkpointing,
+        )
         _check_choice("attention", attention, ATTENTION)
         _check_choice("positions", positions, ("relative", "absolute"))
         _check_choice("width_growth", width_growth, ("attention", "mlp"))
@@ -439,8 +448,12 @@ def _divide(grid: Sequence[int], stride: Sequence[int]) -> Grid:
 
 def _check_counts(**counts: object) -> None:
     for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
+        if not _is_count(value):
             raise ConfigError(f"{name}={value!r}: wanted a whole number from 1")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _check_lists(**lists: tuple[object, int | None]) -> None:
@@ -448,7 +461,7 @@ def _check_lists(**lists: tuple[object, int | None]) -> None:
     for name, (values, count) in lists.items():
         given = values if isinstance(values, Sequence) else ()
         right = len(given) == (count or len(given) or 1)
-        if not right or not all(isinstance(value, int) and value > 0 for value in given):
+        if not right or not all(map(_is_count, given)):
             wanted = f"{count} whole numbers" if count else "a list of whole numbers, blocks of each stage,"
             raise ConfigError(f"{name}={values!r}: wanted {wanted} from 1")
 
@@ -459,13 +472,33 @@ def _check_rates(**rates: float) -> None:
             raise ConfigError(f"{name}={value!r}: wanted a number from 0 to below 1")
 
 
+def _check_ratio(mlp_ratio: object) -> None:
+    if not isinstance(mlp_ratio, int | float) or isinstance(mlp_ratio, bool) or not 0 < mlp_ratio < inf:
+        raise ConfigError(f"mlp_ratio={mlp_ratio!r}: wanted a number above 0")
+
+
+def _check_switches(**switches: object) -> None:
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name}={value!r}: wanted true or false")
+
+
 def _check_together(
-    embed_dim: int, num_heads: int, size: Sequence[int], patch_stride: Sequence[int], pool_kernel: Sequence[int]
+    embed_dim: int,
+    num_heads: int,
+    size: Sequence[int],
+    patch_stride: Sequence[int],
+    pool_kernel: Sequence[int],
+    q_stride: Sequence[int],
 ) -> None:
     if embed_dim % num_heads:
         raise ConfigError(f"embed_dim={embed_dim} is not a multiple of num_heads={num_heads}")
     if any(length % 2 == 0 for length in pool_kernel):
         raise ConfigError(f"pool_kernel={tuple(pool_kernel)}: wanted odd lengths, so that a window has a middle")
+    if any(step % 2 and step > 1 for step in q_stride):
+        raise ConfigError(
+            f"q_stride={tuple(q_stride)}: wanted 1 or even steps, so that the shortcut's windows of step + 1 have a middle"
+        )
     if any(length < step for length, step in zip(size, patch_stride, strict=True)):
         raise ConfigError(
             f"num_frames and crop_size {tuple(size)} are smaller than one patch step {tuple(patch_stride)}: "
@@ -473,6 +506,6 @@ def _check_together(
         )
 
 
-def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
+def _check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
+    if value not in list(allowed):
         raise ConfigError(f"{name}='{value}': allowed are {', '.join(allowed)}")

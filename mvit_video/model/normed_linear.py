@@ -41,7 +41,8 @@ def normed_mlp(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) ->
 def _plainly(norm: nn.Module, *layers: nn.Module) -> bool:
     """Whether to call the modules themselves: for compilers and tracers, which plan memory on their own, and where
     someone has put hooks on them or modules of another kind in their place."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_plain(norm, *layers)
+    plain = is_plain(nn.LayerNorm, norm) and is_plain(nn.Linear, *layers)
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or not plain
 
 
 class _NormedLinear(torch.autograd.Function):
@@ -61,7 +62,7 @@ class _NormedLinear(torch.autograd.Function):
             return (*_linear_backward_by_kernels(kernels, gradients[0], x, scale, shift, weight, ctx.eps), None, None)
         back = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
         weights = weight.chunk(len(back))
-        of_weights = [torch.zeros_like(part) for part in weights]
+        of_weights = [_zeros(*part.shape, like=part) for part in weights]
         norm = _NormBackward(x, scale, shift, ctx.eps)
         for rows in _slices(norm.rows):
             normed = norm.forward(rows, weight.dtype)
@@ -69,10 +70,10 @@ class _NormedLinear(torch.autograd.Function):
             for gradient, part in zip(back[1:], weights[1:], strict=True):
                 of_normed.addmm_(gradient[rows], part)
             for gradient, total in zip(back, of_weights, strict=True):
-                total.addmm_(gradient[rows].t(), normed)
+                _add_product(total, gradient[rows].t(), normed)
             norm.backward(rows, of_normed)
         of_bias = torch.cat([gradient.sum(0) for gradient in back])
-        return norm.of_x, norm.of_scale, norm.of_shift, torch.cat(of_weights), of_bias, None, None
+        return *norm.gradients(), torch.cat(of_weights).to(weight.dtype), of_bias, None, None
 
 
 class _NormedMlp(torch.autograd.Function):
@@ -92,15 +93,29 @@ class _NormedMlp(torch.autograd.Function):
         if kernels:
             return (*_mlp_backward_by_kernels(kernels, gradient, x, scale, shift, w1, w2, hidden, ctx.eps), None)
         back = gradient.reshape(-1, gradient.shape[-1])
-        of_w1, of_b1, of_w2 = torch.zeros_like(w1), w1.new_zeros(len(w1)), torch.zeros_like(w2)
+        of_w1, of_b1, of_w2 = (_zeros(*size, like=w1) for size in (w1.shape, w1.shape[:1], w2.shape))
         norm = _NormBackward(x, scale, shift, ctx.eps)
         for rows in _slices(norm.rows):
-            of_w2.addmm_(back[rows].t(), F.gelu(hidden[rows]))
+            _add_product(of_w2, back[rows].t(), F.gelu(hidden[rows]))
             of_hidden = torch.ops.aten.gelu_backward(back[rows] @ w2, hidden[rows])
-            of_w1.addmm_(of_hidden.t(), norm.forward(rows, w1.dtype))
-            of_b1 += of_hidden.sum(0)
+            _add_product(of_w1, of_hidden.t(), norm.forward(rows, w1.dtype))
+            of_b1 += of_hidden.sum(0, dtype=of_b1.dtype)
             norm.backward(rows, of_hidden @ w1)
-        return norm.of_x, norm.of_scale, norm.of_shift, of_w1, of_b1, of_w2, back.sum(0), None
+        of_layers = (total.to(w1.dtype) for total in (of_w1, of_b1, of_w2))
+        return *norm.gradients(), *of_layers, back.sum(0), None
+
+
+def _zeros(*size: int, like: Tensor) -> Tensor:
+    """Where a sum over slices starts: in single precision at least, or each slice would round the whole sum again."""
+    return like.new_zeros(size, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
+    """total += one @ other, where the total may be of a wider type."""
+    if total.dtype == one.dtype:
+        total.addmm_(one, other)
+    else:
+        total += one @ other
 
 
 def _by_formula(formula, gradients, given, eps: float) -> list[Tensor | None]:
@@ -123,8 +138,8 @@ class _NormBackward:
 
     def __init__(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> None:
         self.rows, self.scale, self.shift, self.eps = x.reshape(-1, x.shape[-1]), scale, shift, eps
-        self.of_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        self.of_scale, self.of_shift = torch.zeros_like(scale), torch.zeros_like(shift)
+        self._of_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        self._of_scale, self._of_shift = (_zeros(*part.shape, like=part) for part in (scale, shift))
 
     def forward(self, rows: slice, dtype: torch.dtype) -> Tensor:
         part = self._part(rows)
@@ -138,23 +153,27 @@ class _NormBackward:
         part, mask = self._part(rows), (True, True, True)
         arguments = (part, part.shape[-1:], self._mean, self._rstd, self.scale, self.shift, mask)
         of_x, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(gradient.to(part.dtype), *arguments)
-        self.of_x.view_as(self.rows)[rows] = of_x
-        self.of_scale += of_scale
-        self.of_shift += of_shift
+        self._of_x.view_as(self.rows)[rows] = of_x
+        self._of_scale += of_scale
+        self._of_shift += of_shift
+
+    def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of x, scale and shift, after the last slice."""
+        return self._of_x, self._of_scale.to(self.scale.dtype), self._of_shift.to(self.scale.dtype)
 
     def _part(self, rows: slice) -> Tensor:
         return self.rows[rows].to(self.scale.dtype)  # norms compute in their own type, under autocast too
 
 
 def _linear_backward_by_kernels(kernels, gradient: Tensor, x, scale, shift, weight, eps: float) -> tuple[Tensor, ...]:
-    rows, back = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    rows, back = (tensor.reshape(-1, tensor.shape[-1]).contiguous() for tensor in (x, gradient))
     normed = kernels.layer_norm(rows, scale, shift, eps, weight.dtype)
     of_x, of_scale, of_shift = kernels.layer_norm_backward(rows, scale, eps, back @ weight)
     return of_x.view_as(x), of_scale, of_shift, back.t() @ normed, kernels.column_sums(back).to(weight.dtype)
 
 
 def _mlp_backward_by_kernels(kernels, gradient: Tensor, x, scale, shift, w1, w2, hidden, eps: float):
-    back = gradient.reshape(-1, gradient.shape[-1])
+    back = gradient.reshape(-1, gradient.shape[-1]).contiguous()
     of_w2, of_b2 = back.t() @ F.gelu(hidden), kernels.column_sums(back).to(w2.dtype)
     of_hidden = torch.ops.aten.gelu_backward(back @ w2, hidden)
     return *_linear_backward_by_kernels(kernels, of_hidden, x, scale, shift, w1, eps), of_w2, of_b2
@@ -164,14 +183,14 @@ def _linear_forward(x, scale, shift, weight, bias, eps: float, parts: int) -> tu
     tokens = x.reshape(-1, x.shape[-1])
     if kernels_for(tokens):  # one product, whose parts are columns of one tensor
         out = F.linear(_normed(tokens, scale, shift, eps, weight.dtype), weight, bias)
-        return tuple(part.view(*x.shape[:-1], -1) for part in out.chunk(parts, -1))
+        return tuple(part.view(*x.shape[:-1], part.shape[-1]) for part in out.chunk(parts, -1))
     outs = [weight.new_empty(len(tokens), len(weight) // parts) for _ in range(parts)]
     layers = list(zip(outs, weight.chunk(parts), bias.chunk(parts), strict=True))
     for rows in _slices(tokens):
         normed = _normed(tokens[rows], scale, shift, eps, weight.dtype)
         for out, part, offset in layers:
             torch.addmm(offset, normed, part.t(), out=out[rows])
-    return tuple(out.view(*x.shape[:-1], -1) for out in outs)
+    return tuple(out.view(*x.shape[:-1], out.shape[-1]) for out in outs)
 
 
 def _mlp_forward(x, scale, shift, w1, b1, w2, b2, eps: float, keep: bool = False) -> tuple[Tensor, Tensor]:
@@ -182,7 +201,7 @@ def _mlp_forward(x, scale, shift, w1, b1, w2, b2, eps: float, keep: bool = False
         normed = _normed(tokens[rows], scale, shift, eps, w1.dtype)
         wide = torch.addmm(b1, normed, w1.t(), out=hidden[rows]) if keep else torch.addmm(b1, normed, w1.t())
         torch.addmm(b2, F.gelu(wide), w2.t(), out=out[rows])
-    return out.view(*x.shape[:-1], -1), hidden
+    return out.view(*x.shape[:-1], len(w2)), hidden
 
 
 def _normed(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -195,4 +214,4 @@ def _normed(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch
 def _slices(tokens: Tensor) -> Iterator[slice]:
     """All rows at once on a GPU, which hides its memory's latency otherwise; on a CPU as many as stay in the cache."""
     step = ROWS_PER_THREAD * torch.get_num_threads() if tokens.device.type == "cpu" else len(tokens)
-    return (slice(start, start + step) for start in range(0, len(tokens), step))
+    return (slice(start, start + step) for start in range(0, len(tokens), max(step, 1)))

@@ -28,25 +28,44 @@ def pool_norm(x: Tensor, thw: Grid, conv: nn.Conv3d, norm: nn.LayerNorm) -> tupl
 
     Returns class tokens (B, c, h, d), the pooled grid (B, T·H·W, h, d) and its size.
     """
-    stride, kernels = _grid(conv.stride), kernels_for(x, compilable=True)
-    if kernels and is_plain(norm, conv, kind=nn.Conv3d) and kernels.can_pool(conv.weight):
+    plain, kernels = _plain(conv, norm), kernels_for(x, compilable=True)
+    if plain and kernels and kernels.can_pool(conv.weight):
+        stride = _grid(conv.stride)
         cls, grid = kernels.pool_norm(x, conv.weight, norm.weight, norm.bias, norm.eps, thw, stride)
         return cls, grid, _pooled_size(thw, stride)
-    heads, num_cls = x.shape[2], x.shape[1] - thw[0] * thw[1] * thw[2]
+    num_cls = x.shape[1] - thw[0] * thw[1] * thw[2]
     cls, cells = x.split([num_cls, x.shape[1] - num_cls], 1)
+    tokens, size = (_pool_together if plain else _pool_by_module)(cells, thw, conv)
+    return norm(cls), norm(tokens), size
+
+
+def _plain(conv: nn.Module | None, norm: nn.Module | None) -> bool:
+    """Whether these are a filter and a norm as a network makes them, with nothing of other people's on them."""
+    if conv is None or norm is None or not is_plain(nn.LayerNorm, norm) or not is_plain(nn.Conv3d, conv):
+        return False
+    return conv.bias is None and conv.groups == conv.out_channels
+
+
+def _pool_together(cells: Tensor, thw: Grid, conv: nn.Conv3d) -> tuple[Tensor, Grid]:
+    """Cells (B, T·H·W, h, d) of all heads as channels of one convolution; and the size of the pooled grid."""
+    heads = cells.shape[2]
     grid = cells.flatten(2).unflatten(1, thw).permute(0, 4, 1, 2, 3)  # (B, C, T, H, W), channels last in memory
-    grid = depthwise_conv(grid, conv.weight.repeat(heads, 1, 1, 1, 1), stride)
-    tokens = grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(-1, (heads, -1))
-    return norm(cls), norm(tokens), _grid(grid.shape[2:])
+    grid = depthwise_conv(grid, conv.weight.repeat(heads, 1, 1, 1, 1), _grid(conv.stride))
+    return grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(-1, (heads, -1)), _grid(grid.shape[2:])
+
+
+def _pool_by_module(cells: Tensor, thw: Grid, conv: nn.Module) -> tuple[Tensor, Grid]:
+    """The same by a call of the filter itself, heads as samples: for one with hooks, or of another kind."""
+    samples = cells.transpose(1, 2).flatten(0, 1)  # (B·h, T·H·W, d)
+    grid = conv(samples.unflatten(1, thw).permute(0, 4, 1, 2, 3))
+    tokens = grid.permute(0, 2, 3, 4, 1).flatten(1, 3)
+    return tokens.unflatten(0, (cells.shape[0], cells.shape[2])).transpose(1, 2), _grid(grid.shape[2:])
 
 
 def pools_at_once(x: Tensor, pools: Pools) -> bool:
     """Whether `pool_norms` takes these filters and norms: by kernels, which then need no tensors of their own."""
     kernels = kernels_for(x)
-    return bool(kernels) and all(
-        conv is not None and norm is not None and is_plain(norm, conv, kind=nn.Conv3d) and kernels.can_pool(conv.weight)
-        for conv, norm in pools
-    )
+    return bool(kernels) and all(_plain(conv, norm) and kernels.can_pool(conv.weight) for conv, norm in pools)
 
 
 def pool_norms(x: Tensor, thw: Grid, pools: Pools) -> list[tuple[Tensor, Tensor, Grid]]:

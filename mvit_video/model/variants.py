@@ -63,13 +63,19 @@ def build_model(name: str, num_classes: int | None = None, **arguments: Any) -> 
 
     Without `num_classes` the head is the published one: 400 for video, 1000 for in1k, 19168 for in21k.
     A baseline such as "torchvision/mvit_v2_s" takes num_classes, num_frames and crop_size, and imports its package now.
-    Raises ConfigError for an unknown name or argument, or where a baseline's package cannot be imported.
+    Raises ConfigError for an unknown name or argument, sizes that no memory holds, or where a baseline's package cannot
+    be imported.
     """
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     if name in BASELINES:
         return build_baseline(name, **model_arguments(name, **arguments))
-    return MViT(**model_arguments(name, **arguments))
+    wanted = model_arguments(name, **arguments)
+    try:
+        return MViT(**wanted)
+    except RuntimeError as reason:
+        first_line = str(reason).splitlines()[0]
+        raise ConfigError(f"{name} cannot be built as large as its arguments say ({first_line}): lower them") from None
 
 
 def model_arguments(name: str, **arguments: Any) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from mvit_video.errors import CheckpointError
 
+WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COUNTS = (torch.int64,)  # what networks hold besides: batches that a norm has seen, indices of a table
 WRAPPERS = ("model_state", "model", "state_dict")
 METADATA = frozenset(  # what training programs (PySlowFast's, torchvision's, timm's) write beside the weights
     {"epoch", "optimizer_state", "scaler_state", "cfg", "optimizer", "lr_scheduler", "scaler", "args", "arch", "metric"}
@@ -44,8 +46,15 @@ def read_tensors(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dic
     """Tensors by name, and metadata, of a PyTorch or safetensors file, told apart by content. Never runs code.
 
     Metadata is safetensors' own, or the names of what lies beside the weights in a PyTorch file, with empty values.
-    Raises CheckpointError for a file that is neither, is truncated, or holds anything else than tensors.
+    Raises CheckpointError for a file that is neither, is truncated, or holds anything else than whole, finite tensors.
     """
+    tensors, metadata = _read(file, source)
+    for name, tensor in tensors.items():
+        _check(name, tensor, source)
+    return tensors, metadata
+
+
+def _read(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with file.open("rb") as content:
         start = content.read(9)
     if start[8:9] == b"{" or file.suffix == ".safetensors":
@@ -55,6 +64,24 @@ def read_tensors(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dic
             f"{source}: is neither a PyTorch nor a safetensors file: give a .pth, .pyth or .safetensors of weights"
         )
     return _unwrap(_read_torch(file, source), source)
+
+
+def _check(name: str, tensor: Tensor, source: str | Path) -> None:
+    """CheckpointError for what is no dense array of weights or counts, is not whole in the file, or holds NaN or Inf."""
+    if tensor.layout is not torch.strided or tensor.dtype not in WEIGHTS + COUNTS:
+        kinds = ", ".join(str(kind).removeprefix("torch.") for kind in WEIGHTS)
+        raise CheckpointError(f"{source}: '{name}' holds {_kind(tensor)}, wanted dense weights of {kinds}")
+    if tensor.device.type != "cpu" or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(
+            f"{source}: '{name}' has shape {tuple(tensor.shape)}, but the file does not hold that many values: save all of "
+            "them, where the file was made"
+        )
+    if not torch.isfinite(tensor).all():
+        raise CheckpointError(f"{source}: '{name}' holds NaN or Inf: these weights are of no use")
+
+
+def _kind(tensor: Tensor) -> str:
+    return ", ".join(str(kind).removeprefix("torch.") for kind in (tensor.dtype, tensor.layout))
 
 
 def _read_safetensors(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

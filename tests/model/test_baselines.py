@@ -3,10 +3,21 @@
 import pytest
 import torch
 
-from mvit_video import build_model, list_models
+from mvit_video import build_model, list_models, load_weights
 from mvit_video.compat import import_pytorchvideo, import_torchvision
-from mvit_video.errors import ConfigError
+from mvit_video.config.schema import Config, Preprocessing
+from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.baselines import BASELINES
+from mvit_video.model.checkpoints import (
+    ModelCard,
+    load_checkpoint,
+    model_from_card,
+    put_weights,
+    read_weights,
+    save_checkpoint,
+)
+from mvit_video.model.convert import convert
+from mvit_video.model.network_of_weights import with_network_of_weights
 from mvit_video.model.variants import input_size
 
 # Small inputs where the network allows it; torchvision's MViTv2 is made for one size.
@@ -129,3 +140,46 @@ def test_an_unknown_baseline_is_answered_with_the_nearest_name():
 )
 def test_the_usual_input_of_a_network(name, size):
     assert input_size(name) == size
+
+
+def small_card(name: str, classes: tuple[str, ...]) -> ModelCard:
+    frames, height, width = small_clips(name, 1).shape[2:]
+    inputs = Preprocessing(num_frames=frames, crop_size=(height, width), short_side=max(height, width))
+    return ModelCard(name=name, arguments={}, classes=classes, preprocessing=inputs)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_baselines_own_checkpoint_starts_it_again_with_its_head_or_a_new_one(name, tmp_path):
+    card = small_card(name, ("left", "right", "up"))
+    source, path = model_from_card(card), tmp_path / "m.safetensors"
+    save_checkpoint(path, source, card)
+    weights, model = read_weights(path), model_from_card(card)
+    assert (weights.num_classes, weights.classes, weights.format) == (3, card.classes, "native")
+    report = put_weights(model, weights)
+    assert set(report.copied) == set(model.state_dict()) and not report.new
+    assert all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in model.state_dict().items())
+
+    other = build_model(name, num_classes=5, **SMALL[name])
+    before = {key: tensor.clone() for key, tensor in other.state_dict().items()}
+    with pytest.raises(CheckpointError, match="its head has 3 classes, the network's 5: build the network with"):
+        load_weights(other, path)
+    (layer,) = [key for key, module in other.named_modules() if getattr(module, "out_features", 0) == 5]
+    report = load_weights(other, path, reset_head=True)
+    assert report.new == (f"{layer}.weight", f"{layer}.bias") and set(report.new) <= set(report.ignored)
+    for key, tensor in other.state_dict().items():
+        assert torch.equal(tensor, (before if key in report.new else source.state_dict())[key])
+
+
+def test_a_baselines_checkpoint_names_its_network_and_fits_no_other(tmp_path):
+    name = "pytorchvideo/x3d_s"
+    card, path = small_card(name, ("left", "right")), tmp_path / "m.safetensors"
+    save_checkpoint(path, model_from_card(card), card)
+    settings = {"model": {"name": "auto", "weights": str(path)}}
+    config = with_network_of_weights(Config.model_validate(settings))
+    assert (config.model.name, config.data.num_frames, config.data.crop_size) == (name, 4, (48, 32))
+    with pytest.raises(CheckpointError, match="these are weights of pytorchvideo/x3d_s, so build that one"):
+        load_weights(build_model("mvitv2_nano_8x3"), path)
+    with pytest.raises(ConfigError, match="is of pytorchvideo/x3d_s, which has no form --to pyslowfast"):
+        convert(str(path), "pyslowfast", tmp_path / "x.pyth")
+    convert(str(path), "native", tmp_path / "new.safetensors", classes=("one", "two"))
+    assert load_checkpoint(tmp_path / "new.safetensors")[1].classes == ("one", "two")

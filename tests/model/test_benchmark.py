@@ -328,3 +328,9 @@ def test_a_network_can_be_measured_against_its_own_plain_formula():
         Plan("reference/mvitv2_x", CPU)
     with pytest.raises(ConfigError, match=r"model argument 'attention' is unknown"):
         Subject("reference/torchvision/mvit_v2_s", 1, "fp32", CPU)
+
+
+def test_a_batch_that_does_not_fit_the_memory_of_a_cpu_is_one_sentence():
+    with pytest.raises(ConfigError) as caught:
+        run_benchmark(Plan(NANO, CPU, batch=10**9, repeats=1))
+    assert str(caught.value) == "batch 1000000000 in fp32 does not fit the memory of cpu: make --batch smaller"

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from mvit_video.config.schema import Preprocessing
 from mvit_video.errors import CheckpointError
 from mvit_video.model.checkpoints import CARD_KEY, ModelCard, load_checkpoint, model_from_card, save_checkpoint
+from mvit_video.model.convert import convert
 
 CARD = ModelCard(
     name="mvitv2_nano_8x3",
@@ -75,6 +76,13 @@ def test_weights_that_do_not_fit_are_named(saved, change, message):
     [
         (lambda card: card | {"name": "mvitv9"}, "describes no network that can be built .*model 'mvitv9' is unknown"),
         (lambda card: card | {"arguments": {"depht": 1}}, "model argument 'depht' is unknown"),
+        (
+            lambda card: card | {"arguments": {"cls_token": "no"}},
+            "no network that can be built .*cls_token='no': wanted",
+        ),
+        (lambda card: card | {"arguments": {"mlp_ratio": -1}}, "no network that can be built .*mlp_ratio=-1: wanted"),
+        (lambda card: card | {"arguments": {"embed_dim": 10**12}}, "no network that can be built .*as large as"),
+        (lambda card: card | {"arguments": {"num_classes": 2}}, "no network that can be built .*num_classes"),
         (lambda card: {}, "its card cannot be read"),
     ],
 )
@@ -82,6 +90,8 @@ def test_a_card_that_does_not_describe_a_network_is_an_error(saved, change, mess
     rewrite(saved[0], change_card=change)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(saved[0])
+    with pytest.raises(CheckpointError):
+        convert(str(saved[0]), "native", saved[0].with_name("new.safetensors"))
 
 
 def test_files_that_are_no_checkpoints_are_named(saved, tmp_path):

@@ -6,8 +6,17 @@ from tiny_models import randomise
 
 from mvit_video import build_model
 from mvit_video.cli import main
+from mvit_video.config.schema import Preprocessing
+from mvit_video.errors import ConfigError
 from mvit_video.model.checkpoint_formats import to_pyslowfast, to_torchvision
-from mvit_video.model.checkpoints import load_checkpoint, read_checkpoint, read_weights
+from mvit_video.model.checkpoints import (
+    ModelCard,
+    load_checkpoint,
+    model_from_card,
+    read_checkpoint,
+    read_weights,
+    save_checkpoint,
+)
 from mvit_video.model.convert import convert
 
 CLASSES = [f"action {number}" for number in range(6)]
@@ -59,7 +68,7 @@ def test_what_the_zoo_knows_of_a_file_goes_into_its_card(tmp_path):
     """A file of S's shapes, all zeros, under the published name."""
     with torch.device("meta"):
         shapes = build_model("mvitv2_s_16x4", num_classes=174).state_dict()
-    state = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in shapes.items()}
+    state = {name: torch.zeros(tensor.shape) for name, tensor in shapes.items()}
     source = tmp_path / "MViTv2_S_16x4_ssv2_f308341823.pyth"
     torch.save({"model_state": state}, source)
     convert(str(source), "native", tmp_path / "s.safetensors")
@@ -95,6 +104,40 @@ def test_what_cannot_be_converted_is_one_line(pyslowfast, model, tmp_path, capsy
     assert "are those of no network that `mvit-video models` lists: name one with --model" in error_of(
         "--to", "pyslowfast"
     )
+
+
+def test_a_checkpoint_of_ours_keeps_its_network_and_takes_other_class_names(pyslowfast, tmp_path):
+    card = ModelCard(
+        name="mvitv2_nano_8x3",
+        arguments={"depths": (1, 1)},
+        classes=tuple(CLASSES),
+        preprocessing=Preprocessing(num_frames=4, crop_size=32, short_side=32),
+    )
+    source, output = tmp_path / "ours.safetensors", tmp_path / "new.safetensors"
+    save_checkpoint(source, model_from_card(card), card)
+    names = [f"name {number}" for number in range(6)]
+    convert(str(source), "native", output, name=card.name, classes=names)
+    network, found = load_checkpoint(output)
+    assert found.classes == tuple(names) and found.preprocessing == card.preprocessing
+    assert same_weights(network.state_dict(), read_weights(source).state)
+    with pytest.raises(
+        ConfigError, match=r"ours.safetensors: 2 class names for its 6 classes: give them with --classes"
+    ):
+        convert(str(source), "native", output, classes=names[:2], overwrite=True)
+    with pytest.raises(
+        ConfigError, match=r"is of mvitv2_nano_8x3 by its card, not of mvitv2_s_16x4: leave --model out$"
+    ):
+        convert(str(source), "native", output, name="mvitv2_s_16x4", overwrite=True)
+    for to in ("pyslowfast", "torchvision"):
+        with pytest.raises(ConfigError, match=f"--classes: a file --to {to} holds no class names: leave them out"):
+            convert(str(source), to, tmp_path / "x.pth", classes=names)
+
+
+def test_an_output_that_cannot_be_written_is_named(pyslowfast, tmp_path):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}: is a folder, wanted a file to write$"):
+        convert(pyslowfast, "pyslowfast", tmp_path, overwrite=True)
+    with pytest.raises(ConfigError, match=f"^{pyslowfast}/new.pth: there is no folder {pyslowfast} to write it to"):
+        convert(pyslowfast, "pyslowfast", f"{pyslowfast}/new.pth")
 
 
 def test_an_output_that_exists_is_kept_unless_overwrite_is_said(pyslowfast, tmp_path, capsys):

@@ -153,6 +153,15 @@ def test_drop_path_scales_half_precision_branches_in_single_precision():
     assert torch.equal(branch.grad, out.detach().to(torch.bfloat16))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_a_network_of_half_precision_trains_with_stochastic_depth(dtype, cls_token):
+    model = tiny(dtype=dtype, cls_token=cls_token, drop_path_rate=0.5).train()
+    logits = model(torch.randn(2, 3, 4, 32, 32, dtype=dtype))
+    logits.float().sum().backward()
+    assert logits.dtype == dtype and model.patch_embed.proj.weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("rates", [dict(), dict(drop_path_rate=0.9, dropout_rate=0.9)])
 def test_evaluation_is_deterministic_whatever_the_dropout(rates):
     model, clips = tiny(**rates).eval(), torch.randn(2, 3, 4, 32, 32)
@@ -166,15 +175,26 @@ def test_training_with_dropout_is_random():
 
 
 def test_initial_weights_are_those_of_the_recipe():
+    """A normal of σ .02 that is cut at 2, which is a hundred σ away: cut at 2 σ its σ would be .0176."""
     torch.manual_seed(0)
+    weights = []
     for name, value in build_model("mvitv2_t_16x4", num_classes=10).named_parameters():
         if value.ndim > 1:
-            assert value.std().item() == pytest.approx(0.0176, abs=0.004), (
-                name
-            )  # a normal of σ .02 cut at ±2 is .02·.88
-            assert value.abs().max() <= 2, name
+            assert value.std().item() == pytest.approx(0.02, abs=0.1 / (2 * value.numel()) ** 0.5), name  # 5 of its σ
+            weights.append(value.flatten())
         else:
             assert (value == (1 if name.endswith("weight") else 0)).all(), name
+    together = torch.cat(weights)
+    assert together.std().item() == pytest.approx(0.02, abs=2e-5)
+    assert 0.08 < together.abs().max() < 0.14
+
+
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_a_batch_of_no_clips_gives_no_logits_and_gradients_of_zero(cls_token):
+    for model in same_weights(cls_token=cls_token):
+        logits = model(torch.zeros(0, 3, 4, 32, 32))
+        logits.sum().backward()
+        assert logits.shape == (0, 5) and not model.blocks[0].attn.qkv.weight.grad.any()
 
 
 def test_batches_do_not_mix():
@@ -253,16 +273,32 @@ def test_clips_of_a_wrong_shape_are_refused(clips, message):
         (dict(crop_size=(32, 32, 32)), r"crop_size=\(32, 32, 32\): wanted 2 whole numbers from 1$"),
         (dict(crop_size=0), r"crop_size=\(0, 0\): wanted 2 whole numbers from 1$"),
         (dict(pool_kernel=(3, 2, 3)), r"pool_kernel=\(3, 2, 3\): wanted odd lengths, so that a window has a middle$"),
+        (
+            dict(q_stride=(1, 3, 2)),
+            r"q_stride=\(1, 3, 2\): wanted 1 or even steps, so that the shortcut's windows of step",
+        ),
+        (dict(depths=(True, 1)), r"depths=\(True, 1\): wanted a list of whole numbers, blocks of each stage, from 1$"),
         (dict(num_heads=0), "num_heads=0: wanted a whole number from 1$"),
+        (dict(num_classes=True), "num_classes=True: wanted a whole number from 1$"),
         (dict(num_classes=0), "num_classes=0: wanted a whole number from 1$"),
         (dict(num_frames="8"), "num_frames='8': wanted a whole number from 1$"),
         (dict(drop_path_rate=1.5), "drop_path_rate=1.5: wanted a number from 0 to below 1$"),
         (dict(dropout_rate="half"), "dropout_rate='half': wanted a number from 0 to below 1$"),
+        (dict(mlp_ratio=-1), "mlp_ratio=-1: wanted a number above 0$"),
+        (dict(mlp_ratio="abc"), "mlp_ratio='abc': wanted a number above 0$"),
+        (dict(mlp_ratio=float("inf")), "mlp_ratio=inf: wanted a number above 0$"),
+        (dict(cls_token="no"), "cls_token='no': wanted true or false$"),
+        (dict(cls_token=2), "cls_token=2: wanted true or false$"),
+        (dict(residual_pooling="false"), "residual_pooling='false': wanted true or false$"),
+        (dict(pool_all_queries=None), "pool_all_queries=None: wanted true or false$"),
+        (dict(activation_checkpointing=1), "activation_checkpointing=1: wanted true or false$"),
         (dict(embed_dim=15), "embed_dim=15 is not a multiple of num_heads=2"),
+        (dict(attention=["flash"]), r"attention='\['flash'\]': allowed are flash, reference"),
         (dict(attention="slow"), "attention='slow': allowed are flash, reference"),
         (dict(positions="none"), "positions='none': allowed are relative, absolute"),
         (dict(width_growth="head"), "width_growth='head': allowed are attention, mlp"),
         (dict(num_frames=1), r"num_frames and crop_size \(1, 32, 32\) are smaller than one patch step"),
+        (dict(embed_dim=2 * 10**12), "cannot be built as large as its arguments say .*memory.*: lower them$"),
         (dict(depth=(1, 1)), r"model argument 'depth' is unknown \(did you mean 'depths'\?\): allowed are activation_"),
     ],
 )

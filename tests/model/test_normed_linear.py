@@ -87,6 +87,28 @@ def test_under_autocast_it_computes_in_the_type_that_the_modules_would(layers):
         assert F.cosine_similarity(one.flatten(), other.flatten(), 0) > 0.995
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_sums_over_many_slices_are_as_exact_as_those_of_plain_modules(dtype, monkeypatch):
+    """Largest errors of 2048 slices' gradients against double precision, in shares of the largest value."""
+    monkeypatch.setattr(fused, "ROWS_PER_THREAD", 1)
+    torch.manual_seed(0)
+    layers = nn.ModuleDict(dict(norm=nn.LayerNorm(C), fc1=nn.Linear(C, K), fc2=nn.Linear(K, O)))
+    x = torch.randn(2048 * torch.get_num_threads(), C).requires_grad_()
+
+    def gradients(mlp, linear, given):
+        return torch.autograd.grad(mlp.double().square().sum() + linear.double().square().sum(), given)
+
+    with torch.autocast("cpu", dtype=dtype):
+        ours = fused.normed_mlp(x, *layers.values()), fused.normed_linear(x, layers.norm, layers.fc1)[0]
+        plain = by_modules(x, layers), layers.fc1(layers.norm(x))
+    found = [gradients(*outs, list(layers.parameters())) for outs in (ours, plain)]
+    layers, x = layers.double(), x.detach().double()
+    exact = gradients(by_modules(x, layers), layers.fc1(layers.norm(x)), list(layers.parameters()))
+    for one, other, wanted in zip(*found, exact, strict=True):
+        errors = [(value - wanted).abs().max() / wanted.abs().max() for value in (one, other)]
+        assert errors[0] < max(2 * errors[1], 4 * torch.finfo(dtype).eps)
+
+
 def test_only_the_input_and_the_hidden_values_are_kept_for_the_backward_pass(layers):
     x, kept = tokens(), []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):

@@ -1,8 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import prune
 
-from mvit_video.model.pooling import depthwise_conv, max_pool
+from mvit_video.model.pooling import depthwise_conv, max_pool, pool_norm
 
 
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (5, 3, 1), (1, 1, 1)], ids=str)
@@ -54,3 +56,43 @@ def test_max_pooling_is_over_overlapping_windows(stride, size):
     assert torch.equal(pooled, wanted)
     back = torch.randn_like(wanted)
     assert torch.allclose(*(torch.autograd.grad(value, cells, back)[0] for value in (pooled, wanted)))
+
+
+class Doubled(nn.Conv3d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("num_cls", [0, 1])
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)], ids=str)
+def test_hooks_pruning_and_filters_of_another_kind_are_honoured(num_cls, stride):
+    torch.manual_seed(0)
+    x, thw = torch.randn(2, num_cls + 2 * 4 * 5, 3, 6), (2, 4, 5)
+    conv, norm = nn.Conv3d(6, 6, 3, stride, 1, groups=6, bias=False), nn.LayerNorm(6, 0.1)
+
+    def pooled(conv):
+        return pool_norm(x, thw, conv, norm)
+
+    cls, plain, size = pooled(conv)
+    seen = []
+    handle = conv.register_forward_hook(lambda module, given, out: seen.append(out.shape[2:]))
+    for one, other in zip(pooled(conv)[:2], (cls, plain), strict=True):
+        torch.testing.assert_close(one, other)
+    handle.remove()
+    assert seen == [size] and pooled(conv)[2] == size
+
+    doubled = Doubled(6, 6, 3, stride, 1, groups=6, bias=False)
+    doubled.weight = nn.Parameter(conv.weight / 2)
+    torch.testing.assert_close(pooled(doubled)[1], plain)
+    biased = nn.Conv3d(6, 6, 3, stride, 1, groups=6)
+    with_bias = pooled(biased)[1]
+    nn.init.zeros_(biased.bias)
+    assert not torch.allclose(pooled(biased)[1], with_bias)
+
+    prune.l1_unstructured(conv, "weight", 0.5)
+    with torch.no_grad():
+        conv.weight_orig += 1
+    once = conv.weight_orig * conv.weight_mask
+    masked = nn.Conv3d(6, 6, 3, stride, 1, groups=6, bias=False)
+    masked.weight = nn.Parameter(once.detach())
+    torch.testing.assert_close(pooled(conv)[1], pooled(masked)[1])

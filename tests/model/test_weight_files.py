@@ -9,11 +9,16 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tiny_checkpoint import write_tiny
 from tiny_models import tiny_video
 
 from mvit_video import load_weights
 from mvit_video.errors import CheckpointError
 from mvit_video.model.checkpoint_formats import to_torchvision, without_wrappers
+from mvit_video.model.checkpoints import load_checkpoint
+from mvit_video.model.convert import load_any
 from mvit_video.model.weight_files import NOT_READ, NotRead
 
 
@@ -166,3 +171,48 @@ def test_a_stand_in_keeps_nothing_of_what_it_stands_for(tmp_path):
     with torch.serialization.safe_globals([(NotRead, name) for name in NOT_READ]):
         content = torch.load(tmp_path / "x.pth", weights_only=True)
     assert all(type(value) is NotRead and not vars(value) for value in content.values())
+
+
+NO_KIND = ", wanted dense weights of float16, bfloat16, float32, float64"
+NOT_WHOLE = "but the file does not hold that many values: save all of them, where the file was made"
+STRANGE = {
+    "8 bits": (lambda value: value.to(torch.float8_e4m3fn), f"'norm.bias' holds float8_e4m3fn, strided{NO_KIND}"),
+    "32-bit integers": (lambda value: value.int(), f"'norm.bias' holds int32, strided{NO_KIND}"),
+    "complex": (lambda value: value.to(torch.complex64), f"'norm.bias' holds complex64, strided{NO_KIND}"),
+    "counts": (lambda value: value.long(), "'norm.bias' holds torch.int64, wanted floating point weights"),
+    "no numbers": (lambda value: value / 0, "'norm.bias' holds NaN or Inf: these weights are of no use"),
+    "no storage": (lambda value: value.to("meta"), f"'norm.bias' has shape (32,), {NOT_WHOLE}"),
+    "one value, spread": (
+        lambda value: torch.zeros(1).expand(10**13),
+        f"'norm.bias' has shape (10000000000000,), {NOT_WHOLE}",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_weights_that_are_no_plain_numbers_are_one_sentence(what, tmp_path):
+    change, message = STRANGE[what]
+    state = trained_state()
+    with pytest.raises(CheckpointError) as caught:
+        load(state | {"norm.bias": change(state["norm.bias"])}, tmp_path / "x.pth")
+    assert str(caught.value) == f"{tmp_path}/x.pth: {message}"
+
+
+@pytest.mark.parametrize("what", ["8 bits", "32-bit integers", "counts", "no numbers"])
+def test_a_checkpoint_of_ours_is_held_to_the_same(what, tmp_path):
+    change, message = STRANGE[what]
+    path = write_tiny(tmp_path / "x.safetensors")
+    with safe_open(path, framework="pt") as content:
+        state, metadata = {name: content.get_tensor(name) for name in content.keys()}, content.metadata()  # noqa: SIM118
+    save_file(state | {"norm.bias": change(state["norm.bias"])}, path, metadata)
+    for read in (load_checkpoint, load_any, lambda path: load_weights(tiny_video(), path)):
+        with pytest.raises(CheckpointError) as caught:
+            read(path)
+        assert str(caught.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_weights_of_every_floating_point_type_are_loaded(dtype, tmp_path):
+    state = {name: tensor.to(dtype) for name, tensor in trained_state().items()}
+    model, _ = load(state, tmp_path / "x.pth")
+    assert all(torch.equal(tensor, state[name].float()) for name, tensor in model.state_dict().items())
