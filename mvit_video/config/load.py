@@ -145,7 +145,7 @@ def _sentence(reason: ValidationError, source: str) -> str:
         text = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
     else:
         text = f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    keys = {tuple(_key(error)) for error in errors}
+    keys = {error["loc"][:2] for error in errors}
     more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     return f"{source}: {text}{more}"
 
