@@ -115,8 +115,8 @@ def _read_files(config: Config) -> dict[str, Path]:
     if config.data.train == AUTO and data.classes is None:
         named["classes"] = LISTS[2]
     read = {f"data.{name}": Path(data.root) / place for name, place in named.items() if place}
-    weights = {"model.weights": config.model.weights, "train.teacher": config.train.teacher}
-    return read | {setting: Path(place) for setting, place in weights.items() if place}
+    others = {"data.root": data.root, "model.weights": config.model.weights, "train.teacher": config.train.teacher}
+    return read | {setting: Path(place) for setting, place in others.items() if place}
 
 
 def _same_settings(before: Config, now: Config, run: Path) -> None:

@@ -388,6 +388,9 @@ def test_a_list_or_weights_that_a_run_reads_are_never_its_output(whole_run, few_
             config = config_for(few_videos, f"{setting}={tmp_path / 'run' / name}")
             with pytest.raises(ConfigError, match=rf"run: holds {held}, which {setting} reads and a run there would"):
                 train(config, tmp_path / "run", overwrite=True)
+    shutil.copytree(data, tmp_path / "run/evaluation")
+    with pytest.raises(ConfigError, match=r"run: holds evaluation, which data.train reads and a run there would write"):
+        train(config_for(tmp_path / "run/evaluation"), tmp_path / "run", overwrite=True)
     train(config_for(data, "train.epochs=1", *SMALLER), data)
     train(config_for(data, "train.epochs=1", *SMALLER), data, overwrite=True)
     assert all(path.read_bytes() == content for path, content in before.items())
