@@ -1,6 +1,7 @@
 """The commands as a user runs them: what they print, leave and return, and what bad input gets."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,11 @@ def test_settings_are_listed_with_their_sentences(capsys):
     code, out, _ = run(capsys, "settings")
     assert code == 0
     assert "data.sampling_rate = 4\n    Distance between a dense clip's frames" in out
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "tools").glob("*.py")), ids=lambda file: file.stem)
+def test_worker_processes_that_import_a_file_of_tools_again_start_nothing(file):
+    assert callable(runpy.run_path(str(file), run_name="__mp_main__")["main"])
 
 
 def bad_predict(trained, path):

@@ -4,4 +4,5 @@ import sys
 
 from mvit_video.cli import main
 
-sys.exit(main(["verify", *sys.argv[1:]]))
+if __name__ == "__main__":  # its worker processes import this file again
+    sys.exit(main(["verify", *sys.argv[1:]]))

@@ -1,8 +1,10 @@
 """YAML files with `_BASE_`, `KEY=VALUE` overrides, and the way back."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -40,12 +42,36 @@ def config_from_dict(tree: dict[str, Any], source: str) -> Config:
 
 
 def describe_settings(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[tuple[str, str, str]]:
-    """(key, default, sentence) of every setting, in the order of the schema."""
+    """(key, default, sentence) of every setting, in the order of the schema; the default as KEY=VALUE takes it."""
     for name, field in model.model_fields.items():
         if isinstance(field.default, BaseModel):
             yield from describe_settings(type(field.default), f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", str(field.default), field.description or ""
+            default = field.default if isinstance(field.default, str) else json.dumps(field.default)
+            yield f"{prefix}{name}", default, field.description or ""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values. A key that stands twice is refused: the first of them would be lost without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines and name != "<<":
+                raise yaml.YAMLError(f"'{name}' stands in line {line} and in line {lines[name]}: keep one of them")
+            lines[name] = line
+        return node
+
+
+def _plain_values(text: str) -> Any:
+    """What a YAML text says. Raises YAMLError, or ValueError, such as for the 30th of February."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -53,13 +79,14 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if file.resolve() in seen:
         raise ConfigError(f"{path}: names itself as _BASE_, by way of {', '.join(p.name for p in seen)}")
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as reason:
+        tree = _plain_values(file.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, ValueError) as reason:
         raise ConfigError(f"{path}: is not YAML ({' '.join(str(reason).split())})") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds a {type(tree).__name__}, wanted sections such as `data:`")
     base = tree.pop("_BASE_", None)
+    tree = {key: {} if value is None and key in Config.model_fields else value for key, value in tree.items()}
     if base is None:
         return tree
     return _merged(_read(file.parent / str(base), (*seen, file.resolve())), tree)
@@ -77,16 +104,26 @@ def _override(tree: dict[str, Any], word: str) -> None:
     key, equals, text = word.partition("=")
     if not equals or not key:
         raise ConfigError(f"'{word}' is not an override: write section.key=value, such as train.epochs=10")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
     *sections, last = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"'{word}': '{section}' is a value, not a section")
-    tree[last] = value
+    tree[last] = _value(sections, last, text)
+
+
+def _value(sections: Sequence[str], name: str, text: str) -> Any:
+    """YAML's null, lists and mappings; all else is left to the setting, for YAML reads 010 as 8, yes as true, `a #1` as a."""
+    try:
+        value = _plain_values(text)
+    except (yaml.YAMLError, ValueError):
+        return text
+    section = Config.model_fields.get(".".join(sections))
+    field = type(section.default).model_fields.get(name) if section else None
+    if value is None or field is None:
+        return value
+    is_text = {*(get_args(field.annotation) or [field.annotation])} <= {str, NoneType}
+    return text if is_text or not isinstance(value, (list, dict)) else value
 
 
 def _validated(tree: dict[str, Any], source: str) -> Config:
@@ -99,7 +136,7 @@ def _validated(tree: dict[str, Any], source: str) -> Config:
 def _sentence(reason: ValidationError, source: str) -> str:
     errors = reason.errors()
     first = errors[0]
-    where = [str(part) for part in first["loc"]]
+    where = _key(first)
     key = ".".join(where)
     if first["type"] == "extra_forbidden":
         known = _keys_of(where[:-1])
@@ -108,8 +145,14 @@ def _sentence(reason: ValidationError, source: str) -> str:
         text = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
     else:
         text = f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    keys = {error["loc"][:2] for error in errors}
+    more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     return f"{source}: {text}{more}"
+
+
+def _key(error: Any) -> list[str]:
+    """The names of section and setting, and places in lists; not which of several forms pydantic has tried."""
+    return [str(part) for depth, part in enumerate(error["loc"]) if depth < 2 or isinstance(part, int)]
 
 
 def _keys_of(sections: Sequence[str]) -> list[str]:

@@ -7,10 +7,11 @@ is not here but in the YAML file of its recipe, with its source.
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 AUTO = "auto"  # of model.name and data.train
 Positive = Annotated[int, Field(ge=1)]
+Factor = Annotated[float, Field(ge=0, lt=1)]
 Rgb = tuple[float, float, float]
 Size = Positive | tuple[Positive, Positive]
 
@@ -21,7 +22,15 @@ def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` and `no` as true and false too, which pydantic would take for 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is not allowed here: write a number, or a text in quotes")
+        return value
 
 
 class ModelSettings(Settings):
@@ -185,12 +194,12 @@ class TrainSettings(Settings):
     warmup_lr: Annotated[float, Field(ge=0)] = 1e-6
     """Learning rate of the first step, for 512 clips per step."""
     end_lr: Annotated[float, Field(ge=0)] = 1e-6
-    """Learning rate of the last step, for 512 clips per step; reached along half a cosine."""
+    """Learning rate that half a cosine falls to after the peak, for 512 clips per step; the last step's is just above it."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """Decay of every parameter with more than one dimension: decoupled in AdamW, added to the gradient in SGD."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Each block's learning rate is this share of the next one's, counted from the head, which learns at the full rate; 1 is off."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Factor, Factor] = (0.9, 0.999)
     """AdamW's averaging factors."""
     momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """SGD's averaging factor."""

@@ -73,10 +73,22 @@ class Conversion:
 
 
 def convert_slowfast(path: str | Path) -> Conversion:
-    """Read a PySlowFast file of an MViT. Raises ConfigError that names every key without a counterpart."""
+    """Read a PySlowFast file of an MViT. Raises ConfigError that names every key without a counterpart.
+
+    Another network or dataset is named alone: what else such files hold says nothing.
+    """
     file = _File(_flat(read_yaml(path)), Conversion(str(path)))
+    network = file.value("MODEL.ARCH", "slowfast"), file.value("MODEL.MODEL_NAME", "SlowFast")
+    if network != ("mvit", "MViT"):
+        raise ConfigError(
+            f"{path}: only MViT is converted, and MODEL.ARCH and MODEL.MODEL_NAME are {network[0]!r} and {network[1]!r} "
+            "(by default 'slowfast' and 'SlowFast'): name a file of an MViT"
+        )
+    file.tell("ignored", "always so: only MViT is converted", "MODEL.ARCH", "MODEL.MODEL_NAME")
     file.same(SAME)
     try:
+        _lists(file)
+        file.stop_at_unsupported()
         _input(file)
         _network(file)
         file.fixed(FIXED)
@@ -90,9 +102,7 @@ def convert_slowfast(path: str | Path) -> Conversion:
     except (TypeError, ValueError, IndexError) as reason:
         raise ConfigError(f"{path}: holds a value of another form than PySlowFast's ({reason})") from None
     file.settle_the_rest()
-    if unsupported := file.result.of_fate("unsupported"):
-        named = "; ".join(f"{key} {why}" for key, why in unsupported.items())
-        raise ConfigError(f"{path}: unsupported are {named}: change or remove these keys")
+    file.stop_at_unsupported()
     file.result.config()
     return file.result
 
@@ -104,7 +114,8 @@ class _File:
         self.given, self.result = given, result
         self.training = bool(self.value("TRAIN.ENABLE", True))
         self.tell("derived", "whether what concerns training is converted", "TRAIN.ENABLE")
-        self.dataset = self.value("TRAIN.DATASET" if self.training else "TEST.DATASET", "kinetics")
+        self.dataset_key = "TRAIN.DATASET" if self.training else "TEST.DATASET"
+        self.dataset = self.value(self.dataset_key, "kinetics")
 
     def value(self, key: str, default: Any) -> Any:
         return self.given.get(key, default)
@@ -149,6 +160,11 @@ class _File:
             else:
                 self.tell("ignored", why, key)
 
+    def stop_at_unsupported(self) -> None:
+        if unsupported := self.result.of_fate("unsupported"):
+            named = "; ".join(f"{key} {why}" for key, why in unsupported.items())
+            raise ConfigError(f"{self.result.source}: unsupported are {named}: change or remove these keys")
+
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Values by their dotted keys, sequences as lists."""
@@ -168,17 +184,21 @@ def _literal(value: Any) -> Any:
     return [_literal(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _input(file: _File) -> None:
-    """Lists, sampling, and the pictures and views of evaluation."""
-    key = "TRAIN.DATASET" if file.training else "TEST.DATASET"
+def _lists(file: _File) -> None:
+    """The lists of the file's dataset."""
     if file.dataset not in LISTS:
-        file.refuse(key, f"is {file.dataset!r}, but {' and '.join(LISTS)} are the datasets that are converted")
+        datasets = " and ".join(LISTS)
+        file.refuse(file.dataset_key, f"is {file.dataset!r}, but {datasets} are the datasets that are converted")
         return
     for name, list_file in zip(("train", "val"), LISTS[file.dataset], strict=True):
-        file.put(f"data.{name}", list_file, "derived", key)
+        file.put(f"data.{name}", list_file, "derived", file.dataset_key)
     file.put("data.root", file.value("DATA.PATH_TO_DATA_DIR", "") or ".", "renamed", "DATA.PATH_TO_DATA_DIR")
+
+
+def _input(file: _File) -> None:
+    """Sampling, and the pictures and views of evaluation."""
     if file.dataset == "ssv2":
-        file.put("data.sampling", "segment", "derived", key)
+        file.put("data.sampling", "segment", "derived", file.dataset_key)
         file.tell("ignored", "one frame of each equal part", "DATA.SAMPLING_RATE", "DATA.USE_OFFSET_SAMPLING")
     else:
         file.put("data.sampling_rate", file.value("DATA.SAMPLING_RATE", 8), "kept", "DATA.SAMPLING_RATE")
@@ -328,6 +348,8 @@ def _optimisation(file: _File) -> None:
             file.tell(fate, f"{method} has none", f"SOLVER.{key}")
     shards = file.value("NUM_SHARDS", 1)
     per_machine = file.value("TRAIN.BATCH_SIZE", 64) * file.value("AUG.NUM_SAMPLE", 1)
+    if per_machine * shards < 1:
+        raise ValueError(f"TRAIN.BATCH_SIZE, AUG.NUM_SAMPLE and NUM_SHARDS make steps of {per_machine * shards} clips")
     sizes = ("TRAIN.BATCH_SIZE", "NUM_SHARDS")
     file.put("train.clips_per_step", per_machine * shards, "derived", *sizes)
     clips = per_machine if file.value("SOLVER.BASE_LR_SCALE_NUM_SHARDS", False) else per_machine * shards

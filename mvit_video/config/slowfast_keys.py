@@ -97,8 +97,6 @@ SAME_IN_TRAINING: dict[str, tuple[Any, str]] = {
 
 # Only one value has a counterpart: PySlowFast's default, that value, and what is always so here.
 FIXED: dict[str, tuple[Any, Any, str]] = {
-    "MODEL.ARCH": ("slowfast", "mvit", "only MViT is converted"),
-    "MODEL.MODEL_NAME": ("SlowFast", "MViT", "only MViT is converted"),
     "MVIT.MODE": ("conv", "conv", "queries, keys and values are pooled by convolutions"),
     "MVIT.POOL_FIRST": (False, False, "pooling comes after the projection"),
     "MVIT.QKV_BIAS": (True, True, "the projections of attention have biases"),

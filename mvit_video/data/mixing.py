@@ -31,10 +31,7 @@ class Mixer:
         self.settings, self.num_classes = settings, num_classes
 
     def __call__(self, clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Clips and labels (B,) or, where videos have several, (B, K) of 0 and 1 -> mixed clips and targets (B, K).
-
-        The clips given are left as they are.
-        """
+        """Clips and labels (B,) -> mixed clips and targets (B, K). The clips given are left as they are."""
         targets = smooth_targets(labels, self.num_classes, self.settings.label_smoothing)
         return apply_mix(clips, targets, self.draw(rng, clips.shape[-2], clips.shape[-1]))
 
@@ -65,9 +62,7 @@ def draw_box(rng: np.random.Generator, share: float, height: int, width: int) ->
 
 
 def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Labels (B,) -> (B, K) that sum to 1, `smoothing` of it spread evenly; labels (B, K) -> each moved towards one half."""
-    if labels.ndim == 2:
-        return labels.float() * (1 - smoothing) + 0.5 * smoothing
+    """Labels (B,) -> targets (B, K) that sum to 1, `smoothing` of it spread evenly."""
     return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
 
 

@@ -2,7 +2,7 @@
 
 Order, crops, mixing and dropout follow from (seed, step), so no generator state is kept. A state is a folder
 `checkpoints/step_00000500` with model.safetensors, optimizer.safetensors, ema.safetensors where weights are averaged,
-and state.json (step, schedule, loss scale, digests, seed, config and environment); it is written under a temporary name,
+and state.json (step, schedule, loss scale, digests, seed, config, lists and environment); it is written under a temporary name,
 synced and renamed, so a folder with the final name is whole. One that holds NaN or Inf is not written. Weights that are
 shared out among processes are saved whole, so a state does not depend on how many processes there are.
 """
@@ -14,6 +14,7 @@ import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ class TrainingState:
     step: int
     schedule: dict[str, int]
     environment: dict[str, Any]
+    lists: list[dict[str, Any]]
+    """Of each list, how many videos it has and its digest (see run_folder.py); empty in states of before."""
 
 
 def save_state(
@@ -93,8 +96,6 @@ def save_state(
         temporary.mkdir(parents=True)
         _write_state(temporary, tensors, card, content)
         _sync_folder(temporary)
-        if final.exists():
-            shutil.rmtree(final)  # one that was found broken
         os.replace(temporary, final)
         _sync_folder(final.parent)
     except OSError as reason:
@@ -186,13 +187,24 @@ def newest_state(run: Path) -> tuple[TrainingState | None, list[str]]:
             content = json.loads((folder / "state.json").read_text())
             changed = [name for name, digest in content["sha256"].items() if _digest(folder / name) != digest]
             if not changed:
-                return TrainingState(
-                    folder, content["step"], content["schedule"], content.get("environment", {})
-                ), complaints
+                about = content["schedule"], content.get("environment", {}), content.get("lists", [])
+                return TrainingState(folder, content["step"], *about), complaints
             complaints.append(f"{folder}: {changed[0]} is not what was written (sha256 differs): not used")
         except (OSError, ValueError, KeyError) as reason:
             complaints.append(f"{folder}: cannot be read ({reason}): not used")
     return None, complaints
+
+
+def set_aside(run: Path, after: int) -> list[str]:
+    """Rename the states after step `after`, which are broken: `tidy` would count them among the newest. A sentence for each."""
+    told = []
+    for folder in _folders(run):
+        if int(folder.name.removeprefix("step_")) > after:
+            names = (f"broken{number}_{folder.name}" for number in count(1))
+            aside = next(folder.with_name(name) for name in names if not folder.with_name(name).exists())
+            folder.rename(aside)
+            told.append(f"{folder}: is broken and set aside as {aside.name}: delete it when nobody needs it")
+    return told
 
 
 def load_state(state: TrainingState, learner: Learner) -> None:
@@ -243,7 +255,7 @@ def _teacher(digest: str | None) -> str:
 
 
 def _folders(run: Path) -> list[Path]:
-    return sorted((run / FOLDER).glob("step_*"))
+    return sorted(folder for folder in (run / FOLDER).glob("step_*") if folder.name[5:].isdecimal())
 
 
 def _digest(path: Path) -> str:

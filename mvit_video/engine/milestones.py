@@ -50,20 +50,20 @@ class Milestones:
         self.validate, self.about, self.tell = validate, about, tell
         self.log = MetricsLog(run / VALIDATION, after=span.first_step)
 
-    def resumed(self) -> None:
-        """What was left to do after the step that the run goes on from."""
+    def resumed(self, request: StopRequest) -> None:
+        """What was left to do after the step that the run goes on from. Raises Interrupted as `after` does."""
         done = self.span.first_step
         if not done:
             return
         recorded = is_first() and any(record["step"] == done for record in read_metrics(self.run / VALIDATION))
         if self._validates(done) and not any(everyones(recorded)):
-            self._validate(done)
+            self._validate(done, request)
         if is_first():
             tidy(self.run, self.settings.keep_checkpoints)
 
     def after(self, done: int, logs: Iterable[MetricsLog], request: StopRequest) -> None:
         """After step `done`. Raises Interrupted where any process has been asked to stop."""
-        stop, validates = any(everyones(request.signal is not None)), self._validates(done)
+        stop, validates = _asked(request), self._validates(done)
         if stop or validates or done == self.span.last_step or done % self.settings.checkpoint_every_steps == 0:
             for log in logs:
                 log.sync()
@@ -71,18 +71,21 @@ class Milestones:
             keep = self.settings.keep_checkpoints
             save_state(self.run, done, self.learner, self.card, schedule, keep, self.about)
         if stop:
-            raise Interrupted(
-                f"stopped by {request.signal or 'a signal to another process'} after step {done}, whose state is in "
-                f"{self.run / FOLDER}: the same command with --resume auto goes on"
-            )
+            raise self._stopped(done, request)
         if validates:
-            self._validate(done)
+            self._validate(done, request)
 
     def _validates(self, done: int) -> bool:
         every = self.span.steps_per_epoch * self.settings.validate_every_epochs
         return self.validate is not None and (done == self.span.last_step or done % every == 0)
 
-    def _validate(self, done: int) -> None:
+    def _stopped(self, done: int, request: StopRequest) -> Interrupted:
+        return Interrupted(
+            f"stopped by {request.signal or 'a signal to another process'} after step {done}, whose state is in "
+            f"{self.run / FOLDER}: the same command with --resume auto goes on"
+        )
+
+    def _validate(self, done: int, request: StopRequest) -> None:
         """Record the numbers of the network, and under ema_… those of its average."""
         assert self.validate is not None
         numbers = self.validate(whole_network(self.learner.model, self.card))
@@ -93,6 +96,13 @@ class Milestones:
         self.tell(done, numbers)
         if is_first():
             tidy(self.run, self.settings.keep_checkpoints)
+        if _asked(request):
+            raise self._stopped(done, request)
+
+
+def _asked(request: StopRequest) -> bool:
+    """Whether any process has been asked to stop; every process must ask."""
+    return any(everyones(request.signal is not None))
 
 
 def whole_network(network: nn.Module, card: ModelCard) -> nn.Module:

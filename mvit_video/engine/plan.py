@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mvit_video.config.schema import Config, height_width
+from mvit_video.config.schema import AUTO, Config, height_width
 from mvit_video.data.loader import steps_per_epoch
 from mvit_video.engine.distributed import world_size
 from mvit_video.engine.losses import check_resolutions
@@ -214,5 +214,9 @@ class Plan:
             yield f"a second set of weights for their average (decay {settings.ema_decay:g})"
 
     def _evaluation(self) -> Iterator[str]:
-        yield f"every {self.settings.validate_every_epochs} epochs one view a video"
-        yield f"{self.config.evaluation.protocol} views (clips × crops) at a short side of {self.data.short_side} in the end"
+        if self.data.val is not None or self.data.train == AUTO:
+            yield f"every {self.settings.validate_every_epochs} epochs one view a video"
+        else:
+            yield "none while training, without data.val"
+        views = f"{self.config.evaluation.protocol} views (clips × crops) at a short side of {self.data.short_side}"
+        yield f"{views} {'in the end' if self.config.evaluation.after_training else 'by mvit-video evaluate'}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey
@@ -18,7 +18,7 @@ from mvit_video.engine.bad_videos import stop_at
 from mvit_video.engine.checkpoint import FOLDER, Learner
 from mvit_video.engine.distributed import processes_here, world_size
 from mvit_video.engine.trackers import check_trackers
-from mvit_video.engine.trainer import Trainer
+from mvit_video.engine.trainer import Trainer, batch_statistics, put_back
 from mvit_video.errors import ConfigError, DecodeError
 
 VIDEOS_TRIED = 3
@@ -113,7 +113,7 @@ def rehearse(trainer: Trainer, config: Config, num_classes: int) -> None:
     together = settings.clips_per_step // world_size()
     whole = trainer.device.type == "cuda" or settings.compile
     count = min(settings.clips_per_pass or together, together) if whole else min(2, together)
-    buffers = {name: buffer.clone() for name, buffer in trainer.learner.model.named_buffers()}
+    statistics = batch_statistics(trainer.learner.model)
     held: list[Tensor] = []
     try:
         if trainer.device.type == "cuda":
@@ -129,7 +129,8 @@ def rehearse(trainer: Trainer, config: Config, num_classes: int) -> None:
         ) from reason
     finally:
         del held
-        _as_before(trainer.learner.model, buffers)
+        trainer.learner.model.zero_grad(set_to_none=True)
+        put_back(statistics)
 
 
 def _what_a_step_holds(trainer: Trainer, config: Config, together: int) -> list[Tensor]:
@@ -137,13 +138,6 @@ def _what_a_step_holds(trainer: Trainer, config: Config, together: int) -> list[
     clips = torch.empty(together, 3, config.data.num_frames, *config.data.crop_hw, device=trainer.device)
     moments = {"adamw": 2, "sgd": 1}[config.train.optimizer]
     return [clips, *(torch.empty_like(parameter) for parameter in trainer.trained for _ in range(moments))]
-
-
-def _as_before(model: nn.Module, buffers: dict[str, Tensor]) -> None:
-    """Without gradients, and with the statistics of batch norms that were there."""
-    model.zero_grad(set_to_none=True)
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])
 
 
 def _out_of_memory(config: Config, count: int, reason: str) -> str:

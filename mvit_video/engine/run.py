@@ -9,37 +9,36 @@ from typing import Any
 import torch
 from torch import nn
 
-from mvit_video.config.load import dump_config, load_config
 from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.annotations import checked_list
 from mvit_video.data.class_names import read_classes
 from mvit_video.data.dataset import ClipDataset
-from mvit_video.data.list_checks import MISSING, missing_text, refuse_several_labels, shared_videos
+from mvit_video.data.list_checks import refuse_several_labels, shared_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
 from mvit_video.data.records import VideoList
-from mvit_video.data.split import found_lists, list_text, split_videos
-from mvit_video.engine.bad_videos import EVENTS, events_summary
-from mvit_video.engine.checkpoint import (
-    BEST,
-    FOLDER,
-    VALIDATION,
-    Learner,
-    TrainingState,
-    environment,
-    load_state,
-    newest_state,
-)
-from mvit_video.engine.distributed import gathered, is_first, rank, world_size
+from mvit_video.data.split import found_lists, split_videos
+from mvit_video.engine.bad_videos import events_summary
+from mvit_video.engine.checkpoint import TrainingState, environment, load_state, newest_state, set_aside
+from mvit_video.engine.distributed import everyones, gathered, is_first, rank, world_size
 from mvit_video.engine.losses import Objective, check_resolutions
 from mvit_video.engine.milestones import Span, Validate, whole_network
 from mvit_video.engine.optimizer import linear_layers
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.preflight import check_output, preflight
+from mvit_video.engine.run_folder import (
+    AVERAGED_WEIGHTS,
+    WEIGHTS,
+    check_folder,
+    check_videos_stay,
+    list_digest,
+    open_folder,
+    same_lists,
+)
 from mvit_video.engine.schedule import learning_rate
 from mvit_video.engine.teacher import read_teacher
 from mvit_video.engine.trainer import Trainer, make_learner, run_training, seed_step
-from mvit_video.engine.watching import FILES, METRICS, Watcher
+from mvit_video.engine.watching import Watcher
 from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.model.checkpoints import (
     ModelCard,
@@ -48,32 +47,6 @@ from mvit_video.model.checkpoints import (
     put_weights,
     read_weights,
     save_checkpoint,
-)
-from mvit_video.paths import check_fresh, fresh_folder, write_whole
-
-WEIGHTS = "model.safetensors"
-AVERAGED_WEIGHTS = "model_ema.safetensors"
-LISTS = ("train.csv", "val.csv", "classes.txt")  # where data.train is auto
-EVALUATION = "evaluation"  # and evaluation_ema: what evaluation.after_training leaves
-OWNED = (
-    *("config.yaml", METRICS, VALIDATION, EVENTS, BEST, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING),
-    *(*FILES, *LISTS, EVALUATION, f"{EVALUATION}_ema"),
-)
-MAY_CHANGE = (
-    "data.root",
-    "data.planned_",
-    "data.workers",
-    "data.on_error",
-    "data.decode_timeout",
-    "train.wandb_project",
-    "train.teacher",  # its file may move, its digest is in the states
-    "train.activation_checkpointing",
-    "train.clips_per_pass",  # what a lack of memory asks for; it is told, since sums round otherwise
-    "train.on_nonfinite",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-    "train.parallel",
-    "evaluation.",
 )
 
 
@@ -111,34 +84,43 @@ def train_run(
     in the folder is refused, resumed from its newest whole state, or deleted, as told. Under torchrun every process calls
     this, with the same folder; the first one writes and speaks.
     """
-    settings, say = config.train, say if is_first() else _silent
+    settings, say, run = config.train, say if is_first() else _silent, Path(output)
     if is_first():
-        check_output(Path(output))
-    if is_first() and not resume:
-        check_fresh(Path(output), OWNED, overwrite)
+        check_output(run)
+        check_folder(run, config, resume, overwrite)
     train, val = training_lists(config)
     lists = [train] if val is None else [train, val]
+    if is_first() and overwrite:
+        check_videos_stay(run, config, lists)
     for note in (note for videos in lists for note in videos.notes):
         say(f"note: {note}")
     sampler = step_sampler(config, len(train))
     per_epoch, last_step = sampler.steps_per_epoch, sampler.last_step
+    state = _agreed_state(run, say) if resume else None
+    if state is not None:
+        same_lists(state, lists)
+        _same_schedule(state, last_step, per_epoch)
     card = model_card(config, train.classes)
     teacher = read_teacher(settings.teacher, card, device) if settings.teacher else None
-    learner = make_learner(initial_model(config, card, say).to(device), settings, device)
+    learner = make_learner(initial_model(config, card, say, bool(state)).to(device), settings, device)
     learner = replace(learner, teacher=teacher.digest if teacher else None)
     rate = learning_rate(settings, last_step, per_epoch)
     mixer, objective = Mixer(settings, len(train.classes)), Objective(settings, teacher)
     trainer = Trainer(learner, rate, mixer, settings, device, objective)
     dataset = ClipDataset(train, config.data, settings.seed)
     with _algorithms(settings.deterministic):
-        checked = preflight(trainer, dataset, config, Path(output))
-    run = _open_run(Path(output), config, resume, overwrite, lists) if is_first() else Path(output)
+        checked = preflight(trainer, dataset, config, run)
+    if state is not None:
+        load_state(state, learner)
+    if is_first():
+        open_folder(run, config, resume, overwrite, lists)
     about: dict[str, Any] = {
         "seed": settings.seed,
         "config": config.model_dump(mode="json"),
         "environment": environment(device, settings),
+        "lists": [list_digest(videos) for videos in lists],
     }
-    span = Span(_resume(run, learner, last_step, per_epoch, about["environment"], say), last_step, per_epoch)
+    span = Span(_resumed(run, state, about["environment"], say), last_step, per_epoch)
     sampler.first_step = span.first_step
     say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
     say(checked)
@@ -151,6 +133,7 @@ def train_run(
     _save_weights(run / WEIGHTS, learner.model, card)
     if learner.average is not None:
         _save_weights(run / AVERAGED_WEIGHTS, learner.average.model, card)
+    everyones(0)  # none goes on before the files are there
     return run / WEIGHTS
 
 
@@ -212,47 +195,6 @@ def _assumed(num_videos: int | None, num_classes: int | None) -> str:
     return f"{videos} and {classes} are assumed" + (f"; {' and '.join(lacking)} would tell" if lacking else "")
 
 
-def _open_run(run: Path, config: Config, resume: bool, overwrite: bool, lists: list[VideoList]) -> Path:
-    """The folder of a run, with its effective config.yaml, and what is to be known about its lists."""
-    if resume and (run / "config.yaml").exists():
-        _same_settings(load_config(run / "config.yaml"), config, run)
-    else:
-        reports = [report.name for report in run.glob("nonfinite_step_*.json")]
-        run = fresh_folder(run, (*OWNED, *reports), overwrite)
-        write_whole(run / "config.yaml", dump_config(config))
-    _write_missing(run, missing_text(lists), resume)
-    if config.data.train == AUTO:
-        _write_lists(run, lists, resume)
-    return run
-
-
-def _write_lists(run: Path, lists: list[VideoList], resume: bool) -> None:
-    """train.csv and val.csv beside classes.txt: what data.train=auto came to. A run resumes with the same ones only."""
-    for name, videos in zip(LISTS, lists, strict=False):
-        text = list_text(videos)
-        if resume and (run / name).exists() and (run / name).read_text(encoding="utf-8") != text:
-            raise ConfigError(
-                f"{run / name}: is not what data.train=auto finds under data.root any more: put the videos back as they "
-                "were, or start anew in another --output"
-            )
-        write_whole(run / name, text)
-    write_whole(run / LISTS[2], "".join(f"{name}\n" for name in lists[0].classes))
-
-
-def _write_missing(run: Path, text: str, resume: bool) -> None:
-    """missing.txt where videos are missing. A run resumes with the same ones only: samples follow from the list."""
-    file = run / MISSING
-    before = file.read_text(encoding="utf-8") if file.exists() else ""
-    if resume and (run / FOLDER).exists() and before != text:
-        counts = [len(lines.splitlines()) for lines in (before, text)]
-        raise ConfigError(
-            f"{run}: was trained with {counts[0]} missing videos, now {counts[1]} are missing or others than in {MISSING}: "
-            "bring back the same files, or use another --output"
-        )
-    if text:
-        write_whole(file, text)
-
-
 def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
     """What the weights of this configuration carry."""
     return ModelCard(
@@ -264,15 +206,16 @@ def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
     )
 
 
-def initial_model(config: Config, card: ModelCard, say: Callable[[str], None]) -> nn.Module:
+def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], resumed: bool = False) -> nn.Module:
     """The network before the first step: its weights follow from the seed, or from the checkpoint that `model.weights` names.
 
-    The head starts new, and `say` is told, where the checkpoint's classes are not the card's.
+    The head starts new, and `say` is told, where the checkpoint's classes are not the card's. A run that is `resumed`
+    does without the checkpoint, since its state holds all weights.
     """
     seed_step(config.train.seed, 0)
     model = model_from_card(card)
     check_resolutions(model, config.model.name, config.train)
-    if config.model.weights is not None:
+    if config.model.weights is not None and not resumed:
         weights = read_weights(config.model.weights)
         other_classes = weights.classes != card.classes
         if other_classes and weights.num_classes is not None:
@@ -295,18 +238,21 @@ def _new_head(weights: Weights, card: ModelCard) -> str:
     )
 
 
-def _resume(
-    run: Path, learner: Learner, last_step: int, per_epoch: int, now: dict[str, Any], say: Callable[[str], None]
-) -> int:
-    state = _agreed_state(run, say)
-    if state is None:
-        return 0
+def _same_schedule(state: TrainingState, last_step: int, per_epoch: int) -> None:
+    """ConfigError where the steps are others, which is all that states of before tell of their list."""
     if state.schedule != {"last_step": last_step, "steps_per_epoch": per_epoch}:
         raise ConfigError(
             f"{state.folder}: is of a run with {state.schedule['steps_per_epoch']} steps per epoch, and data.train now "
             f"makes {per_epoch}: resume with the list that it was trained on, or start anew in another --output"
         )
-    load_state(state, learner)
+
+
+def _resumed(run: Path, state: TrainingState | None, now: dict[str, Any], say: Callable[[str], None]) -> int:
+    """The step that a run goes on after. What is to be known about that is said; states that cannot be used are set aside."""
+    for sentence in set_aside(run, state.step if state else 0) if is_first() else []:
+        say(sentence)
+    if state is None:
+        return 0
     say(f"resuming after step {state.step} from {state.folder}")
     before = {name: state.environment.get(name, value) for name, value in now.items()}
     changed = [f"{name} {value}, was {before[name]}" for name, value in now.items() if value != before[name]]
@@ -322,26 +268,9 @@ def _agreed_state(run: Path, say: Callable[[str], None]) -> TrainingState | None
         state, complaints = newest_state(run)
         for complaint in complaints:
             say(complaint)
-        found = state and [str(state.folder), state.step, state.schedule, state.environment]
+        found = state and [str(state.folder), state.step, state.schedule, state.environment, state.lists]
     chosen = gathered(found)[0]
     return TrainingState(Path(chosen[0]), *chosen[1:]) if chosen else None
-
-
-def _same_settings(before: Config, now: Config, run: Path) -> None:
-    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
-    for key in old.keys() | new.keys():
-        if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE):
-            raise ConfigError(
-                f"{run}: was trained with {key} = {old.get(key)}, asked to resume with {new.get(key)}: "
-                "use the same settings, or another --output"
-            )
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat: dict = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat
 
 
 @contextmanager

@@ -12,18 +12,20 @@ from mvit_video.engine.distributed import is_first
 
 
 class StopRequest:
-    """Which signal has asked to stop, if one has; a second SIGINT (Ctrl-C) interrupts at once."""
+    """Which signal has asked to stop, if one has; a second SIGINT (Ctrl-C) interrupts at once, whatever came between."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
+        self._interrupts = 0
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal == "SIGINT" and number == signal.SIGINT:
+        self._interrupts += number == signal.SIGINT
+        if number == signal.SIGINT and self._interrupts > 1:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name
         if is_first():
             at_once = ", Ctrl-C again to stop at once" if number == signal.SIGINT else ""
-            os.write(2, f"\n{self.signal}: finishing this step and saving its state{at_once}\n".encode())
+            os.write(2, f"\n{self.signal}: finishing this step or validation and saving its state{at_once}\n".encode())
 
 
 @contextmanager

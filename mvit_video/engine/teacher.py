@@ -81,7 +81,7 @@ def _check_classes(teacher: tuple[str, ...], student: tuple[str, ...], source: s
 
 
 def _check_frames(teacher: Preprocessing, student: Preprocessing, source: str) -> None:
-    names = ["num_frames", "sampling"] + ["sampling_rate", "target_fps"] * (student.sampling == "dense")
+    names = ["num_frames", "sampling"] + ["sampling_rate", "dense_step", "target_fps"] * (student.sampling == "dense")
     for name in names:
         theirs, ours = getattr(teacher, name), getattr(student, name)
         if theirs != ours:

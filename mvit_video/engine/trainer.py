@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mvit_video.config.schema import TrainSettings
 from mvit_video.data.loader import lost_workers_told
@@ -82,6 +83,7 @@ class Trainer:
         clips, targets = self.mix_of_step(step)(clips, labels)
         self.learner.optimizer.zero_grad(set_to_none=True)
         shares = everyones(len(clips))
+        statistics = batch_statistics(self.learner.model)
         losses, hits = self._passes(clips, targets, shares)
         self.learner.scaler.unscale_(self.learner.optimizer)
         norm = norm_of_gradient(self.trained)
@@ -92,6 +94,7 @@ class Trainer:
             self._update(step, norm)
         self.learner.scaler.update()
         if not (isfinite(loss) and isfinite(gradient_norm)):
+            put_back(statistics)
             raise NonFiniteStep(step, record, losses.tolist(), overflow=isfinite(loss) and self._can_lower_scale())
         return record
 
@@ -155,6 +158,18 @@ class Trainer:
         return self.learner.scaler.is_enabled() and self.learner.scaler.get_scale() >= 1
 
 
+def batch_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The buffers that a pass changes, those of batch norms in training mode, each with a copy of what it holds."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+
+
+def put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
+    """The buffers as they were when `batch_statistics` was asked."""
+    for buffer, before in statistics:
+        buffer.copy_(before)
+
+
 def make_learner(model: nn.Module, settings: TrainSettings, device: torch.device) -> Learner:
     """A network on its device, with everything that training it needs."""
     if settings.trainable == "head":
@@ -186,15 +201,15 @@ def run_training(
 ) -> None:
     """The steps of `span` with records, validation and saved states in the folder `run`.
 
-    Raises Interrupted, after a step and with its state saved, where a process has been asked to stop.
+    Raises Interrupted, after a step or a validation and with its state saved, where a process has been asked to stop.
     """
     log, events = (MetricsLog(run / name, after=span.first_step) for name in (METRICS, EVENTS))
     milestones = Milestones(trainer.learner, trainer.settings, run, card, span, validate, about, watcher.validated)
-    milestones.resumed()
-    trainer.train_mode()
     step = guarded_step(trainer, run)
     bar_of_steps = progress_bar("training", span.last_step, span.first_step, is_first())
     with lost_workers_told(), watcher, stop_requests() as request, bar_of_steps as bar:
+        milestones.resumed(request)
+        trainer.train_mode()
         for number, batch in enumerate(watcher.waiting(batches), span.first_step):
             handle_bad_videos(batch, on_error, events, number + 1, number // span.steps_per_epoch)
             batch = batch if "video" in batch else no_clips(card.preprocessing)

@@ -10,7 +10,8 @@ from mvit_video.data.annotations import checked_list
 from mvit_video.data.records import VideoList
 from mvit_video.data.split import found_lists
 from mvit_video.engine.distributed import is_first
-from mvit_video.engine.run import AVERAGED_WEIGHTS, EVALUATION, WEIGHTS, training_lists
+from mvit_video.engine.run import training_lists
+from mvit_video.engine.run_folder import AVERAGED_WEIGHTS, EVALUATION, WEIGHTS
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation.evaluate import evaluate
 from mvit_video.evaluation.page import evaluation_report
@@ -45,9 +46,9 @@ def evaluate_run(run: Path, config: Config, device: torch.device, say: Callable[
 
     Every process must call it; the first one writes.
     """
-    for file, folder in ((WEIGHTS, EVALUATION), (AVERAGED_WEIGHTS, f"{EVALUATION}_ema")):
-        if (run / file).exists():
-            _evaluate(run / file, run / folder, config, device, say)
+    _evaluate(run / WEIGHTS, run / EVALUATION, config, device, say)
+    if config.train.ema_decay is not None:
+        _evaluate(run / AVERAGED_WEIGHTS, run / f"{EVALUATION}_ema", config, device, say)
 
 
 def _evaluate(file: Path, folder: Path, config: Config, device: torch.device, say: Callable[[str], None]) -> None:

@@ -65,6 +65,16 @@ def test_every_setting_has_a_sentence():
         ("_BASE_: c.yaml", "names itself as _BASE_"),
         ("_BASE_: nowhere.yaml", "nowhere.yaml: no such file"),
         ("a: !!python/object/apply:os.getcwd []", "is not YAML (could not determine a constructor"),
+        ("train: {epochs: 2024-02-30}", "is not YAML (day is out of range for month)"),
+        ("data: {}\ntrain: {}\ndata: {}", "is not YAML ('data' stands in line 3 and in line 1: keep one of them)"),
+        ("train: {seed: 1, seed: 2}", "is not YAML ('seed' stands in line 1 and in line 1: keep one of them)"),
+        ("train: {betas: [0.9, 1.0]}", "train.betas.1 = 1.0: input should be less than 1"),
+        ("train: {betas: [-1, 0.9]}", "train.betas.0 = -1: input should be greater than or equal to 0"),
+        ("train: {base_lr: .inf}", "train.base_lr = inf: input should be a finite number"),
+        ("data: {mean: [.nan, 0, 0]}", "data.mean.0 = nan: input should be a finite number"),
+        ("train: {epochs: yes}", "train.epochs: true is not allowed here: write a number, or a text in quotes"),
+        ("data: {root: no}", "data.root: false is not allowed here: write a number, or a text in quotes"),
+        ("data: {crop_size: abc}", "data.crop_size = 'abc': input should be a valid integer"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(tmp_path, text, message):
@@ -80,6 +90,11 @@ def test_a_wrong_file_is_one_sentence(tmp_path, text, message):
         ("train.epochs", "'train.epochs' is not an override: write section.key=value"),
         ("train.epoch=3", "'train.epoch' is not a setting (did you mean 'epochs'?)"),
         ("train.epochs.x=3", "'epochs' is a value, not a section"),
+        ("train.epochs=yes", "train.epochs = 'yes': input should be a valid integer"),
+        ("train.epochs=1:30", "train.epochs = '1:30': input should be a valid integer"),
+        ("train.epochs=2024-02-30", "train.epochs = '2024-02-30': input should be a valid integer"),
+        ("train.base_lr=inf", "train.base_lr = 'inf': input should be a finite number"),
+        ("train.resolutions=[small]", "train.resolutions.0 = 'small': input should be a valid integer"),
     ],
 )
 def test_a_wrong_word_is_one_sentence(tmp_path, word, message):
@@ -92,3 +107,44 @@ def test_a_wrong_word_is_one_sentence(tmp_path, word, message):
 def test_several_errors_are_counted(tmp_path):
     with pytest.raises(ConfigError, match=r"\(and 1 more\)"):
         load_config(write(tmp_path / "c.yaml", "train: {epochs: 0, seed: -1}"))
+
+
+@pytest.mark.parametrize("text", ["/d/a #1", "2024", "no", "2024-01-01", "2024-02-30", "/d/a: b", "[a]", "*x", "C:\\x"])
+def test_a_text_of_a_word_is_taken_as_it_stands(tmp_path, text):
+    config = load_config(write(tmp_path / "c.yaml", ""), [f"data.root={text}", f"data.train={text}"])
+    assert (config.data.root, config.data.train) == (text, text)
+
+
+def test_null_numbers_and_lists_of_words_are_no_texts(tmp_path):
+    words = [
+        "data.val=null",
+        "train.clip_gradient=null",
+        "train.epochs=010",
+        "data.crop_size=[24, 32]",
+        "data.flip=yes",
+    ]
+    config = load_config(write(tmp_path / "c.yaml", "data: {val: val.csv}"), words)
+    assert (config.data.val, config.train.clip_gradient, config.train.epochs) == (None, None, 10)
+    assert config.data.crop_size == (24, 32) and config.data.flip
+    words = ["model.arguments.drop_path_rate=0.5", "train={epochs: 3}"]
+    config = load_config(write(tmp_path / "c.yaml", "model: {arguments: {depths: [1]}}"), words)
+    assert config.model.arguments == {"depths": [1], "drop_path_rate": 0.5} and config.train.epochs == 3
+
+
+def test_merged_keys_may_be_changed(tmp_path):
+    file = write(tmp_path / "c.yaml", "data: {val: a.csv, test: a.csv}\n_BASE_: b.yaml")
+    write(tmp_path / "b.yaml", "data: {<<: {val: c.csv, root: d}, val: b.csv}")
+    data = load_config(file).data
+    assert (data.root, data.val, data.test) == ("d", "a.csv", "a.csv")
+
+
+def test_a_section_without_a_line_changes_nothing(tmp_path):
+    write(tmp_path / "base.yaml", "train: {epochs: 5}")
+    file = write(tmp_path / "c.yaml", "_BASE_: base.yaml\ntrain:\n  # epochs: 7\ndata:\n")
+    assert load_config(file, ["train.seed=3"]) == load_config(tmp_path / "base.yaml", ["train.seed=3"])
+
+
+def test_every_default_can_be_typed_as_it_is_listed(tmp_path):
+    words = [f"{key}={default}" for key, default, _ in describe_settings()]
+    assert load_config(write(tmp_path / "c.yaml", ""), words) == Config()
+    assert "train.clip_gradient=1.0" in words and "data.val=null" in words and "data.mean=[0.45, 0.45, 0.45]" in words

@@ -289,7 +289,6 @@ def test_mixed_precision_weights_and_a_data_folder_are_taken_over(tmp_path):
         ("MVIT", {"POOL_Q_STRIDE": [[1, 1, 2, 2]]}, "MVIT.POOL_Q_STRIDE (queries are pooled in all blocks or"),
         ("MVIT", {"USE_ABS_POS": True}, "MVIT.USE_ABS_POS (positions are relative in space and time, or absolute"),
         ("MVIT", {"PATCH_PADDING": [2, 4, 4]}, "MVIT.PATCH_PADDING (is [2, 4, 4], but patches are padded by half"),
-        ("MODEL", {"ARCH": "slowfast"}, "MODEL.ARCH (is 'slowfast', but only MViT is converted)"),
         ("MODEL", {"LOSS_FUNC": "bce"}, "MODEL.LOSS_FUNC (is 'bce', but the loss is the cross entropy)"),
         (
             "SOLVER",
@@ -324,6 +323,22 @@ def test_what_has_no_counterpart_stops_with_its_key(tmp_path, section, change, m
     assert str(caught.value).endswith(": change or remove these keys") and "\n" not in str(caught.value)
 
 
+def test_a_file_of_another_network_or_dataset_is_told_of_nothing_else(tmp_path):
+    tree = kinetics("s", 16, 4, 0.2) | {"SLOWFAST": {"ALPHA": 4}, "UNKNOWN": {"KEY": 1}}
+    tree["TRAIN"]["DATASET"] = "charades"
+    with pytest.raises(
+        ConfigError, match=r"unsupported are TRAIN.DATASET \(is 'charades', but kinetics .*\): change or"
+    ):
+        converted(tmp_path, tree)
+    del tree["MODEL"]["MODEL_NAME"]
+    with pytest.raises(ConfigError) as caught:
+        converted(tmp_path, tree | {"MODEL": {"ARCH": "slowfast"}})
+    assert str(caught.value) == (
+        f"{tmp_path / 'theirs.yaml'}: only MViT is converted, and MODEL.ARCH and MODEL.MODEL_NAME are 'slowfast' and "
+        "'SlowFast' (by default 'slowfast' and 'SlowFast'): name a file of an MViT"
+    )
+
+
 def test_a_default_of_pyslowfast_may_be_what_is_unsupported(tmp_path):
     tree = kinetics("s", 16, 4, 0.2)
     del tree["SOLVER"]["COSINE_AFTER_WARMUP"]
@@ -337,6 +352,10 @@ def test_a_value_of_another_form_is_one_sentence(tmp_path):
     tree = kinetics("s", 16, 4, 0.2)
     tree["MVIT"]["DIM_MUL"] = "twice"
     with pytest.raises(ConfigError, match=r"theirs.yaml: holds a value of another form than PySlowFast's \("):
+        converted(tmp_path, tree)
+    tree = kinetics("s", 16, 4, 0.2)
+    tree["TRAIN"]["BATCH_SIZE"] = 0
+    with pytest.raises(ConfigError, match=r"\(TRAIN.BATCH_SIZE, AUG.NUM_SAMPLE and NUM_SHARDS make steps of 0 clips\)"):
         converted(tmp_path, tree)
 
 

@@ -39,12 +39,6 @@ def test_every_frame_and_the_targets_are_mixed_as_timm_does(mix):
     assert torch.allclose(targets, wanted_targets, atol=1e-7) and torch.allclose(targets.sum(1), torch.ones(4))
 
 
-def test_several_labels_are_smoothed_and_mixed_as_timm_does():
-    labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
-    _, targets = apply_mix(clips(), smooth_targets(labels, 3, 0.1), Mix(0.3))
-    assert torch.allclose(targets, timm_mixup.mixup_target(labels, 3, 0.3, 0.1, multi_label=True), atol=1e-7)
-
-
 @pytest.mark.parametrize(("share", "y", "x"), [(0.3, 5, 8), (0.3, 0, 15), (0.9, 11, 0), (0.999, 5, 5), (0.0, 6, 8)])
 def test_boxes_are_timms_for_the_same_share_and_centre(share, y, x, monkeypatch):
     class Centre:

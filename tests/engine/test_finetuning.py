@@ -83,7 +83,7 @@ def test_one_command_splits_trains_evaluates_and_leaves_weights_that_predict_tak
     moved = next(path for path in (folder / card.classes[0]).iterdir())
     moved.rename(moved.with_name(f"other_{moved.name}"))
     code, _, err = run(capsys, "train", CONFIG, *words, "--output", out, "--device", "cpu", "--resume", "auto")
-    assert code == 1 and "is not what data.train=auto finds under data.root any more: put the videos back" in err
+    assert code == 1 and "missing; paths, labels and classes count too): resume with the list and files that" in err
     assert load_file(out / "model.safetensors").keys() == state.keys()
 
 

@@ -82,9 +82,10 @@ def test_the_plan_of_the_kinetics_recipe_is_in_effective_numbers():
     )
     assert found["mixing"] == "mixup 0.8 or CutMix 1 in 100% of the steps, CutMix in 50% of these, label smoothing 0.1"
     assert found["memory"] == "16 clips at once in 16 passes a step, no activation checkpointing"
-    assert found["evaluation"] == (
-        "every 10 epochs one view a video, 5x1 views (clips × crops) at a short side of 256 in the end"
-    )
+    views = "5x1 views (clips × crops) at a short side of 256"
+    assert found["evaluation"] == f"every 10 epochs one view a video, {views} by mvit-video evaluate"
+    found = plan("kinetics400/mvitv2_s_16x4", "data.val=null", "data.test=t.csv", "evaluation.after_training=true")
+    assert found["evaluation"] == f"none while training, without data.val, {views} in the end"
 
 
 def test_the_plan_of_the_something_recipe_is_in_effective_numbers():

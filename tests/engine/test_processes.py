@@ -66,6 +66,19 @@ def test_two_processes_train_as_one_where_videos_are_bad(spoilt, tmp_path):
         assert all(torch.allclose(wanted[key], found[key], atol=1e-6) for key in wanted)
 
 
+def test_two_processes_evaluate_what_they_have_trained_as_one(few_videos, tmp_path):
+    """Both weights, which the first process has written before the second one looks for them."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    more = ("evaluation.after_training=true", "evaluation.protocol=2x1", "train.epochs=1")
+    assert main(words(few_videos, one, *more)) == 0
+    done = torchrun(*MODULE, *words(few_videos, two, *more), timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("of 8 held-out videos, 2x1") == 2 and done.stderr.count("done: the weights are in") == 1
+    for folder in ("evaluation", "evaluation_ema"):
+        wanted, found = (json.loads((run / folder / "results.json").read_text()) for run in (one, two))
+        assert wanted["top1"] == found["top1"] and found["num_videos"] == 8
+
+
 def test_mixing_over_parts_that_cannot_be_paired_is_refused(monkeypatch):
     monkeypatch.setattr(engine_run, "world_size", lambda: 2)
     odd = load_config(REPOSITORY / "configs/demo/motion.yaml", ["train.clips_per_step=6", "train.epochs=1"])

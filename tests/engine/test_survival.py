@@ -19,8 +19,10 @@ from two_processes import environment
 from mvit_video.cli import main
 from mvit_video.engine.checkpoint import newest_state
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
+from mvit_video.engine.signals import StopRequest
 from mvit_video.engine.trainer import Trainer
 from mvit_video.errors import TrainingError
+from mvit_video.evaluation.evaluate import Evaluator
 
 KILLED = REPOSITORY / "tests/killed_program.py"
 SETTINGS = (  # 8 steps, states after 3, 4, 6 and 8, validation after 4 and 8
@@ -119,6 +121,31 @@ def test_a_signal_ends_the_run_after_its_step_with_its_state_and_code(few_videos
     assert newest_state(run)[0].step == len(read_metrics(run / "metrics.jsonl")) == 1
 
 
+def test_a_signal_in_a_validation_ends_the_run_after_it_also_in_one_made_up_for_and_in_the_last(
+    whole, few_videos, tmp_path, monkeypatch
+):
+    before, run = Evaluator.scores, tmp_path / "run"
+    command = words(few_videos, run, "--resume", "auto")
+    monkeypatch.setattr(Evaluator, "scores", lambda *words, **how: (os.kill(os.getpid(), 15), before(*words, **how))[1])
+    assert main(command) == 75 and [record["step"] for record in read_metrics(run / "validation.jsonl")] == [4]
+    (run / "validation.jsonl").unlink()
+    assert main(command) == 75 and [record["step"] for record in read_metrics(run / "validation.jsonl")] == [4]
+    assert newest_state(run)[0].step == len(read_metrics(run / "metrics.jsonl")) == 4
+    assert main(command) == 75 and [record["step"] for record in read_metrics(run / "validation.jsonl")] == [4, 8]
+    assert not (run / "model.safetensors").exists()
+    monkeypatch.undo()
+    assert main(command) == 0 and the_same(run, whole)
+
+
+def test_a_second_interrupt_counts_whatever_signal_came_between(capfd):
+    request = StopRequest()
+    request(signal.SIGINT, None)
+    request(signal.SIGTERM, None)
+    with pytest.raises(KeyboardInterrupt):
+        request(signal.SIGINT, None)
+    assert "SIGTERM: finishing this step or validation" in capfd.readouterr().err
+
+
 def test_records_that_the_disk_does_not_take_are_an_error(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     told = r"metrics.jsonl: cannot be written \(No space left on device\): make room, then"
@@ -196,7 +223,7 @@ def test_a_second_interrupt_ends_the_run_at_once(few_videos, tmp_path):
     start = [sys.executable, "-c", script, *words(few_videos, tmp_path / "run")]
     done = subprocess.run(start, capture_output=True, text=True, timeout=55, env=environment())
     assert done.returncode == 130 and "error: interrupted" in done.stderr
-    assert "SIGINT: finishing this step and saving its state, Ctrl-C again to stop at once" in done.stderr
+    assert "SIGINT: finishing this step or validation and saving its state, Ctrl-C again to stop at once" in done.stderr
 
 
 def largest_file_of(size):

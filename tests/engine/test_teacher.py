@@ -87,7 +87,8 @@ def test_a_teacher_of_other_classes_is_refused(theirs, told):
 
 
 @pytest.mark.parametrize(
-    "change", [{"num_frames": 16}, {"sampling": "segment"}, {"sampling_rate": 4}, {"target_fps": 15.0}]
+    "change",
+    [{"num_frames": 16}, {"sampling": "segment"}, {"sampling_rate": 4}, {"dense_step": "stride"}, {"target_fps": 15.0}],
 )
 def test_a_teacher_of_other_frames_is_refused(change):
     ((name, value),) = change.items()

@@ -248,6 +248,16 @@ def test_a_skipped_step_leaves_everything_as_it_was_and_the_next_goes_on(tmp_pat
     assert equal(weights(machine), weights(other))
 
 
+def test_a_skipped_step_leaves_the_statistics_of_batch_norms_as_they_were(tmp_path):
+    model = torch.nn.Sequential(torch.nn.BatchNorm3d(3), torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 32 * 32, 5))
+    guarded = guarded_step(trainer(model, on_nonfinite="skip", clips_per_pass=2), tmp_path)
+    guarded(0, BATCH)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    assert before["0.num_batches_tracked"] == 3
+    assert guarded(1, planted(float("nan")))["skipped"] == 1
+    assert equal(dict(model.named_buffers()), before)
+
+
 def test_a_run_that_only_skips_stops(tmp_path):
     guarded = guarded_step(trainer(on_nonfinite="skip"), tmp_path)
     for number in range(9):

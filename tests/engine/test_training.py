@@ -158,12 +158,56 @@ def test_several_resolutions_of_a_network_without_a_feature_are_refused(few_vide
     assert not (tmp_path / "run").exists()
 
 
-def test_resuming_with_another_list_is_refused(whole_run, few_videos, tmp_path):
+def shorter(rows):
+    return rows[:12]
+
+
+def reversed_order(rows):
+    return rows[::-1]
+
+
+def other_labels(rows):
+    return [row.replace(" 1", " 2") for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "counts"),
+    [
+        ("train.csv", shorter, "16 videos then, 12 now"),
+        ("train.csv", reversed_order, "16 videos then, 16 now"),
+        ("val.csv", other_labels, "8 videos then, 8 now"),
+        ("classes.txt", reversed_order, "16 videos then, 16 now"),
+    ],
+)
+def test_resuming_with_another_list_is_refused_and_changes_nothing(
+    whole_run, few_videos, tmp_path, file, change, counts
+):
+    """data.root may change, not what is listed in it."""
+    run = tmp_path / "run"
+    shutil.copytree(few_videos, tmp_path / "data")
+    shutil.copytree(whole_run, run)
+    train(config_for(tmp_path / "data"), run, resume=True)  # nothing left to do
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    rows = (tmp_path / "data" / file).read_text().splitlines()
+    (tmp_path / "data" / file).write_text("\n".join(change(rows)) + "\n")
+    told = rf"step_00000012: is of a run on another .*{'val' if 'val' in file else 'train'}.csv \({counts}, 0 missing; paths,"
+    with pytest.raises(ConfigError, match=told):
+        train(config_for(tmp_path / "data"), run, resume=True)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_state_of_before_that_does_not_tell_its_lists_resumes_with_as_many_steps(whole_run, few_videos, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run")
+    state = tmp_path / "run/checkpoints/step_00000012/state.json"
+    content = json.loads(state.read_text())
+    assert [of["videos"] for of in content.pop("lists")] == [16, 8]
+    state.write_text(json.dumps(content))
+    train(config_for(few_videos), tmp_path / "run", resume=True)
     shutil.copytree(few_videos, tmp_path / "data")
     rows = (tmp_path / "data/train.csv").read_text().splitlines()
-    (tmp_path / "data/train.csv").write_text("\n".join(rows[:12]))
+    (tmp_path / "data/train.csv").write_text("\n".join(shorter(rows)))
     with pytest.raises(ConfigError, match=r"of a run with 4 steps per epoch, and data.train now makes 3: resume with"):
-        train(config_for(tmp_path / "data"), whole_run, resume=True)
+        train(config_for(tmp_path / "data"), tmp_path / "run", resume=True)
 
 
 def test_a_linear_probe_trains_from_the_command_of_a_run(whole_run, few_videos, tmp_path):
@@ -289,6 +333,80 @@ def test_resuming_with_other_settings_is_refused_and_names_both(whole_run, few_v
     assert "the run goes on elsewhere (clips_per_pass 3, was None): alike, but not to the last bit" in said
 
 
+def test_the_settings_of_a_run_that_goes_on_are_those_in_effect(few_videos, tmp_path):
+    train(config_for(few_videos, "train.epochs=1", *SMALLER), tmp_path / "run")
+    now = config_for(few_videos, "train.epochs=1", *SMALLER, "train.keep_checkpoints=5", "data.decode_timeout=90")
+    train(now, tmp_path / "run", resume=True)
+    assert load_config(tmp_path / "run/config.yaml") == now
+
+
+def test_a_run_goes_on_without_the_weights_that_it_started_from(whole_run, few_videos, tmp_path):
+    shutil.copy(whole_run / "model.safetensors", tmp_path / "start.safetensors")
+    config = config_for(few_videos, "train.epochs=1", f"model.weights={tmp_path / 'start.safetensors'}")
+    train(config, tmp_path / "run")
+    weights = (tmp_path / "run/model.safetensors").read_bytes()
+    (tmp_path / "start.safetensors").unlink()
+    (tmp_path / "run/model.safetensors").unlink()
+    train(config, tmp_path / "run", resume=True)
+    assert (tmp_path / "run/model.safetensors").read_bytes() == weights
+    with pytest.raises(CheckpointError, match=r"start.safetensors: no such file"):
+        train(config, tmp_path / "new")
+
+
+def test_broken_states_are_set_aside_and_take_no_newer_ones_place(whole_run, few_videos, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    (run / "checkpoints/step_00000012/model.safetensors").write_bytes(b"cut short")
+    (run / "checkpoints/broken1_step_00000012").mkdir()
+    said = []
+    words = ["train.checkpoint_every_steps=1", "train.keep_checkpoints=1"]
+    train(config_for(few_videos, *words), run, resume=True, say=said.append)
+    told = "step_00000012: is broken and set aside as broken2_step_00000012: delete it when nobody needs it"
+    assert [text for text in said if text.endswith(told)] and states.newest_state(run)[0].step == 12
+    assert (run / "checkpoints/broken2_step_00000012/model.safetensors").read_bytes() == b"cut short"
+    for state in (run / "checkpoints").glob("step_*"):
+        (state / "model.safetensors").write_bytes(b"")
+    train(config_for(few_videos, *words), run, resume=True, say=said.append)
+    assert numbers_of_steps(run / "metrics.jsonl") == numbers_of_steps(whole_run / "metrics.jsonl")
+    assert len(list((run / "checkpoints").glob("broken*"))) >= 3
+
+
+def test_a_list_or_weights_that_a_run_reads_are_never_its_output(whole_run, few_videos, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(few_videos, data)
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    found = config_for(data, "data.train=auto", "data.val=null", "train.epochs=1")
+    for overwrite in (False, True):
+        with pytest.raises(
+            ConfigError, match=r"data: holds train.csv, which data.train reads and a run there would wr"
+        ):
+            train(found, data, overwrite=overwrite)
+    shutil.copytree(whole_run, tmp_path / "run")
+    for name in ("model.safetensors", "checkpoints/step_00000012/model.safetensors"):
+        held = name.partition("/")[0]
+        for setting in ("model.weights", "train.teacher"):
+            config = config_for(few_videos, f"{setting}={tmp_path / 'run' / name}")
+            with pytest.raises(ConfigError, match=rf"run: holds {held}, which {setting} reads and a run there would"):
+                train(config, tmp_path / "run", overwrite=True)
+    shutil.copytree(data, tmp_path / "run/evaluation")
+    with pytest.raises(ConfigError, match=r"run: holds evaluation, which data.train reads and a run there would write"):
+        train(config_for(tmp_path / "run/evaluation"), tmp_path / "run", overwrite=True)
+    train(config_for(data, "train.epochs=1", *SMALLER), data)
+    train(config_for(data, "train.epochs=1", *SMALLER), data, overwrite=True)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_class_called_evaluation_is_not_deleted(few_videos, tmp_path):
+    for name in ("evaluation", "other"):
+        (tmp_path / name).mkdir()
+    for number in range(4):
+        shutil.copy(few_videos / "train/00000.mp4", tmp_path / ("evaluation", "other")[number % 2] / f"{number}.mp4")
+    config = config_for(tmp_path, "data.train=.", "data.val=null", "data.classes=null", "train.epochs=1", *SMALLER)
+    with pytest.raises(ConfigError, match=r": holds evaluation with videos of the lists: choose another --output"):
+        train(config, tmp_path, overwrite=True)
+    assert len(list(tmp_path.rglob("*.mp4"))) == 4
+
+
 def test_another_seed_gives_another_run(whole_run, few_videos, tmp_path):
     train(config_for(few_videos, "train.seed=1", "train.epochs=1"), tmp_path / "run")
     ours, other = (read_metrics(folder / "metrics.jsonl")[0]["loss"] for folder in (whole_run, tmp_path / "run"))
@@ -376,8 +494,11 @@ def test_a_run_does_not_resume_with_other_missing_videos(few_videos, tmp_path):
     train(config, tmp_path / "run")
     train(config, tmp_path / "run", resume=True)
     (tmp_path / "data/train/00004.mp4").unlink()
-    with pytest.raises(ConfigError, match=r"was trained with 1 missing videos, now 2 are missing or others than in"):
+    with pytest.raises(
+        ConfigError, match=r"of a run on another .*train.csv \(15 videos then, 14 now, 2 missing; paths,"
+    ):
         train(config, tmp_path / "run", resume=True)
+    assert len((tmp_path / "run/missing.txt").read_text().splitlines()) == 1
     train(config, tmp_path / "run", overwrite=True)
     assert len((tmp_path / "run/missing.txt").read_text().splitlines()) == 2
 

@@ -1,0 +1,136 @@
+"""The folder of a run: what in it is a run's own, whether this run may have it, and what it is opened with."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mvit_video.config.load import dump_config, load_config
+from mvit_video.config.schema import AUTO, Config
+from mvit_video.data.list_checks import MISSING, missing_text
+from mvit_video.data.records import VideoList
+from mvit_video.data.split import found_lists, list_text
+from mvit_video.engine.bad_videos import EVENTS
+from mvit_video.engine.checkpoint import BEST, FOLDER, VALIDATION, TrainingState
+from mvit_video.engine.watching import FILES, METRICS
+from mvit_video.errors import ConfigError
+from mvit_video.paths import check_fresh, fresh_folder, write_whole
+
+SETTINGS = "config.yaml"
+WEIGHTS = "model.safetensors"
+AVERAGED_WEIGHTS = "model_ema.safetensors"
+LISTS = ("train.csv", "val.csv", "classes.txt")  # where data.train is auto
+EVALUATION = "evaluation"  # and evaluation_ema: what evaluation.after_training leaves
+OWNED = (
+    *(SETTINGS, METRICS, VALIDATION, EVENTS, BEST, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING),
+    *(*FILES, EVALUATION, f"{EVALUATION}_ema"),
+)
+MAY_CHANGE = (
+    "data.root",
+    "data.planned_",
+    "data.workers",
+    "data.on_error",
+    "data.decode_timeout",
+    "train.wandb_project",
+    "train.teacher",  # its file may move, its digest is in the states
+    "train.activation_checkpointing",
+    "train.clips_per_pass",  # what a lack of memory asks for; it is told, since sums round otherwise
+    "train.on_nonfinite",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "train.parallel",
+    "evaluation.",
+)
+
+
+def owned(run: Path, config: Config) -> tuple[str, ...]:
+    """The names in the folder that are a run's own, which it writes and --overwrite deletes."""
+    reports = [report.name for report in run.glob("nonfinite_step_*.json")]
+    return (*OWNED, *(LISTS if config.data.train == AUTO else ()), *reports)
+
+
+def check_folder(run: Path, config: Config, resume: bool, overwrite: bool) -> None:
+    """ConfigError where the folder holds another run, or lists or weights that this one reads. Changes nothing."""
+    if resume and (run / SETTINGS).exists():
+        _same_settings(load_config(run / SETTINGS), config, run)
+        return
+    own = [(run / name).resolve() for name in owned(run, config)]
+    for setting, path in _read_files(config).items():
+        hit = next((place for place in (path.resolve(), *path.resolve().parents) if place in own), None)
+        if hit is not None and path.exists():
+            raise ConfigError(
+                f"{run}: holds {hit.name}, which {setting} reads and a run there would write over: choose another --output"
+            )
+    check_fresh(run, owned(run, config), overwrite)
+
+
+def check_videos_stay(run: Path, config: Config, lists: list[VideoList]) -> None:
+    """ConfigError where --overwrite would delete videos of the lists, such as those of a class called evaluation."""
+    folders = [path.resolve() for path in check_fresh(run, owned(run, config), overwrite=True) if path.is_dir()]
+    for folder in folders:
+        inside = os.path.relpath(folder, Path(config.data.root).resolve()) + "/"
+        if any(record.path.startswith(inside) for videos in lists for record in videos.records):
+            raise ConfigError(f"{run}: holds {folder.name} with videos of the lists: choose another --output")
+
+
+def open_folder(run: Path, config: Config, resume: bool, overwrite: bool, lists: list[VideoList]) -> None:
+    """Have the folder with its effective config.yaml, and what is to be known about its lists."""
+    if not (resume and (run / SETTINGS).exists()):
+        fresh_folder(run, owned(run, config), overwrite)
+    write_whole(run / SETTINGS, dump_config(config))
+    if missing := missing_text(lists):
+        write_whole(run / MISSING, missing)
+    if config.data.train == AUTO:
+        for name, videos in zip(LISTS, lists, strict=False):
+            write_whole(run / name, list_text(videos))
+        write_whole(run / LISTS[2], "".join(f"{name}\n" for name in lists[0].classes))
+
+
+def list_digest(videos: VideoList) -> dict[str, Any]:
+    """How many videos a list has, and the sha256 of their paths and labels, of missing ones, and of the classes.
+
+    Paths are relative to data.root, which may change.
+    """
+    rows = [[record.path, *record.labels] for record in videos.records]
+    text = json.dumps([rows, [record.path for record in videos.missing], videos.classes])
+    return {"videos": len(videos), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def same_lists(state: TrainingState, lists: list[VideoList]) -> None:
+    """ConfigError where a state is of a run on other lists: all samples follow from the list."""
+    for videos, before in zip(lists, state.lists, strict=False):
+        if list_digest(videos) != before:
+            raise ConfigError(
+                f"{state.folder}: is of a run on another {videos.source} ({before['videos']} videos then, {len(videos)} now, "
+                f"{len(videos.missing)} missing; paths, labels and classes count too): resume with the list and files that "
+                "it was trained on, or start anew in another --output"
+            )
+
+
+def _read_files(config: Config) -> dict[str, Path]:
+    """Setting -> the file or folder that it names, if it does."""
+    data = found_lists(config.data)
+    named = {name: getattr(data, name) for name in ("train", "val", "test", "classes")}
+    if config.data.train == AUTO and data.classes is None:
+        named["classes"] = LISTS[2]
+    read = {f"data.{name}": Path(data.root) / place for name, place in named.items() if place}
+    others = {"data.root": data.root, "model.weights": config.model.weights, "train.teacher": config.train.teacher}
+    return read | {setting: Path(place) for setting, place in others.items() if place}
+
+
+def _same_settings(before: Config, now: Config, run: Path) -> None:
+    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    for key in old.keys() | new.keys():
+        if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE):
+            raise ConfigError(
+                f"{run}: was trained with {key} = {old.get(key)}, asked to resume with {new.get(key)}: "
+                "use the same settings, or another --output"
+            )
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat: dict = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
