@@ -78,9 +78,9 @@ def label_timeline(
         for batch in groups(_windows(clips, source), lambda window: 1, predictor.views_at_once):
             starts += [window.start for window in batch]
             scores.append(predictor.scores(torch.stack([window.clip for window in batch])))
-    seconds, length = float(shown[source.seen]), min(plan.length, source.seen)
-    times, table = (shown[starts] + shown[np.array(starts) + length]) / 2, np.concatenate(scores)
-    window = length / reader.fps
+    seconds, window = float(shown[source.seen]), min(plan.length, source.seen) / reader.fps
+    ends = np.minimum(np.array(starts) + plan.length, source.seen)  # where decoding stops, a window may be given before
+    times, table = (shown[starts] + shown[ends]) / 2, np.concatenate(scores)
     segments = merge_segments(times, table, predictor.card.classes, seconds, shortest=window / 2)
     return Timeline(times, table, segments, seconds, window, tuple(source.film), source.error)
 
