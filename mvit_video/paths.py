@@ -58,6 +58,9 @@ def check_fresh(folder: Path, owned: tuple[str, ...], overwrite: bool) -> list[P
     """What `fresh_folder` would delete; ConfigError where it would refuse the folder. Changes nothing."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file, wanted a folder for the output")
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ConfigError(f"{folder}: cannot be written, since {place} takes no files: choose another --output")
     present = [folder / name for name in owned if (folder / name).exists()]
     if present and not overwrite:
         raise ConfigError(

@@ -73,7 +73,7 @@ def write_copy(path: str | Path, output: Path, draw: Draw) -> None:
 
 def refuse_source(path: str | Path, output: Path) -> None:
     """ConfigError if writing `output` would destroy the video."""
-    if output.exists() and os.path.samefile(path, output):
+    if os.path.exists(path) and output.exists() and os.path.samefile(path, output):
         raise ConfigError(f"{output}: is the video itself, which is never written over: choose another --output")
 
 

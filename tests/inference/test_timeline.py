@@ -158,7 +158,7 @@ def test_windows_and_segments_lie_within_videos_of_any_length_and_rate(settings,
         found = label_timeline(BarePredictor(**settings), "bare.mp4")
         end = whole / fps
         assert found.seconds == pytest.approx(end) and (found.error is not None) == (whole < count)
-        assert (np.diff(found.times) > 0).all() and 0 < found.times[0] and found.times[-1] <= end + 1e-9
+        assert (np.diff(found.times) > 0).all() and found.times[0] > 0 and found.times[-1] <= end + 1e-9
         borders = [0.0, *(segment.end for segment in found.segments)]
         assert [segment.start for segment in found.segments] == borders[:-1] and borders[-1] == found.seconds
         lengths_of = np.diff(borders)

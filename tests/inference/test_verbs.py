@@ -213,9 +213,34 @@ def test_a_video_among_the_files_to_be_written_is_never_deleted(run, few_videos,
 def test_several_videos_have_a_folder_each(tmp_path):
     paths = ["a/x.mp4", "b/x.mp4", "y.mkv"]
     found = [folder for _, folder in folders_for(paths, tmp_path, TIMELINE_FILES, False)]
-    assert found == [tmp_path / "x.mp4", tmp_path / "x.mp4-2", tmp_path / "y.mkv"] and all(
-        map(type(tmp_path).is_dir, found)
+    assert found == [tmp_path / "x.mp4", tmp_path / "x.mp4-2", tmp_path / "y.mkv"]
+
+
+def test_a_call_that_fails_leaves_no_folder_and_what_an_earlier_one_wrote(run, few_videos, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no video")
+    good, bad = few_videos / "val/00000.mp4", tmp_path / "bad.mp4"
+    fails = (
+        (["explain", good, "--label", "moving upp"], "label 'moving upp' is none of the checkpoint's 8 classes"),
+        (["explain", bad], "bad.mp4: cannot be opened as a video"),
+        (["explain", tmp_path / "none.mp4"], "none.mp4: no such file"),
+        (["predict", bad, "--timeline"], "bad.mp4: cannot be opened as a video"),
     )
+    for words, message in fails:
+        one_line(*run(*words, "--output", tmp_path / "out"), message)
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    for name in {*EXPLAIN_FILES, *TIMELINE_FILES}:
+        (tmp_path / "out" / name).write_text("earlier")
+    for words, message in fails:
+        one_line(*run(*words, "--output", tmp_path / "out", "--overwrite"), message)
+    assert {file.read_text() for file in (tmp_path / "out").iterdir()} == {"earlier"}
+
+
+def test_an_output_that_cannot_be_made_is_told_before_the_work(run, few_videos, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(SlidingClips, "push", None)
+    words = ("predict", few_videos / "long.mp4", "--timeline", "--output", tmp_path / "file/out")
+    one_line(*run(*words), f"out: cannot be written, since {tmp_path / 'file'} takes no files: choose another --output")
 
 
 @pytest.mark.parametrize(
