@@ -177,7 +177,7 @@ def segments_csv(segments: tuple[Segment, ...]) -> str:
 def segments_srt(segments: tuple[Segment, ...]) -> str:
     """Subtitles that name each segment and its score."""
     cues = (
-        f"{number}\n{_clock(segment.start)} --> {_clock(segment.end)}\n{segment.label} ({segment.score:.2f})\n"
+        f"{number}\n{_clock(segment.start)} --> {_clock(segment.end)}\n{' '.join(segment.label.split())} ({segment.score:.2f})\n"
         for number, segment in enumerate(segments, 1)
     )
     return "\n".join(cues)

@@ -325,6 +325,11 @@ def test_segments_as_subtitles():
     )
 
 
+def test_a_label_of_two_lines_is_one_line_of_a_subtitle():
+    cue = segments_srt((Segment(0.0, 1.0, "new\n\nline", 0.5),))
+    assert cue == "1\n00:00:00,000 --> 00:00:01,000\nnew line (0.50)\n"
+
+
 def test_the_segment_of_a_moment_is_the_one_that_has_begun():
     timeline = Timeline(np.zeros(1), np.zeros((1, 2)), SEGMENTS, 3661.5, 1.0)
     assert [timeline.segment_at(at).label[0] for at in (-1, 0, 2.4, 2.5, 5000)] == ["j", "j", "j", "g", "g"]
