@@ -115,7 +115,7 @@ def test_a_file_whose_logits_differ_is_not_written(tiny, tiny_onnx, tmp_path, mo
 
 def test_what_cannot_be_exported_is_a_sentence(tiny, tiny_onnx, tmp_path, monkeypatch):
     before = tiny_onnx.read_bytes()
-    with pytest.raises(ConfigError, match=r"model.onnx: is already there: choose another --output, or say --overwrite"):
+    with pytest.raises(ConfigError, match=r"model.onnx: exists: choose another --output, or say --overwrite"):
         export_checkpoint(tiny, "onnx", tiny_onnx, None)
     assert tiny_onnx.read_bytes() == before
     with pytest.raises(ConfigError, match=r"--int8 is for ONNX files, not for pt2: use --format onnx"):
@@ -125,8 +125,13 @@ def test_what_cannot_be_exported_is_a_sentence(tiny, tiny_onnx, tmp_path, monkey
     monkeypatch.setattr(export, "MOST_ONNX_BYTES", 1000)
     with pytest.raises(ConfigError, match=r"bytes of weights, an ONNX file holds 2 GiB: use --format pt2"):
         export_checkpoint(tiny, "onnx", tmp_path / "model.onnx", None)
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ConfigError, match=r"package 'onnxscript' cannot be imported .*pip install onnxscript"):
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_package_that_is_not_there_is_told_before_the_conversion(tiny, tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(export, "load_any", None)
+    with pytest.raises(ConfigError, match=rf"package '{name}' cannot be imported .*pip install {name}"):
         export_checkpoint(tiny, "onnx", tmp_path / "model.onnx", None)
 
 
