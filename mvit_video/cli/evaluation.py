@@ -42,6 +42,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.results import FILES, REPORT, circumstances, write_results
     from mvit_video.evaluation.views import frame_order
     from mvit_video.inference.predictor import choose_device
+    from mvit_video.model.checkpoints import checkpoint_file
     from mvit_video.model.convert import load_any
     from mvit_video.model.network_of_weights import with_network_of_weights
     from mvit_video.paths import fresh_folder, write_whole
@@ -70,7 +71,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     order = scores.multi_label, arguments.frames, shown
     result |= circumstances(arguments.checkpoint, card, videos, config, protocol, device, *order)
     write_results(output, scores, card.classes, result)
-    run = Path(arguments.checkpoint).parent
+    run = checkpoint_file(arguments.checkpoint).parent
     evaluation_report(scores, card.classes, result, config.data, run).write(output / REPORT)
     _say_result(arguments, result, output / REPORT)
     return 0
