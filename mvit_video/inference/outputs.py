@@ -96,8 +96,8 @@ def _numbers(explanation: Explanation) -> dict:
         **explanation.prediction.as_dict(),
         "clips": [
             {
-                "start": float(clip.numbers[0] / explanation.fps),
-                "end": float((clip.numbers[-1] + 1) / explanation.fps),
+                "start": float(explanation.shown[clip.numbers[0]]),
+                "end": float(explanation.shown[clip.numbers[-1] + 1]),
                 "score": clip.score,
                 "heat": np.round(clip.heat, 4).tolist(),
             }

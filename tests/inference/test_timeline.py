@@ -350,6 +350,14 @@ def test_in_the_picture_of_many_labels_the_longest_have_colours_and_the_rest_is_
     assert len({patch.get_facecolor() for patch in figure.axes[1].patches}) == 10
 
 
+def test_the_picture_names_labels_that_begin_with_an_underscore():
+    segments = (Segment(0, 2, "_background", 0.9), Segment(2, 4, "walk", 0.9))
+    timeline = Timeline(np.array([1.0, 3.0]), np.array([[0.9, 0.1], [0.1, 0.9]]), segments, 4.0, 1.0)
+    figure = timeline_figure(timeline, ("_background", "walk"))
+    figure.canvas.draw()
+    assert [text.get_text() for text in figure.axes[2].get_legend().get_texts()] == ["_background", "walk"]
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (65, "1:05"), (3605.2, "1:00:05")])
 def test_times_of_long_videos_are_clocks(seconds, text):
     assert clock(seconds) == text
