@@ -29,7 +29,7 @@ class Runner:
         self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         card = json.loads(self.session.get_modelmeta().custom_metadata_map["mvit_video"])
         self.classes, self.settings = card["classes"], card["preprocessing"]
-        clips, _, crops = card["protocol"].partition("x")
+        clips, _, crops = card["protocol"].rpartition("-")[2].partition("x")  # 5x1, or kinetics-5x1
         self.num_clips, self.num_crops = int(clips), int(crops)
 
     def scores(self, path: str) -> np.ndarray:
@@ -116,12 +116,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def open_video(path: str):
-    """The container and its first video stream; only local files of known containers."""
+    """The container and its first video stream that is no cover picture; only local files of known containers."""
     container = av.open(path, options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS})
-    if not container.streams.video:
+    cover = av.stream.Disposition.attached_pic
+    stream = next((stream for stream in container.streams.video if not stream.disposition & cover), None)
+    if stream is None:
         container.close()
         raise ValueError(f"{path}: no video stream")
-    stream = container.streams.video[0]
     if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
         container.close()
         raise ValueError(f"{path}: its frames are above the limit of {MOST_PIXELS:,} pixels")
@@ -132,11 +133,32 @@ def count_frames(path: str) -> tuple[int, float]:
     """Frames by the packets, without decoding, and the mean rate in frames per second."""
     container, stream = open_video(path)
     with container:
-        count = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
-        rate = stream.average_rate or stream.guessed_rate
-    if not count:
+        shown = [packet.pts for packet in container.demux(stream) if is_shown(packet, stream)]
+        timed = shown if None not in shown else []
+        span = float((max(timed) - min(timed)) * stream.time_base) if timed else 0.0
+        rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+    if not shown:
         raise ValueError(f"{path}: no frames")
-    return count, float(rate) if rate else 30.0
+    return len(shown), mean_rate(len(shown), span, rates)
+
+
+def is_shown(packet: av.Packet, stream) -> bool:
+    """Whether a frame comes of a packet: VP8 has packets of pictures that only others refer to."""
+    if not packet.size or packet.is_discard:
+        return False
+    return stream.codec_context.name != "vp8" or bool(bytes(packet)[0] >> 4 & 1)
+
+
+def mean_rate(count: int, span: float, stated: list[float]) -> float:
+    """The stated rate where the times agree with it to a frame or a percent, else theirs; 30 without both.
+
+    `span` are the seconds from the first to the last frame: where the rate varies, or the file states none of its own,
+    a container's rate says little.
+    """
+    if span <= 0:
+        return stated[0] if stated else 30.0
+    measured = (count - 1) / span
+    return next((rate for rate in stated if abs(rate / measured - 1) <= 1 / count + 0.01), measured)
 
 
 def read_frames(path: str, wanted: set[int]):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 DPI = 110
 MAX_POINTS = 4000  # of a curve that is drawn
@@ -60,19 +61,27 @@ def curves_of_runs(runs: Mapping[str, tuple[Sequence[dict], Sequence[dict]]]) ->
     """
     figure, panels = new_figure(9.6, 3.8, columns=2)
     colours: dict[str, str] = {}
+    labels: dict[str, Line2D] = {}
     for name, (steps, validations) in runs.items():
         stem = re.sub(r"[_-]?\d+$", "", name) or name
-        label = stem if stem not in colours else None
         colour = colours.setdefault(stem, f"C{len(colours)}")
         epochs, losses = _curve(steps, "loss")
         thin = slice(None, None, max(len(losses) // MAX_POINTS, 1))
         panels[0].plot(epochs[thin], smoothed(losses)[thin], color=colour, linewidth=1.0)
-        panels[1].plot(*_curve(validations, "top1"), "o-", color=colour, linewidth=1.0, markersize=3, label=label)
+        [line] = panels[1].plot(*_curve(validations, "top1"), "o-", color=colour, linewidth=1.0, markersize=3)
+        labels.setdefault(stem, line)
     for axes, text in zip(panels, ("training loss, smoothed", "validation top-1 in %"), strict=True):
         axes.set(xlabel="epoch", ylabel=text)
         axes.grid(alpha=0.3)
-    panels[1].legend(loc="best")
+    legend_as_named(panels[1], list(labels.values()), list(labels), loc="best")
     return figure
+
+
+def legend_as_named(axes, lines: Sequence, names: Sequence[str], **arguments) -> None:
+    """A legend whose names may hold anything: Matplotlib leaves out those with a leading _, and reads formulas between $."""
+    legend = axes.legend(lines, ["x" for _ in lines], **arguments)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=name, parse_math=False)
 
 
 def _curve(records: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -98,11 +107,11 @@ def frame_strips(strips: Sequence[tuple[np.ndarray, str]], title: str = "") -> F
     height, width = rows[0][0].shape[:2]
     figure, axes = new_figure(9.6, len(rows) * (9.6 * height / width + 0.3), len(rows), squeeze=False)
     if title:
-        figure.suptitle(title, fontsize=9, wrap=True)
+        figure.suptitle(title.replace("$", r"\$"), fontsize=9, wrap=True)  # wrapping takes no heed of parse_math
     for axis, (picture, caption) in zip(axes[:, 0], rows, strict=True):
         axis.imshow(picture)
         axis.axis("off")
-        axis.set_title(caption, loc="left", fontsize=10)
+        axis.set_title(caption, loc="left", fontsize=10, parse_math=False)
     return figure
 
 

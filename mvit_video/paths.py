@@ -4,10 +4,16 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from mvit_video.errors import ConfigError, MvitVideoError
+
+ODD_BYTES = (
+    "backslashreplace"  # of file names that are not UTF-8, wherever we write them: in JSON it reads back as the name
+)
 
 
 @cache
@@ -58,6 +64,9 @@ def check_fresh(folder: Path, owned: tuple[str, ...], overwrite: bool) -> list[P
     """What `fresh_folder` would delete; ConfigError where it would refuse the folder. Changes nothing."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file, wanted a folder for the output")
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ConfigError(f"{folder}: cannot be written, since {place} takes no files: choose another --output")
     present = [folder / name for name in owned if (folder / name).exists()]
     if present and not overwrite:
         raise ConfigError(
@@ -89,20 +98,26 @@ def _delete(path: Path) -> None:
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all: a temporary name beside it, synced, then renamed."""
+    """Write a file so that it is there whole or not at all. Of file names that are not UTF-8, the odd bytes are escaped."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8", ODD_BYTES) if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside `path` that becomes it, synced, when all has gone well."""
     path = Path(path)
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, content: object) -> None:

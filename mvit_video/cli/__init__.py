@@ -5,6 +5,7 @@ A module's VERBS are (function, what adds its arguments); the function's name is
 
 import argparse
 import inspect
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from mvit_video.cli import data, doctor, evaluation, export, inference, models, serve, training
 from mvit_video.cli.common import complain
 from mvit_video.errors import MvitVideoError
+from mvit_video.paths import ODD_BYTES
 from mvit_video.version import __version__
 
 VERBS = (
@@ -57,6 +59,9 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb. Errors that a user can cause are one line on stderr and exit code 1; usage errors are 2."""
     arguments = _parse(words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ODD_BYTES)
     try:
         return arguments.run(arguments)
     except (MvitVideoError, OSError) as reason:
@@ -66,7 +71,7 @@ def main(words: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         text = str(reason) if isinstance(reason, MvitVideoError) else _os_error(reason)
-        complain(" ".join(text.split()))
+        complain(text)
         return 1
     except KeyboardInterrupt:
         complain("interrupted")

@@ -4,10 +4,11 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 DEFAULT_CHECKPOINT = "mvitv2_s_16x4_k400"
+WHOLE_NAME = 40  # letters of a name that a table keeps on one line
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -57,18 +58,27 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def console(stderr: bool = False) -> Console:
+    """Prints names as they are, whatever they hold."""
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
 def say(text: str) -> None:
-    Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(text)
+    console(stderr=True).print(text, soft_wrap=True)
 
 
 def complain(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    """One line, whatever the names in it hold."""
+    print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int]) -> None:
-    table = Table(title=title, title_justify="left")
+    """A table; names in its first column stay on one line where they are not very long, and nothing is cut."""
+    table, rows = Table(title=title, title_justify="left"), list(rows)
+    short = all(len(row[0]) <= WHOLE_NAME for row in rows)
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place in numbers else "left", no_wrap=place == 0, overflow="fold")
+        justify: JustifyMethod = "right" if place in numbers else "left"
+        table.add_column(column, justify=justify, no_wrap=place == 0 and short, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(markup=False, highlight=False).print(table)
+    console().print(table)

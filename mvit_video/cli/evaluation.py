@@ -1,6 +1,7 @@
 """Verbs that measure a trained network: evaluate."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from mvit_video.cli.common import (
@@ -41,6 +42,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.results import FILES, REPORT, circumstances, write_results
     from mvit_video.evaluation.views import frame_order
     from mvit_video.inference.predictor import choose_device
+    from mvit_video.model.checkpoints import checkpoint_file
     from mvit_video.model.convert import load_any
     from mvit_video.model.network_of_weights import with_network_of_weights
     from mvit_video.paths import fresh_folder, write_whole
@@ -69,7 +71,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     order = scores.multi_label, arguments.frames, shown
     result |= circumstances(arguments.checkpoint, card, videos, config, protocol, device, *order)
     write_results(output, scores, card.classes, result)
-    run = Path(arguments.checkpoint).parent
+    run = checkpoint_file(arguments.checkpoint).parent
     evaluation_report(scores, card.classes, result, config.data, run).write(output / REPORT)
     _say_result(arguments, result, output / REPORT)
     return 0
@@ -87,20 +89,31 @@ def _say_result(arguments: argparse.Namespace, result: dict, page: Path) -> None
 def _compare(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.compare import comparison, comparison_rows
     from mvit_video.evaluation.results import FILES, write_results
-    from mvit_video.paths import fresh_folder
+    from mvit_video.evaluation.scores_file import SCORES
+    from mvit_video.paths import check_fresh, fresh_folder
 
     views = arguments.protocol or arguments.resolution or arguments.frames != "in-order"
     if arguments.config or arguments.checkpoint or views:
         raise ConfigError("--scores takes neither CONFIG nor --checkpoint, --protocol, --frames or --resolution")
-    output = fresh_folder(arguments.output, FILES, arguments.overwrite) if arguments.output else None
+    if arguments.output:
+        _refuse_input(arguments.scores, Path(arguments.output) / SCORES)
+        check_fresh(Path(arguments.output), FILES, arguments.overwrite)
     result, fused, classes = comparison(tuple(arguments.scores), tuple(arguments.weights))
     columns, rows, lines = comparison_rows(result)
     print_rows(f"{result['num_videos']} videos, {result['num_classes']} classes", columns, rows, (1, 2, 3, 4))
     for line in lines:
         print(line)
-    if output:
-        write_results(output, fused, classes, result)
+    if arguments.output:
+        write_results(fresh_folder(arguments.output, FILES, arguments.overwrite), fused, classes, result)
     return 0
+
+
+def _refuse_input(inputs: Sequence[str], output: Path) -> None:
+    """ConfigError if writing `output` would destroy what is compared."""
+    for path in inputs:
+        file = Path(path) / output.name if Path(path).is_dir() else Path(path)
+        if file.exists() and output.exists() and file.samefile(output):
+            raise ConfigError(f"{path}: is itself compared, and never written over: choose another --output")
 
 
 def _in_a_line(result: dict) -> str:

@@ -3,17 +3,17 @@
 import argparse
 import csv
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from rich.console import Console
 from rich.table import Table
 
-from mvit_video.cli.common import add_checkpoint, add_device, add_output, at_least_one, complain, say
+from mvit_video.cli.common import add_checkpoint, add_device, add_output, at_least_one, complain, console, say
 from mvit_video.errors import ConfigError, DecodeError
 
-FORMATS = ("table", "jsonl", "csv")
+NOTHING = "standard input names no video: write one path a line"
 SECONDS_BETWEEN_NOTES = 10.0
 
 
@@ -32,15 +32,18 @@ def predict(arguments: argparse.Namespace) -> int:
         return _predict_stream(predictor, source, arguments)
     if arguments.timeline:
         return _predict_timelines(predictor, list(paths), arguments)
-    failed = 0
-    formats: dict[str, Callable] = {"table": _print_table, "jsonl": _print_json, "csv": _CsvRows()}
-    write = formats[arguments.format or "table"]
-    for prediction in predictor.each(paths, arguments.top):
+    write, count, failed = WRITERS[arguments.format or "table"], 0, 0
+    if arguments.format == "csv":
+        _print_csv("path", "rank", "label", "score")
+    for prediction in predictor.each(paths, arguments.top or 5):
+        count += 1
         failed += prediction.error is not None
         if prediction.error is not None and arguments.format != "jsonl":
             complain(prediction.error)
         else:
             write(prediction)
+    if not count:
+        raise ConfigError(NOTHING)
     return 1 if failed else 0
 
 
@@ -50,8 +53,16 @@ def _check_words(arguments: argparse.Namespace) -> None:
         raise ConfigError("predict takes videos, folders, patterns or - (a list on standard input), or else --stream")
     if arguments.timeline != bool(arguments.output):
         raise ConfigError("--timeline and --output DIR, where it is written, need each other")
-    if arguments.stream and (arguments.timeline or arguments.format in ("table", "csv")):
-        raise ConfigError("--stream writes JSON lines only: leave out --timeline and --format")
+    if arguments.stream and (arguments.timeline or arguments.top or arguments.format in ("table", "csv")):
+        raise ConfigError(
+            "--stream writes JSON lines only, of the best label: leave out --timeline, --format and --top"
+        )
+    if arguments.timeline and (arguments.format or arguments.top):
+        raise ConfigError(
+            "--timeline writes files, of the best label of each moment: leave out --format, --json and --top"
+        )
+    if arguments.protocol and (arguments.timeline or arguments.stream):
+        raise ConfigError("--protocol is for videos as a whole: leave it out with --timeline and --stream")
     if arguments.window_step and not (arguments.timeline or arguments.stream):
         raise ConfigError("--window-step is for --timeline and --stream only")
     if arguments.allow_network and not arguments.stream:
@@ -59,10 +70,10 @@ def _check_words(arguments: argparse.Namespace) -> None:
 
 
 def _named(paths: Iterable[str]) -> Iterator[str]:
-    """The paths, and for - those that stand on standard input, one a line."""
+    """The paths, and for - those that stand on standard input, one a line, in the bytes of the file system."""
     for path in paths:
         if path == "-":
-            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+            yield from (os.fsdecode(line).rstrip("\r\n") for line in sys.stdin.buffer if line.strip())
         else:
             yield path
 
@@ -70,6 +81,8 @@ def _named(paths: Iterable[str]) -> Iterator[str]:
 def _predict_timelines(predictor, paths: list[str], arguments: argparse.Namespace) -> int:
     from mvit_video.inference.outputs import TIMELINE_FILES, folders_for, timeline_outputs
 
+    if not paths:
+        raise ConfigError(NOTHING)
     failed = 0
     for path, folder in folders_for(paths, arguments.output, TIMELINE_FILES, arguments.overwrite):
         try:
@@ -126,9 +139,9 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         "paths", nargs="*", metavar="PATH", help="videos, folders of them, patterns, or - for a list on standard input"
     )
     add_checkpoint(parser)
-    parser.add_argument("--format", choices=FORMATS, help="how to print the labels (default: table)")
+    parser.add_argument("--format", choices=tuple(WRITERS), help="how to print the labels (default: table)")
     parser.add_argument("--json", dest="format", action="store_const", const="jsonl", help="the same as --format jsonl")
-    parser.add_argument("--top", type=at_least_one, default=5, help="how many labels (default: 5)")
+    parser.add_argument("--top", type=at_least_one, help="how many labels (default: 5)")
     parser.add_argument("--protocol", metavar="NxM", help="clips × crops per video (default: the checkpoint's)")
     parser.add_argument("--timeline", action="store_true", help="what happens when: segments, picture, annotated copy")
     parser.add_argument(
@@ -166,27 +179,23 @@ def _print_json(prediction) -> None:
 
 def _print_table(prediction) -> None:
     table = Table(title=prediction.path, title_justify="left", min_width=min(len(prediction.path), 60))
-    table.add_column("label")
+    table.add_column("label", overflow="fold")
     table.add_column("score", justify="right")
     for label, score in prediction.predictions:
         table.add_row(label, f"{score:.3f}")
-    Console(markup=False, highlight=False).print(table)
+    console().print(table)
 
 
-class _CsvRows:
-    """A row for each label of a video, best first, under one heading."""
-
-    def __init__(self) -> None:
-        self._rows = csv.writer(sys.stdout, lineterminator="\n")
-        self._begun = False
-
-    def __call__(self, prediction) -> None:
-        if not self._begun:
-            self._rows.writerow(("path", "rank", "label", "score"))
-            self._begun = True
-        for rank, (label, score) in enumerate(prediction.predictions, 1):
-            self._rows.writerow((prediction.path, rank, label, f"{score:.6f}"))
-        sys.stdout.flush()
+def _print_rows(prediction) -> None:
+    """A row for each label of a video, best first."""
+    for rank, (label, score) in enumerate(prediction.predictions, 1):
+        _print_csv(prediction.path, rank, label, f"{score:.6f}")
+    sys.stdout.flush()
 
 
+def _print_csv(*cells: object) -> None:
+    csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
+
+
+WRITERS: dict[str, Callable] = {"table": _print_table, "jsonl": _print_json, "csv": _print_rows}
 VERBS = ((predict, _add_predict), (explain, _add_explain))

@@ -9,21 +9,21 @@ from mvit_video.errors import ConfigError
 def serve(arguments: argparse.Namespace) -> int:
     """Open a page on this machine where one drops a video and sees labels, timeline and heat map."""
     try:
-        from mvit_video.inference.serve import LOCAL, serve
+        from mvit_video.inference.serve import LOCAL, bound, serve
     except ImportError as reason:
         raise ConfigError(f"the page needs more packages ({reason}): run 'pip install starlette uvicorn'") from None
     from mvit_video.inference.predictor import Predictor
     from mvit_video.inference.serve_jobs import Jobs, Limits
 
     limits = Limits(arguments.max_megabytes * 10**6, float(arguments.max_seconds), arguments.queue)
-    predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device)
     host, port = arguments.host, arguments.port
-    if host not in LOCAL:
-        complain(f"--host {host} opens the page to everyone who can reach this machine, without a password")
-    say(
-        f"open http://{f'[{host}]' if ':' in host else host}:{port} in a browser; Ctrl+C ends it and deletes all uploads"
-    )
-    serve(Jobs(predictor, limits), host, port)
+    with bound(host, port) as place:
+        predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device)
+        if host not in LOCAL:
+            complain(f"--host {host} opens the page to everyone who can reach this machine, without a password")
+        name = f"[{host}]" if ":" in host else host
+        say(f"open http://{name}:{port} in a browser; Ctrl+C ends it and deletes all uploads")
+        serve(Jobs(predictor, limits), host, place)
     return 0
 
 

@@ -202,7 +202,7 @@ def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
         arguments=config.model.arguments,
         classes=classes,
         preprocessing=config.data.preprocessing(),
-        protocol=config.evaluation.protocol,
+        protocol=config.evaluation.protocol.rpartition("-")[2],  # the views of a named one: 5x1 of kinetics-5x1
     )
 
 

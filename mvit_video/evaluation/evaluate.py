@@ -62,7 +62,7 @@ class Evaluator:
 
 def true_labels(videos: VideoList) -> np.ndarray:
     """Class numbers (n,); of a list where a video has several labels, which of all classes each video has, (n, K) bool."""
-    more = [getattr(record, "more_labels", ()) for record in videos.records]
+    more = [record.more_labels for record in videos.records]
     labels = np.array([record.label for record in videos.records])
     if not any(more):
         return labels

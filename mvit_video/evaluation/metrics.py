@@ -116,27 +116,39 @@ def average_precisions(
     scores come last of all. A video counts `weights` times.
     """
     weights = np.ones(len(truth)) if weights is None else weights
+    return ranked_precisions(scores, truth, decoded)(weights)
+
+
+def ranked_precisions(scores: np.ndarray, truth: np.ndarray, decoded: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """`average_precisions` as a function of the weights: each class's videos are sorted once, whatever they weigh."""
     ranked = np.where(decoded[:, None], scores, -np.inf)
-    columns = (_average_precision(ranked[:, place], truth[:, place], weights) for place in range(truth.shape[1]))
-    return np.fromiter(columns, np.float64, truth.shape[1])
+    classes = [_ranking(ranked[:, place], truth[:, place]) for place in range(truth.shape[1])]
+    return lambda weights: np.fromiter((_average_precision(*one, weights) for one in classes), np.float64, len(classes))
 
 
-def _average_precision(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> float:
+def _ranking(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The videos with the highest score first, which of them are positive, and the last place of each threshold."""
     order = np.argsort(-scores, kind="stable")
-    found = np.cumsum(weights[order] * truth[order])
+    ends = np.append(np.flatnonzero(scores[order][1:] != scores[order][:-1]), len(order) - 1)
+    return order, truth[order], ends
+
+
+def _average_precision(order: np.ndarray, truth: np.ndarray, ends: np.ndarray, weights: np.ndarray) -> float:
+    found = np.cumsum(weights[order] * truth)
     if not len(found) or found[-1] == 0:
         return float("nan")
     seen = np.cumsum(weights[order])
-    ends = np.append(np.flatnonzero(scores[order][1:] != scores[order][:-1]), len(order) - 1)
     precision = found[ends] / np.maximum(seen[ends], np.finfo(np.float64).tiny)
     return float((np.diff(found[ends], prepend=0.0) * precision).sum() / found[-1])
 
 
-def mean_average_precision(
-    scores: np.ndarray, truth: np.ndarray, decoded: np.ndarray, weights: np.ndarray | None = None
-) -> float | None:
+def mean_average_precision(scores: np.ndarray, truth: np.ndarray, decoded: np.ndarray) -> float | None:
     """Mean over the classes with positives, in percent; None where no class has any."""
-    values = average_precisions(scores, truth, decoded, weights)
+    return mean_precision(average_precisions(scores, truth, decoded))
+
+
+def mean_precision(values: np.ndarray) -> float | None:
+    """The mean in percent of average precisions, those that are NaN left out; None where all are."""
     return None if np.isnan(values).all() else 100.0 * float(np.nanmean(values))
 
 

@@ -84,7 +84,8 @@ def weighted_measures(scores: VideoScores):
     """The statistic for `bootstrap`: the accuracies, in the order of `measures`, when video i counts weights[i] times."""
     arrays = (scores.scores, scores.labels, scores.decoded)
     if scores.multi_label:
-        return lambda weights: [metrics.mean_average_precision(*arrays, weights) or 0.0]
+        precisions = metrics.ranked_precisions(*arrays)
+        return lambda weights: [metrics.mean_precision(precisions(weights)) or 0.0]
     best, five = (metrics.top_k_hits(*arrays, k) for k in (1, 5))
 
     def statistic(weights: np.ndarray) -> list[float]:

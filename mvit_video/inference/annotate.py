@@ -3,9 +3,7 @@
 # H/W pixels; frames are uint8 (H, W, 3), RGB
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 from itertools import chain
@@ -23,6 +21,7 @@ from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import open_video
 from mvit_video.inference.timeline import Timeline
 from mvit_video.inference.windows import shown_at
+from mvit_video.paths import whole_file
 
 Draw = Callable[[int, np.ndarray], np.ndarray]
 
@@ -53,8 +52,8 @@ def write_copy(path: str | Path, output: Path, draw: Draw) -> None:
     refuse_source(path, output)
     with (
         open_video(path, whole=False) as reader,
-        _whole_file(output) as temporary,
-        av.open(temporary, "w", format="mp4") as copy,
+        whole_file(output) as temporary,
+        av.open(str(temporary), "w", format="mp4") as copy,
     ):
         times = shown_at(reader)
         frames = (draw(number, enlarged(frame)) for number, frame in enumerate(_until_damage(reader)))
@@ -73,7 +72,7 @@ def write_copy(path: str | Path, output: Path, draw: Draw) -> None:
 
 def refuse_source(path: str | Path, output: Path) -> None:
     """ConfigError if writing `output` would destroy the video."""
-    if output.exists() and os.path.samefile(path, output):
+    if os.path.exists(path) and output.exists() and os.path.samefile(path, output):
         raise ConfigError(f"{output}: is the video itself, which is never written over: choose another --output")
 
 
@@ -145,21 +144,6 @@ class _Sound:
                 return
 
 
-@contextmanager
-def _whole_file(path: Path) -> Iterator[str]:
-    """A temporary name beside `path` that becomes it when all has gone well."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
 def enlarged(frame: np.ndarray) -> np.ndarray:
     """Whole multiples of small frames."""
     factor = -(-LEAST_HEIGHT // frame.shape[0])
@@ -168,7 +152,7 @@ def enlarged(frame: np.ndarray) -> np.ndarray:
 
 def put_caption(frame: np.ndarray, text: str) -> np.ndarray:
     """The frame with a line of text on a dark band in its upper left corner."""
-    band = _band(text, frame.shape[1], frame.shape[0])
+    band = _band(" ".join(text.split()), frame.shape[1], frame.shape[0])
     frame = frame.copy()
     corner = frame[: band.shape[0], : band.shape[1]]
     share = band[: corner.shape[0], : corner.shape[1], 3:].astype(np.uint16)

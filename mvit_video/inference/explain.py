@@ -23,7 +23,7 @@ from mvit_video.config.schema import Preprocessing
 from mvit_video.data.dataset import view_indices
 from mvit_video.errors import ConfigError, did_you_mean
 from mvit_video.inference.predictor import Prediction, Predictor, groups, open_video
-from mvit_video.inference.windows import SlidingClips, Window, WindowPlan, plan_windows
+from mvit_video.inference.windows import SlidingClips, Window, WindowPlan, plan_windows, shown_at
 from mvit_video.model.attention import Grid
 from mvit_video.model.mvit import MViT
 
@@ -60,7 +60,8 @@ class Explanation:
     prediction: Prediction
     clips: tuple[HeatClip, ...]
     box: tuple[float, float, float, float]
-    fps: float
+    shown: np.ndarray
+    """Seconds from the first frame to each one, and to the end of the last: (frames + 1,)."""
 
     @property
     def best(self) -> HeatClip:
@@ -95,14 +96,14 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
         for batch in groups(windows, lambda window: 1, predictor.views_at_once):
             clips += _heat_clips(model, batch, plan, place, predictor.device)
         height, width = reader.frames([0])[0].shape[:2]
-        fps = reader.fps
+        shown = shown_at(reader)
     best = max(clip.score for clip in clips)
     return Explanation(
         label,
         prediction,
         tuple(_scaled(clip, best) for clip in clips),
         crop_box(card.preprocessing, height, width),
-        fps,
+        shown,
     )
 
 

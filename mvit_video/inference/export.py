@@ -63,9 +63,10 @@ def export_checkpoint(
     """
     if int8 and kind != "onnx":
         raise ConfigError(f"--int8 is for ONNX files, not for {kind}: use --format onnx")
-    output = output_file(output)
-    if output.exists() and not overwrite:
-        raise ConfigError(f"{output}: is already there: choose another --output, or say --overwrite")
+    output = output_file(output, overwrite)
+    if kind == "onnx":  # the conversion takes minutes: what it, and what follows it, needs is looked for first
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            _package(name)
     model, card = load_any(source)
     model.eval()
     content = to_onnx(model, card, batch) if kind == "onnx" else to_pt2(model, card, batch)
@@ -85,7 +86,7 @@ def export_checkpoint(
 
 def to_onnx(model: nn.Module, card: ModelCard, batch: int | None) -> bytes:
     """An ONNX file: input `clips` (B, 3, T, H, W) float32, normalised, output `logits` (B, K)."""
-    onnx, _ = _package("onnx"), _package("onnxscript")
+    onnx = _package("onnx")
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > MOST_ONNX_BYTES:
         raise ConfigError(f"'{card.name}' has {size:,} bytes of weights, an ONNX file holds 2 GiB: use --format pt2")

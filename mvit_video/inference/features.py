@@ -57,7 +57,8 @@ class _Read:
 
 
 def extract_features(predictor: Predictor, task: Task, output: str | Path, overwrite: bool) -> list[tuple[str, str]]:
-    """Write the features of all videos to `output`; shards that are already there are kept.
+    """Write the features of all videos to `output`; shards that are already there are kept, those with videos that
+    could not be decoded as long as that is so.
 
     Returns the videos that cannot be decoded, with the reasons. ConfigError where the folder holds features of another
     checkpoint, list, stage or protocol.
@@ -67,7 +68,7 @@ def extract_features(predictor: Predictor, task: Task, output: str | Path, overw
     with progress_bar("features", len(task.videos)) as bar:
         for number, records in enumerate(maker.shards()):
             file = folder / shard_name(number)
-            if not _holds(file, records):
+            if not maker.holds(file, records):
                 write_whole(file, maker.shard(records))
             bar.advance(len(records))
     return _write_index(folder, task.videos, -(-len(task.videos) // maker.videos_per_shard))
@@ -143,6 +144,23 @@ class _Maker:
         )
         return content.getvalue()
 
+    def holds(self, file: Path, records: Sequence[VideoRecord]) -> bool:
+        """Whether a shard is there, whole, of these videos, and none of those it lacks reads otherwise by now."""
+        if not file.is_file():
+            return False
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if archive.testzip() is not None:
+                    return False
+            with np.load(file, allow_pickle=False) as shard:
+                names, errors = shard["names"].tolist(), shard["errors"].tolist()
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return False
+        lacking = (pair for pair in zip(records, errors, strict=True) if pair[1])
+        return names == [record.path for record in records] and all(
+            self._read(record).error == error for record, error in lacking
+        )
+
     def features(self, views: Tensor) -> Tensor:
         """(V, 3, T, H, W) -> (V, C), or (V, C, T', H', W') of a stage; on the CPU."""
         views = views.to(self.predictor.device)
@@ -198,20 +216,6 @@ def _job_folder(folder: Path, job: dict, overwrite: bool) -> Path:
 def _brief(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _holds(file: Path, records: Sequence[VideoRecord]) -> bool:
-    """Whether a shard is there, whole, and of these videos."""
-    if not file.is_file():
-        return False
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if archive.testzip() is not None:
-                return False
-        with np.load(file, allow_pickle=False) as shard:
-            return shard["names"].tolist() == [record.path for record in records]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return False
 
 
 def _write_index(folder: Path, videos: VideoList, num_shards: int) -> list[tuple[str, str]]:

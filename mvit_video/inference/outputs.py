@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mvit_video.evaluation.report import png
+from mvit_video.figures import png
 from mvit_video.inference.annotate import put_caption, refuse_source, write_annotated, write_copy
 from mvit_video.inference.explain import Explanation, explain_video
 from mvit_video.inference.predictor import Predictor, open_video
 from mvit_video.inference.render import heat_figure, heated, timeline_figure
 from mvit_video.inference.timeline import label_timeline, write_timeline
-from mvit_video.paths import fresh_folder, write_json, write_whole
+from mvit_video.paths import check_fresh, fresh_folder, write_json, write_whole
 from mvit_video.progress import Bar, progress_bar
 
 TIMELINE_FILES = ("timeline.json", "timeline.csv", "timeline.srt", "timeline.png", "annotated.mp4")
@@ -27,7 +27,8 @@ def folders_for(
 ) -> list[tuple[str, Path]]:
     """Each video with the folder for its results: `output` for one, for several a folder in it by the video's name.
 
-    ConfigError, before anything is deleted, where a video is itself one of the `files` to be written.
+    Changes nothing. ConfigError where `files` are there already and `overwrite` is not said, or where a video is itself
+    one of them.
     """
     folders: list[Path] = []
     for path in paths:
@@ -39,11 +40,15 @@ def folders_for(
         for path in paths:
             for file in files:
                 refuse_source(path, folder / file)
-    return [(path, fresh_folder(folder, files, overwrite)) for path, folder in zip(paths, folders, strict=True)]
+        check_fresh(folder, files, overwrite)
+    return list(zip(paths, folders, strict=True))
 
 
 def timeline_outputs(predictor: Predictor, path: str, folder: Path, step_seconds: float | None, say: Say) -> str | None:
-    """TIMELINE_FILES of a video. Where it cannot be decoded to its end, they go as far, and the reason is returned."""
+    """TIMELINE_FILES of a video, over those of an earlier call once there is a timeline.
+
+    Where it cannot be decoded to its end, they go as far, and the reason is returned.
+    """
     with ExitStack() as stack:
         bar: list[Bar] = []
 
@@ -53,6 +58,7 @@ def timeline_outputs(predictor: Predictor, path: str, folder: Path, step_seconds
             bar[0].advance()
 
         timeline = label_timeline(predictor, path, step_seconds, advance)
+    fresh_folder(folder, TIMELINE_FILES, overwrite=True)
     classes = predictor.card.classes
     write_timeline(folder, path, timeline, classes)
     write_whole(folder / "timeline.png", png(timeline_figure(timeline, classes)))
@@ -63,12 +69,13 @@ def timeline_outputs(predictor: Predictor, path: str, folder: Path, step_seconds
 
 
 def explain_outputs(predictor: Predictor, path: str, folder: Path, label: str | None, say: Say) -> None:
-    """EXPLAIN_FILES of a video."""
+    """EXPLAIN_FILES of a video, over those of an earlier call once there is an explanation."""
     explanation = explain_video(predictor, path, label)
     numbers = explanation.best.numbers
     numbers = np.unique(numbers[np.linspace(0, len(numbers) - 1, STRIP_FRAMES).astype(int)])
     with open_video(path) as reader:
         frames = reader.frames(numbers)
+    fresh_folder(folder, EXPLAIN_FILES, overwrite=True)
     write_whole(folder / "explain.png", png(heat_figure(explanation, numbers.tolist(), list(frames))))
     write_json(folder / "explain.json", _numbers(explanation))
 
@@ -89,8 +96,8 @@ def _numbers(explanation: Explanation) -> dict:
         **explanation.prediction.as_dict(),
         "clips": [
             {
-                "start": float(clip.numbers[0] / explanation.fps),
-                "end": float((clip.numbers[-1] + 1) / explanation.fps),
+                "start": float(explanation.shown[clip.numbers[0]]),
+                "end": float(explanation.shown[clip.numbers[-1] + 1]),
                 "score": clip.score,
                 "heat": np.round(clip.heat, 4).tolist(),
             }

@@ -20,6 +20,7 @@ from mvit_video.config.schema import Preprocessing
 from mvit_video.data.annotations import VIDEO_SUFFIXES
 from mvit_video.data.dataset import read_views, view_indices
 from mvit_video.data.decode import VideoReader
+from mvit_video.data.decode_limits import short_reason
 from mvit_video.data.transforms import ViewTransform
 from mvit_video.errors import ConfigError, DecodeError, InputError
 from mvit_video.evaluation.protocols import Protocol
@@ -31,6 +32,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png"})
+COPIES = {"annotated.mp4": "timeline.json", "explain.mp4": "explain.json"}  # what we draw, and what lies beside it
 READERS = 4  # videos that are decoded while the network works on others
 MOST_VIEWS = 32
 VALUES_AT_ONCE = {"cpu": 4 * 16 * 224 * 224, "cuda": 32 * 16 * 224 * 224}  # pixels per forward: 4 and 32 views of S
@@ -163,8 +165,12 @@ def _views_of_array(frames: np.ndarray, fps: float, settings: Preprocessing, pro
 
 
 def open_video(path: str | Path, whole: bool = True) -> VideoReader:
-    """A reader of the video; DecodeError for a folder in which nothing can be one."""
-    if Path(path).is_dir() and not any(file.suffix.lower() in PICTURES for file in Path(path).iterdir()):
+    """A reader of the video; DecodeError for a folder in which nothing can be one, or that cannot be read."""
+    try:
+        inside = list(Path(path).iterdir()) if os.path.isdir(path) else None
+    except OSError as reason:
+        raise DecodeError(f"{path}: cannot be opened ({short_reason(reason)})") from None
+    if inside is not None and not any(file.suffix.lower() in PICTURES for file in inside):
         raise DecodeError(f"{path}: no videos in this folder, wanted files such as .mp4, .mkv, .webm or .avi")
     return VideoReader(path, whole=whole)
 
@@ -186,17 +192,26 @@ def choose_device(name: str) -> torch.device:
 def find_videos(paths: Iterable[str]) -> Iterator[str]:
     """Files as they are given; in order of name the videos of a folder, and what a pattern such as `clips/**/*.mp4` finds.
 
-    A folder or pattern without any stands for itself, so that reading it says what is wrong.
+    A folder or pattern without any stands for itself, so that reading it says what is wrong. The copies that timelines
+    and explanations leave in a folder are not among its videos.
     """
     for path in paths:
-        if Path(path).is_dir():
-            inside = sorted(str(file) for file in Path(path).rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+        if os.path.isdir(path):
+            inside = sorted(str(file) for file in Path(path).rglob("*") if _is_video(file) and not _is_copy(file))
             yield from inside or [path]
-        elif glob.has_magic(path) and not Path(path).exists():
+        elif glob.has_magic(path) and not os.path.exists(path):
             found = sorted(glob.glob(path, recursive=True))
             yield from find_videos(found) if found else [path]
         else:
             yield path
+
+
+def _is_video(file: Path) -> bool:
+    return file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()
+
+
+def _is_copy(file: Path) -> bool:
+    return file.name in COPIES and file.with_name(COPIES[file.name]).exists()
 
 
 def groups(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:

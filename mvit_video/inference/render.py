@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
-from mvit_video.figures import new_figure
+from mvit_video.figures import legend_as_named, new_figure
 from mvit_video.inference.explain import Explanation
 from mvit_video.inference.timeline import Segment, Timeline
 
@@ -56,9 +56,8 @@ def _axis(curve, seconds: float) -> None:
         curve.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value)))
     curve.grid(alpha=0.3)
     columns = min(max(len(curve.lines), 1), 5)
-    legend = curve.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=columns, fontsize=9, frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    form = {"bbox_to_anchor": (0.5, -0.28), "ncols": columns, "fontsize": 9, "frameon": False}
+    legend_as_named(curve, curve.lines, [line.get_label() for line in curve.lines], loc="upper center", **form)
 
 
 def clock(seconds: float) -> str:
@@ -112,7 +111,7 @@ def heat_figure(explanation: Explanation, numbers: Sequence[int], frames: Sequen
     for column, (number, frame) in enumerate(zip(numbers, frames, strict=True)):
         axes[0, column].imshow(frame)
         axes[1, column].imshow(heated(frame, explanation.clip_at(number).at(number), explanation.box))
-        axes[0, column].set_title(f"{number / explanation.fps:.2f} s", fontsize=9)
+        axes[0, column].set_title(f"{explanation.shown[number]:.2f} s", fontsize=9)
     for axis in axes.flat:
         axis.axis("off")
     clip = explanation.clip_at(numbers[0])

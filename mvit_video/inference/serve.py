@@ -4,6 +4,9 @@ The server answers on a handful of fixed addresses. Results are found by a job's
 so nothing that a visitor sends becomes a path.
 """
 
+import signal
+import socket
+from contextlib import suppress
 from importlib.resources import files
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from mvit_video.errors import ConfigError
 from mvit_video.inference.serve_jobs import SHOWN, Jobs, QueueFull
 from mvit_video.version import __version__
 
@@ -50,12 +54,26 @@ def build_app(jobs: Jobs, host: str) -> Starlette:
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=allowed)])
 
 
-def serve(jobs: Jobs, host: str, port: int) -> None:
-    """Answer until interrupted; then delete every upload and result."""
+def bound(host: str, port: int) -> socket.socket:
+    """The address, taken for this process. ConfigError where that cannot be."""
     try:
-        uvicorn.run(build_app(jobs, host), host=host, port=port, log_level="warning", server_header=False)
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as reason:
+        why = str(reason.strerror).partition(" (")[0]  # Python adds the address in brackets
+        raise ConfigError(f"port {port} of {host} cannot be opened ({why}): choose another --port or --host") from None
+
+
+def serve(jobs: Jobs, host: str, place: socket.socket) -> None:
+    """Answer at `place` until interrupted or terminated; then delete every upload and result."""
+    server = uvicorn.Server(uvicorn.Config(build_app(jobs, host), log_level="warning", server_header=False))
+    # When it has ended the server raises the signal again, and SIGTERM would kill the process before the deletion.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[place])
     finally:
         jobs.close()
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Server:

@@ -4,7 +4,6 @@ import secrets
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
@@ -171,8 +170,7 @@ class Jobs:
         with self._lock:
             over = [job for job in self._jobs.values() if job.is_over]
         for job in over[:-KEPT_JOBS]:
-            with suppress(OSError):
-                self.drop(job)
+            self.drop(job)
 
 
 def _check_length(path: str, longest: float) -> None:

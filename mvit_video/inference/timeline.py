@@ -78,9 +78,9 @@ def label_timeline(
         for batch in groups(_windows(clips, source), lambda window: 1, predictor.views_at_once):
             starts += [window.start for window in batch]
             scores.append(predictor.scores(torch.stack([window.clip for window in batch])))
-    seconds, length = float(shown[source.seen]), min(plan.length, source.seen)
-    times, table = (shown[starts] + shown[np.array(starts) + length]) / 2, np.concatenate(scores)
-    window = length / reader.fps
+    seconds, window = float(shown[source.seen]), min(plan.length, source.seen) / reader.fps
+    ends = np.minimum(np.array(starts) + plan.length, source.seen)  # where decoding stops, a window may be given before
+    times, table = (shown[starts] + shown[ends]) / 2, np.concatenate(scores)
     segments = merge_segments(times, table, predictor.card.classes, seconds, shortest=window / 2)
     return Timeline(times, table, segments, seconds, window, tuple(source.film), source.error)
 
@@ -177,7 +177,7 @@ def segments_csv(segments: tuple[Segment, ...]) -> str:
 def segments_srt(segments: tuple[Segment, ...]) -> str:
     """Subtitles that name each segment and its score."""
     cues = (
-        f"{number}\n{_clock(segment.start)} --> {_clock(segment.end)}\n{segment.label} ({segment.score:.2f})\n"
+        f"{number}\n{_clock(segment.start)} --> {_clock(segment.end)}\n{' '.join(segment.label.split())} ({segment.score:.2f})\n"
         for number, segment in enumerate(segments, 1)
     )
     return "\n".join(cues)

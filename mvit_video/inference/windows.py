@@ -92,7 +92,8 @@ class SlidingClips:
     A number that is skipped is stood in for by the frame before it; after a gap of a window and more all starts anew.
     Only frames that a window takes are scaled and kept, so what is held is at most T frames for each window that has
     begun, whatever the length and the frame rate of the video. `last` is the start of one more window, besides the
-    multiples of the step: the one that ends with the video.
+    multiples of the step: the one that ends with the video. None starts behind it, also where the plan does not take the
+    last frames of a window, so that one could be given that leads out of the video.
     """
 
     def __init__(self, settings: Preprocessing, plan: WindowPlan, last: int | None = None) -> None:
@@ -139,7 +140,7 @@ class SlidingClips:
                 yield self._give(window)
 
     def _begin(self, number: int) -> None:
-        regular = number == self._next_start
+        regular = number == self._next_start and (self.last is None or number <= self.last)
         if regular:
             self._next_start = number + self.plan.step
         if regular or number == self.last:

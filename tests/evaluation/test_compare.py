@@ -126,6 +126,29 @@ def test_the_command_prints_a_table_and_leaves_the_fusion(pair, tmp_path, capsys
     assert "already holds results.json" in capsys.readouterr().err
 
 
+def test_a_comparison_that_fails_deletes_no_earlier_results(pair, tmp_path, capsys):
+    words = ["evaluate", "--scores", *pair[2:], "--output", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    words[3] = str(tmp_path / "none.npz")
+    capsys.readouterr()
+    assert cli.main([*words, "--overwrite"]) == 1
+    assert "none.npz: no such file" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("file", ["", "/scores.npz"])
+def test_what_is_compared_is_never_written_over(pair, tmp_path, capsys, file):
+    save_scores(tmp_path / "scores.npz", pair[0], CLASSES)
+    before = (tmp_path / "scores.npz").read_bytes()
+    words = ["evaluate", "--scores", pair[3], f"{tmp_path}{file}", "--output", str(tmp_path), "--overwrite"]
+    assert cli.main(words) == 1
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}{file}: is itself compared, and never written over: choose another --output\n"
+    )
+    assert (tmp_path / "scores.npz").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -136,6 +136,21 @@ def test_average_precision_is_that_of_scikit_learn(digits):
     assert metrics.average_precisions(scores, truth, decoded, weights) == pytest.approx(wanted)
 
 
+def test_resamples_of_several_labels_sort_each_class_once(monkeypatch):
+    sorted_once, ranking = [], metrics._ranking
+    monkeypatch.setattr(metrics, "_ranking", lambda *arrays: sorted_once.append(1) or ranking(*arrays))
+    rng = np.random.default_rng(4)
+    truth, scores, decoded = rng.random((40, 3)) < 0.4, rng.random((40, 3)).round(1), rng.random(40) > 0.1
+    precisions = metrics.ranked_precisions(scores, truth, decoded)
+    drawn = metrics.bootstrap(lambda weights: precisions(weights).tolist(), 40, 20, seed=0)
+    assert len(sorted_once) == 3
+    monkeypatch.undo()
+    anew = metrics.bootstrap(
+        lambda weights: metrics.average_precisions(scores, truth, decoded, weights).tolist(), 40, 20, seed=0
+    )
+    assert np.array_equal(drawn, anew)
+
+
 def test_classes_without_positives_are_left_out_of_the_mean_average_precision():
     truth, scores = np.array([[1, 0], [0, 0]], bool), np.array([[0.2, 0.9], [0.8, 0.1]])
     values = metrics.average_precisions(scores, truth, np.ones(2, bool))

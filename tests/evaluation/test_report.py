@@ -73,3 +73,12 @@ def test_strips_show_every_frame_and_caption():
     figure = figures.frame_strips(strips)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["video 0", "video 1", "video 2"]
     assert figure.axes[1].images[0].get_array().shape == (20, 5 * 32, 3)
+
+
+def test_names_in_pictures_are_no_formulas_and_none_is_left_out():
+    strips = [(np.zeros((2, 20, 30, 3), np.uint8), "costs $x_{$ and $")]
+    figures.png(figures.frame_strips(strips, "run $x_{$"))
+    runs = {name: ([], [{"epoch": 1, "top1": 50.0}]) for name in ("_baseline", "$x_{$")}
+    figure = figures.curves_of_runs(runs)
+    figures.png(figure)
+    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["_baseline", "$x_{$"]

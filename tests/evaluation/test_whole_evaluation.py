@@ -20,7 +20,9 @@ from mvit_video.data.annotations import read_videos
 from mvit_video.data.dataset import ViewDataset
 from mvit_video.data.synthetic import write_video
 from mvit_video.evaluation.scores_file import load_scores
+from mvit_video.model import convert
 from mvit_video.model.checkpoints import load_checkpoint
+from mvit_video.model.zoo import ZOO
 
 VIDEOS = 9
 
@@ -216,6 +218,24 @@ def test_a_named_protocol_that_does_not_fit_costs_one_line_and_no_folder(data, c
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "short side 256 → crop 224×224, the checkpoint" in err and "short side 40" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_of_a_public_checkpoint_shows_no_curves_of_a_run_in_this_folder(
+    data, checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MVIT_VIDEO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache/localhost").mkdir(parents=True)
+    shutil.copy(checkpoint, tmp_path / "cache/localhost/s.safetensors")
+    changed = ZOO["mvitv2_s_16x4_k400"].model_copy(update={"url": "http://localhost/s.safetensors"})
+    monkeypatch.setitem(ZOO, "mvitv2_s_16x4_k400", changed)
+    monkeypatch.setattr(convert, "load_any", lambda source: load_checkpoint(checkpoint))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "loss": 2.0}\n')
+    assert cli.main(command(data, "mvitv2_s_16x4_k400", "out", "--protocol", "1x1")) == 0
+    shutil.copy(checkpoint, tmp_path / "model.safetensors")
+    assert cli.main(command(data, "model.safetensors", "own", "--protocol", "1x1")) == 0
+    pages = [(tmp_path / name / "report.html").read_text() for name in ("out", "own")]
+    assert ["<h2>Training</h2>" in page for page in pages] == [False, True]
 
 
 def test_weights_that_answer_nan_are_named_and_not_scored(data, checkpoint, tmp_path, capsys, monkeypatch):

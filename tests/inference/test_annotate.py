@@ -147,7 +147,7 @@ def test_the_label_of_the_moment_stands_in_the_corner(tmp_path):
 
 @pytest.mark.parametrize("size", [(240, 320), (600, 80), (32, 32), (1, 1), (1080, 1920)])
 @pytest.mark.parametrize(
-    "text", ["a", "Putting something on the edge of something so it is not supported and falls down"]
+    "text", ["a", "new\nline", "Putting something on the edge of something so it is not supported and falls down"]
 )
 def test_captions_fit_any_picture(size, text):
     frame = enlarged(np.full((*size, 3), 128, np.uint8))

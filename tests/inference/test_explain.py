@@ -1,8 +1,11 @@
 """Heat maps: that they lie on what moves, that the decision rests on them, and that they are the network's own."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from numbered_video import write_numbered
 from tiny_models import randomise, tiny_video
 from tiny_predictor import nano_predictor
 from torch import nn
@@ -25,6 +28,7 @@ from mvit_video.data.synthetic import (
 from mvit_video.data.transforms import ViewTransform, crop_at, scale_short_side, to_clip
 from mvit_video.errors import ConfigError
 from mvit_video.inference.explain import HeatClip, _spread, class_heat, crop_box, explain_video
+from mvit_video.inference.outputs import explain_outputs
 from mvit_video.inference.predictor import Predictor
 from mvit_video.inference.render import heat_figure, heated
 
@@ -214,6 +218,20 @@ def test_what_cannot_be_explained_is_one_sentence(few_videos):
         explain_video(nano_predictor(), video, "moving lift")
     with pytest.raises(ConfigError, match="cannot be explained: heat maps are made for the MViT networks only"):
         explain_video(nano_predictor(model=nn.Flatten()), video)
+
+
+def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
+    write_numbered(tmp_path / "gaps.mp4", 100, gaps=True)
+    explain_outputs(nano_predictor(), str(tmp_path / "gaps.mp4"), tmp_path, None, lambda text: None)
+    written = json.loads((tmp_path / "explain.json").read_text())
+    shown = np.cumsum([0] + [8 if number % 3 == 0 else 4 for number in range(100)]) / 100
+    explanation = explain_video(nano_predictor(), tmp_path / "gaps.mp4")
+    assert len(written["clips"]) > 2
+    for found, clip in zip(written["clips"], explanation.clips, strict=True):
+        assert found["start"] == pytest.approx(shown[clip.numbers[0]])
+        assert found["end"] == pytest.approx(shown[clip.numbers[-1] + 1], abs=0.05)
+    figure = heat_figure(explanation, [1, 50], [np.zeros((48, 144, 3), np.uint8)] * 2)
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["0.08 s", f"{shown[50]:.2f} s"]
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 80), (80, 64), (48, 48), (240, 1000)])

@@ -3,6 +3,7 @@ import json
 import runpy
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -16,8 +17,10 @@ from tiny_checkpoint import write_tiny
 from tiny_models import randomise
 
 from mvit_video import build_model, cli
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import Config, Preprocessing
 from mvit_video.data.dataset import view_indices
+from mvit_video.data.decode import VideoReader
+from mvit_video.engine.run import model_card
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.inference import export
 from mvit_video.inference.export import example_clips, export_checkpoint
@@ -112,7 +115,7 @@ def test_a_file_whose_logits_differ_is_not_written(tiny, tiny_onnx, tmp_path, mo
 
 def test_what_cannot_be_exported_is_a_sentence(tiny, tiny_onnx, tmp_path, monkeypatch):
     before = tiny_onnx.read_bytes()
-    with pytest.raises(ConfigError, match=r"model.onnx: is already there: choose another --output, or say --overwrite"):
+    with pytest.raises(ConfigError, match=r"model.onnx: exists: choose another --output, or say --overwrite"):
         export_checkpoint(tiny, "onnx", tiny_onnx, None)
     assert tiny_onnx.read_bytes() == before
     with pytest.raises(ConfigError, match=r"--int8 is for ONNX files, not for pt2: use --format onnx"):
@@ -122,8 +125,13 @@ def test_what_cannot_be_exported_is_a_sentence(tiny, tiny_onnx, tmp_path, monkey
     monkeypatch.setattr(export, "MOST_ONNX_BYTES", 1000)
     with pytest.raises(ConfigError, match=r"bytes of weights, an ONNX file holds 2 GiB: use --format pt2"):
         export_checkpoint(tiny, "onnx", tmp_path / "model.onnx", None)
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ConfigError, match=r"package 'onnxscript' cannot be imported .*pip install onnxscript"):
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_package_that_is_not_there_is_told_before_the_conversion(tiny, tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(export, "load_any", None)
+    with pytest.raises(ConfigError, match=rf"package '{name}' cannot be imported .*pip install {name}"):
         export_checkpoint(tiny, "onnx", tmp_path / "model.onnx", None)
 
 
@@ -142,7 +150,7 @@ def run_runner(*words):
 
 @pytest.fixture(scope="module")
 def videos(few_videos, tmp_path_factory):
-    """Of several sizes, lengths and rates: 25 and 15 frames a second, wide and tall, shorter than a clip."""
+    """Of several sizes, lengths and rates: 25, 15 and varying frames a second, wide and tall, shorter than a clip."""
     folder = tmp_path_factory.mktemp("videos")
     wide = write_numbered(folder / "wide.mp4", 60, options={"bf": "2", "g": "12"})
     short = write_numbered(folder / "short.mp4", 5)
@@ -156,7 +164,14 @@ def videos(few_videos, tmp_path_factory):
                 turned.pts = number
                 container.mux(stream.encode(turned))
         container.mux(stream.encode())
-    return [wide, short, tall, few_videos / "val/00001.mp4"]
+    return [wide, short, tall, few_videos / "val/00001.mp4", *varied(folder)]
+
+
+def varied(folder):
+    """Of a varying rate that is not the one that the container states, one of them with frames that are not shown."""
+    vp9 = write_numbered(folder / "vp9.webm", 60, "libvpx-vp9", gaps=True)
+    hidden = {"auto-alt-ref": "1", "lag-in-frames": "16", "g": "30"}
+    return [vp9, write_numbered(folder / "vp8.webm", 70, "libvpx", hidden, gaps=True)]
 
 
 def check_runner(checkpoint, file, videos):
@@ -171,6 +186,27 @@ def check_runner(checkpoint, file, videos):
 
 def test_the_runner_gives_what_predict_gives_without_torch(videos, tiny, tiny_onnx):
     check_runner(tiny, tiny_onnx, videos)
+
+
+def test_the_runner_counts_frames_and_their_rate_as_we_do(videos):
+    count_frames = runpy.run_path(str(RUNNER))["count_frames"]
+    for path in videos:
+        with VideoReader(path) as reader:
+            assert count_frames(str(path)) == (len(reader), pytest.approx(reader.fps)), path
+
+
+def test_a_card_has_the_views_of_a_named_protocol_and_the_runner_takes_both(tmp_path):
+    config = Config.model_validate({"data": {"train": "list.csv"}, "evaluation": {"protocol": "kinetics-5x3"}})
+    card = model_card(config, ("a", "b"))
+    assert card.protocol == "5x3"
+    kind = runpy.run_path(str(RUNNER))["Runner"]
+    for protocol in ("5x3", "kinetics-5x3"):
+        props = {CARD_KEY: card.model_copy(update={"protocol": protocol}).model_dump_json()}
+        session = SimpleNamespace(get_modelmeta=lambda props=props: SimpleNamespace(custom_metadata_map=props))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnxruntime, "InferenceSession", lambda path, session=session, **_: session)
+            runner = kind("model.onnx")
+        assert (runner.num_clips, runner.num_crops) == (5, 3)
 
 
 @pytest.mark.parametrize(("step", "sampling"), [("linspace", "dense"), ("stride", "dense"), ("linspace", "segment")])

@@ -160,6 +160,27 @@ def test_the_verb_lists_bad_videos_and_returns_one(capsys, few_videos, tmp_path)
     assert capsys.readouterr().err.count("features takes a CONFIG, or else --annotations FILE and --root DIR") == 2
 
 
+def test_a_video_that_could_not_be_decoded_is_tried_again(predictor, few_videos, tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.mp4").write_bytes((few_videos / "val/00000.mp4").read_bytes())
+    (folder / "list.txt").write_text("a.mp4\nlate.mp4\nb.mp4\n")
+    task = Task(read_videos("list.txt", str(folder), need_labels=False), str(folder), "pooled")
+    made, shard = [], features._Maker.shard
+    monkeypatch.setattr(features._Maker, "shard", lambda maker, records: made.append(1) or shard(maker, records))
+
+    def reasons():
+        return extract_features(predictor, task, tmp_path / "out", False)
+
+    assert reasons() == reasons() == [("late.mp4", "late.mp4: no such file")] and len(made) == 1
+    (folder / "late.mp4").touch()
+    assert reasons() == [("late.mp4", "late.mp4: the file is empty (0 bytes)")], "what is true now"
+    (folder / "late.mp4").write_bytes((few_videos / "val/00001.mp4").read_bytes())
+    assert reasons() == [] and reasons() == [] and len(made) == 3
+    assert len({row["video"] for row in index_of(tmp_path / "out")}) == 3
+
+
 def test_lists_without_labels_are_fine(capsys, few_videos, tmp_path):
     root = tmp_path / "data"
     (root / "val").mkdir(parents=True)

@@ -2,7 +2,10 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -290,16 +293,59 @@ def test_a_dropped_text_shows_the_reason_on_the_page(browser, page, tmp_path):
     assert not browser.find_element("id", "results").is_displayed()
 
 
-def test_another_host_is_warned_about_and_bad_ports_are_refused(capsys, predictor, tmp_path, monkeypatch):
+@pytest.fixture
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def test_another_host_is_warned_about_and_bad_ports_are_refused(capsys, free_port, tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(uvicorn, "run", lambda app, **words: started.append(words))
-    checkpoint = str(write_tiny(tmp_path / "model.safetensors"))
-    assert cli.main(["serve", "--checkpoint", checkpoint, "--port", "8123"]) == 0
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: started.append(sockets[0].getsockname()))
+    words = ["serve", "--checkpoint", str(write_tiny(tmp_path / "model.safetensors")), "--port", str(free_port)]
+    assert cli.main(words) == 0
     err = capsys.readouterr().err
-    assert "open http://127.0.0.1:8123 in a browser" in err and "error" not in err
-    assert cli.main(["serve", "--checkpoint", checkpoint, "--host", "0.0.0.0"]) == 0
+    assert f"open http://127.0.0.1:{free_port} in a browser" in err and "error" not in err
+    assert cli.main([*words, "--host", "0.0.0.0"]) == 0
     assert "opens the page to everyone who can reach this machine, without a password" in capsys.readouterr().err
-    assert [(words["host"], words["port"]) for words in started] == [("127.0.0.1", 8123), ("0.0.0.0", 8000)]
+    assert started == [("127.0.0.1", free_port), ("0.0.0.0", free_port)]
     with pytest.raises(SystemExit):
         cli.main(["serve", "--port", "70000"])
     assert "'70000' is not a port from 1 to 65535" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_one_sentence_before_the_network_is_read(capsys, page):
+    assert cli.main(["serve", "--checkpoint", "none.pyth", "--port", str(page.port)]) == 1
+    assert capsys.readouterr().err == (
+        f"error: port {page.port} of 127.0.0.1 cannot be opened (Address already in use): "
+        "choose another --port or --host\n"
+    )
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT], ids=lambda by: by.name)
+def test_a_page_that_is_stopped_leaves_no_upload(free_port, video, tmp_path, by):
+    checkpoint = str(write_tiny(tmp_path / "model.safetensors"))
+    (tmp_path / "temporary").mkdir()
+    words = ["serve", "--checkpoint", checkpoint, "--port", str(free_port), "--device", "cpu"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mvit_video", *words], env=os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    )
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", free_port, timeout=PATIENCE)
+        wait_for(lambda: answers(free_port))
+        connection.request("POST", "/jobs", Path(video).read_bytes())
+        assert connection.getresponse().status == 202
+        assert any((tmp_path / "temporary").glob("mvit_video_serve_*/*"))
+        server.send_signal(by)
+        assert server.wait(PATIENCE) == 0
+    finally:
+        server.kill()
+    assert not any((tmp_path / "temporary").glob("mvit_video_serve_*"))
+
+
+def answers(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

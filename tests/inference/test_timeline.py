@@ -1,20 +1,25 @@
 import json
-from itertools import pairwise
+from fractions import Fraction
+from itertools import pairwise, product
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import to_rgb
-from tiny_predictor import nano_predictor
+from tiny_predictor import nano_card, nano_model, nano_predictor
 
+from mvit_video.config.schema import Preprocessing
 from mvit_video.data.decode import VideoReader
 from mvit_video.data.synthetic import write_video
 from mvit_video.errors import DecodeError
 from mvit_video.evaluation.protocols import Protocol
+from mvit_video.inference import timeline as timeline_module
 from mvit_video.inference.predictor import Predictor
 from mvit_video.inference.render import clock, timeline_figure
 from mvit_video.inference.timeline import Segment, Timeline, label_timeline, merge_segments, segments_csv, segments_srt
-from mvit_video.inference.windows import shown_at
+from mvit_video.inference.windows import SlidingClips, shown_at
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +101,82 @@ def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
     length = round(1.6 * reader.fps)
     assert timeline.times[0] == pytest.approx(shown[length] / 2)
     assert timeline.seconds == pytest.approx(shown[-1] + 1 / reader.fps)
+
+
+class BareReader:
+    """What a timeline asks of a reader, of a video that is not there; decoding stops after `whole` frames."""
+
+    path, shortfall = "bare.mp4", ""
+
+    def __init__(self, count, fps, whole):
+        self.count, self.fps, self.whole = count, fps, whole
+
+    def __len__(self):
+        return self.count
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def times(self):
+        return [number / self.fps for number in range(self.count)]
+
+    def stream(self):
+        yield from (np.zeros((4, 4, 3), np.uint8) for _ in range(self.whole))
+        if self.whole < self.count:
+            raise DecodeError("bare.mp4: damaged")
+
+
+class BarePredictor:
+    """Draws the scores of three classes."""
+
+    views_at_once = 4
+
+    def __init__(self, **settings):
+        self.card = SimpleNamespace(preprocessing=Preprocessing(**settings), classes=("a", "b", "c"))
+        self.rng = np.random.default_rng(0)
+
+    def scores(self, clips):
+        return self.rng.dirichlet(np.ones(3), len(clips))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"dense_step": "stride"}, {"sampling": "segment"}, {"num_frames": 8, "sampling_rate": 8}, {"num_frames": 1}],
+    ids=str,
+)
+def test_windows_and_segments_lie_within_videos_of_any_length_and_rate(settings, monkeypatch):
+    """303 frames at 29.97 a second are one of them; also where decoding stops before the end."""
+    monkeypatch.setattr(SlidingClips, "_scaled", lambda clips, frame: torch.zeros(1, 1, 1))
+    rng = np.random.default_rng(1)
+    lengths = [303, 1, 2, *rng.integers(3, 500, 12).tolist()]
+    for fps, count, stops in product((1.0, 23.976, 25.0, 30_000 / 1001, 30.0, 50.0, 59.94), lengths, (False, True)):
+        whole = -(-count * 2 // 3) if stops else count
+        monkeypatch.setattr(timeline_module, "open_video", lambda path, whole, r=(count, fps, whole): BareReader(*r))
+        found = label_timeline(BarePredictor(**settings), "bare.mp4")
+        end = whole / fps
+        assert found.seconds == pytest.approx(end) and (found.error is not None) == (whole < count)
+        assert (np.diff(found.times) > 0).all() and found.times[0] > 0 and found.times[-1] <= end + 1e-9
+        borders = [0.0, *(segment.end for segment in found.segments)]
+        assert [segment.start for segment in found.segments] == borders[:-1] and borders[-1] == found.seconds
+        lengths_of = np.diff(borders)
+        assert (lengths_of > 0).all()
+        assert len(lengths_of) == 1 or lengths_of.min() >= found.window_seconds / 2 - 1e-9
+        if not stops:
+            assert found.times[-1] == pytest.approx(end - found.window_seconds / 2), (
+                "the last window ends with the video"
+            )
+
+
+def test_a_video_of_29_97_frames_a_second_has_a_timeline(tmp_path):
+    write_video(tmp_path / "ntsc.mp4", np.zeros((303, 48, 64, 3), np.uint8), Fraction(30_000, 1001))
+    shown = Preprocessing(num_frames=8, sampling_rate=8, short_side=48, crop_size=48)
+    card = nano_card().model_copy(update={"preprocessing": shown})
+    timeline = label_timeline(Predictor(nano_model(), card, torch.device("cpu")), tmp_path / "ntsc.mp4")
+    assert timeline.seconds == pytest.approx(303 * 1001 / 30_000)
+    assert timeline.times[-1] == pytest.approx(timeline.seconds - timeline.window_seconds / 2, abs=1e-3)
 
 
 def overwritten(path, long_video):
@@ -244,6 +325,11 @@ def test_segments_as_subtitles():
     )
 
 
+def test_a_label_of_two_lines_is_one_line_of_a_subtitle():
+    cue = segments_srt((Segment(0.0, 1.0, "new\n\nline", 0.5),))
+    assert cue == "1\n00:00:00,000 --> 00:00:01,000\nnew line (0.50)\n"
+
+
 def test_the_segment_of_a_moment_is_the_one_that_has_begun():
     timeline = Timeline(np.zeros(1), np.zeros((1, 2)), SEGMENTS, 3661.5, 1.0)
     assert [timeline.segment_at(at).label[0] for at in (-1, 0, 2.4, 2.5, 5000)] == ["j", "j", "j", "g", "g"]
@@ -262,6 +348,14 @@ def test_in_the_picture_of_many_labels_the_longest_have_colours_and_the_rest_is_
     legend = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
     assert legend == [*classes[21:], "others"]
     assert len({patch.get_facecolor() for patch in figure.axes[1].patches}) == 10
+
+
+def test_the_picture_names_labels_that_begin_with_an_underscore():
+    segments = (Segment(0, 2, "_background", 0.9), Segment(2, 4, "walk", 0.9))
+    timeline = Timeline(np.array([1.0, 3.0]), np.array([[0.9, 0.1], [0.1, 0.9]]), segments, 4.0, 1.0)
+    figure = timeline_figure(timeline, ("_background", "walk"))
+    figure.canvas.draw()
+    assert [text.get_text() for text in figure.axes[2].get_legend().get_texts()] == ["_background", "walk"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (65, "1:05"), (3605.2, "1:00:05")])

@@ -1,13 +1,17 @@
 """predict and explain as a user runs them: what they print, leave and return, and what bad input gets."""
 
 import csv
+import errno
 import io
 import json
+import os
+import re
 import struct
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import av
 import numpy as np
@@ -16,8 +20,11 @@ from numbered_video import write_numbered
 from tiny_predictor import nano_card, nano_model
 
 from mvit_video import cli
+from mvit_video.cli.common import print_rows
+from mvit_video.cli.inference import _print_table
 from mvit_video.data.decode import VideoReader
 from mvit_video.inference.outputs import EXPLAIN_FILES, TIMELINE_FILES, folders_for
+from mvit_video.inference.predictor import Prediction, find_videos
 from mvit_video.inference.windows import SlidingClips
 from mvit_video.model.checkpoints import save_checkpoint
 
@@ -72,8 +79,93 @@ def test_folders_patterns_and_a_list_on_standard_input(run, few_videos, monkeypa
     assert code == 0 and len(out.splitlines()) == 8
     assert run("predict", f"{few_videos}/va*/*.mp4", "--format", "jsonl")[1] == out
     names = "".join(f"{few_videos}/val/{number:05d}.mp4\r\n\n" for number in range(8))
-    monkeypatch.setattr(sys, "stdin", io.StringIO(names))
+    standard_input(monkeypatch, names.encode())
     assert run("predict", "-", "--format", "jsonl")[1] == out
+
+
+def standard_input(monkeypatch, content):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_an_empty_list_on_standard_input_is_told(run, tmp_path, monkeypatch):
+    for words in ([], ["--timeline", "--output", tmp_path / "out"]):
+        standard_input(monkeypatch, b"\n")
+        one_line(*run("predict", "-", *words), "standard input names no video: write one path a line")
+
+
+def test_the_csv_heading_stands_also_above_no_rows(run, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no")
+    assert run("predict", tmp_path / "bad.mp4", "--format", "csv")[1] == "path,rank,label,score\n"
+
+
+@pytest.fixture
+def odd_names(few_videos, tmp_path):
+    """A video under names that are no text, look like a picture, or have two lines."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in (b"bad\xff.mp4", b":dog: [red].mp4", b"two\nlines.mp4"):
+        (folder / os.fsdecode(name)).write_bytes((few_videos / "val/00000.mp4").read_bytes())
+    return folder
+
+
+def test_videos_of_any_name_are_predicted(run, odd_names, tmp_path, monkeypatch):
+    code, out, err = run("predict", odd_names, "--json")
+    assert (code, err) == (0, "")
+    paths = [json.loads(line)["path"] for line in out.splitlines()]
+    assert sorted(paths) == sorted(map(str, odd_names.iterdir())), "what JSON says is the name"
+    standard_input(monkeypatch, os.fsencode(odd_names) + b"/bad\xff.mp4\n")
+    assert json.loads(run("predict", "-", "--json")[1])["path"] == str(odd_names / os.fsdecode(b"bad\xff.mp4"))
+    assert "bad\\udcff.mp4,1," in run("predict", odd_names, "--format", "csv")[1]
+    out = run("predict", odd_names)[1]
+    assert ":dog: [red].mp4" in out and "bad\\udcff.mp4" in out
+    for word in ("predict", "explain"):
+        odd = odd_names / os.fsdecode(b"bad\xff.mp4")
+        words = ["--timeline"] if word == "predict" else []
+        assert run(word, odd, *words, "--output", tmp_path / word)[0] == 0
+    assert json.loads((tmp_path / "predict/timeline.json").read_text())["path"] == str(odd)
+
+
+def test_a_name_of_two_lines_makes_an_error_of_one(run, tmp_path):
+    one_line(*run("predict", tmp_path / "no\nfile.mp4"), "no file.mp4: no such file")
+
+
+def test_a_name_that_cannot_be_looked_up_costs_one_line_and_the_others_are_done(run, few_videos, tmp_path, monkeypatch):
+    good, long = few_videos / "val/00000.mp4", "x" * 300 + ".mp4"
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    listing = Path.iterdir
+
+    def iterdir(path):
+        if path == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)  # root may read everything
+    code, out, err = run("predict", long, locked, good, "--json")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 1 and err == "" and answers[2]["predictions"]
+    assert answers[0]["error"].startswith(f"{long}: cannot be opened (") and "File name too long" in answers[0]["error"]
+    assert answers[1]["error"] == f"{locked}: cannot be opened (Permission denied)"
+
+
+def test_folders_named_like_videos_and_our_own_copies_are_not_among_the_videos_of_a_folder(run, few_videos, tmp_path):
+    for name in ("a.mp4", "annotated.mp4"):
+        (tmp_path / name).write_bytes((few_videos / "val/00000.mp4").read_bytes())
+    out = tmp_path / "out"
+    assert run("predict", tmp_path, "--timeline", "--output", out)[0] == 0
+    assert {path.name for path in out.iterdir()} == {"a.mp4", "annotated.mp4"} and (out / "a.mp4").is_dir()
+    found = sorted(find_videos([str(tmp_path)]))
+    assert found == [str(tmp_path / "a.mp4"), str(tmp_path / "annotated.mp4")], "the last is the user's own"
+
+
+def test_long_labels_and_names_are_whole_in_tables(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    label, text = "opening_a_:bottle:_" + "q" * 80 + "_end", "y" * 50
+    _print_table(Prediction("a.mp4", ((label, 0.5),)))
+    print_rows(":dog:", ["name", "text"], [[label, text]], ())
+    out = re.sub(r"[^\w.:]", "", capsys.readouterr().out)
+    assert out.count("opening_a_:bottle:_") == 2 and out.count("_end") == 2 and ":dog:" in out
+    assert out.count("q") == 160 and out.count("y") == 50
 
 
 def test_without_a_checkpoint_and_without_a_network_one_sentence_says_which_file_to_put_where(
@@ -213,9 +305,34 @@ def test_a_video_among_the_files_to_be_written_is_never_deleted(run, few_videos,
 def test_several_videos_have_a_folder_each(tmp_path):
     paths = ["a/x.mp4", "b/x.mp4", "y.mkv"]
     found = [folder for _, folder in folders_for(paths, tmp_path, TIMELINE_FILES, False)]
-    assert found == [tmp_path / "x.mp4", tmp_path / "x.mp4-2", tmp_path / "y.mkv"] and all(
-        map(type(tmp_path).is_dir, found)
+    assert found == [tmp_path / "x.mp4", tmp_path / "x.mp4-2", tmp_path / "y.mkv"]
+
+
+def test_a_call_that_fails_leaves_no_folder_and_what_an_earlier_one_wrote(run, few_videos, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no video")
+    good, bad = few_videos / "val/00000.mp4", tmp_path / "bad.mp4"
+    fails = (
+        (["explain", good, "--label", "moving upp"], "label 'moving upp' is none of the checkpoint's 8 classes"),
+        (["explain", bad], "bad.mp4: cannot be opened as a video"),
+        (["explain", tmp_path / "none.mp4"], "none.mp4: no such file"),
+        (["predict", bad, "--timeline"], "bad.mp4: cannot be opened as a video"),
     )
+    for words, message in fails:
+        one_line(*run(*words, "--output", tmp_path / "out"), message)
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    for name in {*EXPLAIN_FILES, *TIMELINE_FILES}:
+        (tmp_path / "out" / name).write_text("earlier")
+    for words, message in fails:
+        one_line(*run(*words, "--output", tmp_path / "out", "--overwrite"), message)
+    assert {file.read_text() for file in (tmp_path / "out").iterdir()} == {"earlier"}
+
+
+def test_an_output_that_cannot_be_made_is_told_before_the_work(run, few_videos, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(SlidingClips, "push", None)
+    words = ("predict", few_videos / "long.mp4", "--timeline", "--output", tmp_path / "file/out")
+    one_line(*run(*words), f"out: cannot be written, since {tmp_path / 'file'} takes no files: choose another --output")
 
 
 @pytest.mark.parametrize(
@@ -226,6 +343,10 @@ def test_several_videos_have_a_folder_each(tmp_path):
         (["predict", "a.mp4", "--timeline"], "--timeline and --output DIR, where it is written, need each other"),
         (["predict", "a.mp4", "--output", "x"], "--timeline and --output DIR, where it is written, need each other"),
         (["predict", "--stream", "-", "--format", "csv"], "--stream writes JSON lines only"),
+        (["predict", "--stream", "-", "--top", "3"], "--stream writes JSON lines only, of the best label"),
+        (["predict", "a.mp4", "--timeline", "--output", "x", "--json"], "leave out --format, --json and --top"),
+        (["predict", "a.mp4", "--timeline", "--output", "x", "--top", "3"], "leave out --format, --json and --top"),
+        (["predict", "a.mp4", "--timeline", "--output", "x", "--protocol", "5x1"], "leave it out with --timeline"),
         (["predict", "a.mp4", "--window-step", "1"], "--window-step is for --timeline and --stream only"),
         (["predict", "a.mp4", "--allow-network"], "--allow-network is for --stream only"),
         (["predict", "--stream", "http://127.0.0.1:1/x"], "nothing is fetched from one unless you say --allow-network"),

@@ -43,6 +43,12 @@ def test_the_last_window_ends_with_the_video():
     assert [numbers_of(window)[-1] for window in windows] == [7, 12, 15]
 
 
+def test_no_window_leads_out_of_a_video_whose_last_frames_are_not_taken():
+    plan = WindowPlan(length=8, step=2, taken=np.array([0, 1, 2, 3]))
+    windows, _ = slide(plan, range(15), last=7)
+    assert [window.start for window in windows] == [0, 2, 4, 6, 7]
+
+
 def test_clips_are_scaled_as_a_views():
     rng, plan = np.random.default_rng(0), plan_windows(NANO, 15.0, 24)
     video = rng.integers(0, 256, (24, 50, 70, 3), np.uint8)
