@@ -114,7 +114,9 @@ def listener():
     thread = threading.Thread(target=count, daemon=True)
     thread.start()
     yield server.getsockname()[1], connections
+    server.shutdown(socket.SHUT_RDWR)  # which close alone does not do to a thread that waits in accept
     server.close()
+    thread.join(5)
 
 
 PLAYLISTS = {
