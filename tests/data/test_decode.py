@@ -1,8 +1,7 @@
 import multiprocessing
+import os
 import struct
 from pathlib import Path
-
-import os
 
 import av
 import numpy as np
