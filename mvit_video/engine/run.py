@@ -114,12 +114,7 @@ def train_run(
         load_state(state, learner)
     if is_first():
         open_folder(run, config, resume, overwrite, lists)
-    about: dict[str, Any] = {
-        "seed": settings.seed,
-        "config": config.model_dump(mode="json"),
-        "environment": environment(device, settings),
-        "lists": [list_digest(videos) for videos in lists],
-    }
+    about = _about(config, device, lists)
     span = Span(_resumed(run, state, about["environment"], say), last_step, per_epoch)
     sampler.first_step = span.first_step
     say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
@@ -135,6 +130,16 @@ def train_run(
         _save_weights(run / AVERAGED_WEIGHTS, learner.average.model, card)
     everyones(0)  # none goes on before the files are there
     return run / WEIGHTS
+
+
+def _about(config: Config, device: torch.device, lists: list[VideoList]) -> dict[str, Any]:
+    """What a state tells of the run that it is of."""
+    return {
+        "seed": config.train.seed,
+        "config": config.model_dump(mode="json"),
+        "environment": environment(device, config.train),
+        "lists": [list_digest(videos) for videos in lists],
+    }
 
 
 def step_sampler(config: Config, num_videos: int) -> StepSampler:
