@@ -243,7 +243,9 @@ def test_a_child_that_dies_between_two_videos_costs_none(sources, tmp_path):
     found = [next(checked)]
     (child,) = verify_children()
     os.kill(child.pid, 9)
-    time.sleep(0.2)
+    until = time.monotonic() + 20
+    while child.alive and time.monotonic() < until:
+        time.sleep(0.01)
     assert [(path, reason) for path, reason, _ in [*found, *checked]] == [(name, "") for name in names]
 
 
