@@ -54,10 +54,10 @@ def prepare_dataset(
     output = _output_folder(Path(output), Path(root))
     with _alone_in(output):
         manifest = Manifest.read(output)
+        names = output_names([record.path for record in videos.records], {} if overwrite else manifest.sources())
+        new_list = NewList(videos, names, Path(root), output, overwrite)
         if overwrite:
             manifest.delete_files()
-        names = output_names([record.path for record in videos.records], manifest.sources())
-        new_list = NewList(videos, names, Path(root), output, overwrite)
         todo = [path for path in names if not manifest.is_done(path, names[path], root, short_side)]
         failed = _encode_all(todo, names, manifest, root, short_side, workers, complain)
         manifest.write()
