@@ -269,6 +269,10 @@ def test_a_list_is_tried_before_anything_is_encoded(tmp_path):
         and not list(output.glob("folders*"))
         and not (output / ".unfinished").exists()
     )
+    (root / "classes.txt").unlink()
+    with pytest.raises(AnnotationError, match="numbers in the list can be read in two"):
+        prepare_dataset("folders", str(root), output, 256, 1, pytest.fail, overwrite=True)
+    assert (output / "one.mp4").exists(), "what is there goes only when something can take its place"
 
 
 def test_class_folders_called_by_numbers_from_0_keep_their_order(tmp_path):
