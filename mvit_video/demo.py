@@ -10,23 +10,23 @@ import torch
 
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config
-from mvit_video.data.decode import VideoReader
 from mvit_video.data.synthetic import write_dataset
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.run import WEIGHTS, train_run, training_lists
 from mvit_video.evaluation.evaluate import Evaluator, validator
-from mvit_video.evaluation.films import middles
 from mvit_video.evaluation.frame_only import frame_only_accuracy
-from mvit_video.evaluation.page import confusion_section
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.evaluation.report import Number, Report, Section
 from mvit_video.evaluation.results import accuracies, results
 from mvit_video.evaluation.views import VideoScores, reversed_frames, shuffled_frames
 from mvit_video.figures import curves, frame_strips
 from mvit_video.inference.predictor import Predictor
-from mvit_video.inference.render import timeline_figure
 from mvit_video.inference.timeline import Segment, Timeline, label_timeline
 from mvit_video.paths import fresh_folder, write_json, write_whole
+from mvit_video.report.evaluation_page import confusion_section
+from mvit_video.report.page import Number, Report, Section
+from mvit_video.report.render import timeline_figure
+from mvit_video.report.strips import middles
 
 NUM_TRAIN, NUM_VAL = 768, 160
 SHUFFLES = 4

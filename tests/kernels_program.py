@@ -9,8 +9,11 @@ import sys
 import torch
 from torch import nn
 
-from mvit_video.model import attention, kernels, mvit, normed_linear, pooling
+from mvit_video.model import attention, mvit
 from mvit_video.model.attention import Heads
+from mvit_video.model.ops import norm_linear as normed_linear
+from mvit_video.model.ops import pooling
+from mvit_video.model.ops import triton as kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 kernels.norm.SLOTS = kernels.pool.SLOTS = 8  # programs are loops here

@@ -11,8 +11,8 @@ import torch
 
 from mvit_video.compat import import_pytorchvideo, import_torchvision
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.annotations import read_videos
 from mvit_video.data.dataset import ClipDataset, SampleKey
+from mvit_video.data.lists.read import read_videos
 from mvit_video.data.synthetic import draw_video, write_video
 from mvit_video.errors import ConfigError
 
@@ -58,7 +58,7 @@ def test_our_networks_and_inference_work_with_torchvision_and_pytorchvideo_block
         from mvit_video.config.schema import Preprocessing
         from mvit_video.errors import ConfigError
         from mvit_video.inference.predictor import Predictor
-        from mvit_video.model.checkpoints import ModelCard, save_checkpoint
+        from mvit_video.model.weights.checkpoints import ModelCard, save_checkpoint
 
         model = mvit_video.build_model("mvitv2_nano_8x3", num_classes=2)
         assert model(torch.zeros(1, 3, 8, 48, 48)).shape == (1, 2)
@@ -86,7 +86,7 @@ def test_our_networks_and_inference_work_with_torchvision_and_pytorchvideo_block
 def test_our_networks_import_neither_package():
     output = run_python(
         """
-        import mvit_video, mvit_video.cli, mvit_video.inference.predictor, mvit_video.model.benchmark
+        import mvit_video, mvit_video.cli, mvit_video.inference.predictor, mvit_video.benchmark.networks
         mvit_video.build_model("mvitv2_nano_8x3"), mvit_video.list_models()
         print([name for name in ("torchvision", "pytorchvideo") if name in sys.modules])
         """

@@ -9,8 +9,8 @@ from conftest import REPOSITORY
 from list_files import write
 
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.annotations import list_place, read_videos
-from mvit_video.data.list_checks import check_files_exist
+from mvit_video.data.lists.checks import check_files_exist
+from mvit_video.data.lists.read import list_place, read_videos
 
 PAGE = (REPOSITORY / "datasets/README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```text\n(.*?)```\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)

@@ -14,7 +14,7 @@ from tiny_models import tiny_video
 
 from mvit_video import download, load_weights
 from mvit_video.errors import CheckpointError
-from mvit_video.model.zoo import ZOO
+from mvit_video.model.weights.zoo import ZOO
 from mvit_video.paths import local_file
 
 CONTENT = b"weights" * 1000

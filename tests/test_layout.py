@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mvit_video"
-ROOMS = ("config", "data", "model", "engine", "evaluation", "inference", "demo", "cli")
+ROOMS = (
+    "config", "data", "model", "engine", "evaluation", "inference", "report", "serve", "benchmark", "api", "demo", "doctor", "cli",
+)  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

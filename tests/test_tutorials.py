@@ -18,9 +18,9 @@ from tiny_models import randomise
 
 from mvit_video import build_model, cli
 from mvit_video.config.schema import Preprocessing
-from mvit_video.data.class_names import published_classes
-from mvit_video.inference.outputs import EXPLAIN_FILES, TIMELINE_FILES
-from mvit_video.model.zoo import ZOO
+from mvit_video.data.lists.class_names import published_classes
+from mvit_video.model.weights.zoo import ZOO
+from mvit_video.report.outputs import EXPLAIN_FILES, TIMELINE_FILES
 
 PUBLISHED = "mvitv2_s_16x4_k400"
 SHORT = [

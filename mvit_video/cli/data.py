@@ -33,7 +33,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
     Exit code 1 if any is bad. With CONFIG, all videos of data.train, data.val and data.test.
     """
-    from mvit_video.data import verify
+    from mvit_video.data.prepare import verify
     from mvit_video.paths import output_file, write_json
     from mvit_video.progress import progress_bar
 
@@ -53,8 +53,8 @@ def verify(arguments: argparse.Namespace) -> int:
 def _verify_plan(arguments: argparse.Namespace):
     """The lists of the configuration or of --annotations, and how their videos are decoded."""
     from mvit_video.config.load import load_config
-    from mvit_video.data.annotations import list_place, read_videos
-    from mvit_video.data.verify import Plan, lists_of
+    from mvit_video.data.lists.read import list_place, read_videos
+    from mvit_video.data.prepare.verify import Plan, lists_of
 
     if (arguments.config is None) == (arguments.annotations is None):
         raise ConfigError("wanted either a CONFIG or --annotations with --root, to know which videos to verify")
@@ -81,7 +81,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Re-encode the videos of a list to a short side of N pixels, so that random clips decode fast; call again to go on."""
-    from mvit_video.data.prepare import BAD, prepare_dataset
+    from mvit_video.data.prepare.prepare import BAD, prepare_dataset
 
     done = prepare_dataset(
         arguments.annotations,
@@ -122,8 +122,8 @@ def benchmark_data(arguments: argparse.Namespace) -> int:
     """Measure how fast data.train loads, and where the time goes; with --against pytorchvideo in turn with its dataset."""
     from rich.console import Console
 
+    from mvit_video.benchmark.loading import benchmark_loading, loading_tables
     from mvit_video.config.load import load_config
-    from mvit_video.data.loading_speed import benchmark_loading, loading_tables
     from mvit_video.paths import output_file, write_json
 
     output = output_file(arguments.json) if arguments.json else None

@@ -11,7 +11,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
     The exit code is 1 where something that is needed does not work.
     """
-    from mvit_video.inference.doctor import BROKEN, NOTE, OK, as_dict, examine, works
+    from mvit_video.doctor import BROKEN, NOTE, OK, as_dict, examine, works
     from mvit_video.paths import output_file, write_json
 
     output = output_file(arguments.json) if arguments.json else None

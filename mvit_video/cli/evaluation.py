@@ -32,20 +32,20 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from mvit_video.api import held_out_list
     from mvit_video.config.load import load_config
-    from mvit_video.data.list_checks import MISSING, missing_text
+    from mvit_video.data.lists.checks import MISSING, missing_text
     from mvit_video.engine.distributed import is_first
-    from mvit_video.evaluation.after_training import held_out_list
     from mvit_video.evaluation.evaluate import check_agreement, evaluate
-    from mvit_video.evaluation.page import evaluation_report
     from mvit_video.evaluation.protocols import Protocol
     from mvit_video.evaluation.results import FILES, REPORT, circumstances, write_results
     from mvit_video.evaluation.views import frame_order
     from mvit_video.inference.predictor import choose_device
-    from mvit_video.model.checkpoints import checkpoint_file
-    from mvit_video.model.convert import load_any
-    from mvit_video.model.network_of_weights import with_network_of_weights
+    from mvit_video.model.weights.auto import with_network_of_weights
+    from mvit_video.model.weights.checkpoints import checkpoint_file
+    from mvit_video.model.weights.convert import load_any
     from mvit_video.paths import fresh_folder, write_whole
+    from mvit_video.report.evaluation_page import evaluation_report
 
     config = with_network_of_weights(load_config(arguments.config, overrides(arguments)))
     frame_order(arguments.frames)  # wrong words are told before any work

@@ -66,7 +66,7 @@ def features(arguments: argparse.Namespace) -> int:
 def _feature_task(arguments: argparse.Namespace):
     """The videos that a configuration names as data.test or data.val, or those of --annotations."""
     from mvit_video.config.load import load_config
-    from mvit_video.data.annotations import read_videos
+    from mvit_video.data.lists.read import read_videos
     from mvit_video.inference.features import Task
 
     if bool(arguments.config) == bool(arguments.annotations):

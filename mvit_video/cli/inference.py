@@ -79,7 +79,7 @@ def _named(paths: Iterable[str]) -> Iterator[str]:
 
 
 def _predict_timelines(predictor, paths: list[str], arguments: argparse.Namespace) -> int:
-    from mvit_video.inference.outputs import TIMELINE_FILES, folders_for, timeline_outputs
+    from mvit_video.report.outputs import TIMELINE_FILES, folders_for, timeline_outputs
 
     if not paths:
         raise ConfigError(NOTHING)
@@ -125,8 +125,8 @@ def _predict_stream(predictor, source, arguments: argparse.Namespace) -> int:
 
 def explain(arguments: argparse.Namespace) -> int:
     """Show what a decision rests on, as a heat map over the frames: a picture, a copy of the video, and numbers."""
-    from mvit_video.inference.outputs import EXPLAIN_FILES, explain_outputs, folders_for
     from mvit_video.inference.predictor import Predictor
+    from mvit_video.report.outputs import EXPLAIN_FILES, explain_outputs, folders_for
 
     predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device)
     [(path, folder)] = folders_for([arguments.video], arguments.output, EXPLAIN_FILES, arguments.overwrite)

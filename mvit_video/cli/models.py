@@ -9,7 +9,7 @@ from mvit_video.cli.common import add_device, at_least_one, complain, print_rows
 
 def models(arguments: argparse.Namespace) -> int:
     """List the networks that `model.name` takes, and the public checkpoints that `model.weights` takes."""
-    from mvit_video.model import zoo
+    from mvit_video.model.weights import zoo
 
     if arguments.markdown:
         print(zoo.model_zoo_page(), end="")
@@ -26,8 +26,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 def convert(arguments: argparse.Namespace) -> int:
     """Write a checkpoint of any known format in another: ours, PySlowFast's or torchvision's."""
-    from mvit_video.data.class_names import read_classes
-    from mvit_video.model.convert import convert
+    from mvit_video.data.lists.class_names import read_classes
+    from mvit_video.model.weights.convert import convert
 
     classes = read_classes(arguments.classes) if arguments.classes else None
     report = convert(arguments.source, arguments.to, arguments.output, arguments.model, classes, arguments.overwrite)
@@ -46,8 +46,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def benchmark(arguments: argparse.Namespace) -> int:
     """Measure a network: parameters, multiply-adds, clips per second, peak memory; with --against two of them in turn."""
+    from mvit_video.benchmark.networks import Plan, benchmark_tables, run_benchmark
     from mvit_video.inference.predictor import choose_device
-    from mvit_video.model.benchmark import Plan, benchmark_tables, run_benchmark
     from mvit_video.paths import output_file, write_json
 
     output = output_file(arguments.json) if arguments.json else None

@@ -9,11 +9,11 @@ from mvit_video.errors import ConfigError
 def serve(arguments: argparse.Namespace) -> int:
     """Open a page on this machine where one drops a video and sees labels, timeline and heat map."""
     try:
-        from mvit_video.inference.serve import LOCAL, bound, serve
+        from mvit_video.serve.app import LOCAL, bound, serve
     except ImportError as reason:
         raise ConfigError(f"the page needs more packages ({reason}): run 'pip install starlette uvicorn'") from None
     from mvit_video.inference.predictor import Predictor
-    from mvit_video.inference.serve_jobs import Jobs, Limits
+    from mvit_video.serve.jobs import Jobs, Limits
 
     limits = Limits(arguments.max_megabytes * 10**6, float(arguments.max_seconds), arguments.queue)
     host, port = arguments.host, arguments.port

@@ -32,13 +32,13 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from mvit_video.api import check_evaluation, evaluate_run
     from mvit_video.config.load import load_config
     from mvit_video.engine.distributed import is_first
     from mvit_video.engine.run import dry_run, train_run
-    from mvit_video.evaluation.after_training import check_evaluation, evaluate_run
     from mvit_video.evaluation.evaluate import validator
     from mvit_video.inference.predictor import choose_device
-    from mvit_video.model.network_of_weights import with_network_of_weights
+    from mvit_video.model.weights.auto import with_network_of_weights
 
     seed = [] if arguments.seed is None else [f"train.seed={arguments.seed}"]
     config = load_config(arguments.config, [*overrides(arguments), *seed])

@@ -16,9 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mvit_video.config.schema import DataSettings, Preprocessing
-from mvit_video.data.annotations import VideoList, VideoRecord
-from mvit_video.data.decode import VideoReader
-from mvit_video.data.guard import GuardedReader, open_reader
+from mvit_video.data.lists.read import VideoList, VideoRecord
 from mvit_video.data.sampling import (
     clip_window,
     dense_indices,
@@ -29,6 +27,8 @@ from mvit_video.data.sampling import (
     view_start,
 )
 from mvit_video.data.transforms import TrainTransform, ViewTransform
+from mvit_video.data.video.guard import GuardedReader, open_reader
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import DecodeError
 
 SUBSTITUTES = 10  # videos that are tried in the place of a bad one

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
-from mvit_video.data.guard_child import STOP_SIGNALS
+from mvit_video.data.video.guard_child import STOP_SIGNALS
 from mvit_video.errors import ConfigError, DecodeError
 
 

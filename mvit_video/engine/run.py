@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from mvit_video.config.schema import AUTO, Config
-from mvit_video.data.annotations import checked_list
-from mvit_video.data.class_names import read_classes
 from mvit_video.data.dataset import ClipDataset
-from mvit_video.data.list_checks import refuse_several_labels, shared_videos
+from mvit_video.data.lists.checks import refuse_several_labels, shared_videos
+from mvit_video.data.lists.class_names import read_classes
+from mvit_video.data.lists.read import checked_list
+from mvit_video.data.lists.records import VideoList
+from mvit_video.data.lists.split import found_lists, split_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
-from mvit_video.data.records import VideoList
-from mvit_video.data.split import found_lists, split_videos
 from mvit_video.engine.bad_videos import events_summary
 from mvit_video.engine.checkpoint import TrainingState, environment, load_state, newest_state, set_aside
 from mvit_video.engine.distributed import everyones, gathered, is_first, rank, world_size
@@ -40,7 +40,7 @@ from mvit_video.engine.teacher import read_teacher
 from mvit_video.engine.trainer import Trainer, make_learner, run_training, seed_step
 from mvit_video.engine.watching import Watcher
 from mvit_video.errors import ConfigError, MvitVideoError
-from mvit_video.model.checkpoints import (
+from mvit_video.model.weights.checkpoints import (
     ModelCard,
     Weights,
     model_from_card,
@@ -54,7 +54,7 @@ def training_lists(config: Config) -> tuple[VideoList, VideoList | None]:
     """The training list, and the validation list with the same classes, if there is one; both checked, with notes.
 
     Missing files stop, or with data.allow_missing leave the training list; in validation they count as wrong. With
-    data.train=auto they are what lies under data.root, or its class folders split in two (see data/split.py).
+    data.train=auto they are what lies under data.root, or its class folders split in two (see data/lists/split.py).
     """
     data = found_lists(config.data)
     if data.train is None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from mvit_video.config.load import dump_config, load_config
 from mvit_video.config.schema import AUTO, Config
-from mvit_video.data.list_checks import MISSING, missing_text
-from mvit_video.data.records import VideoList
-from mvit_video.data.split import found_lists, list_text
+from mvit_video.data.lists.checks import MISSING, missing_text
+from mvit_video.data.lists.records import VideoList
+from mvit_video.data.lists.split import found_lists, list_text
 from mvit_video.engine.bad_videos import EVENTS
 from mvit_video.engine.checkpoint import BEST, FOLDER, VALIDATION, TrainingState
 from mvit_video.engine.watching import FILES, METRICS

@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from mvit_video.config.schema import Config, Preprocessing
-from mvit_video.data.annotations import VideoList
 from mvit_video.data.dataset import BadVideo, ViewDataset
+from mvit_video.data.lists.read import VideoList
 from mvit_video.data.loader import lost_workers_told, view_loader
 from mvit_video.engine.distributed import gathered, is_first, rank, summed, world_size
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies, results
 from mvit_video.evaluation.views import Reorder, VideoScores, ViewScorer, frame_order, score_views
-from mvit_video.model.checkpoints import ModelCard
+from mvit_video.model.weights.checkpoints import ModelCard
 from mvit_video.progress import progress_bar
 
 

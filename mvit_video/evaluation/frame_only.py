@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.annotations import VideoList
-from mvit_video.data.decode import VideoReader
+from mvit_video.data.lists.read import VideoList
 from mvit_video.data.transforms import crop_at, normalize_, scale_short_side, to_clip
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import DecodeError
 
 FRAMES_PER_VIDEO = 4

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from mvit_video.config.schema import Config, Preprocessing
-from mvit_video.data.annotations import VideoList
+from mvit_video.data.lists.read import VideoList
 from mvit_video.download import sha256
 from mvit_video.engine.distributed import world_size
 from mvit_video.evaluation import metrics
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.scores_file import SCORES, save_scores
 from mvit_video.evaluation.views import VideoScores
-from mvit_video.model.checkpoints import ModelCard, checkpoint_file
+from mvit_video.model.weights.checkpoints import ModelCard, checkpoint_file
 from mvit_video.paths import write_json, write_whole
 from mvit_video.version import __version__
 

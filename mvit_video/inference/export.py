@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from mvit_video.errors import CheckpointError, ConfigError
-from mvit_video.model.checkpoints import CARD_KEY, ModelCard
-from mvit_video.model.convert import load_any
+from mvit_video.model.weights.checkpoints import CARD_KEY, ModelCard
+from mvit_video.model.weights.convert import load_any
 from mvit_video.paths import output_file, write_whole
 
 FORMATS = ("onnx", "pt2")

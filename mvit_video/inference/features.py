@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from mvit_video.data.dataset import read_views, view_indices
-from mvit_video.data.decode import VideoReader
-from mvit_video.data.records import NO_LABEL, VideoList, VideoRecord
+from mvit_video.data.lists.records import NO_LABEL, VideoList, VideoRecord
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import READERS, Predictor, groups, read_ahead
 from mvit_video.model.mvit import MViT

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from mvit_video.config.schema import Preprocessing
-from mvit_video.data.annotations import VIDEO_SUFFIXES
 from mvit_video.data.dataset import read_views, view_indices
-from mvit_video.data.decode import VideoReader
-from mvit_video.data.decode_limits import short_reason
+from mvit_video.data.lists.read import VIDEO_SUFFIXES
 from mvit_video.data.transforms import ViewTransform
+from mvit_video.data.video.limits import short_reason
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import ConfigError, DecodeError, InputError
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.model.checkpoints import ModelCard
-from mvit_video.model.convert import load_any
+from mvit_video.model.weights.checkpoints import ModelCard
+from mvit_video.model.weights.convert import load_any
 
 Video = str | Path | np.ndarray
 Item = TypeVar("Item")

@@ -19,7 +19,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from mvit_video.data.decode_limits import MAX_PIXELS, Unreadable, check_size, short_reason
+from mvit_video.data.video.limits import MAX_PIXELS, Unreadable, check_size, short_reason
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import Predictor
 from mvit_video.inference.windows import SlidingClips, plan_windows

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mvit_video.model.backend import kernels_for
+from mvit_video.model.ops.device import kernels_for
 from mvit_video.model.relative_position import axis_embedding, axis_terms
 
 Grid = tuple[int, int, int]

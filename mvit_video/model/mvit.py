@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.model.attention import ATTENTION, Grid, Heads, add_residual
-from mvit_video.model.backend import compute_dtype, is_plain, kernels_for
-from mvit_video.model.normed_linear import normed_linear, normed_mlp
-from mvit_video.model.pooling import max_pool, pool_norm, pool_norms, pools_at_once
+from mvit_video.model.ops.device import compute_dtype, is_plain, kernels_for
+from mvit_video.model.ops.norm_linear import normed_linear, normed_mlp
+from mvit_video.model.ops.pooling import max_pool, pool_norm, pool_norms, pools_at_once
 from mvit_video.model.relative_position import table_rows
 
 LAYER_NORM_EPS = 1e-6

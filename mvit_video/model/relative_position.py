@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mvit_video.model.backend import compute_dtype
+from mvit_video.model.ops.device import compute_dtype
 
 
 def table_rows(q_size: int, k_size: int) -> int:

@@ -8,12 +8,12 @@ import yaml
 from conftest import REPOSITORY
 
 from mvit_video import build_model, cli
+from mvit_video.benchmark.measure import count_parameters
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config
 from mvit_video.config.slowfast import convert_slowfast
 from mvit_video.config.slowfast_keys import MVITV1, MVITV2, SIZES
 from mvit_video.errors import ConfigError
-from mvit_video.model.measure import count_parameters
 from mvit_video.model.mvit import MViT
 from mvit_video.model.variants import VARIANTS, model_arguments
 

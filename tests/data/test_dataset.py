@@ -13,7 +13,6 @@ from two_processes import environment
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import DataSettings
 from mvit_video.data import dataset as dataset_module
-from mvit_video.data.annotations import VideoList, VideoRecord, read_videos
 from mvit_video.data.dataset import (
     BadVideo,
     ClipDataset,
@@ -22,8 +21,9 @@ from mvit_video.data.dataset import (
     sample_generator,
     view_indices,
 )
-from mvit_video.data.guard import open_reader
+from mvit_video.data.lists.read import VideoList, VideoRecord, read_videos
 from mvit_video.data.loader import StepSampler, clips_ahead, collate, steps_per_epoch, training_loader, view_loader
+from mvit_video.data.video.guard import open_reader
 from mvit_video.errors import ConfigError
 
 PLAIN = dict(mean=(0, 0, 0), std=(1, 1, 1), short_side=48, crop_size=(48, 144), target_fps=25, num_frames=4)

@@ -10,11 +10,11 @@ from mvit_video import build_model
 from mvit_video.compat import import_pytorchvideo
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import TrainSettings
-from mvit_video.data.annotations import read_videos
 from mvit_video.data.dataset import ClipDataset, SampleKey
-from mvit_video.data.decode import VideoReader
+from mvit_video.data.lists.read import read_videos
 from mvit_video.data.loader import StepSampler, collate, training_loader
 from mvit_video.data.mixing import Mixer, mix_generator
+from mvit_video.data.video.reader import VideoReader
 
 
 @pytest.fixture(scope="module")

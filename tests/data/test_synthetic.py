@@ -4,8 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvit_video.data.annotations import read_videos
-from mvit_video.data.decode import VideoReader
+from mvit_video.data.lists.read import read_videos
 from mvit_video.data.synthetic import (
     CLASSES,
     FPS,
@@ -18,6 +17,7 @@ from mvit_video.data.synthetic import (
     render,
     write_dataset,
 )
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import ConfigError
 
 

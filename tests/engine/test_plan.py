@@ -10,7 +10,7 @@ from mvit_video.engine import run
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.run import dry_run
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.model.network_of_weights import with_network_of_weights
+from mvit_video.model.weights.auto import with_network_of_weights
 
 CPU = torch.device("cpu")
 CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if path.parent.name != "_base_")

@@ -7,12 +7,13 @@ from PIL import Image
 from tiny_models import relative_difference, tiny_video
 
 from mvit_video.config.schema import Preprocessing
-from mvit_video.data.class_names import published_classes
+from mvit_video.data.lists.class_names import published_classes
 from mvit_video.engine.teacher import Teacher, read_teacher
 from mvit_video.errors import ConfigError
-from mvit_video.model import variants, zoo
-from mvit_video.model.checkpoints import ModelCard, model_from_card, save_checkpoint
+from mvit_video.model import variants
 from mvit_video.model.variants import build_model
+from mvit_video.model.weights import zoo
+from mvit_video.model.weights.checkpoints import ModelCard, model_from_card, save_checkpoint
 
 CPU = torch.device("cpu")
 INPUT = dict(num_frames=8, sampling_rate=3, short_side=40, crop_size=32)

@@ -7,15 +7,15 @@ import torch
 from conftest import REPOSITORY
 
 from mvit_video.config.load import load_config
-from mvit_video.data.annotations import read_videos
 from mvit_video.data.dataset import ViewDataset
+from mvit_video.data.lists.read import read_videos
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation.evaluate import Evaluator, check_agreement, evaluate, validator
 from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies
 from mvit_video.evaluation.views import frame_order, reversed_frames, shuffled_frames
-from mvit_video.model.checkpoints import load_checkpoint
+from mvit_video.model.weights.checkpoints import load_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -87,8 +87,8 @@ def test_a_single_frame_is_useless_on_the_motion_dataset(trained, validation_lis
 
 def test_the_single_frame_network_does_learn_where_frames_tell_the_class(trained, motion_data):
     """The same network and budget, on the same videos labelled by the brightness of their pictures."""
-    from mvit_video.data.annotations import VideoList, VideoRecord
-    from mvit_video.data.decode import VideoReader
+    from mvit_video.data.lists.read import VideoList, VideoRecord
+    from mvit_video.data.video.reader import VideoReader
 
     lists = []
     for name in ("train.csv", "val.csv"):

@@ -8,7 +8,7 @@ from mvit_video.config.schema import Preprocessing
 from mvit_video.data.dataset import view_indices
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation.protocols import NAMED, Protocol
-from mvit_video.model.zoo import ZOO
+from mvit_video.model.weights.zoo import ZOO
 
 S, L = Preprocessing(), Preprocessing(num_frames=40, sampling_rate=3, short_side=312, crop_size=312)
 SSV2 = Preprocessing(sampling="segment", short_side=224)

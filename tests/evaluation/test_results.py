@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 from small_results import made_up_scores
 
-from mvit_video.data.annotations import VideoList, VideoRecord
+from mvit_video.data.lists.read import VideoList, VideoRecord
 from mvit_video.evaluation.evaluate import true_labels
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies, class_rows, measures, results, write_results

@@ -11,9 +11,9 @@ from plain_views import all_frames, scaled
 
 from mvit_video.config.schema import Preprocessing
 from mvit_video.data.dataset import ViewDataset
-from mvit_video.data.decode import VideoReader
-from mvit_video.data.records import VideoList, VideoRecord
+from mvit_video.data.lists.records import VideoList, VideoRecord
 from mvit_video.data.synthetic import write_video
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.evaluation.protocols import NAMED
 
 SAMPLED = {"num_frames": 6, "sampling_rate": 8}

@@ -16,13 +16,13 @@ from small_results import DEMO, INPUT, random_checkpoint, settings
 
 from mvit_video import cli
 from mvit_video.config.schema import Preprocessing
-from mvit_video.data.annotations import read_videos
 from mvit_video.data.dataset import ViewDataset
+from mvit_video.data.lists.read import read_videos
 from mvit_video.data.synthetic import write_video
 from mvit_video.evaluation.scores_file import load_scores
-from mvit_video.model import convert
-from mvit_video.model.checkpoints import load_checkpoint
-from mvit_video.model.zoo import ZOO
+from mvit_video.model.weights import convert
+from mvit_video.model.weights.checkpoints import load_checkpoint
+from mvit_video.model.weights.zoo import ZOO
 
 VIDEOS = 9
 

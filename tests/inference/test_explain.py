@@ -28,9 +28,9 @@ from mvit_video.data.synthetic import (
 from mvit_video.data.transforms import ViewTransform, crop_at, scale_short_side, to_clip
 from mvit_video.errors import ConfigError
 from mvit_video.inference.explain import HeatClip, _spread, class_heat, crop_box, explain_video
-from mvit_video.inference.outputs import explain_outputs
 from mvit_video.inference.predictor import Predictor
-from mvit_video.inference.render import heat_figure, heated
+from mvit_video.report.outputs import explain_outputs
+from mvit_video.report.render import heat_figure, heated
 
 NUMBERS = np.linspace(6, 29, 8).astype(int)  # a clip from the middle
 
@@ -202,7 +202,7 @@ def test_every_frame_of_a_video_has_its_clip(few_videos, sampling):
 def test_scores_of_clips_are_the_predictors(few_videos):
     predictor = nano_predictor()
     explanation = explain_video(predictor, few_videos / "val/00000.mp4", CLASSES[3])
-    from mvit_video.data.decode import VideoReader
+    from mvit_video.data.video.reader import VideoReader
 
     frames = VideoReader(few_videos / "val/00000.mp4").frames(range(24))
     [wanted] = predictor(frames, top=8, fps=15)

@@ -19,13 +19,13 @@ from tiny_models import randomise
 from mvit_video import build_model, cli
 from mvit_video.config.schema import Config, Preprocessing
 from mvit_video.data.dataset import view_indices
-from mvit_video.data.decode import VideoReader
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.engine.run import model_card
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.inference import export
 from mvit_video.inference.export import example_clips, export_checkpoint
 from mvit_video.inference.predictor import Predictor
-from mvit_video.model.checkpoints import CARD_KEY, ModelCard, load_checkpoint, save_checkpoint
+from mvit_video.model.weights.checkpoints import CARD_KEY, ModelCard, load_checkpoint, save_checkpoint
 
 RUNNER = REPOSITORY / "examples/onnx_runner.py"
 

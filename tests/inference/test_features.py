@@ -7,8 +7,8 @@ import torch
 from tiny_checkpoint import write_tiny
 
 from mvit_video import cli
-from mvit_video.data.annotations import read_videos
 from mvit_video.data.dataset import ViewDataset
+from mvit_video.data.lists.read import read_videos
 from mvit_video.errors import ConfigError
 from mvit_video.inference import features
 from mvit_video.inference.features import Task, extract_features

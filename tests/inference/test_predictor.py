@@ -9,16 +9,16 @@ from torch import nn
 import mvit_video
 from mvit_video import build_model
 from mvit_video.config.schema import Preprocessing
-from mvit_video.data.class_names import published_classes
 from mvit_video.data.dataset import read_views
-from mvit_video.data.decode import VideoReader
+from mvit_video.data.lists.class_names import published_classes
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError, InputError
 from mvit_video.evaluation.evaluate import Evaluator
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference import predictor as predictor_module
 from mvit_video.inference.predictor import Predictor, choose_device, find_videos, groups, read_ahead
-from mvit_video.model.checkpoints import ModelCard, save_checkpoint
-from mvit_video.model.zoo import ZOO
+from mvit_video.model.weights.checkpoints import ModelCard, save_checkpoint
+from mvit_video.model.weights.zoo import ZOO
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_the_predictor_is_a_name_of_the_package():
 @pytest.mark.parametrize("name", ["mvitv2_s_16x4_k400", "mvitv2_s_16x4_ssv2", "mvitv2_s_16x4_k400_torchvision"])
 def test_a_public_checkpoint_gets_the_zoos_card(name, tmp_path, monkeypatch):
     """The published file's names, with new weights, at the place in the cache where its download would lie."""
-    from mvit_video.model.checkpoint_formats import to_torchvision
+    from mvit_video.model.weights.formats import to_torchvision
 
     entry = ZOO[name]
     model = build_model("mvitv2_s_16x4", num_classes=entry.num_classes, depths=(1, 2, 11, 2))

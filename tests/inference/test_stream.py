@@ -18,12 +18,12 @@ from numbered_video import write_numbered
 from tiny_predictor import nano_card, nano_model, nano_predictor
 from torch import nn
 
-from mvit_video.data.decode import VideoReader
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference import stream
 from mvit_video.inference.stream import live_predictions, live_source
 from mvit_video.inference.timeline import label_timeline
-from mvit_video.model.checkpoints import save_checkpoint
+from mvit_video.model.weights.checkpoints import save_checkpoint
 
 WINDOWS = (216 - 24) // 6 + 1  # of the long demonstration video
 

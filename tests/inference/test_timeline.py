@@ -11,15 +11,15 @@ from matplotlib.colors import to_rgb
 from tiny_predictor import nano_card, nano_model, nano_predictor
 
 from mvit_video.config.schema import Preprocessing
-from mvit_video.data.decode import VideoReader
 from mvit_video.data.synthetic import write_video
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import DecodeError
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference import timeline as timeline_module
 from mvit_video.inference.predictor import Predictor
-from mvit_video.inference.render import clock, timeline_figure
 from mvit_video.inference.timeline import Segment, Timeline, label_timeline, merge_segments, segments_csv, segments_srt
 from mvit_video.inference.windows import SlidingClips, shown_at
+from mvit_video.report.render import clock, timeline_figure
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,11 @@ from tiny_predictor import nano_card, nano_model
 from mvit_video import cli
 from mvit_video.cli.common import print_rows
 from mvit_video.cli.inference import _print_table
-from mvit_video.data.decode import VideoReader
-from mvit_video.inference.outputs import EXPLAIN_FILES, TIMELINE_FILES, folders_for
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.inference.predictor import Prediction, find_videos
 from mvit_video.inference.windows import SlidingClips
-from mvit_video.model.checkpoints import save_checkpoint
+from mvit_video.model.weights.checkpoints import save_checkpoint
+from mvit_video.report.outputs import EXPLAIN_FILES, TIMELINE_FILES, folders_for
 
 
 @pytest.fixture(scope="module")

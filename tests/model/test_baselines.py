@@ -8,7 +8,9 @@ from mvit_video.compat import import_pytorchvideo, import_torchvision
 from mvit_video.config.schema import Config, Preprocessing
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.baselines import BASELINES
-from mvit_video.model.checkpoints import (
+from mvit_video.model.variants import input_size
+from mvit_video.model.weights.auto import with_network_of_weights
+from mvit_video.model.weights.checkpoints import (
     ModelCard,
     load_checkpoint,
     model_from_card,
@@ -16,9 +18,7 @@ from mvit_video.model.checkpoints import (
     read_weights,
     save_checkpoint,
 )
-from mvit_video.model.convert import convert
-from mvit_video.model.network_of_weights import with_network_of_weights
-from mvit_video.model.variants import input_size
+from mvit_video.model.weights.convert import convert
 
 # Small inputs where the network allows it; torchvision's MViTv2 is made for one size.
 SMALL = {

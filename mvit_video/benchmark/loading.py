@@ -1,0 +1,280 @@
+"""What `mvit-video benchmark-data` does: clips per second from a config's training list, and where the time goes.
+
+Stages are timed by wrapping the reader while samples are drawn as in training, so that they follow the code that trains.
+Figures are processor time of one process unless they say otherwise: other work on the machine disturbs that least.
+Contenders take turns clip by clip on the same frames, and a ratio belongs to one clip.
+"""
+
+import os
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from mvit_video.benchmark.clip_readers import Clip, contenders, draw_clips
+from mvit_video.config.schema import Config
+from mvit_video.data.dataset import ClipDataset, SampleKey, ViewDataset
+from mvit_video.data.lists.read import VideoList
+from mvit_video.data.lists.split import found_lists
+from mvit_video.data.loader import StepSampler, collate, training_loader
+from mvit_video.data.prepare.verify import lists_of
+from mvit_video.data.video import reader as decode
+from mvit_video.data.video.reader import VideoReader
+from mvit_video.errors import ConfigError
+from mvit_video.progress import progress_bar
+
+STAGES = ("open", "decode", "convert", "augment", "collate")
+BATCH = 4  # clips that are collated together
+
+
+def benchmark_loading(config: Config, clips: int, against: str | None, originals: str | None) -> dict[str, Any]:
+    """Measure by the config's training list: `conditions`, `stages`, `loader`, `views`, `contenders` and `ratios`.
+
+    `against`: "pytorchvideo" or None. `originals`: the root that data.root was prepared from, measured as well.
+    Raises ConfigError where there is no list or no video of it can be read.
+    """
+    if config.data.train is None:
+        raise ConfigError("data.train is not set: name the list of videos to load")
+    data = found_lists(config.data).model_copy(update={"val": None, "test": None})
+    config = config.model_copy(update={"data": data})
+    (videos,) = lists_of(data)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        result: dict[str, Any] = {"conditions": _conditions(config, clips, len(videos))}
+        with progress_bar("benchmark-data", 5) as bar:
+            result["stages"] = time_stages(videos, config, clips)
+            bar.advance(1, "stages")
+            result["loader"] = time_loader(videos, config, clips)
+            bar.advance(1, "loader")
+            result["views"] = compare_views(videos, config, clips)
+            bar.advance(1, "views")
+            drawn = draw_clips(videos, config.data, clips)
+            bar.advance(1, "contenders")
+            result["contenders"], result["ratios"] = compare_contenders(drawn, config, against, originals)
+            bar.advance(1, "contenders")
+    finally:
+        torch.set_num_threads(threads)
+    return result
+
+
+def time_stages(videos: VideoList, config: Config, clips: int) -> dict[str, Any]:
+    """Training samples one after the other in this process: milliseconds of each stage per clip, clips per second.
+
+    With repeated augmentation a sample is several clips of one video, which share its decoding.
+    """
+    here = config.data.model_copy(update={"decode_timeout": 0.0})  # times of another process could not be told apart
+    dataset, keys = ClipDataset(videos, here, config.train.seed), _keys(videos, clips)
+    dataset[keys[0]]  # the first one pays for imports and memory
+    samples: list[dict[str, float]] = []
+    for first in range(0, clips, BATCH):
+        batch: list = []
+        for key in keys[first : first + BATCH]:
+            with _stopwatch() as stages:
+                batch.append(dataset[key])
+            samples.append({stage: seconds / config.data.repeated_aug for stage, seconds in stages.items()})
+        started = time.process_time()
+        bad = collate(batch)["bad"]
+        share = (time.process_time() - started) / len(batch) / config.data.repeated_aug
+        if bad:
+            raise ConfigError(
+                f"{bad[0].reason}: the times of bad videos mean nothing, take them out of {config.data.train}"
+            )
+        for stages in samples[first:]:
+            stages["collate"], stages["total"] = share, stages["total"] + share
+    spread = {stage: _spread([1e3 * stages[stage] for stages in samples]) for stage in (*STAGES, "total")}
+    return {"milliseconds": spread, "clips_per_second_and_core": 1e3 / spread["total"]["mean"]}
+
+
+@contextmanager
+def _stopwatch() -> Iterator[dict[str, float]]:
+    """Processor seconds by stage of what happens inside; "augment" is what the reader has no part in."""
+    spent: dict[str, float] = defaultdict(float)
+    backend = decode.BACKENDS["pyav"]
+    watched = [(VideoReader, "__init__", "open"), (VideoReader, "frames", "decode"), (backend, "_convert", "convert")]
+    plain = [(owner, name, getattr(owner, name)) for owner, name, _ in watched]
+    for owner, name, stage in watched:
+        setattr(owner, name, _timed(getattr(owner, name), stage, spent))
+    started = time.process_time()
+    try:
+        yield spent
+    finally:
+        spent["total"] = time.process_time() - started
+        for owner, name, function in plain:
+            setattr(owner, name, function)
+        spent["augment"] = spent["total"] - spent["open"] - spent["decode"]
+        spent["decode"] -= spent["convert"]
+
+
+def _timed(function: Callable, stage: str, spent: dict[str, float]) -> Callable:
+    @wraps(function)
+    def timed(*arguments, **words):
+        started = time.process_time()
+        try:
+            return function(*arguments, **words)
+        finally:
+            spent[stage] += time.process_time() - started
+
+    return timed
+
+
+def time_loader(videos: VideoList, config: Config, clips: int) -> dict[str, Any]:
+    """Clips per second of wall time from the training loader with data.workers processes, after its first batch."""
+    size = max(min(BATCH, len(videos)), 1)
+    steps = max(clips // size, 2) + 1
+    dataset = ClipDataset(videos, config.data, config.train.seed)
+    batches = iter(training_loader(dataset, StepSampler(len(videos), size, 0, 0, steps), config.data.workers))
+    next(batches)
+    started = time.monotonic()
+    count = sum(len(batch.get("label", ())) for batch in batches)
+    seconds = time.monotonic() - started
+    return {"workers": config.data.workers, "clips_per_second": count / seconds, "clips": count, "seconds": seconds}
+
+
+def compare_views(videos: VideoList, config: Config, count: int) -> dict[str, Any]:
+    """Five views of a video against one view of it, in turn: milliseconds of each by stage, and the ratio.
+
+    `decoding_ratio` is that of opening and decoding alone: what the ratio would be if all else took no time.
+    """
+    datasets = {
+        views: ViewDataset(videos, config.data.root, config.data.preprocessing(), views, 1, config.data.decoder, 0.0)
+        for views in (1, 5)
+    }
+    spent: dict[int, list[dict[str, float]]] = {1: [], 5: []}
+    for number in range(count):
+        for views, dataset in datasets.items() if number % 2 else reversed(datasets.items()):
+            with _stopwatch() as stages:
+                dataset[number % len(videos)]
+            spent[views].append(stages)
+    names = [stage for stage in (*STAGES, "total") if stage != "collate"]
+    whole, decoding = (
+        {views: [sum(stages[name] for name in part) for stages in samples] for views, samples in spent.items()}
+        for part in (("total",), ("open", "decode"))
+    )
+    return {
+        f"{word}_milliseconds": {name: _spread([1e3 * stages[name] for stages in spent[views]]) for name in names}
+        for views, word in ((1, "one_view"), (5, "five_views"))
+    } | {
+        "ratio": _spread(np.divide(whole[5], whole[1])),
+        "decoding_ratio": _spread(np.divide(decoding[5], decoding[1])),
+    }
+
+
+def compare_contenders(drawn: Sequence[Clip], config: Config, against: str | None, originals: str | None):
+    """Each contender on each clip, in turn, the first one changing: milliseconds, and ratios to the first contender."""
+    runners = contenders(drawn, config.data, against, originals)
+    spent: dict[str, list[float]] = {name: [] for name in runners}
+    reading: dict[str, list[float]] = {name: [] for name in runners}
+    difference: dict[str, list[float]] = {name: [] for name in runners}
+    for number in range(len(drawn)):
+        names = list(runners) if number % 2 else list(runners)[::-1]
+        outputs = {}
+        for name in names:
+            started = time.process_time()
+            raw = runners[name].read(number)
+            reading[name].append(1e3 * (time.process_time() - started))
+            outputs[name] = runners[name].finish(raw)
+            spent[name].append(1e3 * (time.process_time() - started))
+        reference = outputs[next(iter(runners))]
+        for name, clip in outputs.items():
+            difference[name].append(float((clip - reference).abs().mean()))
+    first = next(iter(runners))
+    table = {
+        name: {
+            "milliseconds": _spread(values),
+            "reading_milliseconds": _spread(reading[name]),
+            "clips_per_second_and_core": 1e3 / float(np.mean(values)),
+            "mean_difference": float(np.mean(difference[name])),
+        }
+        for name, values in spent.items()
+    }
+    others = [name for name in runners if name != first]
+    ratios = {
+        kind: {name: _spread(np.divide(times[name], times[first])) for name in others}
+        for kind, times in (("whole", spent), ("reading", reading))
+    }
+    return table, ratios
+
+
+def _keys(videos: VideoList, clips: int) -> list[SampleKey]:
+    order = np.random.default_rng(0).permutation(len(videos))
+    return [SampleKey(number // len(order), int(order[number % len(order)])) for number in range(clips)]
+
+
+def _spread(values) -> dict[str, float]:
+    array = np.asarray(values, dtype=np.float64)
+    names = ("median", "min", "q1", "q3", "max")
+    return {
+        "mean": float(array.mean()),
+        **dict(zip(names, np.percentile(array, [50, 0, 25, 75, 100]).tolist(), strict=True)),
+    }
+
+
+def _conditions(config: Config, clips: int, num_videos: int) -> dict[str, Any]:
+    data = config.data
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "versions": {name: version(name) for name in ("torch", "av", "numpy")},
+        "root": data.root,
+        "list": data.train,
+        "videos": num_videos,
+        "clips": clips,
+        "clip": f"{data.num_frames}x{data.sampling_rate}, short side {data.short_side}, crop {data.crop_hw}",
+    }
+
+
+def loading_tables(result: dict[str, Any]) -> list[Table | str]:
+    """The result for a terminal."""
+    stages, loader, views = result["stages"], result["loader"], result["views"]
+    where = _table("One process: processor time per training clip", "stage", "mean ms", "median ms", "share")
+    total = stages["milliseconds"]["total"]["mean"]
+    for stage, spread in stages["milliseconds"].items():
+        where.add_row(
+            stage, f"{spread['mean']:.1f}", f"{spread['median']:.1f}", f"{100 * spread['mean'] / total:.0f} %"
+        )
+    rows = _table("Contenders in turn on the same frames: one centre view", "who", "ms", "×", "of it reading, ms", "×")
+    for name, figures in result["contenders"].items():
+        cells = []
+        for kind, key in (("whole", "milliseconds"), ("reading", "reading_milliseconds")):
+            ratio = result["ratios"][kind].get(name)
+            cells += [_range(figures[key], 1), _range(ratio, 2) if ratio else "1"]
+        rows.add_row(name, *cells)
+    conditions = result["conditions"]
+    return [
+        where,
+        rows,
+        "medians with quartiles; × is how many times as long as the first contender takes, clip by clip",
+        f"one process: {stages['clips_per_second_and_core']:.1f} clips/s; the loader with {loader['workers']} workers: "
+        f"{loader['clips_per_second']:.1f} clips/s of wall time",
+        f"5 views of a video against 1: {_range(views['ratio'], 2)} times the time, opening and decoding alone "
+        f"{_range(views['decoding_ratio'], 2)} times",
+        f"machine: {conditions['cpu']}, {conditions['cores']} cores, load {conditions['load_average']}; "
+        + ", ".join(f"{name} {number}" for name, number in conditions["versions"].items()),
+        f"data: {conditions['videos']} videos of {conditions['list']} in {conditions['root']}, {conditions['clip']}",
+    ]
+
+
+def _range(spread: dict[str, float], digits: int) -> str:
+    return f"{spread['median']:.{digits}f} ({spread['q1']:.{digits}f}–{spread['q3']:.{digits}f})"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", no_wrap=place == 0)
+    return table

@@ -1,0 +1,1 @@
+"""Which videos there are: lists in every known format, as one record type."""

@@ -1,0 +1,138 @@
+"""Names of classes in label order: from a dataset's own file, or the published lists that are shipped here."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from mvit_video.errors import AnnotationError
+from mvit_video.paths import local_file
+
+PUBLISHED = {"kinetics400": "Kinetics-400", "ssv2": "Something-Something v2"}
+
+
+@cache
+def published_classes(dataset: str) -> tuple[str, ...]:
+    """A shipped list: kinetics400 (alphabetical, as published) or ssv2 (in the order of the dataset's label ids)."""
+    return tuple(read_classes(str(files("mvit_video.data.lists") / f"{dataset}_classes.txt")))
+
+
+def read_classes(path: str) -> list[str]:
+    """Class names in label order from a text file, one a line, or a json of {name: id} such as SSv2's labels.json."""
+    if path.lower().endswith(".json"):
+        return _from_label_ids(read_json(path), path)
+    names = [line.strip() for line in read_text(path).split("\n")]
+    while names and not names[-1]:
+        names.pop()
+    rows: dict[str, int] = {}
+    for row, name in enumerate(names, 1):
+        if not name:
+            raise AnnotationError(f"{path}: row {row} is empty, wanted a class name in every row")
+        if rows.setdefault(name, row) != row:
+            raise AnnotationError(f"{path}: row {row} repeats the class '{name}'")
+    if not names:
+        raise AnnotationError(f"{path}: holds no class names, wanted one a line")
+    return names
+
+
+def _from_label_ids(content: object, path: str) -> list[str]:
+    if not isinstance(content, dict) or not content:
+        raise AnnotationError(f'{path}: wanted one object of class names and their ids, such as {{"Moving up": "0"}}')
+    names: dict[int, str] = {}
+    for name, number in content.items():
+        text = str(number)
+        if not text.isascii() or not text.isdigit() or len(text) > 6:
+            raise AnnotationError(f"{path}: the class '{name}' has the id '{text}', wanted a whole number from 0")
+        if names.setdefault(int(text), without_brackets(name)) != without_brackets(name):
+            raise AnnotationError(f"{path}: '{names[int(text)]}' and '{name}' have the same id {text}")
+    gap = next((number for number in range(len(names)) if number not in names), None)
+    if gap is not None:
+        raise AnnotationError(
+            f"{path}: has {len(names)} classes but none with the id {gap}, wanted 0 to {len(names) - 1}"
+        )
+    ordered = [names[number] for number in range(len(names))]
+    twice = next((name for place, name in enumerate(ordered) if name in ordered[:place]), None)
+    if twice is not None:
+        raise AnnotationError(f"{path}: repeats the class '{twice}'")
+    return ordered
+
+
+def without_brackets(template: str) -> str:
+    """`Holding [something] next to [something]` -> `Holding something next to something`."""
+    return template.replace("[", "").replace("]", "")
+
+
+def name_key(name: str) -> str:
+    """What stays of a class name in a folder's name: `tying knot (not on a tie)` and `tying_knot_not_on_a_tie` are one."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def classes_beside(place: str, root: str, label_ids: bool) -> tuple[list[str], str] | None:
+    """(names, file) of the dataset's own: classes.txt beside the list of videos, else with `label_ids` its labels.json.
+
+    Where the list is the root's own class folders, it lies in the root among them.
+    """
+    if place.startswith(("http://", "https://")):
+        return None
+    list_file = Path(place)
+    is_root = list_file.resolve() == Path(root).resolve()
+    candidates = [(list_file if is_root else list_file.parent) / "classes.txt"]
+    if label_ids:
+        prefix = list_file.stem.rpartition("-")[0]
+        candidates += [list_file.with_name(f"{prefix}-labels.json"), *sorted(list_file.parent.glob("*labels.json"))]
+    found = next((file for file in candidates if file.is_file()), None)
+    return None if found is None else (read_classes(str(found)), str(found))
+
+
+def differences(classes: Sequence[str], dataset: str) -> str:
+    """Where class names are not the published ones of `dataset`, in a sentence; empty where they are the same."""
+    published = published_classes(dataset)
+    if tuple(classes) == published:
+        return ""
+    pairs = list(zip(classes, published, strict=False))
+    changed = [place for place, (ours, theirs) in enumerate(pairs) if ours != theirs]
+    what = f"{len(classes)} classes where {PUBLISHED[dataset]} has {len(published)}"
+    if len(classes) == len(published):
+        what = f"{len(changed)} of {len(published)} class names are not those of {PUBLISHED[dataset]}"
+    first = f", the first is {changed[0]}, '{classes[changed[0]]}' for '{published[changed[0]]}'" if changed else ""
+    return f"{what}{first}: labels of published weights mean other classes"
+
+
+def class_lookup(classes: Iterable[str]) -> Callable[[str], int | None]:
+    """The label of a name: of the same name, else of the only one with the same `name_key`.
+
+    Numbers as names are taken as they stand: `-1` is not `1`, and `1;5` not `15`.
+    """
+    labels = {name: label for label, name in enumerate(classes)}
+    keys: dict[str, int | None] = {}
+    for name, label in labels.items():
+        keys[name_key(name)] = None if name_key(name) in keys else label
+    keys = {key: label for key, label in keys.items() if key and not key.isdigit()}
+    return lambda name: labels.get(name, keys.get(name_key(name)))
+
+
+def read_text(path: str) -> str:
+    """A list as text: UTF-8 with or without a byte order mark, any line ending read as one newline."""
+    file = local_file(path, AnnotationError)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as reason:
+        raise AnnotationError(f"{path}: is not UTF-8 text (byte {reason.start}): save it as UTF-8") from None
+    if "\0" in text:
+        raise AnnotationError(f"{path}: holds a zero byte at character {text.index(chr(0))}, so it is not a text file")
+    return text
+
+
+def read_json(path: str) -> object:
+    """The content of a JSON file; AnnotationError with line and column where it is none."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as reason:
+        raise AnnotationError(
+            f"{path}: is not JSON (line {reason.lineno}, column {reason.colno}: {reason.msg.lower()})"
+        ) from None
+    except RecursionError:
+        raise AnnotationError(f"{path}: is nested too deeply to be a list of videos") from None
+    except ValueError:
+        raise AnnotationError(f"{path}: holds a number of thousands of digits, which no list of videos has") from None

@@ -1,0 +1,241 @@
+"""Lists of labelled videos: one function reads every form, from `path label` rows to the official lists of datasets."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mvit_video.config.schema import DataSettings
+from mvit_video.data.lists.checks import check_files_exist, repeats
+from mvit_video.data.lists.class_names import class_lookup, classes_beside, differences, read_classes, read_text
+from mvit_video.data.lists.files import VIDEO_SUFFIXES
+from mvit_video.data.lists.official import (
+    HMDB_LIST,
+    UCF_LIST,
+    label_frame_list,
+    read_hmdb51,
+    read_kinetics,
+    read_something,
+    read_ucf101,
+)
+from mvit_video.data.lists.records import NO_LABEL, VideoList, VideoRecord
+from mvit_video.data.lists.rows import Listing, Row, read_class_folders, read_frame_list, read_rows
+from mvit_video.errors import AnnotationError
+from mvit_video.paths import local_file
+
+__all__ = ["VIDEO_SUFFIXES", "VideoList", "VideoRecord", "checked_list", "list_place", "read_videos"]
+
+MAX_CLASSES = 100_000  # of a list whose labels are numbers without names
+
+
+def read_videos(
+    source: str, root: str, classes: Sequence[str] | None = None, frames: bool = False, need_labels: bool = True
+) -> VideoList:
+    """Labelled videos from a list file or a folder, both relative to `root`; datasets/README.md shows every form.
+
+    `classes` are the known names, in label order, where there are any: those of the training list, say, so that
+    labels mean the same in every list. Otherwise they are the dataset's own (classes.txt or SSv2's labels.json beside
+    the list), else the published ones of an official list, else the folders' names, else the labels' numbers.
+    `frames`: videos are folders of pictures. `need_labels=False` takes lists without labels, for prediction.
+    Raises AnnotationError that names the file and the row.
+    """
+    place = source if source.startswith(("http://", "https://")) else str(Path(root) / source)
+    listing = _read(place, root, frames)
+    names, notes = _class_names(listing, classes, place, root)
+    if need_labels and not any(row.label for row in listing.rows):
+        raise AnnotationError(
+            f"{place}: none of its {len(listing.rows)} videos has a label, row {listing.rows[0].number} is "
+            f"'{listing.rows[0].path}', wanted a path and a label (lists without labels are for prediction)"
+        )
+    to_labels = _labeller(names, listing.by_name, need_labels, place)
+    inside = _under(root, place)
+    records = tuple(
+        VideoRecord(inside(row), labels[0] if labels else NO_LABEL, row.number, labels[1:])
+        for row, labels in zip(listing.rows, map(to_labels, listing.rows), strict=True)
+    )
+    named = bool(names)
+    if not named:
+        names, notes = _names_from_labels(records, place)
+    return VideoList(records, names, place, (*listing.notes, *notes, *repeats(records, place)), named=named)
+
+
+def list_place(annotations: str, root: str) -> str:
+    """Where a list on the command line is: relative to the root, as data.train is, or else to where the user stands."""
+    if annotations.startswith(("http://", "https://")) or (Path(root) / annotations).exists():
+        return annotations
+    split = Path(root) / annotations  # of HMDB51, which is no file
+    if HMDB_LIST.fullmatch(split.name) and split.parent.is_dir():
+        return annotations
+    return str(Path(annotations).resolve())
+
+
+def checked_list(source: str, data: DataSettings, classes: Sequence[str] | None, keep_missing: bool) -> VideoList:
+    """A list for training or evaluation, each video of which is there.
+
+    Missing files stop, or with data.allow_missing are noted and, unless `keep_missing`, leave the list.
+    """
+    frames = data.decoder == "frames"
+    if classes is not None:
+        _check_own_names(source, data, classes)
+    videos = read_videos(source, data.root, classes, frames)
+    return check_files_exist(videos, data.root, frames, data.allow_missing, keep_missing)
+
+
+def _check_own_names(source: str, data: DataSettings, classes: Sequence[str]) -> None:
+    """AnnotationError where the dataset itself calls its labels otherwise than `classes`: they would mean other things."""
+    if data.classes:
+        file = str(Path(data.root) / data.classes)
+        own = read_classes(file)
+    elif beside := classes_beside(str(Path(data.root) / source), data.root, label_ids=False):
+        own, file = beside
+    else:
+        return
+    if tuple(own) != tuple(classes):
+        place = next((i for i, pair in enumerate(zip(own, classes, strict=False)) if pair[0] != pair[1]), None)
+        place = min(len(own), len(classes)) if place is None else place
+        theirs, ours = (names[place] if place < len(names) else "nothing" for names in (own, classes))
+        raise AnnotationError(
+            f"{file}: class {place} is '{theirs}' there but '{ours}' in the checkpoint or the training list "
+            f"({len(own)} and {len(classes)} classes): use lists with the same classes in the same order"
+        )
+
+
+def _read(place: str, root: str, frames: bool) -> Listing:
+    """The rows of a list, whichever form it has."""
+    path = Path(place)
+    split = HMDB_LIST.fullmatch(path.name)
+    if split and not path.exists():
+        return read_hmdb51(path.parent, split[1], split[2], root, frames)
+    if path.is_dir():
+        return read_class_folders(path, root, frames)
+    if path.suffix.lower() == ".json":
+        return read_something(place, root, frames)
+    head = _first_line(place)
+    if head.startswith(("original_vido_id ", "original_video_id ")):
+        listing = read_frame_list(place)
+        return listing if any(row.label for row in listing.rows) else label_frame_list(listing, place)
+    if "youtube_id" in head.lower().split(","):
+        return read_kinetics(read_text(place), place, root, frames)
+    if UCF_LIST.fullmatch(path.name) and not path.with_name("classes.txt").is_file():  # which prepared lists have
+        return read_ucf101(read_text(place), place, root, frames)
+    return read_rows(read_text(place), place)
+
+
+def _first_line(place: str) -> str:
+    with local_file(place, AnnotationError).open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline(1000).strip()
+
+
+def _class_names(
+    listing: Listing, classes: Sequence[str] | None, place: str, root: str
+) -> tuple[tuple[str, ...], list[str]]:
+    """The names that labels are read by, empty where there are none yet, and what the user should know about them."""
+    own = None if classes else classes_beside(place, root, listing.label_ids)
+    names = tuple(classes or (own[0] if own else listing.classes))
+    notes = [listing.class_note] if listing.class_note and not classes and not own else []
+    if listing.published and (other := differences(names, listing.published)):
+        notes.append(f"{own[1] if own else place}: {other}")
+    return names, notes
+
+
+def _labeller(names: Sequence[str], by_name: bool, need_labels: bool, place: str) -> Callable[[Row], tuple[int, ...]]:
+    """What gives the labels of a row; each text is looked up once."""
+    lookup = class_lookup(names)
+    if not by_name:
+        _refuse_numerals(names, place)
+    known: dict[str, tuple[int, ...]] = {} if need_labels else {"": ()}
+
+    def labels(row: Row) -> tuple[int, ...]:
+        if row.label not in known:
+            whole = by_name or lookup(row.label) is not None  # a class name may hold a semicolon
+            texts = [row.label] if whole else row.label.split(";")
+            many = (_label(text.strip(), row, lookup, len(names), by_name, place) for text in texts)
+            known[row.label] = tuple(dict.fromkeys(many))
+        return known[row.label]
+
+    return labels
+
+
+def _label(
+    text: str, row: Row, lookup: Callable[[str], int | None], num_classes: int, by_name: bool, place: str
+) -> int:
+    where = f"{place}: row {row.number}" if row.number else f"{place}: the video '{row.path}'"
+    if not text:
+        raise AnnotationError(
+            f"{place}: row {row.number} is '{row.path}', wanted a path and a label with a space between"
+        )
+    number = text.isascii() and text.isdigit() and not by_name
+    label = int(text) if number and len(text) < 10 else None if number else lookup(text)
+    if label is None and not number:
+        known = f"one of the {num_classes} class names" if num_classes else ""
+        wanted = " or ".join(filter(None, ["" if by_name else "a whole number from 0", known]))
+        raise AnnotationError(f"{where} has the label '{text}', wanted {wanted}")
+    if label is None or label >= (num_classes or MAX_CLASSES):
+        known = f"there are {num_classes} classes, 0 to {num_classes - 1}"
+        without = f"labels without class names go to {MAX_CLASSES - 1}: put classes.txt beside the list"
+        raise AnnotationError(f"{where} has the label {text}, but {known if num_classes else without}")
+    return label
+
+
+def _refuse_numerals(names: Sequence[str], place: str) -> None:
+    """Where classes are called '1', '2' ..., a label in a list could be either a name or a number."""
+    wrong = next((name for label, name in enumerate(names) if name.isdigit() and name != str(label)), None)
+    if wrong is not None:
+        raise AnnotationError(
+            f"{place}: the class '{wrong}' has the label {names.index(wrong)}, so numbers in the list can be read in two ways: "
+            "give the classes names that are no numbers"
+        )
+
+
+def _under(root: str, place: str) -> Callable[[Row], str]:
+    """What gives a row's path relative to the data root, in one spelling, and refuses what leads out of it."""
+    signs = ("//", "/.", ":", "\0")
+
+    def inside(row: Row) -> str:
+        if not row.path.isascii():
+            _refuse_other_bytes(row.path, place)
+        if row.path[:1] not in "/." and row.path[-1:] != "/" and not any(sign in row.path for sign in signs):
+            return row.path
+        path = os.path.normpath(row.path)
+        if os.path.isabs(path):
+            path = os.path.relpath(path, os.path.abspath(root))
+        if path in ("", ".") or path.split("/")[0] == ".." or "://" in row.path or "\0" in path:
+            raise AnnotationError(
+                f"{place}: row {row.number} is '{row.path}', which is not a file under the data root '{root}': "
+                "paths in lists are relative to it"
+            )
+        return path
+
+    return inside
+
+
+def _refuse_other_bytes(path: str, place: str) -> None:
+    """Python reads a file name that is not UTF-8, but no list, result or state can be written with it."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = path.encode("utf-8", "backslashreplace").decode()
+        raise AnnotationError(f"{place}: the file name '{shown}' is not UTF-8: rename the file") from None
+
+
+def _names_from_labels(records: Sequence[VideoRecord], place: str) -> tuple[tuple[str, ...], list[str]]:
+    """The folder of each label where the two go together one to one, else the numbers; a note where numbers have gaps."""
+    used = {label for record in records for label in record.labels}
+    count = max(used, default=-1) + 1
+    folders = _folders_of_labels(records)
+    if len(used) == count == len(set(folders.values())):
+        return tuple(folders[label] for label in range(count)), []
+    unused = [label for label in range(count) if label not in used]
+    gaps = (
+        f"{place}: {len(unused)} of the labels 0 to {count - 1} have no video, the first is {min(unused, default='')}"
+    )
+    return tuple(str(label) for label in range(count)), [gaps] if unused else []
+
+
+def _folders_of_labels(records: Sequence[VideoRecord]) -> dict[int, str]:
+    """{label: name of the folder of all its videos}; empty where these cannot be names: see `_refuse_numerals`."""
+    folders: dict[int, str] = {}
+    for record in records:
+        folder = record.path.rpartition("/")[0].rpartition("/")[2]
+        if not folder or record.more_labels or folders.setdefault(record.label, folder) != folder:
+            return {}
+    return {} if any(name.isdigit() and name != str(label) for label, name in folders.items()) else folders

@@ -1,0 +1,130 @@
+"""`data.train=auto`: the lists or folders that lie under data.root, or its class folders split into two lists.
+
+Whether a video is for training or validation follows from a hash of its path, or of the group that it belongs to, and
+so does not change when videos are added beside it.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mvit_video.config.schema import AUTO, DataSettings
+from mvit_video.data.lists.records import VideoList, VideoRecord
+from mvit_video.errors import AnnotationError, ConfigError
+
+NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+FORMS = (".csv", ".txt", "")  # a list wins over a folder, which may hold its videos
+
+
+def found_lists(data: DataSettings) -> DataSettings:
+    """The settings with data.train=auto replaced by what lies under data.root; what is set beside it stays.
+
+    That is train, val and test, each a list (csv, txt) or a folder of class folders. Without a train the root itself
+    holds class folders.
+    """
+    if data.train != AUTO:
+        return data
+    root = Path(data.root)
+    if not root.is_dir():
+        raise ConfigError(f"data.root = {data.root}: is no folder, which data.train=auto looks into for your videos")
+    found = {split: _place(root, names) for split, names in NAMES.items()}
+    if found["train"] is None:
+        lone = found["val"] or found["test"]
+        if lone is not None:
+            raise ConfigError(
+                f"{data.root}: has {lone} but nothing called train: add train.csv or train/, "
+                "or keep class folders alone, which are split for you"
+            )
+        found["train"] = "."
+    return data.model_copy(update={split: found[split] for split in found if getattr(data, split) in (None, AUTO)})
+
+
+def _place(root: Path, names: Sequence[str]) -> str | None:
+    """The first that is there of these lists, or folders that hold folders: one of videos alone is a class of this name."""
+    for name in (name + form for name in names for form in FORMS):
+        path = root / name
+        if path.is_file() or (path.is_dir() and any(child.is_dir() for child in path.iterdir())):
+            return name
+    return None
+
+
+def split_videos(videos: VideoList, data: DataSettings) -> tuple[VideoList, VideoList]:
+    """The training and the validation part of a list, of which about data.val_share is for validation.
+
+    Groups (see data.split_group) are never split, and a class whose videos all fall into validation gives the group
+    with the largest hash back, so that every class is trained.
+    """
+    _check_classes(videos)
+    groups = _groups(videos, data.split_group)
+    hashes = {group: stable_hash(group) for group in groups}
+    training = {group for group in groups if hashes[group] >= data.val_share}
+    members: dict[int, set[str]] = {}
+    for group, record in zip(groups, videos.records, strict=True):
+        members.setdefault(record.label, set()).add(group)
+    for label in sorted(members):
+        if not members[label] & training:
+            training.add(max(members[label], key=lambda group: (hashes[group], group)))
+    parts: tuple[list[VideoRecord], list[VideoRecord]] = ([], [])
+    for group, record in zip(groups, videos.records, strict=True):
+        parts[group not in training].append(record)
+    if not parts[1]:
+        raise AnnotationError(
+            f"{videos.source}: none of its {len(videos)} videos is for validation with data.val_share = {data.val_share:g}: "
+            "raise it, add videos, or put them into train/ and val/ yourself"
+        )
+    notes = (*videos.notes, _in_words(videos, parts, len(set(groups)), data))
+    train = replace(videos, records=tuple(parts[0]), source=f"{videos.source} (training part)", notes=notes)
+    return train, replace(train, records=tuple(parts[1]), source=f"{videos.source} (validation part)", notes=())
+
+
+def stable_hash(text: str) -> float:
+    """From 0 to 1, evenly spread, and the same on every machine however it writes accents."""
+    digest = hashlib.sha256(unicodedata.normalize("NFC", text).encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def list_text(videos: VideoList) -> str:
+    """A list file of these videos: a path, a tab and a label a row."""
+    return "".join(f"{_quoted(record.path)}\t{record.label}\n" for record in videos.records)
+
+
+def _quoted(path: str) -> str:
+    return '"' + path.replace('"', '""') + '"' if '"' in path or "\t" in path else path
+
+
+def _check_classes(videos: VideoList) -> None:
+    labels = {record.label for record in videos.records}
+    if len(labels) < 2:
+        raise AnnotationError(
+            f"{videos.source}: all of its {len(videos)} videos are of the class '{videos.classes[min(labels)]}', "
+            "wanted at least two classes to tell apart: one folder for each"
+        )
+
+
+def _groups(videos: VideoList, pattern: str | None) -> list[str]:
+    """What each video is split by: its path, or what `pattern` finds in its file name (its first group, if it has one)."""
+    paths = [record.path for record in videos.records]
+    if pattern is None:
+        return paths
+    matches = [re.search(pattern, path.rpartition("/")[2]) for path in paths]
+    missed = [path for path, match in zip(paths, matches, strict=True) if not match]
+    if missed:
+        raise ConfigError(
+            f"data.split_group = {pattern} does not match the file name of {len(missed)} of {len(paths)} videos, "
+            f"the first is '{missed[0]}': write one that matches them all, such as ^(.+)_[0-9]+ for film_12.mp4"
+        )
+    return [match[match.re.groups and 1] or "" for match in matches if match]
+
+
+def _in_words(
+    videos: VideoList, parts: tuple[list[VideoRecord], list[VideoRecord]], num_groups: int, data: DataSettings
+) -> str:
+    by = f"of {num_groups} groups by {data.split_group}" if data.split_group else "of their paths"
+    text = f"{videos.source}: split by a hash {by} into {len(parts[0])} videos for training and {len(parts[1])} for validation"
+    seen = {record.label for record in parts[1]}
+    unseen = [videos.classes[label] for label in sorted({record.label for record in parts[0]} - seen)]
+    count = f"{len(unseen)} class{'es' if len(unseen) > 1 else ''}"
+    return f"{text}, which has no video of {count}, such as '{unseen[0]}'" if unseen else text

@@ -1,0 +1,1 @@
+"""Datasets checked and re-encoded before training."""

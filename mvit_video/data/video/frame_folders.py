@@ -1,0 +1,110 @@
+"""Frame folders: pictures such as img_00001.jpg or 000001.png, one a frame, as datasets are often handed out."""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from mvit_video.data.video.limits import Unreadable, check_count, check_size, short_reason
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+FRAMES_FPS = 30.0  # a folder does not tell; segment sampling does not ask
+MODES = ("RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "YCbCr")  # Pillow's names; all have 8 bits a channel
+
+
+class FramesBackend:
+    """See VideoReader. Frames are in the order of the last number in each name, which must rise by one; the first is free."""
+
+    fps = FRAMES_FPS
+    pixel_aspect = Fraction(1)
+
+    def __init__(self, folder: Path, root: str | Path | None = None) -> None:
+        if not folder.is_dir():
+            raise Unreadable("is a file, data.decoder=frames wants folders of pictures: use data.decoder=pyav")
+        self._pictures = _in_order(folder)
+        if root is not None:
+            _check_links(self._pictures, Path(root))
+        self.num_frames, self.num_decoded = len(self._pictures), 0
+
+    def times(self) -> list[Fraction]:
+        return []
+
+    def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        for number in wanted:
+            self.num_decoded += 1
+            yield _decode(self._pictures[number])
+
+    def stream(self) -> Iterator[np.ndarray]:
+        yield from self.read(list(range(self.num_frames)))
+
+    def check(self) -> Iterator[None]:
+        first = None
+        for number, picture in enumerate(self.stream()):
+            first = picture.shape if first is None else first
+            if picture.shape != first:
+                (height, width), (old_height, old_width) = picture.shape[:2], first[:2]
+                raise Unreadable(
+                    f"the picture size changes within the video, from {old_width}×{old_height} to {width}×{height} "
+                    f"in {self._pictures[number].name}"
+                )
+            yield
+
+    def close(self) -> None:
+        self._pictures = []
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """The pictures of a folder by number; DecodeError for a gap, a number that comes twice, or a name without one."""
+    numbered: dict[int, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() not in PICTURE_SUFFIXES or file.name.startswith("."):
+            continue
+        digits = re.findall(r"[0-9]+", file.stem)
+        if not digits:
+            raise Unreadable(f"the picture {file.name} has no number in its name, wanted names such as img_00001.jpg")
+        number = int(digits[-1][:18])
+        if number in numbered:
+            raise Unreadable(f"the pictures {numbered[number].name} and {file.name} have the same number")
+        numbered[number] = file
+        check_count(len(numbered))
+    if not numbered:
+        raise Unreadable("the folder holds no pictures, wanted names such as img_00001.jpg")
+    order = sorted(numbered)
+    for number, following in pairwise(order):
+        if following != number + 1:
+            raise Unreadable(
+                f"picture {number + 1} is missing: {numbered[following].name} follows {numbered[number].name}"
+            )
+    return [numbered[number] for number in order]
+
+
+def _check_links(pictures: list[Path], root: Path) -> None:
+    inside = root.resolve()
+    for picture in pictures:
+        if picture.is_symlink() and not picture.resolve().is_relative_to(inside):
+            raise Unreadable(f"the picture {picture.name} is a link that leads out of the data root '{root}'")
+
+
+def _decode(file: Path) -> np.ndarray:
+    """uint8 (H, W, 3). The size in the header is checked before the picture is decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(file, formats=("JPEG", "PNG")) as picture:
+            check_size(*picture.size)
+            if picture.mode not in MODES:
+                raise Unreadable(f"the picture {file.name} has the mode {picture.mode}, wanted 8 bits a channel")
+            return np.array(picture.convert("RGB"))
+    except Unreadable as reason:
+        raise Unreadable(f"{file.name}: {reason}" if "its frames" in str(reason) else str(reason)) from None
+    except Image.DecompressionBombError:
+        raise Unreadable(f"the picture {file.name} is far above the limit of pixels") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as reason:
+        raise Unreadable(f"the picture {file.name} cannot be decoded ({_without_paths(reason)})") from None
+
+
+def _without_paths(reason: BaseException) -> str:
+    return "is not a JPEG or PNG file" if "cannot identify" in str(reason) else short_reason(reason)

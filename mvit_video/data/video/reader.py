@@ -1,0 +1,188 @@
+"""Frames out of videos, behind one reader. A video gives the frames that were asked for, or a DecodeError.
+
+A video is a file, or a folder of numbered pictures. The decoders are in decode_pyav.py (the default), decode_decord.py
+and decode_frames.py; all give the same frames for the same file, or refuse it. `guard.open_reader` gives the same reader
+in a process of its own, for files that may hang or crash the decoder.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mvit_video.data.video.decord import DecordBackend
+from mvit_video.data.video.frame_folders import FramesBackend
+from mvit_video.data.video.limits import Unreadable, check_clip, short_reason
+from mvit_video.data.video.pyav import PyAvBackend
+from mvit_video.errors import DecodeError
+
+Place = Callable[[tuple[int, ...]], np.ndarray]
+
+
+class VideoReader:
+    """The frames of one video.
+
+    Args:
+        path: a local file or frame folder. With `root`, relative to it, and refused where it leads out of it.
+        backend: "pyav", "decord" or "frames". A folder is read as frames whatever the backend.
+            decord carries an old FFmpeg: for files of your own only.
+        whole: False, for "pyav", also takes a file that is cut short, as far as it goes; `reader.shortfall` then says so.
+
+    `len(reader)` is the number of frames, `reader.fps` the mean rate in frames per second (30 for frame folders).
+    Raises DecodeError with the file and the reason, here or in the methods.
+    """
+
+    def __init__(
+        self, path: str | Path, root: str | Path | None = None, backend: str = "pyav", whole: bool = True
+    ) -> None:
+        self.path, self.shortfall = str(path), ""
+        try:
+            file = _existing(self.path, root)
+            if not whole and backend == "pyav" and file.is_file():
+                self._backend: Backend = PyAvBackend(file, root, whole=False)
+                self.shortfall = self._backend.shortfall
+            else:
+                self._backend = BACKENDS["frames" if file.is_dir() else backend](file, root)
+        except Unreadable as reason:
+            raise DecodeError(f"{self.path}: {reason}") from None
+        self.fps: float = self._backend.fps
+
+    def __len__(self) -> int:
+        return self._backend.num_frames
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._backend.close()
+
+    def times(self) -> list[Fraction]:
+        """When each frame is shown, in seconds; evenly spaced where the file does not say."""
+        return self._backend.times() or [number / Fraction(self.fps) for number in range(len(self))]
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width over height of a pixel, as the frames that were given so far are turned; 1 where the file does not say."""
+        return self._backend.pixel_aspect
+
+    @property
+    def num_decoded(self) -> int:
+        """Frames that were decoded so far, wanted ones or not: what reading cost."""
+        return self._backend.num_decoded
+
+    def frames(self, indices, place: Place | None = None) -> np.ndarray:
+        """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB.
+
+        `place` gives the memory for a shape, once the size of the pictures is known and checked.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0 or wanted.max() >= len(self):
+            raise DecodeError(f"{self.path}: frames {_listed(wanted)} are wanted, it has 0 to {len(self) - 1}")
+        distinct, places = np.unique(wanted, return_inverse=True)
+        clip: np.ndarray | None = None
+        try:
+            for place_of, picture in enumerate(self._backend.read(distinct.tolist())):
+                if clip is None:
+                    check_clip(len(wanted), *picture.shape[:2])
+                    clip = (place or _fresh)((len(wanted), *picture.shape))
+                _check_shape(picture, clip)
+                clip[places == place_of] = picture
+        except Unreadable as reason:
+            raise DecodeError(f"{self.path}: {reason}") from None
+        assert clip is not None
+        return clip
+
+    def stream(self) -> Iterator[np.ndarray]:
+        """Every frame in order, one at a time, uint8 (H, W, 3): memory does not grow with the video."""
+        try:
+            yield from self._backend.stream()
+        except Unreadable as reason:
+            raise DecodeError(f"{self.path}: {reason}") from None
+
+    def check(self) -> None:
+        """Decode the whole video and convert none but the first frame; DecodeError where anything is not as it should be."""
+        for _ in self.checking():
+            pass
+
+    def checking(self) -> Iterator[None]:
+        """`check` with a halt after each frame, for those who want to know that it goes on."""
+        try:
+            yield from self._backend.check()
+        except Unreadable as reason:
+            raise DecodeError(f"{self.path}: {reason}") from None
+
+
+class Backend(Protocol):
+    """What the reader needs: frames by rising, distinct numbers, or all of them, as pictures uint8 (H, W, 3)."""
+
+    num_frames: int
+    num_decoded: int
+    fps: float
+    pixel_aspect: Fraction
+
+    def times(self) -> list[Fraction]: ...
+
+    def read(self, wanted: list[int]) -> Iterator[np.ndarray]: ...
+
+    def stream(self) -> Iterator[np.ndarray]: ...
+
+    def check(self) -> Iterator[None]: ...
+
+    def close(self) -> None: ...
+
+
+BACKENDS: dict[str, Callable[[Path, str | Path | None], Backend]] = {
+    "pyav": PyAvBackend,
+    "decord": DecordBackend,
+    "frames": FramesBackend,
+}
+
+
+def _existing(path: str, root: str | Path | None) -> Path:
+    """The file or folder as an absolute path, which no decoder can take for an address."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
+        raise Unreadable("is an address, wanted a local file: download it first")
+    if "\0" in path:
+        raise Unreadable("no such file")
+    file = Path(path) if root is None else Path(root) / path
+    try:
+        if root is not None and _leads_out(path, file, Path(root)):
+            raise Unreadable(f"leads out of the data root '{root}': paths in lists are relative to it, without '..'")
+        if file.is_dir():
+            return file.absolute()
+        if not file.exists():
+            raise Unreadable("no such file")
+        if not file.is_file():
+            raise Unreadable("is not a file")
+        if file.stat().st_size == 0:
+            raise Unreadable("the file is empty (0 bytes)")
+    except (OSError, RuntimeError) as reason:  # RuntimeError: a link to itself
+        raise Unreadable(f"cannot be opened ({short_reason(reason)})") from None
+    return file.absolute()
+
+
+def _leads_out(path: str, file: Path, root: Path) -> bool:
+    return Path(path).is_absolute() or ".." in Path(path).parts or not file.resolve().is_relative_to(root.resolve())
+
+
+def _fresh(shape: tuple[int, ...]) -> np.ndarray:
+    return np.empty(shape, np.uint8)
+
+
+def _check_shape(picture: np.ndarray, clip: np.ndarray) -> None:
+    if picture.shape != clip.shape[1:]:
+        (height, width), (old_height, old_width) = picture.shape[:2], clip.shape[1:3]
+        raise Unreadable(
+            f"the picture size changes within the video, from {old_width}×{old_height} to {width}×{height}"
+        )
+
+
+def _listed(wanted: np.ndarray) -> str:
+    numbers = wanted.ravel().tolist()
+    return str(numbers) if len(numbers) <= 16 else f"[{numbers[0]}, ..., {numbers[-1]}]"

@@ -1,0 +1,1 @@
+"""Operators: the only place that knows devices."""

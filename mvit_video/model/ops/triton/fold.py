@@ -1,0 +1,267 @@
+"""What folds relative positions into extra query and key channels: see `attention.flash_attention`."""
+
+# B batch, N = c + T*H*W tokens, h heads, d channels of a head, K key positions on one axis, R (·, K, d) an axis' embedding
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mvit_video.model.ops.triton.device import on_its_device
+from mvit_video.model.relative_position import distance_rows, table_rows
+
+Grid = tuple[int, int, int]
+SIZES = ("T", "H", "W", "heads", "rows")  # one kernel serves all of them
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _fold_kernel(
+    cls, grid, term_t, term_h, term_w, out, cls_batch, cls_row, cls_head, grid_batch, grid_row, grid_head,
+    T, H, W, heads, rows, scale, t_strides, h_strides, w_strides, D: tl.constexpr, KT: tl.constexpr, KH: tl.constexpr,
+    KW: tl.constexpr, CLS: tl.constexpr, TERMS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Rows (token, head) of `out` (B, N, h, WIDTH): the token · scale, then a term or a one-hot coordinate per axis, zeros."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.arange(0, BLOCK)[None, :]
+    head, token = (row % heads)[:, None], row // heads
+    batch = (token // (CLS + T * H * W)).to(tl.int64)[:, None]
+    cell = (token % (CLS + T * H * W) - CLS)[:, None]
+    real, is_cell = (row < rows)[:, None], cell >= 0
+    own = real & (c < D)
+    value = tl.load(
+        grid + batch * grid_batch + cell * grid_row + head * grid_head + c, mask=own & is_cell, other=0.0
+    ).to(tl.float32)
+    if CLS:
+        token_at = cls + batch * cls_batch + head * cls_head + c
+        value += tl.load(token_at, mask=own & (cell < 0), other=0.0).to(tl.float32)
+    value *= scale
+    t, h, w = cell // (H * W), (cell // W) % H, cell % W
+    if TERMS:
+        value += _term(term_t, t_strides, batch, t, h, w, head, c - D, KT, real & is_cell)
+        value += _term(term_h, h_strides, batch, t, h, w, head, c - D - KT, KH, real & is_cell)
+        value += _term(term_w, w_strides, batch, t, h, w, head, c - D - KT - KH, KW, real & is_cell)
+    else:
+        at = ((KT > 0) & (c == D + t)) | ((KH > 0) & (c == D + KT + h)) | ((KW > 0) & (c == D + KT + KH + w))
+        value += tl.where(at & is_cell, 1.0, 0.0)
+    out_row = out + row.to(tl.int64)[:, None] * WIDTH + c
+    tl.store(out_row, value.to(out.dtype.element_ty), mask=real & (c < WIDTH))
+
+
+@triton.jit
+def _term(term, strides, batch, t, h, w, head, k, K: tl.constexpr, ok):
+    """Values of one axis' term (B, T, H, W, h, K) in its channels, 0 elsewhere."""
+    if K == 0:
+        return 0.0
+    else:
+        place = (
+            batch * strides[0] + t * strides[1] + h * strides[2] + w * strides[3] + head * strides[4] + k * strides[5]
+        )
+        return tl.load(term + place, mask=ok & (k >= 0) & (k < K), other=0.0).to(tl.float32)
+
+
+def fold_queries(cls: Tensor, grid: Tensor, thw: Grid, terms: Sequence[Tensor], width: int) -> Tensor:
+    """Tokens (B, c + T·H·W, h, width): [q, terms, zeros]. Up to three terms, (B, T, H, W, h, K) each."""
+    return _fold(cls, grid, thw, width, 1.0, [*terms, *[None] * (3 - len(terms))])
+
+
+def fold_keys(cls: Tensor, grid: Tensor, thw: Grid, sizes: Sequence[int], scale: float, width: int) -> Tensor:
+    """Tokens (B, c + Kt·Kh·Kw, h, width): [k · scale, coordinates as one-hot, zeros]; `sizes` are 0 for axes without terms.
+
+    Without sizes and with scale 1 just the tokens, widened: values.
+    """
+    return _fold(cls, grid, thw, width, scale, [None] * 3, sizes)
+
+
+@on_its_device
+def _fold(cls, grid, thw, width, scale, terms, sizes=None) -> Tensor:
+    batch, cells, heads, channels = grid.shape
+    with_terms, num_cls = sizes is None, cls.shape[1]
+    k_t, k_h, k_w = [0 if term is None else term.shape[-1] for term in terms] if with_terms else sizes
+    out = grid.new_empty(batch, num_cls + cells, heads, width)
+    rows = batch * (num_cls + cells) * heads
+    strides = [(0,) * 6 if term is None else term.stride() for term in terms]
+    _fold_kernel[(triton.cdiv(rows, 16),)](
+        cls, grid, *(grid if term is None else term for term in terms), out, *cls.stride()[:3], *grid.stride()[:3],
+        *thw, heads, rows, scale, *strides, D=channels, KT=k_t, KH=k_h, KW=k_w, CLS=num_cls,
+        TERMS=with_terms, ROWS=16, WIDTH=width, BLOCK=triton.next_power_of_2(width),
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _read_tables_kernel(
+    table_t, table_h, table_w, places, out, pairs_t, pairs_h, pairs_w, out_t, out_h, out_w,
+    D: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Rows of three tables, one axis behind the other; an axis' pairs are repeated until its part of `out` is full."""
+    at = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    c = tl.arange(0, BLOCK)
+    in_t, in_h = at < out_t, (at >= out_t) & (at < out_t + out_h)
+    in_w = (at >= out_t + out_h) & (at < out_t + out_h + out_w)
+    pair = tl.where(in_t, at % tl.maximum(pairs_t, 1), 0)  # an axis without a table has no pairs
+    pair = tl.where(in_h, pairs_t + (at - out_t) % tl.maximum(pairs_h, 1), pair)
+    pair = tl.where(in_w, pairs_t + pairs_h + (at - out_t - out_h) % tl.maximum(pairs_w, 1), pair)
+    place = tl.load(places + pair, mask=at < out_t + out_h + out_w, other=-1)
+    cell, ok = place[:, None] * D + c[None, :], (place >= 0)[:, None] & (c < D)[None, :]
+    value = tl.load(table_t + cell, mask=ok & in_t[:, None], other=0.0).to(tl.float32)
+    value += tl.load(table_h + cell, mask=ok & in_h[:, None], other=0.0).to(tl.float32)
+    value += tl.load(table_w + cell, mask=ok & in_w[:, None], other=0.0).to(tl.float32)
+    real = (at < out_t + out_h + out_w)[:, None] & (c < D)[None, :]
+    tl.store(out + at[:, None] * D + c[None, :], value.to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _tables_gradient_kernel(
+    of_t, of_h, of_w, places, out, pairs_t, pairs_h, pairs_w, rows_t, rows_h,
+    D: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One row of one table: the sum over the pairs that read it."""
+    row = tl.program_id(0)
+    c = tl.arange(0, BLOCK)
+    if row < rows_t:
+        total = _row_sum(of_t, places, pairs_t, row, c, D, PAIRS)
+    else:
+        if row < rows_t + rows_h:
+            total = _row_sum(of_h, places + pairs_t, pairs_h, row - rows_t, c, D, PAIRS)
+        else:
+            total = _row_sum(of_w, places + pairs_t + pairs_h, pairs_w, row - rows_t - rows_h, c, D, PAIRS)
+    tl.store(out + row * D + c, total, mask=c < D)
+
+
+@triton.jit
+def _row_sum(of_pairs, places, pairs, row, c, D: tl.constexpr, PAIRS: tl.constexpr):
+    total = tl.zeros((PAIRS, c.shape[0]), tl.float32)
+    for first in range(0, pairs, PAIRS):
+        pair = first + tl.arange(0, PAIRS)
+        reads = tl.load(places + pair, mask=pair < pairs, other=-1) == row
+        total += tl.load(
+            of_pairs + pair[:, None] * D + c[None, :], mask=reads[:, None] & (c < D)[None, :], other=0.0
+        ).to(tl.float32)
+    return tl.sum(total, 0)
+
+
+@lru_cache(maxsize=1024)
+def _places(q_thw: Grid, k_thw: Grid, sizes: Grid, heads: int, device: torch.device) -> Tensor:
+    """For each pair of an axis (w: of each head too) the row of its table, -1 behind K: all axes, int32."""
+    parts = []
+    for axis, size in enumerate(sizes):
+        if size:
+            rows = distance_rows(q_thw[axis], k_thw[axis]).to(torch.int32)
+            rows = torch.nn.functional.pad(rows, (0, size - k_thw[axis]), value=-1)
+            parts.append(rows.repeat_interleave(heads, 0).flatten() if axis == 2 else rows.flatten())
+    with torch.inference_mode(False):
+        return torch.cat(parts).to(device)
+
+
+def reads_whole_tables(tables: Sequence[Tensor | None], q_thw: Grid, k_thw: Grid) -> bool:
+    """Whether there are tables, and all of them are of this very size, so that their rows are read as they are."""
+    sizes = zip(tables, q_thw, k_thw, strict=True)
+    fit = [table.shape[0] == table_rows(q, k) for table, q, k in sizes if table is not None]
+    return bool(fit) and all(fit)
+
+
+def fold_queries_and_read_tables(
+    cls: Tensor, grid: Tensor, tables: Sequence[Tensor | None], thw: Grid, k_thw: Grid, sizes: Sequence[int], width: int
+) -> Tensor:
+    """Tokens (B, c + T·H·W, h, width): [q, q · R per axis, zeros], where `reads_whole_tables`; `sizes` are K, or more."""
+    return _FoldQueries.apply(cls, grid, thw, k_thw, tuple(sizes), width, *tables)
+
+
+class _FoldQueries(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, cls, grid, thw: Grid, k_thw: Grid, sizes: Grid, width: int, *tables: Tensor | None) -> Tensor:
+        axes = _Axes(grid, thw, k_thw, sizes)
+        embeddings = axes.read(tables)
+        queries = axes.views(grid)
+        terms: list[Tensor | None] = [None, None, None]
+        for axis, embedding in enumerate(embeddings):
+            if embedding is not None:
+                term = torch.bmm(queries[axis], embedding.transpose(1, 2))  # (batch of the axis, rows, K)
+                term = term.transpose(0, 1) if axis == 2 else term
+                terms[axis] = term.view(*grid.shape[:1], *thw, grid.shape[2], -1)
+        ctx.save_for_backward(grid, *tables)
+        ctx.axes, ctx.num_cls = axes, cls.shape[1]
+        return _fold(cls, grid, thw, width, 1.0, terms)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        grid, *tables = ctx.saved_tensors
+        axes, head_dim = ctx.axes, grid.shape[3]
+        of_cls, cells = gradient[:, : ctx.num_cls, :, :head_dim], gradient[:, ctx.num_cls :]
+        of_grid = cells[..., :head_dim].contiguous()
+        of_terms = cells[..., head_dim : head_dim + sum(axes.sizes)].contiguous()
+        parts = of_terms.split(list(axes.sizes), -1)
+        of_embeddings: list[Tensor | None] = [None, None, None]
+        embeddings, queries, totals = axes.read(tables), axes.views(grid), axes.views(of_grid)
+        for axis, embedding in enumerate(embeddings):
+            if embedding is not None:
+                of_term = axes.views(parts[axis])[axis]
+                totals[axis].baddbmm_(of_term, embedding)
+                of_embeddings[axis] = torch.bmm(of_term.transpose(1, 2), queries[axis])  # (batch, K, d)
+        return of_cls, of_grid, None, None, None, None, *axes.tables_gradient(of_embeddings, tables)
+
+
+class _Axes:
+    """The batched products of each axis' queries with its embedding: the batch is (B, T), (B, T, H) and (W, h)."""
+
+    def __init__(self, grid: Tensor, thw: Grid, k_thw: Grid, sizes: Grid) -> None:
+        self.batch, _, self.heads, self.channels = grid.shape
+        self.thw, self.sizes, self.dtype = thw, sizes, grid.dtype
+        self.places = _places(thw, k_thw, sizes, self.heads, grid.device)
+        t, h, w = thw
+        self.pairs = [length * size for length, size in zip((t, h, w * self.heads), sizes, strict=True)]
+        self.repeats = (self.batch, self.batch * t, 1)
+
+    def views(self, x: Tensor) -> list[Tensor]:
+        """x (B, T·H·W, h, ·), whose rows lie evenly, as the first factor of each axis' product."""
+        (t, h, w), last = self.thw, x.shape[-1]
+        by_row = x.view(self.batch * t * h, w * self.heads, last)
+        return [x.view(self.batch * t, h * w * self.heads, last), by_row, by_row.transpose(0, 1)]
+
+    def read(self, tables: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """R of each axis as the second factor, (batch of its product, K, d), None where it has no table."""
+        lengths = [count * repeat for count, repeat in zip(self.pairs, self.repeats, strict=True)]
+        some = next(table for table in tables if table is not None)
+        out = some.new_empty(sum(lengths), self.channels, dtype=self.dtype)
+        given = [some if table is None else table for table in tables]
+        with torch.cuda.device_of(out):
+            _read_tables_kernel[(triton.cdiv(len(out), 16),)](
+                *given, self.places, out, *self.pairs, *lengths, D=self.channels, PAIRS=16, BLOCK=_block(self.channels)
+            )
+        parts = out.split(lengths)
+        return [
+            part.view(-1, size, self.channels) if size else None for part, size in zip(parts, self.sizes, strict=True)
+        ]
+
+    def tables_gradient(self, of_embeddings: Sequence[Tensor | None], tables: Sequence[Tensor | None]) -> list:
+        """Gradients of the tables from those of R."""
+        some = next(part for part in of_embeddings if part is not None)
+        given = [
+            some if part is None else part.reshape(repeat, -1).sum(0) if repeat > 1 else part.reshape(-1)
+            for part, repeat in zip(of_embeddings, self.repeats, strict=True)
+        ]
+        rows = [0 if table is None else len(table) for table in tables]
+        out = some.new_empty(sum(rows), self.channels, dtype=torch.float32)
+        with torch.cuda.device_of(out):
+            _tables_gradient_kernel[(sum(rows),)](
+                *given,
+                self.places,
+                out,
+                *self.pairs,
+                rows[0],
+                rows[1],
+                D=self.channels,
+                PAIRS=16,
+                BLOCK=_block(self.channels),
+            )
+        parts = out.split(rows)
+        return [None if table is None else part.to(table.dtype) for part, table in zip(parts, tables, strict=True)]
+
+
+def _block(channels: int) -> int:
+    return triton.next_power_of_2(channels)

@@ -1,0 +1,166 @@
+"""A checkpoint of any known format written in another: ours with its card, PySlowFast's, torchvision's."""
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mvit_video.config.schema import Preprocessing
+from mvit_video.errors import CheckpointError, ConfigError
+from mvit_video.model.variants import build_model, model_arguments
+from mvit_video.model.weights.checkpoints import (
+    LoadReport,
+    ModelCard,
+    Weights,
+    checkpoint_file,
+    fit_weights,
+    has_card,
+    load_checkpoint,
+    model_from_card,
+    model_of_file,
+    put_weights,
+    read_weights,
+    recognise_model,
+    save_checkpoint,
+)
+from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
+from mvit_video.model.weights.zoo import ZOO, ZooEntry
+from mvit_video.paths import output_file, write_whole
+
+TARGETS = ("native", "pyslowfast", "torchvision")
+
+
+def convert(
+    source: str,
+    to: str,
+    output: str | Path,
+    name: str | None = None,
+    classes: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> LoadReport:
+    """Write the checkpoint `source` (a file, an address, a zoo name) to the file `output` in the format `to`.
+
+    `name` is the network's, for weights whose shapes do not tell; `classes` are names in label order, for the card of
+    a native checkpoint in place of those that are known. Tensors are checked against the network first; none is made up.
+    Raises CheckpointError or ConfigError.
+    """
+    if to not in TARGETS:
+        raise ConfigError(f"format '{to}' is unknown: allowed are {', '.join(TARGETS)}")
+    if classes and to != "native":
+        raise ConfigError(f"--classes: a file --to {to} holds no class names: leave them out, or convert --to native")
+    output = Path(output)
+    with suppress(OSError):  # what is wrong with it, the next line says
+        output.parent.mkdir(parents=True, exist_ok=True)
+    output = output_file(output, overwrite)
+    weights = _with_head(read_weights(source))
+    if weights.card is not None and weights.of_baseline and to != "native":
+        raise ConfigError(
+            f"{source}: is of {weights.card.name}, which has no form --to {to}: its own names are in --to native"
+        )
+    with torch.device("cpu" if weights.of_baseline else "meta"):  # baselines read values while being built
+        model = _network(weights, name)
+    state, report = fit_weights(weights, model.state_dict())
+    if report.new:
+        raise CheckpointError(f"{source}: lacks '{report.new[0]}', and a conversion makes nothing up: train it first")
+    if to == "native":
+        card = _native_card(weights, name, classes)
+        model.load_state_dict(state, assign=True)
+        save_checkpoint(output, model, card)
+        return report
+    content = io.BytesIO()
+    torch.save({"model_state": to_pyslowfast(state)} if to == "pyslowfast" else to_torchvision(state), content)
+    write_whole(output, content.getvalue())
+    return report
+
+
+def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
+    """The network of a checkpoint of any known format (a file, an address, a zoo name), in eval mode, and its card.
+
+    The card of a public file is made of the zoo's facts for it, or for its network and number of classes.
+    Raises CheckpointError; ConfigError where no names are known for its classes.
+    """
+    if has_card(checkpoint_file(source)):
+        return load_checkpoint(source)
+    weights = _with_head(read_weights(source))
+    try:
+        card = _card(weights, _recognised(weights), None)
+    except ConfigError:
+        raise ConfigError(
+            f"{source}: no names are known for its {weights.num_classes} classes: add them with "
+            f"`mvit-video convert {source} --to native --classes FILE --output FILE`, and use that"
+        ) from None
+    model = model_from_card(card)
+    put_weights(model, weights)
+    return model.eval(), card
+
+
+def _with_head(weights: Weights) -> Weights:
+    if weights.num_classes is None:
+        raise CheckpointError(
+            f"{weights.source}: has no head, so no labels follow from it: use it with load_weights only"
+        )
+    return weights
+
+
+def _network(weights: Weights, name: str | None) -> nn.Module:
+    if weights.card is not None:
+        if name not in (None, weights.card.name):
+            raise ConfigError(
+                f"{weights.source}: is of {weights.card.name} by its card, not of {name}: leave --model out"
+            )
+        return model_of_file(weights.card, weights.source)
+    return build_model(name or _recognised(weights), num_classes=weights.num_classes)
+
+
+def _recognised(weights: Weights) -> str:
+    name = recognise_model(weights.state)
+    if name is None:
+        raise CheckpointError(
+            f"{weights.source}: its shapes are those of no network that `mvit-video models` lists: name one with --model"
+        )
+    return name
+
+
+def _native_card(weights: Weights, name: str | None, classes: Sequence[str] | None) -> ModelCard:
+    """The checkpoint's own card, where it has one, else one that is made for it; with these classes if there are any."""
+    if weights.card is None:
+        return _card(weights, name or _recognised(weights), classes)
+    return weights.card.model_copy(update={"classes": _class_names(weights, classes)})
+
+
+def _class_names(weights: Weights, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Those given, else those known, as many as the head has rows. Raises ConfigError."""
+    names = tuple(classes or weights.classes or ())
+    if len(names) != weights.num_classes:
+        what = f"{len(names)} class names for" if names else "no class names are known for"
+        raise ConfigError(f"{weights.source}: {what} its {weights.num_classes} classes: give them with --classes FILE")
+    return names
+
+
+def _card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
+    """What a foreign checkpoint's card says: the zoo's facts for this file, else for this network and head."""
+    names = _class_names(weights, classes)
+    entry = weights.entry or _like(name, len(names))
+    if entry is None or entry.model != name:
+        return ModelCard(name=name, arguments={}, classes=names, preprocessing=_usual_input(name))
+    return ModelCard(name=name, arguments={}, classes=names, preprocessing=entry.preprocessing, protocol=entry.protocol)
+
+
+def _like(name: str, num_classes: int) -> ZooEntry | None:
+    return next((entry for entry in ZOO.values() if (entry.model, entry.num_classes) == (name, num_classes)), None)
+
+
+def _usual_input(name: str) -> Preprocessing:
+    """The input that a network is named for (16x4 is every 4th of 16 frames), scaled to 8/7 of the crop before it."""
+    arguments, rate = model_arguments(name), re.search(r"x(\d+)$", name)
+    crop = arguments.get("crop_size", 224)
+    return Preprocessing(
+        num_frames=arguments.get("num_frames", 16),
+        sampling_rate=int(rate[1]) if rate else 1,
+        short_side=round(crop * 8 / 7),
+        crop_size=crop,
+    )

@@ -1,0 +1,200 @@
+"""The public checkpoints: where they are, what they need as input, and whose numbers are published for them.
+
+`mvit-video models --markdown > MODEL_ZOO.md` writes the page of the same name. No digest is published for any of these
+files except in torchvision's names; download.py checks those, and records the others at the first download.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from mvit_video.config.schema import Preprocessing, Settings
+from mvit_video.model.baselines import BASELINES
+from mvit_video.model.variants import VARIANTS, build_model, input_size, model_arguments
+
+_VIDEO = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models/"
+_IMAGE = "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/"
+_TORCHVISION = "https://download.pytorch.org/models/"
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+_INPUT_S = Preprocessing()
+_INPUT_B = Preprocessing(num_frames=32, sampling_rate=3)
+_INPUT_L = Preprocessing(num_frames=40, sampling_rate=3, short_side=312, crop_size=312, mean=_MEAN, std=_STD)
+_INPUT_PICTURE = Preprocessing(num_frames=1, mean=_MEAN, std=_STD)
+
+
+class ZooEntry(Settings):
+    """One public checkpoint."""
+
+    url: str
+    """Where its file is."""
+    model: str
+    """The network, a name that `build_model` takes."""
+    dataset: str
+    """What it was trained on, for people."""
+    num_classes: int
+    """Rows of its head."""
+    classes: str | None = None
+    """The shipped list of its class names, where there is one: kinetics400 or ssv2."""
+    preprocessing: Preprocessing
+    """From a video (or picture) to its input."""
+    protocol: str = "1x1"
+    """Clips × crops that the published numbers are for."""
+    top1: float | None = None
+    """Published top-1 accuracy in percent; not measured here."""
+    top5: float | None = None
+    """Published top-5 accuracy in percent; not measured here."""
+    published_by: str = ""
+    """Whose numbers these are."""
+
+
+def _kinetics(file: str, model: str, inputs: Preprocessing, protocol: str, top1: float, top5: float) -> ZooEntry:
+    return ZooEntry(
+        url=_VIDEO + file,
+        model=model,
+        dataset="Kinetics-400",
+        num_classes=400,
+        classes="kinetics400",
+        preprocessing=inputs,
+        protocol=protocol,
+        top1=top1,
+        top5=top5,
+        published_by="MViTv2 paper",
+    )
+
+
+def _something(file: str, model: str, inputs: Preprocessing, top1: float, top5: float) -> ZooEntry:
+    crop = inputs.crop_size  # the short side is the crop's: three crops then cover the whole width
+    return ZooEntry(
+        url=_VIDEO + file,
+        model=model,
+        dataset="Something-Something v2",
+        num_classes=174,
+        classes="ssv2",
+        preprocessing=inputs.model_copy(update={"sampling": "segment", "short_side": crop}),
+        protocol="1x3",
+        top1=top1,
+        top5=top5,
+        published_by="MViTv2 paper",
+    )
+
+
+def _torchvision(file: str, model: str, top1: float, top5: float) -> ZooEntry:
+    entry = _kinetics(file, model, _INPUT_S, "5x1", top1, top5)
+    return entry.model_copy(update={"url": _TORCHVISION + file, "published_by": "torchvision"})
+
+
+def _picture(size: str, top1: float | None = None, pretraining: str = "in1k") -> ZooEntry:
+    names = {"in1k": ("ImageNet-1K", 1000), "in21k": ("ImageNet-21K", 19168)}
+    return ZooEntry(
+        url=f"{_IMAGE}MViTv2_{size}_{pretraining}.pyth",
+        model=f"mvitv2_{size.lower()}_{pretraining}",
+        dataset=names[pretraining][0],
+        num_classes=names[pretraining][1],
+        preprocessing=_INPUT_PICTURE,
+        top1=top1,
+        published_by="image MViTv2 zoo" if top1 else "",
+    )
+
+
+ZOO: dict[str, ZooEntry] = {
+    "mvitv2_s_16x4_k400": _kinetics("MViTv2_S_16x4_k400_f302660347.pyth", "mvitv2_s_16x4", _INPUT_S, "5x1", 81.0, 94.6),
+    "mvitv2_b_32x3_k400": _kinetics("MViTv2_B_32x3_k400_f304025456.pyth", "mvitv2_b_32x3", _INPUT_B, "5x1", 82.9, 95.7),
+    "mvitv2_l_40x3_k400": _kinetics("MViTv2_L_40x3_k400_f306903192.pyth", "mvitv2_l_40x3", _INPUT_L, "5x3", 86.1, 97.0),
+    "mvitv2_s_16x4_ssv2": _something("MViTv2_S_16x4_ssv2_f308341823.pyth", "mvitv2_s_16x4", _INPUT_S, 68.2, 91.4),
+    "mvitv2_b_32x3_ssv2": _something("MViTv2_B_32x3_ssv2_f305803282.pyth", "mvitv2_b_32x3", _INPUT_B, 70.5, 92.7),
+    "mvitv2_l_40x3_ssv2": _something("MViTv2_L_40x3_ssv2_f309603968.pyth", "mvitv2_l_40x3", _INPUT_L, 73.3, 94.1),
+    "mvitv2_s_16x4_k400_torchvision": _torchvision("mvit_v2_s-ae3be167.pth", "mvitv2_s_16x4", 80.757, 94.665),
+    "mvitv1_b_16x4_k400_torchvision": _torchvision("mvit_v1_b-dbeb1030.pth", "mvitv1_b_16x4", 78.477, 93.582),
+    "mvitv2_t_in1k": _picture("T", 82.3),
+    "mvitv2_s_in1k": _picture("S", 83.6),
+    "mvitv2_b_in1k": _picture("B", 84.4),
+    "mvitv2_l_in1k": _picture("L", 85.3),
+    "mvitv2_b_in21k": _picture("B", pretraining="in21k"),  # L's 87.5 and H's 88.0 are after fine-tuning on IN-1K
+    "mvitv2_l_in21k": _picture("L", pretraining="in21k"),
+    "mvitv2_h_in21k": _picture("H", pretraining="in21k"),
+}
+
+
+def zoo_entry(source: str) -> ZooEntry | None:
+    """The entry of this name, or of this file name or address: published names tell one file from another."""
+    file = source.rpartition("/")[2]
+    return ZOO.get(source) or next((entry for entry in ZOO.values() if entry.url.endswith(f"/{file}")), None)
+
+
+def model_rows() -> Iterator[tuple[str, str, str]]:
+    """Every network of ours: name, parameters (counted without making any), input as frames × height × width."""
+    for name in sorted(VARIANTS):
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in build_model(name).parameters())
+        arguments = model_arguments(name)
+        crop = arguments.get("crop_size", 224)
+        yield name, f"{count:,}", f"{arguments.get('num_frames', 16)}×{crop}×{crop}"
+
+
+def baseline_rows() -> Iterator[tuple[str, str]]:
+    """Every baseline: name, usual input as frames × height × width. Their packages are not imported."""
+    for name in sorted(BASELINES):
+        yield name, "×".join(map(str, input_size(name)))
+
+
+def zoo_rows() -> Iterator[tuple[str, str, str, str, str]]:
+    """Every public checkpoint: name, clips × crops, top-1, top-5, whose numbers."""
+    for name, entry in ZOO.items():
+        top1, top5 = ("" if number is None else f"{number:.1f}" for number in (entry.top1, entry.top5))
+        yield name, entry.protocol, top1, top5, entry.published_by
+
+
+BASELINE_COLUMNS = ("network", "input")
+MODEL_COLUMNS = ("network", "parameters", "input")
+ZOO_COLUMNS = ("checkpoint", "views", "top-1", "top-5", "published by")
+
+
+def model_zoo_page() -> str:
+    """MODEL_ZOO.md."""
+    rows = [(*row, *_page_cells(ZOO[row[0]])) for row in zoo_rows()]
+    return "\n".join(
+        [
+            "# Model zoo",
+            "",
+            "Generated by `mvit-video models --markdown > MODEL_ZOO.md`; change `mvit_video/model/weights/zoo.py` instead.",
+            "",
+            "## Networks",
+            "",
+            "`build_model(NAME)` or `model.name` in a configuration. Parameters are counted with the published number of",
+            "classes; the input is frames × height × width, and any other size works.",
+            "",
+            *_markdown(MODEL_COLUMNS, model_rows()),
+            "",
+            "## Public checkpoints",
+            "",
+            "`load_weights(model, NAME)`, `model.weights: NAME` in a configuration, or `mvit-video convert NAME --to native`.",
+            "The accuracies in percent are those that the named source publishes; **we have not measured them**. Views are",
+            "clips × crops per video. The MViTv2 paper is arXiv 2112.01526, and PySlowFast's zoo repeats its numbers for these files;",
+            "the image MViTv2 zoo is github.com/facebookresearch/mvit; torchvision's numbers are for clips at 7.5 frames a second. An",
+            "image checkpoint can start a video network of its size (`mvit_video/model/weights/inflate.py`); that of mvitv2_l_in1k needs",
+            "`width_growth='mlp'`. Downloads are kept in $MVIT_VIDEO_CACHE, or ~/.cache/mvit_video, at host/path; a file that is put",
+            "there by hand is used like a downloaded one.",
+            "",
+            *_markdown((*ZOO_COLUMNS, "network", "trained on", "file", "preprocessing"), rows),
+            "",
+        ]
+    )
+
+
+def _page_cells(entry: ZooEntry) -> tuple[str, str, str, str]:
+    return entry.model, entry.dataset, f"[{entry.url.rpartition('/')[2]}]({entry.url})", _inputs(entry)
+
+
+def _inputs(entry: ZooEntry) -> str:
+    inputs = entry.preprocessing
+    frames = {
+        "dense": f"{inputs.num_frames} frames, 1 in {inputs.sampling_rate} at {inputs.target_fps:g}/s",
+        "segment": f"{inputs.num_frames} frames, 1 in each equal part",
+    }[inputs.sampling]
+    mean, std = (", ".join(f"{value:g}" for value in dict.fromkeys(values)) for values in (inputs.mean, inputs.std))
+    picture = f"short side {inputs.short_side}, crop {inputs.crop_size}, mean {mean}, std {std}"
+    return picture if inputs.num_frames == 1 else f"{frames}, {picture}"
+
+
+def _markdown(columns: tuple[str, ...], rows) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]

@@ -1,0 +1,178 @@
+"""Copies of a video with something drawn on every frame: H.264 in MP4, with the sound, never over the source."""
+
+# H/W pixels; frames are uint8 (H, W, 3), RGB
+
+import os
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+
+import av
+import matplotlib
+import numpy as np
+from av.container import OutputContainer
+from PIL import Image, ImageDraw, ImageFont
+
+from mvit_video.data.video.pyav import OPTIONS
+from mvit_video.data.video.reader import VideoReader
+from mvit_video.errors import ConfigError, DecodeError
+from mvit_video.inference.predictor import open_video
+from mvit_video.inference.timeline import Timeline
+from mvit_video.inference.windows import shown_at
+from mvit_video.paths import whole_file
+
+Draw = Callable[[int, np.ndarray], np.ndarray]
+
+TICKS = 90_000  # per second, as in MPEG
+LEAST_HEIGHT = 240  # smaller videos are enlarged, so that what is drawn can be read
+MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"})
+FONT = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
+
+
+def write_annotated(path: str | Path, output: Path, timeline: Timeline) -> None:
+    """A copy of the video with the label of the moment and its score in the corner, as far as the timeline goes."""
+    with open_video(path, whole=False) as reader:
+        times = shown_at(reader)
+
+    def draw(number: int, frame: np.ndarray) -> np.ndarray:
+        segment = timeline.segment_at(times[number])
+        return put_caption(frame, f"{segment.label}  {segment.score:.2f}")
+
+    write_copy(path, output, draw)
+
+
+def write_copy(path: str | Path, output: Path, draw: Draw) -> None:
+    """`draw(number, frame)` of every frame of a video, at the frame's own time, up to where it can be decoded.
+
+    Frames are upright and at least 240 high. The sound is copied where MP4 can hold it. ConfigError if `output` is the
+    video itself.
+    """
+    refuse_source(path, output)
+    with (
+        open_video(path, whole=False) as reader,
+        whole_file(output) as temporary,
+        av.open(str(temporary), "w", format="mp4") as copy,
+    ):
+        times = shown_at(reader)
+        frames = (draw(number, enlarged(frame)) for number, frame in enumerate(_until_damage(reader)))
+        first = next(frames)
+        picture = copy.add_stream("libx264", rate=Fraction(max(reader.fps, 0.01)).limit_denominator(100_000))
+        picture.height, picture.width = first.shape[0] + first.shape[0] % 2, first.shape[1] + first.shape[1] % 2
+        picture.pix_fmt, picture.options = "yuv420p", {"crf": "23", "preset": "veryfast"}
+        picture.codec_context.time_base = Fraction(1, TICKS)
+        picture.codec_context.sample_aspect_ratio = reader.pixel_aspect  # type: ignore[attr-defined]
+        with _Sound(path, copy, float(reader.times()[0])) as sound:
+            for number, frame in enumerate(chain([first], frames)):
+                copy.mux(picture.encode(_encodable(frame, times[number], picture.width, picture.height)))
+                sound.copy_until(times[number])
+            copy.mux(picture.encode())
+
+
+def refuse_source(path: str | Path, output: Path) -> None:
+    """ConfigError if writing `output` would destroy the video."""
+    if os.path.exists(path) and output.exists() and os.path.samefile(path, output):
+        raise ConfigError(f"{output}: is the video itself, which is never written over: choose another --output")
+
+
+def _until_damage(reader: VideoReader) -> Iterator[np.ndarray]:
+    seen = False
+    try:
+        for frame in reader.stream():
+            yield frame
+            seen = True
+    except DecodeError:
+        if not seen:
+            raise
+
+
+def _encodable(frame: np.ndarray, seconds: float, width: int, height: int) -> av.VideoFrame:
+    """The frame at its time, of even size: where the size changes within a video, scaled to the first frame's."""
+    down, right = height - frame.shape[0], width - frame.shape[1]
+    if down not in (0, 1) or right not in (0, 1):
+        frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+    elif down or right:
+        frame = np.pad(frame, ((0, down), (0, right), (0, 0)), mode="edge")
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    picture.pts, picture.time_base = round(seconds * TICKS), Fraction(1, TICKS)
+    return picture
+
+
+class _Sound:
+    """The first sound track of a video, copied without decoding; nothing where there is none that MP4 can hold."""
+
+    def __init__(self, path: str | Path, copy: OutputContainer, begin: float) -> None:
+        """`begin` is the time of the first frame, which is the copy's 0."""
+        self._copy, self._begin, self._source = copy, begin, None
+        if not Path(path).is_file():
+            return
+        self._source = av.open(str(Path(path).absolute()), options=OPTIONS)
+        tracks = [track for track in self._source.streams.audio if track.codec_context is not None]
+        if tracks and tracks[0].codec_context.name.removesuffix("float") in MP4_SOUND:
+            self._track = copy.add_stream_from_template(tracks[0])
+            self._packets = self._source.demux(tracks[0])
+        else:
+            self.__exit__()
+
+    def __enter__(self) -> "_Sound":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._source is not None:
+            self._source.close()
+            self._source = None
+
+    def copy_until(self, seconds: float) -> None:
+        """The sound up to this moment; damaged sound ends where the damage begins."""
+        while self._source is not None:
+            try:
+                packet = next(self._packets)
+            except (StopIteration, av.FFmpegError):
+                self.__exit__()
+                return
+            if packet.dts is None or packet.pts is None or packet.time_base is None:
+                continue
+            shift = round(self._begin / packet.time_base)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            if packet.pts < 0:
+                continue
+            now = float(packet.pts * packet.time_base)
+            packet.stream = self._track
+            self._copy.mux(packet)
+            if now > seconds:
+                return
+
+
+def enlarged(frame: np.ndarray) -> np.ndarray:
+    """Whole multiples of small frames."""
+    factor = -(-LEAST_HEIGHT // frame.shape[0])
+    return frame if factor == 1 else frame.repeat(factor, 0).repeat(factor, 1)
+
+
+def put_caption(frame: np.ndarray, text: str) -> np.ndarray:
+    """The frame with a line of text on a dark band in its upper left corner."""
+    band = _band(" ".join(text.split()), frame.shape[1], frame.shape[0])
+    frame = frame.copy()
+    corner = frame[: band.shape[0], : band.shape[1]]
+    share = band[: corner.shape[0], : corner.shape[1], 3:].astype(np.uint16)
+    ink = band[: corner.shape[0], : corner.shape[1], :3].astype(np.uint16)
+    corner[:] = (ink * share + corner * (255 - share)) // 255
+    return frame
+
+
+@lru_cache(maxsize=64)
+def _band(text: str, width: int, height: int) -> np.ndarray:
+    """The text as RGBA (h, w, 4), its letters a 16th of the picture's height or smaller, so that it fits the width."""
+    size = max(height // 16, 10)
+    room = width - size
+    length = ImageFont.truetype(FONT, size).getlength(text)
+    if length > room:
+        size = max(int(size * room / length), 6)
+    font = ImageFont.truetype(FONT, size)
+    ascent, descent = font.getmetrics()
+    margin = size // 3
+    shape = (min(int(font.getlength(text)) + 2 * margin + 1, width), ascent + descent + 2 * margin)
+    picture = Image.new("RGBA", shape, (0, 0, 0, 170))
+    ImageDraw.Draw(picture).text((margin, margin), text, font=font, fill=(255, 255, 255, 255))
+    return np.asarray(picture)

@@ -1,0 +1,87 @@
+"""A report as one page that needs no other file: numbers, pictures, tables, and what they mean in words."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from mvit_video.evaluation.metrics import Calibration, cluster_order
+from mvit_video.figures import new_figure, png
+from mvit_video.paths import write_whole
+from mvit_video.report.strips import Film
+
+
+@dataclass(frozen=True)
+class Number:
+    """A headline figure with what it is of."""
+
+    value: str
+    name: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a sentence or two, and what is under it: a picture, films, a matrix or a table."""
+
+    title: str
+    text: str
+    figure: Figure | None = None
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str | float]] = ()
+    films: Sequence[Film] = ()
+    matrix: dict | None = None
+    """A confusion matrix that can be zoomed: see `matrix_data`."""
+
+    @property
+    def picture(self) -> str:
+        return "" if self.figure is None else base64.b64encode(png(self.figure)).decode("ascii")
+
+    @property
+    def width(self) -> int:
+        return 0 if self.figure is None else round(self.figure.get_size_inches()[0] * 96)
+
+
+@dataclass(frozen=True)
+class Report:
+    title: str
+    lead: str
+    numbers: Sequence[Number]
+    sections: Sequence[Section]
+    footer: str
+
+    def write(self, path: str | Path) -> None:
+        """Write the page; every text is escaped, so class and file names may hold anything."""
+        pages = Environment(loader=PackageLoader("mvit_video", "report"), autoescape=True, undefined=StrictUndefined)
+        write_whole(path, pages.get_template("report.html.j2").render(report=self))
+
+
+def matrix_data(matrix: np.ndarray, classes: Sequence[str], videos: np.ndarray) -> dict:
+    """A confusion matrix for the page: classes that are mistaken for one another side by side, and only cells above 0.
+
+    `videos` (K,) are each class's videos, those that could not be decoded included.
+    """
+    order = cluster_order(matrix)
+    ordered = matrix[np.ix_(order, order)]
+    cells = [[int(row), int(column), int(ordered[row, column])] for row, column in np.argwhere(ordered)]
+    return {"names": [classes[place] for place in order], "totals": videos[order].tolist(), "cells": cells}
+
+
+def reliability(bins: Calibration) -> Figure:
+    """Share right over score, and how many videos have such a score; a well calibrated network is on the diagonal."""
+    figure, (above, below) = new_figure(6.0, 5.4, rows=2, height_ratios=[3, 1], sharex=True)
+    width = 1 / len(bins.counts)
+    middles = (np.arange(len(bins.counts)) + 0.5) * width
+    filled = bins.counts > 0
+    above.plot([0, 1], [0, 1], "--", color="#888888", label="score = share right")
+    above.bar(middles[filled], bins.accuracy[filled], width * 0.95, color="#9db8e8", label="share right")
+    above.plot(bins.confidence[filled], bins.accuracy[filled], "o-", color="#1f6feb", label="at the mean score")
+    above.set(ylabel="share right", ylim=(0, 1.03))
+    above.legend(loc="best", fontsize=9)
+    below.bar(middles, bins.counts, width * 0.95, color="#9db8e8")
+    below.set(xlabel="score of the predicted class", ylabel="videos", xlim=(0, 1))
+    return figure

@@ -1,0 +1,161 @@
+"""A page on this machine: drop a video, see its labels, timeline and heat map.
+
+The server answers on a handful of fixed addresses. Results are found by a job's random key and a name from a fixed list,
+so nothing that a visitor sends becomes a path.
+"""
+
+import signal
+import socket
+from contextlib import suppress
+from importlib.resources import files
+from urllib.parse import unquote, urlsplit
+
+import anyio
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from mvit_video.errors import ConfigError
+from mvit_video.serve.jobs import SHOWN, Jobs, QueueFull
+from mvit_video.version import __version__
+
+UPLOAD_SECONDS = 600.0
+PAGE = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "media-src 'self'; connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def build_app(jobs: Jobs, host: str) -> Starlette:
+    """The application. On a local address it answers requests for that address only, so that no other site's page can
+    reach it by a name that resolves to this machine."""
+    server = _Server(jobs)
+    routes = [
+        *(Route(path, server.page, methods=["GET"]) for path in PAGE),
+        Route("/about", server.about, methods=["GET"]),
+        Route("/jobs", server.upload, methods=["POST"]),
+        Route("/jobs/{key}", server.state, methods=["GET"]),
+        Route("/jobs/{key}/{name}", server.result, methods=["GET"]),
+    ]
+    allowed = [*LOCAL, "[::1]"] if host in LOCAL else ["*"]
+    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=allowed)])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """The address, taken for this process. ConfigError where that cannot be."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as reason:
+        why = str(reason.strerror).partition(" (")[0]  # Python adds the address in brackets
+        raise ConfigError(f"port {port} of {host} cannot be opened ({why}): choose another --port or --host") from None
+
+
+def serve(jobs: Jobs, host: str, place: socket.socket) -> None:
+    """Answer at `place` until interrupted or terminated; then delete every upload and result."""
+    server = uvicorn.Server(uvicorn.Config(build_app(jobs, host), log_level="warning", server_header=False))
+    # When it has ended the server raises the signal again, and SIGTERM would kill the process before the deletion.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[place])
+    finally:
+        jobs.close()
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Server:
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
+
+    async def page(self, request: Request) -> Response:
+        name, kind = PAGE[request.url.path]
+        return Response((files("mvit_video.serve") / name).read_bytes(), media_type=kind, headers=HEADERS)
+
+    async def about(self, request: Request) -> Response:
+        card, limits = self.jobs.predictor.card, self.jobs.limits
+        return _json(
+            {
+                "network": card.name,
+                "classes": len(card.classes),
+                "version": __version__,
+                "megabytes": limits.upload_bytes // 10**6,
+                "seconds": limits.seconds,
+            }
+        )
+
+    async def upload(self, request: Request) -> Response:
+        """The body is the file; its name stands, percent-encoded, in the header X-File-Name."""
+        if not _same_origin(request):
+            return _json({"error": "videos are taken from this page only"}, 403)
+        name = unquote(request.headers.get("x-file-name", ""))
+        try:
+            job = self.jobs.open(name)
+        except QueueFull:
+            return _json({"error": "the queue is full: try again when a video is done"}, 429)
+        started = False
+        try:
+            with anyio.fail_after(UPLOAD_SECONDS):
+                if await self._receive(request, job.upload):
+                    self.jobs.start(job)
+                    started = True
+                    return _json({"key": job.key}, 202)
+            most = self.jobs.limits.upload_bytes // 10**6
+            return _json({"error": f"{job.name}: is larger than {most} MB, the most that this page takes"}, 413)
+        except ClientDisconnect:
+            return _json({"error": "the upload was broken off"}, 400)
+        except TimeoutError:
+            return _json({"error": "the upload took too long"}, 408)
+        finally:
+            if not started:
+                self.jobs.drop(job)
+
+    async def _receive(self, request: Request, place) -> bool:
+        """Write the body to a file; False as soon as it is too large."""
+        most, taken = self.jobs.limits.upload_bytes, 0
+        stated = request.headers.get("content-length", "0")
+        if stated.isdigit() and int(stated) > most:
+            return False
+        async with await anyio.open_file(place, "wb") as file:
+            async for part in request.stream():
+                taken += len(part)
+                if taken > most:
+                    return False
+                await file.write(part)
+        return True
+
+    async def state(self, request: Request) -> Response:
+        found = self.jobs.find(request.path_params["key"])
+        return _json(found[0].as_dict(found[1])) if found else _missing()
+
+    async def result(self, request: Request) -> Response:
+        found, name = self.jobs.find(request.path_params["key"]), request.path_params["name"]
+        if not found or name not in SHOWN or name not in found[0].files():
+            return _missing()
+        return FileResponse(found[0].folder / name, media_type=SHOWN[name], headers=HEADERS)
+
+
+def _same_origin(request: Request) -> bool:
+    """Browsers say which page sends a POST; programs that are no browsers say nothing."""
+    origin = request.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+
+
+def _json(content: dict, status: int = 200) -> Response:
+    return JSONResponse(content, status, headers=HEADERS)
+
+
+def _missing() -> Response:
+    return _json({"error": "there is nothing here: results are kept for the newest videos only"}, 404)

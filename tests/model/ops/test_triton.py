@@ -1,0 +1,80 @@
+"""The GPU kernels, in a process of their own: without a GPU they run through Triton's interpreter, which is chosen at import."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPOSITORY
+
+from mvit_video.model import mvit
+from mvit_video.model.ops.device import HAS_TRITON, is_plain, kernels_for, working_kernels
+
+
+@pytest.fixture(scope="module")
+def differences():
+    """Largest absolute differences from the plain functions, values and gradients, in single precision."""
+    if not HAS_TRITON:
+        pytest.skip("Triton is not installed: PyTorch's builds for GPUs bring it, the extra `test` on Linux")
+    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    environment = os.environ | interpreted | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(REPOSITORY / "tests/kernels_program.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "pooling of q, k and v",
+        "pooling without class token, strided in time",
+        "pooling of pictures",
+        "folding",
+        "folding without class token and time",
+        "norm",
+        "linears under a transposed gradient",
+        "linears under an expanded gradient",
+        "network",
+        "network without clips",
+    ],
+)
+def test_kernels_give_the_values_and_gradients_of_the_plain_functions(differences, part):
+    assert differences[part] < 1e-4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run here")
+def test_a_device_that_runs_no_kernel_is_told_once_and_does_without():
+    device = torch.device("cuda", 7)
+    with pytest.warns(
+        UserWarning, match=r"Triton runs no kernel on cuda:7 \(.+\): networks take PyTorch's own pooling"
+    ):
+        assert working_kernels(device) is None
+    assert working_kernels(device) is None  # and no second warning, which pytest would not expect
+
+
+def test_kernels_are_left_alone_where_they_cannot_run():
+    assert kernels_for(torch.zeros(1)) is None
+    assert kernels_for(torch.zeros(1, device="meta")) is None
+
+
+def test_modules_with_hooks_or_of_another_kind_are_called_themselves():
+    norm, linear = torch.nn.LayerNorm(2), torch.nn.Linear(2, 2)
+    assert is_plain(torch.nn.LayerNorm, norm) and is_plain(torch.nn.Linear, linear, linear)
+    assert not is_plain(torch.nn.LayerNorm, torch.nn.RMSNorm(2))
+    assert not is_plain(torch.nn.Linear, linear, torch.nn.Identity())
+    linear.register_forward_hook(lambda *_: None)
+    assert not is_plain(torch.nn.Linear, linear)
+
+
+def test_patches_are_made_by_the_convolution_itself_where_it_has_hooks(monkeypatch):
+    monkeypatch.setattr(mvit, "kernels_for", lambda clips: True)
+    patches, clips, seen = mvit.PatchEmbed(3, 4, (3, 7, 7), (2, 4, 4)), torch.randn(1, 3, 4, 8, 8), []
+    wanted = patches(clips)[0]
+    handle = patches.proj.register_forward_hook(lambda module, given, out: seen.append(out.shape))
+    torch.testing.assert_close(patches(clips)[0], wanted)
+    handle.remove()
+    patches(clips)
+    assert seen == [(1, 4, 2, 2, 2)]

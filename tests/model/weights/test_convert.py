@@ -1,0 +1,149 @@
+"""`mvit-video convert`, from file to file."""
+
+import pytest
+import torch
+from tiny_models import randomise
+
+from mvit_video import build_model
+from mvit_video.cli import main
+from mvit_video.config.schema import Preprocessing
+from mvit_video.errors import ConfigError
+from mvit_video.model.weights.checkpoints import (
+    ModelCard,
+    load_checkpoint,
+    model_from_card,
+    read_checkpoint,
+    read_weights,
+    save_checkpoint,
+)
+from mvit_video.model.weights.convert import convert
+from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
+
+CLASSES = [f"action {number}" for number in range(6)]
+
+
+@pytest.fixture
+def model():
+    return randomise(build_model("mvitv2_nano_8x3", num_classes=6), seed=1)
+
+
+@pytest.fixture
+def pyslowfast(model, tmp_path):
+    torch.save({"model_state": to_pyslowfast(model.state_dict()), "epoch": 7, "cfg": "TRAIN:\n"}, tmp_path / "x.pyth")
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    return str(tmp_path / "x.pyth")
+
+
+def same_weights(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_pyslowfast_file_becomes_a_checkpoint_that_is_enough_to_predict(pyslowfast, model, tmp_path, capsys):
+    output = tmp_path / "new/native.safetensors"
+    words = ["convert", pyslowfast, "--to", "native", "--output", str(output)]
+    assert main([*words, "--classes", str(tmp_path / "classes.txt")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith(f"weights from {pyslowfast} (PySlowFast): 107 copied, 2 ignored; written to")
+    loaded, card = load_checkpoint(output)
+    assert card.name == "mvitv2_nano_8x3" and list(card.classes) == CLASSES
+    assert (card.preprocessing.num_frames, card.preprocessing.sampling_rate, card.preprocessing.crop_size) == (8, 3, 48)
+    clips = torch.randn(1, 3, 8, 48, 48)
+    assert torch.equal(loaded(clips), model(clips))
+
+
+def test_from_ours_to_torchvision_to_pyslowfast_and_back_is_bit_equal(pyslowfast, model, tmp_path):
+    names = [tmp_path / name for name in ("a.safetensors", "b.pth", "c.pyth", "d.safetensors")]
+    convert(pyslowfast, "native", names[0], classes=CLASSES)
+    convert(str(names[0]), "torchvision", names[1])
+    convert(str(names[1]), "pyslowfast", names[2])
+    convert(str(names[2]), "native", names[3], classes=CLASSES)
+    for name in names:
+        assert same_weights(read_weights(name).state, model.state_dict())
+    assert same_weights(torch.load(names[1], weights_only=True), to_torchvision(model.state_dict()))
+    assert same_weights(torch.load(names[2], weights_only=True)["model_state"], model.state_dict())
+    assert names[0].read_bytes() == names[3].read_bytes()
+
+
+def test_what_the_zoo_knows_of_a_file_goes_into_its_card(tmp_path):
+    """A file of S's shapes, all zeros, under the published name."""
+    with torch.device("meta"):
+        shapes = build_model("mvitv2_s_16x4", num_classes=174).state_dict()
+    state = {name: torch.zeros(tensor.shape) for name, tensor in shapes.items()}
+    source = tmp_path / "MViTv2_S_16x4_ssv2_f308341823.pyth"
+    torch.save({"model_state": state}, source)
+    convert(str(source), "native", tmp_path / "s.safetensors")
+    _, card = read_checkpoint(tmp_path / "s.safetensors")
+    assert (card.name, card.protocol, card.preprocessing.sampling, card.preprocessing.short_side) == (
+        "mvitv2_s_16x4",
+        "1x3",
+        "segment",
+        224,
+    )
+    assert len(card.classes) == 174 and card.classes[0] == "Approaching something with your camera"
+
+
+def test_what_cannot_be_converted_is_one_line(pyslowfast, model, tmp_path, capsys):
+    output = tmp_path / "out.pyth"
+    words = ["convert", pyslowfast, "--output", str(output)]
+
+    def error_of(*more):
+        assert main([*words, *more]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and not output.exists()
+        return lines[0]
+
+    assert error_of("--to", "native").endswith(
+        "no class names are known for its 6 classes: give them with --classes FILE"
+    )
+    (tmp_path / "classes.txt").write_text("one\ntwo\n")
+    assert "2 class names for its 6 classes" in error_of("--to", "native", "--classes", str(tmp_path / "classes.txt"))
+    assert "these are weights of mvitv2_nano_8x3" in error_of("--to", "torchvision", "--model", "mvitv2_t_16x4")
+    torch.save({k: v for k, v in model.state_dict().items() if not k.startswith("head.")}, pyslowfast)
+    assert "has no head, so no labels follow from it" in error_of("--to", "torchvision")
+    torch.save(build_model("mvitv2_nano_8x3", embed_dim=48).state_dict(), pyslowfast)
+    assert "are those of no network that `mvit-video models` lists: name one with --model" in error_of(
+        "--to", "pyslowfast"
+    )
+
+
+def test_a_checkpoint_of_ours_keeps_its_network_and_takes_other_class_names(pyslowfast, tmp_path):
+    card = ModelCard(
+        name="mvitv2_nano_8x3",
+        arguments={"depths": (1, 1)},
+        classes=tuple(CLASSES),
+        preprocessing=Preprocessing(num_frames=4, crop_size=32, short_side=32),
+    )
+    source, output = tmp_path / "ours.safetensors", tmp_path / "new.safetensors"
+    save_checkpoint(source, model_from_card(card), card)
+    names = [f"name {number}" for number in range(6)]
+    convert(str(source), "native", output, name=card.name, classes=names)
+    network, found = load_checkpoint(output)
+    assert found.classes == tuple(names) and found.preprocessing == card.preprocessing
+    assert same_weights(network.state_dict(), read_weights(source).state)
+    with pytest.raises(
+        ConfigError, match=r"ours.safetensors: 2 class names for its 6 classes: give them with --classes"
+    ):
+        convert(str(source), "native", output, classes=names[:2], overwrite=True)
+    with pytest.raises(
+        ConfigError, match=r"is of mvitv2_nano_8x3 by its card, not of mvitv2_s_16x4: leave --model out$"
+    ):
+        convert(str(source), "native", output, name="mvitv2_s_16x4", overwrite=True)
+    for to in ("pyslowfast", "torchvision"):
+        with pytest.raises(ConfigError, match=f"--classes: a file --to {to} holds no class names: leave them out"):
+            convert(str(source), to, tmp_path / "x.pth", classes=names)
+
+
+def test_an_output_that_cannot_be_written_is_named(pyslowfast, tmp_path):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}: is a folder, wanted a file to write$"):
+        convert(pyslowfast, "pyslowfast", tmp_path, overwrite=True)
+    with pytest.raises(ConfigError, match=f"^{pyslowfast}/new.pth: there is no folder {pyslowfast} to write it to"):
+        convert(pyslowfast, "pyslowfast", f"{pyslowfast}/new.pth")
+
+
+def test_an_output_that_exists_is_kept_unless_overwrite_is_said(pyslowfast, tmp_path, capsys):
+    output = tmp_path / "out.pyth"
+    output.write_text("mine")
+    words = ["convert", pyslowfast, "--to", "pyslowfast", "--output", str(output)]
+    assert main(words) == 1 and output.read_text() == "mine"
+    assert "out.pyth: exists: choose another --output, or say --overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0 and read_weights(output).num_classes == 6

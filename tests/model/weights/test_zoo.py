@@ -1,0 +1,65 @@
+"""The list of public checkpoints, and the verb that prints it."""
+
+from pathlib import Path
+
+import pytest
+from shared_files import shared
+
+import mvit_video
+from mvit_video import list_models
+from mvit_video.cli import main
+from mvit_video.data.lists.class_names import published_classes
+from mvit_video.model.variants import model_arguments
+from mvit_video.model.weights.zoo import ZOO, ZooEntry, model_zoo_page, zoo_entry
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def test_the_committed_page_is_the_generated_one(capsys):
+    assert main(["models", "--markdown"]) == 0
+    page = capsys.readouterr().out
+    assert page == model_zoo_page() == (REPOSITORY / "MODEL_ZOO.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_an_entry_is_valid_and_feeds_its_network_what_it_was_made_for(name):
+    entry = ZooEntry.model_validate(ZOO[name].model_dump())
+    arguments = model_arguments(entry.model)
+    assert entry.preprocessing.num_frames == arguments.get("num_frames", 16)
+    assert entry.preprocessing.crop_size == arguments.get("crop_size", 224)
+    assert entry.num_classes == (len(published_classes(entry.classes)) if entry.classes else arguments["num_classes"])
+    assert (entry.top1 is None) == (entry.published_by == "")
+
+
+def test_names_file_names_and_addresses_find_the_entry():
+    entry = ZOO["mvitv2_s_16x4_ssv2"]
+    for source in ("mvitv2_s_16x4_ssv2", "folder/MViTv2_S_16x4_ssv2_f308341823.pyth", entry.url):
+        assert zoo_entry(source) is entry
+    for source in ("x.pyth", "", "folder/"):
+        assert zoo_entry(source) is None
+
+
+def test_the_list_is_there_in_the_package():
+    entry = mvit_video.zoo.ZOO["mvitv2_b_32x3_k400"]
+    assert (entry.preprocessing.sampling_rate, entry.protocol, entry.top1) == (3, "5x1", 82.9)
+    assert entry.url.startswith("https://") and entry.url.endswith("MViTv2_B_32x3_k400_f304025456.pyth")
+
+
+@pytest.mark.parametrize("dataset", ["kinetics400", "ssv2"])
+def test_shipped_class_lists_are_the_given_ones(dataset):
+    given = shared(f"reference/{dataset}_classes.txt").read_text().splitlines()
+    assert list(published_classes(dataset)) == given
+
+
+def test_kinetics_classes_are_in_alphabetical_order():
+    assert published_classes("kinetics400") == tuple(sorted(published_classes("kinetics400")))
+
+
+def test_the_verb_lists_networks_with_parameters_and_checkpoints_with_published_numbers(capsys):
+    assert main(["models"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    cells = {line[1]: [cell for cell in line[2:] if cell != "│"] for line in lines if len(line) > 3}
+    assert cells["mvitv2_s_16x4"] == ["34,537,744", "16×224×224"]
+    assert cells["mvitv2_l_40x3"] == ["213,390,112", "40×312×312"]
+    assert cells["mvitv2_l_40x3_k400"] == ["5x3", "86.1", "97.0", "MViTv2", "paper"]
+    assert set(list_models()) | set(ZOO) <= set(cells)

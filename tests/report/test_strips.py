@@ -1,0 +1,91 @@
+import base64
+import io
+
+import numpy as np
+import pytest
+from numbered_video import HEIGHT, read_number, write_numbered
+from PIL import Image
+
+from mvit_video.data.video.reader import VideoReader
+from mvit_video.errors import DecodeError
+from mvit_video.report import strips as films
+
+
+def pictures(count, size=(40, 30), seed=0):
+    noise = np.random.default_rng(seed).integers(0, 255, (count, size[1], size[0], 3), np.uint8)
+    return [Image.fromarray(frame) for frame in noise]
+
+
+def opened(address):
+    head, content = address.split(",")
+    assert head == "data:image/webp;base64"
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def seconds_of(picture):
+    total = 0
+    for place in range(picture.n_frames):
+        picture.seek(place)
+        picture.load()
+        total += picture.info["duration"]
+    return total / 1000
+
+
+def test_a_film_is_a_strip_and_the_whole_video_at_its_own_speed(tmp_path):
+    write_numbered(tmp_path / "v.mp4", 100)  # 4 s at 25 fps
+    film = films.film("v.mp4", str(tmp_path), "pyav", (("true", "counting"),))
+    strip, moving = opened(film.strip), opened(film.moving)
+    width = round(144 * films.STRIP_HEIGHT / HEIGHT)
+    assert strip.size == (films.STRIP_FRAMES * (width + 2) - 2, films.STRIP_HEIGHT)
+    assert moving.height == films.MOVING_HEIGHT and moving.n_frames == 48 and moving.info["loop"] == 0
+    assert seconds_of(moving) == pytest.approx(4.0, abs=0.03)
+
+
+def test_the_frames_are_the_middles_of_equal_parts(tmp_path):
+    assert films.middles(8, 4).tolist() == [1, 3, 5, 7] and films.middles(2, 4).tolist() == [0, 0, 1, 1]
+    write_numbered(tmp_path / "v.mp4", 60)
+    with VideoReader("v.mp4", tmp_path) as reader:
+        frames = films.read_small(reader, films.middles(60, 6), HEIGHT)
+    assert [read_number(np.asarray(frame)) for frame in frames] == [5, 15, 25, 35, 45, 55]
+
+
+def test_large_frames_are_made_small_a_few_at_a_time(tmp_path, monkeypatch):
+    write_numbered(tmp_path / "v.mp4", 40)
+    asked = []
+    with VideoReader("v.mp4", tmp_path) as reader:
+        plain = [np.asarray(frame) for frame in films.read_small(reader, np.arange(0, 40, 4), 24)]
+        real = reader.frames
+        monkeypatch.setattr(reader, "frames", lambda indices: asked.append(len(indices)) or real(indices))
+        monkeypatch.setattr(films, "HELD_PIXELS", 3 * HEIGHT * 144)
+        few = [np.asarray(frame) for frame in films.read_small(reader, np.arange(0, 40, 4), 24)]
+    assert asked == [1, 3, 3, 3, 1] and np.array_equal(plain, few)
+
+
+@pytest.mark.parametrize("budget", [40_000, 4_000, 300])
+def test_a_moving_picture_is_made_coarser_until_it_fits(budget):
+    content = films.moving_picture(pictures(32), 4.0, budget)
+    picture = Image.open(io.BytesIO(content))
+    assert len(content) <= budget or picture.n_frames == 1
+    assert picture.size == (40, 30)
+    if picture.n_frames > 1:
+        assert seconds_of(picture) == pytest.approx(4.0, abs=0.05), "fewer frames stand longer"
+
+
+def test_frames_stand_in_a_row_with_gaps():
+    one, other = pictures(2)
+    row = np.asarray(films.side_by_side([one, other], gap=3))
+    assert row.shape == (30, 83, 3) and (row[:, 40:43] == 255).all()
+    assert np.array_equal(row[:, :40], one) and np.array_equal(row[:, 43:], other)
+
+
+def test_a_video_of_one_frame_and_a_very_wide_one_have_films(tmp_path):
+    write_numbered(tmp_path / "one.mp4", 1)
+    film = films.film("one.mp4", str(tmp_path), "pyav", ())
+    assert opened(film.strip).height == films.STRIP_HEIGHT and opened(film.moving).height == films.MOVING_HEIGHT
+    wide = films._scaled(Image.new("RGB", (4000, 10)), 96)
+    assert wide.size == (384, 96), "at most four times as wide as high"
+
+
+def test_a_video_that_cannot_be_read_is_a_decode_error(tmp_path):
+    with pytest.raises(DecodeError, match=r"none.mp4: no such file"):
+        films.film("none.mp4", str(tmp_path), "pyav", ())
