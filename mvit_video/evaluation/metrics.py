@@ -192,9 +192,9 @@ def paired_difference(one: np.ndarray, other: np.ndarray) -> list[float]:
     only_one, only_other = int((one & ~other).sum()), int((~one & other).sum())
     first, second = (both + only_one) / count, (both + only_other) / count
     (low1, high1), (low2, high2) = (np.array(wilson(int(hits.sum()), count)) / 100 for hits in (one, other))
-    product = both * neither - only_one * only_other
+    product = float(both * neither - only_one * only_other)
     if product > 0:
-        product = max(product - count / 2, 0)  # his continuity correction
+        product = max(product - count / 2, 0.0)  # his continuity correction
     scale = (both + only_one) * (only_other + neither) * (both + only_other) * (only_one + neither)
     correlation = product / sqrt(scale) if scale else 0.0
     below, above = (
