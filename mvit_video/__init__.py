@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvit_video.model.variants import build_model, list_models
 from mvit_video.model.weights import zoo
-from mvit_video.model.weights.checkpoints import load_weights
+from mvit_video.model.weights.load import load_weights
 from mvit_video.version import __version__
 
 if TYPE_CHECKING:
