@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mvit_video.inference.predictor import Predictor
     from mvit_video.model.variants import build_model, list_models
     from mvit_video.model.weights import zoo
-    from mvit_video.model.weights.checkpoints import load_weights
+    from mvit_video.model.weights.load import load_weights
 
 __all__ = ["Predictor", "VideoReader", "__version__", "build_model", "list_models", "load_weights", "zoo"]
 
@@ -20,7 +20,7 @@ _MODULES = {
     "VideoReader": "mvit_video.data.video.reader",
     "build_model": "mvit_video.model.variants",
     "list_models": "mvit_video.model.variants",
-    "load_weights": "mvit_video.model.weights.checkpoints",
+    "load_weights": "mvit_video.model.weights.load",
 }
 
 
