@@ -18,7 +18,8 @@ from mvit_video.evaluation import metrics
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.scores_file import SCORES, save_scores
 from mvit_video.evaluation.views import VideoScores
-from mvit_video.model.weights.checkpoints import ModelCard, checkpoint_file
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.load import checkpoint_file
 from mvit_video.paths import write_json, write_whole
 from mvit_video.version import __version__
 
