@@ -115,7 +115,7 @@ def train_run(
     say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
     say(checked)
     batches = training_loader(dataset, sampler, config.data.workers, settings.clips_per_pass, device)
-    watcher = Watcher(run, config, train.classes, span.first_step)
+    watcher = Watcher(run, config, train.classes, span.first_step, say)
     validate = make_validator(val) if val is not None else None
     with _algorithms(settings.deterministic):
         run_training(trainer, batches, run, card, span, watcher, validate, config.data.on_error, about)
