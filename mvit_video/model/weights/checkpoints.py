@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from mvit_video.config.schema import Preprocessing, Settings
+from mvit_video.config.schema import InputSettings, Settings
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.errors import CheckpointError, MvitVideoError, did_you_mean
 from mvit_video.model.baselines import BASELINES
@@ -55,7 +55,7 @@ class ModelCard(Settings):
     """Constructor arguments besides those that follow from the classes and the preprocessing."""
     classes: tuple[str, ...]
     """Class names in label order."""
-    preprocessing: Preprocessing
+    preprocessing: InputSettings
     """From a video to the network's input."""
     protocol: str = "1x1"
     """Views per video that the training run's configuration evaluates with: clips × crops."""
