@@ -11,7 +11,8 @@ from tiny_models import randomise
 from mvit_video import build_model, cli
 from mvit_video.config.schema import InputSettings
 from mvit_video.evaluation.results import NAMES
-from mvit_video.model.weights.checkpoints import ModelCard, read_checkpoint, save_checkpoint
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.files import read_checkpoint, save_checkpoint
 
 CONFIG = REPOSITORY / "configs/custom/finetune.yaml"
 SHORT = (

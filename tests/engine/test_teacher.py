@@ -13,7 +13,8 @@ from mvit_video.errors import ConfigError
 from mvit_video.model import variants
 from mvit_video.model.variants import build_model
 from mvit_video.model.weights import zoo
-from mvit_video.model.weights.checkpoints import ModelCard, model_from_card, save_checkpoint
+from mvit_video.model.weights.card import ModelCard, model_from_card
+from mvit_video.model.weights.files import save_checkpoint
 
 CPU = torch.device("cpu")
 INPUT = dict(num_frames=8, sampling_rate=3, short_side=40, crop_size=32)

@@ -8,8 +8,8 @@ from tiny_models import relative_difference, tiny_image, tiny_video
 from mvit_video import build_model, load_weights
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.variants import VARIANTS, input_size
-from mvit_video.model.weights.checkpoints import Weights, fit_weights
 from mvit_video.model.weights.inflate import inflate_filter
+from mvit_video.model.weights.load import Weights, fit_weights
 from mvit_video.model.weights.zoo import ZOO
 
 
