@@ -201,7 +201,7 @@ def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
         name=config.model.name,
         arguments=config.model.arguments,
         classes=classes,
-        preprocessing=config.data.preprocessing(),
+        preprocessing=config.data.input,
         protocol=config.evaluation.protocol.rpartition("-")[2],  # the views of a named one: 5x1 of kinetics-5x1
     )
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mvit_video import cli, figures
 from mvit_video.config.load import load_config
-from mvit_video.config.schema import Preprocessing, TrainSettings
+from mvit_video.config.schema import InputSettings, TrainSettings
 from mvit_video.data.mixing import Mixer, mix_generator
 from mvit_video.engine import first_batch
 from mvit_video.engine.metrics_log import read_metrics
@@ -137,7 +137,7 @@ def test_wandb_gets_the_numbers_and_a_resumed_run_its_own_id(few_videos, tmp_pat
 
 def test_the_first_batch_s_frames_are_the_ones_before_normalising():
     frames = torch.randint(0, 256, (3, 5, 6, 7), dtype=torch.uint8)
-    inputs = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    inputs = InputSettings(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (inputs.mean, inputs.std))
     found = first_batch.pictures((frames / 255 - mean) / std, inputs)
     assert np.array_equal(found, frames.permute(1, 2, 3, 0).numpy())
