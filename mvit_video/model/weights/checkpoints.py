@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from mvit_video.config.schema import Preprocessing, Settings
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.errors import CheckpointError, MvitVideoError, did_you_mean
-from mvit_video.model.baselines import BASELINES
+from mvit_video.model.registry import MODELS, ModelEntry, build_model, model_entry
 from mvit_video.model.relative_position import resample_table
-from mvit_video.model.variants import VARIANTS, build_model
 from mvit_video.model.weights.files import read_tensors
 from mvit_video.model.weights.formats import to_ours
 from mvit_video.model.weights.inflate import check_inflation, inflate, is_image
@@ -114,6 +113,14 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     return state, _card(metadata, path)
 
 
+def _entry_of_card(card: ModelCard, source: str | Path) -> ModelEntry:
+    """The network that a card names; CheckpointError where nothing has registered it."""
+    try:
+        return model_entry(card.name)
+    except MvitVideoError as reason:
+        raise CheckpointError(f"{source}: its card describes no network that can be built ({reason})") from None
+
+
 def has_card(file: Path) -> bool:
     """Whether this is a checkpoint of ours, or a safetensors file so damaged that nobody can tell."""
     with file.open("rb") as content:
@@ -188,8 +195,8 @@ class Weights:
 
     @property
     def of_baseline(self) -> bool:
-        """Whether these are weights of another project's network, trained here."""
-        return self.card is not None and self.card.name in BASELINES
+        """Whether these are weights of a network that no other project has files of."""
+        return self.card is not None and not model_entry(self.card.name).capabilities.formats
 
     @property
     def num_classes(self) -> int | None:
@@ -263,7 +270,7 @@ def read_weights(source: str | Path) -> Weights:
     name = str(source)
     tensors, metadata = read_tensors(checkpoint_file(source), source)
     card = _card(metadata, source) if CARD_KEY in metadata else None
-    if card is not None and card.name in BASELINES:
+    if card is not None and not _entry_of_card(card, source).capabilities.formats:
         return Weights(name, "native", tensors, (), card)
     kind, state = to_ours(tensors, source)
     if card is not None:
@@ -365,8 +372,9 @@ def recognise_model(state: Mapping[str, Tensor]) -> str | None:
     """The registered network that has exactly these shapes, whatever its head; None where there is none."""
     shapes = {name: tensor.shape for name, tensor in state.items() if name not in HEAD}
     blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    for name, arguments in VARIANTS.items():
-        if sum(arguments.get("depths", ())) == blocks:
+    for name in MODELS.names():
+        entry = MODELS.get(name)
+        if entry.capabilities.formats and sum(entry.defaults.get("depths", ())) == blocks:
             with torch.device("meta"):
                 wanted = build_model(name).state_dict()
             if shapes == {key: tensor.shape for key, tensor in wanted.items() if key not in HEAD}:
