@@ -16,7 +16,9 @@ from mvit_video.errors import ConfigError
 from mvit_video.evaluation.evaluate import evaluate
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import FILES, NAMES, REPORT, circumstances, write_results
-from mvit_video.model.weights.checkpoints import Measured, load_checkpoint, save_checkpoint
+from mvit_video.model.weights.card import Measured
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 from mvit_video.paths import fresh_folder
 from mvit_video.report.evaluation_page import evaluation_report
 

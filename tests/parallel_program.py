@@ -17,7 +17,7 @@ from mvit_video.engine.distributed import is_first, joined_processes, rank, worl
 from mvit_video.engine.nonfinite import NonFiniteStep, write_report
 from mvit_video.engine.parallel import whole_tensors
 from mvit_video.engine.trainer import Trainer, make_learner
-from mvit_video.model.weights.checkpoints import ModelCard
+from mvit_video.model.weights.card import ModelCard
 
 CPU = torch.device("cpu")
 CLIPS = torch.randn(8, 3, 8, 32, 32, generator=torch.Generator().manual_seed(3))

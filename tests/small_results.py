@@ -8,7 +8,8 @@ from tiny_models import randomise
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config
 from mvit_video.evaluation.views import VideoScores
-from mvit_video.model.weights.checkpoints import ModelCard, model_from_card, save_checkpoint
+from mvit_video.model.weights.card import ModelCard, model_from_card
+from mvit_video.model.weights.files import save_checkpoint
 
 DEMO = Path(__file__).resolve().parents[1] / "configs/demo/motion.yaml"
 INPUT = ["data.num_frames=4", "data.short_side=40", "data.crop_size=32", "data.workers=0"]

@@ -58,7 +58,8 @@ def test_our_networks_and_inference_work_with_torchvision_and_pytorchvideo_block
         from mvit_video.config.schema import Preprocessing
         from mvit_video.errors import ConfigError
         from mvit_video.inference.predictor import Predictor
-        from mvit_video.model.weights.checkpoints import ModelCard, save_checkpoint
+        from mvit_video.model.weights.card import ModelCard
+        from mvit_video.model.weights.files import save_checkpoint
 
         model = mvit_video.build_model("mvitv2_nano_8x3", num_classes=2)
         assert model(torch.zeros(1, 3, 8, 48, 48)).shape == (1, 2)

@@ -5,7 +5,8 @@ from pathlib import Path
 from tiny_models import SMALL, randomise
 
 from mvit_video.config.schema import Preprocessing
-from mvit_video.model.weights.checkpoints import ModelCard, model_from_card, save_checkpoint
+from mvit_video.model.weights.card import ModelCard, model_from_card
+from mvit_video.model.weights.files import save_checkpoint
 
 
 def write_tiny(path: Path, sampling: str = "dense", seed: int = 3, **arguments) -> Path:

@@ -111,7 +111,7 @@ class DataSettings(Preprocessing):
     classes: str | None = None
     """Text file of class names, one a line, in the order of the labels; without it classes.txt beside the list, else its own names."""
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the videos for validation where train is auto and there is no val: chosen by a hash of each path."""
+    """Share of each class's videos for validation where train is auto and there is no val: chosen by hashes of their paths."""
     planned_videos: Positive | None = None
     """Training videos that --dry-run counts with where data.train is not there: those of the published list."""
     planned_classes: Positive | None = None

@@ -40,14 +40,9 @@ from mvit_video.engine.trainer import Trainer, make_learner, run_training, seed_
 from mvit_video.engine.watching import Watcher
 from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.model.registry import lacks, model_entry
-from mvit_video.model.weights.checkpoints import (
-    ModelCard,
-    Weights,
-    model_from_card,
-    put_weights,
-    read_weights,
-    save_checkpoint,
-)
+from mvit_video.model.weights.card import ModelCard, model_from_card
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.load import Weights, put_weights, read_weights
 
 
 def training_lists(config: Config) -> tuple[VideoList, VideoList | None]:

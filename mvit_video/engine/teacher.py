@@ -9,8 +9,9 @@ from mvit_video.config.schema import Preprocessing
 from mvit_video.download import sha256
 from mvit_video.engine.losses import resized
 from mvit_video.errors import ConfigError
-from mvit_video.model.weights.checkpoints import ModelCard, checkpoint_file
+from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.load import checkpoint_file
 
 
 class Teacher:

@@ -18,7 +18,7 @@ from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies, results
 from mvit_video.evaluation.views import Reorder, VideoScores, ViewScorer, frame_order, score_views
-from mvit_video.model.weights.checkpoints import ModelCard
+from mvit_video.model.weights.card import ModelCard
 from mvit_video.progress import progress_bar
 
 

@@ -24,7 +24,7 @@ from mvit_video.data.video.limits import short_reason
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import ConfigError, DecodeError, InputError
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.model.weights.checkpoints import ModelCard
+from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.convert import load_any
 
 Video = str | Path | np.ndarray

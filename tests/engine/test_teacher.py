@@ -14,7 +14,8 @@ from mvit_video.model.mvit import MViT
 from mvit_video.model.mvit_variants import MVIT
 from mvit_video.model.registry import MODELS, build_model, register_model
 from mvit_video.model.weights import zoo
-from mvit_video.model.weights.checkpoints import ModelCard, model_from_card, save_checkpoint
+from mvit_video.model.weights.card import ModelCard, model_from_card
+from mvit_video.model.weights.files import save_checkpoint
 
 CPU = torch.device("cpu")
 INPUT = dict(num_frames=8, sampling_rate=3, short_side=40, crop_size=32)

@@ -22,7 +22,8 @@ from mvit_video.engine.run import train_run, training_lists
 from mvit_video.engine.trainer import Trainer, make_learner, seed_step
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError, TrainingError
 from mvit_video.evaluation.evaluate import validator
-from mvit_video.model.weights.checkpoints import ModelCard, load_checkpoint
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.load import load_checkpoint
 
 CPU = torch.device("cpu")
 

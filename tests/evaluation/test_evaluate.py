@@ -15,7 +15,7 @@ from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies
 from mvit_video.evaluation.views import frame_order, reversed_frames, shuffled_frames
-from mvit_video.model.weights.checkpoints import load_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 
 CPU = torch.device("cpu")
 

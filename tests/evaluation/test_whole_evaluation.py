@@ -21,7 +21,7 @@ from mvit_video.data.lists.read import read_videos
 from mvit_video.data.synthetic import write_video
 from mvit_video.evaluation.scores_file import load_scores
 from mvit_video.model.weights import convert
-from mvit_video.model.weights.checkpoints import load_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 from mvit_video.model.weights.zoo import ZOO
 
 VIDEOS = 9

@@ -25,7 +25,9 @@ from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.inference import export
 from mvit_video.inference.export import example_clips, export_checkpoint
 from mvit_video.inference.predictor import Predictor
-from mvit_video.model.weights.checkpoints import CARD_KEY, ModelCard, load_checkpoint, save_checkpoint
+from mvit_video.model.weights.card import CARD_KEY, ModelCard
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 
 RUNNER = REPOSITORY / "examples/onnx_runner.py"
 

@@ -17,7 +17,8 @@ from mvit_video.evaluation.evaluate import Evaluator
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference import predictor as predictor_module
 from mvit_video.inference.predictor import Predictor, choose_device, find_videos, groups, read_ahead
-from mvit_video.model.weights.checkpoints import ModelCard, save_checkpoint
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.zoo import ZOO
 
 

@@ -9,15 +9,10 @@ from mvit_video.config.schema import Config, Preprocessing
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.registry import model_entry
 from mvit_video.model.weights.auto import with_network_of_weights
-from mvit_video.model.weights.checkpoints import (
-    ModelCard,
-    load_checkpoint,
-    model_from_card,
-    put_weights,
-    read_weights,
-    save_checkpoint,
-)
+from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.convert import convert
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.load import load_checkpoint, put_weights, read_weights
 
 # Small inputs where the network allows it; torchvision's MViTv2 is made for one size.
 SMALL = {

@@ -5,7 +5,7 @@ from typing import Any
 from mvit_video.config.load import config_from_dict
 from mvit_video.config.schema import AUTO, Config, Preprocessing
 from mvit_video.errors import ConfigError
-from mvit_video.model.weights.checkpoints import read_weights
+from mvit_video.model.weights.load import read_weights
 from mvit_video.model.weights.zoo import zoo_entry
 
 

@@ -11,22 +11,19 @@ from torch import nn
 from mvit_video.config.schema import Preprocessing
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.registry import build_model, model_entry
-from mvit_video.model.weights.checkpoints import (
+from mvit_video.model.weights.card import ModelCard, model_from_card, model_of_file
+from mvit_video.model.weights.files import has_card, save_checkpoint
+from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
+from mvit_video.model.weights.load import (
     LoadReport,
-    ModelCard,
     Weights,
     checkpoint_file,
     fit_weights,
-    has_card,
     load_checkpoint,
-    model_from_card,
-    model_of_file,
     put_weights,
     read_weights,
     recognise_model,
-    save_checkpoint,
 )
-from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
 from mvit_video.model.weights.zoo import ZOO, ZooEntry
 from mvit_video.paths import output_file, write_whole
 

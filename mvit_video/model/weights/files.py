@@ -1,17 +1,24 @@
-"""Files of weights, read without running what is in them: safetensors, and what `torch.save` writes."""
+"""Files of weights, read without running what is in them: safetensors, and what `torch.save` writes.
+
+Ours are safetensors with a card (see card.py) among their metadata.
+"""
 
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
 
 from mvit_video.errors import CheckpointError
+from mvit_video.model.weights.card import CARD_KEY, ModelCard, read_card
+from mvit_video.paths import local_file, write_whole
 
 WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTS = (torch.int64,)  # what networks hold besides: batches that a norm has seen, indices of a table
@@ -40,6 +47,43 @@ NOT_READ = (
     "numpy.dtype",
     "argparse.Namespace",
 )
+
+
+def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> None:
+    """Weights and card in one safetensors file; there whole or not at all. Raises CheckpointError for NaN or Inf."""
+    save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, card)
+
+
+def save_tensors(path: str | Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
+    """`save_checkpoint` of weights that lie on the CPU already."""
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(f"{path}: not written, because '{broken[0]}' holds NaN or Inf ({len(broken)} tensors do)")
+    write_whole(path, to_safetensors(dict(state), metadata={CARD_KEY: card.model_dump_json()}))
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
+    """Tensors and card of a checkpoint of ours. Raises CheckpointError that says what the file is not."""
+    state, metadata = read_tensors(local_file(path, CheckpointError), path)
+    if CARD_KEY not in metadata:
+        kind = "a safetensors file" if Path(path).suffix == ".safetensors" else "a checkpoint"
+        raise CheckpointError(
+            f"{path}: is {kind} without our card: train writes one with it, `mvit-video convert --to native` adds it"
+        )
+    return state, read_card(metadata, path)
+
+
+def has_card(file: Path) -> bool:
+    """Whether this is a checkpoint of ours, or a safetensors file so damaged that nobody can tell."""
+    with file.open("rb") as content:
+        start = content.read(9)
+    if start[8:9] != b"{" and file.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(file, framework="pt") as content:
+            return CARD_KEY in (content.metadata() or {})
+    except (SafetensorError, OSError):
+        return True
 
 
 def read_tensors(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,16 +8,11 @@ from mvit_video import build_model
 from mvit_video.cli import main
 from mvit_video.config.schema import Preprocessing
 from mvit_video.errors import ConfigError
-from mvit_video.model.weights.checkpoints import (
-    ModelCard,
-    load_checkpoint,
-    model_from_card,
-    read_checkpoint,
-    read_weights,
-    save_checkpoint,
-)
+from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.convert import convert
+from mvit_video.model.weights.files import read_checkpoint, save_checkpoint
 from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
+from mvit_video.model.weights.load import load_checkpoint, read_weights
 
 CLASSES = [f"action {number}" for number in range(6)]
 

@@ -9,8 +9,8 @@ from mvit_video import build_model, load_weights
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.mvit_variants import VARIANTS
 from mvit_video.model.registry import model_entry
-from mvit_video.model.weights.checkpoints import Weights, fit_weights
 from mvit_video.model.weights.inflate import inflate_filter
+from mvit_video.model.weights.load import Weights, fit_weights
 from mvit_video.model.weights.zoo import ZOO
 
 

@@ -12,16 +12,11 @@ from mvit_video import build_model, load_weights
 from mvit_video.config.schema import Preprocessing
 from mvit_video.download import cache_place
 from mvit_video.errors import CheckpointError
-from mvit_video.model.weights.checkpoints import (
-    ModelCard,
-    checkpoint_file,
-    load_checkpoint,
-    model_from_card,
-    read_weights,
-    save_checkpoint,
-)
+from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.formats import to_ours, to_pyslowfast, to_torchvision
+from mvit_video.model.weights.load import checkpoint_file, load_checkpoint, read_weights
 from mvit_video.model.weights.zoo import ZOO
 
 

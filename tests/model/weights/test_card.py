@@ -6,8 +6,10 @@ from safetensors.torch import save_file
 
 from mvit_video.config.schema import Preprocessing
 from mvit_video.errors import CheckpointError
-from mvit_video.model.weights.checkpoints import CARD_KEY, ModelCard, load_checkpoint, model_from_card, save_checkpoint
+from mvit_video.model.weights.card import CARD_KEY, ModelCard, model_from_card
 from mvit_video.model.weights.convert import convert
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 
 CARD = ModelCard(
     name="mvitv2_nano_8x3",
