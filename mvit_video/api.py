@@ -38,7 +38,7 @@ def held_out_list(config: Config, classes: tuple[str, ...]) -> VideoList:
 def check_evaluation(config: Config) -> None:
     """ConfigError, before the training, where the evaluation after it could not be made."""
     if config.evaluation.after_training:
-        Protocol.parse(config.evaluation.protocol).check(config.data.preprocessing())
+        Protocol.parse(config.evaluation.protocol).check(config.data.input)
         if config.data.train != AUTO and config.data.test is None and config.data.val is None:
             raise ConfigError("evaluation.after_training wants data.test or data.val: name one of them, or unset it")
 

@@ -22,7 +22,7 @@ def settings(root: Path, *words: str) -> Config:
 def random_checkpoint(path: Path, config: Config, classes: tuple[str, ...]) -> Path:
     """The demonstration's network for the input of `settings`, with weights that make its answers differ."""
     card = ModelCard(
-        name=config.model.name, arguments={}, classes=classes, preprocessing=config.data.preprocessing(), protocol="2x3"
+        name=config.model.name, arguments={}, classes=classes, preprocessing=config.data.input, protocol="2x3"
     )
     save_checkpoint(path, randomise(model_from_card(card), seed=4), card)
     return path

@@ -5,7 +5,7 @@ is not here but in the YAML file of its recipe, with its source.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -54,8 +54,8 @@ class ModelSettings(Settings):
         return self
 
 
-class Preprocessing(Settings):
-    """From a video to the network's input. Travels with the weights, so that a checkpoint is enough to predict."""
+class InputSettings(Settings):
+    """From a video to the network's input: the only part of `data` that travels with the weights (`ModelCard.preprocessing`)."""
 
     num_frames: Positive = 16
     """Frames in a clip."""
@@ -80,7 +80,7 @@ class Preprocessing(Settings):
     def crop_hw(self) -> tuple[int, int]:
         return height_width(self.crop_size)
 
-    def at_resolution(self, pixels: int) -> "Preprocessing":
+    def at_resolution(self, pixels: int) -> "InputSettings":
         """The same with a crop whose shorter side has so many pixels, and all lengths in proportion."""
         height, width = self.crop_hw
         short_side, *crop = (round(length * pixels / min(height, width)) for length in (self.short_side, height, width))
@@ -89,7 +89,7 @@ class Preprocessing(Settings):
         )
 
     @model_validator(mode="after")
-    def _crop_fits(self) -> "Preprocessing":
+    def _crop_fits(self) -> "InputSettings":
         if min(self.crop_hw) > self.short_side:
             raise ValueError(
                 f"crop_size {self.crop_size} is larger than short_side {self.short_side}: the crop must fit"
@@ -99,7 +99,9 @@ class Preprocessing(Settings):
         return self
 
 
-class DataSettings(Preprocessing):
+class ListSettings(Settings):
+    """Which videos there are, and which of them are for what."""
+
     root: str = "."
     """Folder that the lists below and the paths in them are relative to."""
     train: str | None = None
@@ -120,6 +122,20 @@ class DataSettings(Preprocessing):
     """Regular expression for file names: videos in which it (or its first group) finds the same text stay on one side of that split."""
     allow_missing: bool = False
     """Go on where files of a list are missing: left out of training, counted as wrong in evaluation, written to missing.txt."""
+
+    @field_validator("split_group")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as reason:
+            raise ValueError(f"'{pattern}' is not a regular expression ({reason})") from None
+        return pattern
+
+
+class DecodingSettings(Settings):
+    """How frames are read, and what becomes of videos that cannot be."""
+
     decoder: Literal["pyav", "decord", "frames"] = "pyav"
     """Who decodes; decord's FFmpeg is old: for files of your own only; frames: folders of numbered pictures, which pyav takes too."""
     decode_timeout: Annotated[float, Field(ge=0)] = 60.0
@@ -128,6 +144,11 @@ class DataSettings(Preprocessing):
     """Processes that decode and augment; changes speed only, never a sample."""
     on_error: Literal["stop", "skip", "substitute"] = "stop"
     """For a training video that cannot be decoded: stop, leave it out, or take another one; events.jsonl records each."""
+
+
+class AugmentationSettings(Settings):
+    """What training does to clips and evaluation does not."""
+
     repeated_aug: Positive = 1
     """Clips from each decoded training video, each from its own time and augmented in its own way; clips_per_step counts all of them."""
     crop: Literal["resized", "jitter"] = "resized"
@@ -147,17 +168,8 @@ class DataSettings(Preprocessing):
     erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the training clips that get a box of noise, the same box in all frames."""
 
-    @field_validator("split_group")
-    @classmethod
-    def _is_a_pattern(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "")
-        except re.error as reason:
-            raise ValueError(f"'{pattern}' is not a regular expression ({reason})") from None
-        return pattern
-
     @model_validator(mode="after")
-    def _ranges_rise(self) -> "DataSettings":
+    def _ranges_rise(self) -> "AugmentationSettings":
         for name in ("crop_area", "crop_ratio", "jitter_scales"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
@@ -166,16 +178,42 @@ class DataSettings(Preprocessing):
             raise ValueError(
                 f"crop_area [{self.crop_area[0]:g}, {self.crop_area[1]:g}] must not exceed 1, the whole picture"
             )
+        return self
+
+
+Part = TypeVar("Part", bound=Settings)
+
+
+class DataSettings(AugmentationSettings, DecodingSettings, ListSettings, InputSettings):
+    """The section `data` of a config file. Code takes one of its four parts, which stand here in the file's order from right to left."""
+
+    @property
+    def input(self) -> InputSettings:
+        return self._part(InputSettings)
+
+    @property
+    def lists(self) -> ListSettings:
+        return self._part(ListSettings)
+
+    @property
+    def decoding(self) -> DecodingSettings:
+        return self._part(DecodingSettings)
+
+    @property
+    def augmentation(self) -> AugmentationSettings:
+        return self._part(AugmentationSettings)
+
+    def _part(self, kind: type[Part]) -> Part:
+        return kind(**{name: getattr(self, name) for name in kind.model_fields})
+
+    @model_validator(mode="after")
+    def _jitter_covers_the_crop(self) -> "DataSettings":
         if self.crop == "jitter" and self.jitter_scales[0] < max(self.crop_hw):
             raise ValueError(
                 f"crop_size {self.crop_size} is larger than the smallest of jitter_scales {list(self.jitter_scales)}: "
                 "the crop must fit"
             )
         return self
-
-    def preprocessing(self) -> Preprocessing:
-        """The part of these settings that belongs to the weights."""
-        return Preprocessing(**{name: getattr(self, name) for name in Preprocessing.model_fields})
 
 
 class TrainSettings(Settings):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import BadVideo
 from mvit_video.engine.distributed import everyones, gathered
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
@@ -35,7 +35,7 @@ def handle_bad_videos(batch: dict, on_error: str, events: MetricsLog, step: int,
         )
 
 
-def no_clips(preprocessing: Preprocessing) -> dict:
+def no_clips(preprocessing: InputSettings) -> dict:
     """A batch of none, for a process whose videos were all bad."""
     clips = torch.empty(0, 3, preprocessing.num_frames, *preprocessing.crop_hw)
     names = dict.fromkeys(("video_name", "video_index", "clip_index", "aug_index"), ())

@@ -115,7 +115,7 @@ def train_run(
     say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
     say(checked)
     batches = training_loader(dataset, sampler, config.data.workers, settings.clips_per_pass, device)
-    watcher = Watcher(run, config, train.classes, span.first_step)
+    watcher = Watcher(run, config, train.classes, span.first_step, say)
     validate = make_validator(val) if val is not None else None
     with _algorithms(settings.deterministic):
         run_training(trainer, batches, run, card, span, watcher, validate, config.data.on_error, about)
@@ -201,7 +201,7 @@ def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
         name=config.model.name,
         arguments=config.model.arguments,
         classes=classes,
-        preprocessing=config.data.preprocessing(),
+        preprocessing=config.data.input,
         protocol=config.evaluation.protocol.rpartition("-")[2],  # the views of a named one: 5x1 of kinetics-5x1
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvit_video.config.schema import Config, Preprocessing
+from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.lists.read import VideoList
 from mvit_video.download import sha256
 from mvit_video.engine.distributed import world_size
@@ -108,7 +108,7 @@ def circumstances(
     device: torch.device,
     multi_label: bool = False,
     frames: str = "in-order",
-    shown: Preprocessing | None = None,
+    shown: InputSettings | None = None,
 ) -> dict:
     """What results.json says of where its numbers come from. `shown` is what the network saw, if not as trained."""
     shown = shown or card.preprocessing

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import view_indices
 from mvit_video.errors import ConfigError, did_you_mean
 from mvit_video.inference.predictor import Prediction, Predictor, groups, open_video
@@ -160,7 +160,7 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _whole_video(settings: Preprocessing, fps: float, video_frames: int) -> WindowPlan:
+def _whole_video(settings: InputSettings, fps: float, video_frames: int) -> WindowPlan:
     """Clips that follow one another; for a model that samples whole videos, one."""
     if settings.sampling == "segment":
         return WindowPlan(video_frames, video_frames, view_indices(video_frames, fps, settings, 1)[0])
@@ -168,7 +168,7 @@ def _whole_video(settings: Preprocessing, fps: float, video_frames: int) -> Wind
     return WindowPlan(plan.length, plan.length, plan.taken)
 
 
-def crop_box(settings: Preprocessing, height: int, width: int) -> tuple[float, float, float, float]:
+def crop_box(settings: InputSettings, height: int, width: int) -> tuple[float, float, float, float]:
     """What the network sees of a picture: (top, left, height, width) of the centre crop as shares of its sides."""
     scale = settings.short_side / min(height, width)
     tall, wide = settings.crop_hw[0] / (scale * height), settings.crop_hw[1] / (scale * width)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tiny_models import randomise
 
 from mvit_video import build_model, cli
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.evaluation.results import NAMES
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.files import read_checkpoint, save_checkpoint
@@ -32,7 +32,7 @@ def pretrained(tmp_path_factory):
         name="mvitv2_nano_8x3",
         arguments=arguments,
         classes=("one", "two"),
-        preprocessing=Preprocessing(num_frames=4, sampling_rate=2, target_fps=15, short_side=36, crop_size=32),
+        preprocessing=InputSettings(num_frames=4, sampling_rate=2, target_fps=15, short_side=36, crop_size=32),
     )
     model = randomise(build_model(card.name, num_classes=2, num_frames=4, crop_size=32, **arguments), 0)
     file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"

@@ -61,7 +61,7 @@ def test_a_published_recipe_has_its_whole_plan_without_its_data(monkeypatch, rec
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_evaluates_with_views_that_its_sampling_has(path):
     config = with_network_of_weights(load_config(path))
-    Protocol.parse(config.evaluation.protocol).check(config.data.preprocessing())
+    Protocol.parse(config.evaluation.protocol).check(config.data.input)
 
 
 def test_the_plan_of_the_kinetics_recipe_is_in_effective_numbers():

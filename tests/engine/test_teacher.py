@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from tiny_models import relative_difference, tiny_video
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.engine.teacher import Teacher, read_teacher
 from mvit_video.errors import ConfigError
@@ -25,7 +25,7 @@ PIXELS = torch.rand(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(2))
 
 def card(classes=CLASSES, **changes):
     return ModelCard(
-        name="mvitv2_s_16x4", arguments={}, classes=classes, preprocessing=Preprocessing(**(INPUT | changes))
+        name="mvitv2_s_16x4", arguments={}, classes=classes, preprocessing=InputSettings(**(INPUT | changes))
     )
 
 
@@ -107,7 +107,7 @@ def test_segments_have_no_rate_to_agree_on():
 
 
 def test_a_saved_checkpoint_is_a_teacher_with_its_digest(tmp_path):
-    named = ModelCard(name="mvitv2_nano_8x3", arguments={}, classes=CLASSES, preprocessing=Preprocessing(**INPUT))
+    named = ModelCard(name="mvitv2_nano_8x3", arguments={}, classes=CLASSES, preprocessing=InputSettings(**INPUT))
     model = model_from_card(named).eval()
     save_checkpoint(tmp_path / "t.safetensors", model, named)
     teacher = read_teacher(str(tmp_path / "t.safetensors"), card(), CPU)
@@ -115,7 +115,7 @@ def test_a_saved_checkpoint_is_a_teacher_with_its_digest(tmp_path):
 
 
 def test_a_baseline_that_was_trained_here_is_a_teacher(tmp_path):
-    named = ModelCard(name="pytorchvideo/x3d_s", arguments={}, classes=CLASSES, preprocessing=Preprocessing(**INPUT))
+    named = ModelCard(name="pytorchvideo/x3d_s", arguments={}, classes=CLASSES, preprocessing=InputSettings(**INPUT))
     model = model_from_card(named).eval()
     save_checkpoint(tmp_path / "t.safetensors", model, named)
     assert torch.equal(read_teacher(str(tmp_path / "t.safetensors"), card(), CPU)(PIXELS), model(PIXELS).detach())

@@ -10,7 +10,7 @@ from tiny_models import randomise, tiny_video
 from tiny_predictor import nano_predictor
 from torch import nn
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.synthetic import (
     CLASSES,
     FPS,
@@ -236,7 +236,7 @@ def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 80), (80, 64), (48, 48), (240, 1000)])
 def test_the_box_is_what_the_network_sees(height, width):
-    settings = Preprocessing(short_side=48, crop_size=40)
+    settings = InputSettings(short_side=48, crop_size=40)
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     ramp = np.stack([rows, columns, np.zeros_like(rows)], 2)
     clip = crop_at(scale_short_side(torch.from_numpy(ramp).float().permute(2, 0, 1)[:, None], 48), (40, 40), 1)

@@ -5,7 +5,7 @@ import torch
 
 from mvit_video import build_model, list_models, load_weights
 from mvit_video.compat import import_pytorchvideo, import_torchvision
-from mvit_video.config.schema import Config, Preprocessing
+from mvit_video.config.schema import Config, InputSettings
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.registry import model_entry
 from mvit_video.model.weights.auto import with_network_of_weights
@@ -140,7 +140,7 @@ def test_the_usual_input_of_a_network(name, size):
 
 def small_card(name: str, classes: tuple[str, ...]) -> ModelCard:
     frames, height, width = small_clips(name, 1).shape[2:]
-    inputs = Preprocessing(num_frames=frames, crop_size=(height, width), short_side=max(height, width))
+    inputs = InputSettings(num_frames=frames, crop_size=(height, width), short_side=max(height, width))
     return ModelCard(name=name, arguments={}, classes=classes, preprocessing=inputs)
 
 

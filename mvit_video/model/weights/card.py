@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import nn
 
-from mvit_video.config.schema import Preprocessing, Settings
+from mvit_video.config.schema import InputSettings, Settings
 from mvit_video.errors import CheckpointError, MvitVideoError
 from mvit_video.model.registry import ModelEntry, build_model, model_entry
 
@@ -35,7 +35,7 @@ class ModelCard(Settings):
     """Constructor arguments besides those that follow from the classes and the preprocessing."""
     classes: tuple[str, ...]
     """Class names in label order."""
-    preprocessing: Preprocessing
+    preprocessing: InputSettings
     """From a video to the network's input."""
     protocol: str = "1x1"
     """Views per video that the training run's configuration evaluates with: clips × crops."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.registry import build_model, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card, model_of_file
@@ -150,11 +150,11 @@ def _like(name: str, num_classes: int) -> ZooEntry | None:
     return next((entry for entry in ZOO.values() if (entry.model, entry.num_classes) == (name, num_classes)), None)
 
 
-def _usual_input(name: str) -> Preprocessing:
+def _usual_input(name: str) -> InputSettings:
     """The input that a network is named for (16x4 is every 4th of 16 frames), scaled to 8/7 of the crop before it."""
     entry = model_entry(name)
     crop = entry.defaults["crop_size"]
-    return Preprocessing(
+    return InputSettings(
         num_frames=entry.defaults["num_frames"],
         sampling_rate=entry.sampling_rate,
         short_side=round(crop * 8 / 7),

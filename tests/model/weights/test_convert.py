@@ -6,7 +6,7 @@ from tiny_models import randomise
 
 from mvit_video import build_model
 from mvit_video.cli import main
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.errors import ConfigError
 from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.convert import convert
@@ -106,7 +106,7 @@ def test_a_checkpoint_of_ours_keeps_its_network_and_takes_other_class_names(pysl
         name="mvitv2_nano_8x3",
         arguments={"depths": (1, 1)},
         classes=tuple(CLASSES),
-        preprocessing=Preprocessing(num_frames=4, crop_size=32, short_side=32),
+        preprocessing=InputSettings(num_frames=4, crop_size=32, short_side=32),
     )
     source, output = tmp_path / "ours.safetensors", tmp_path / "new.safetensors"
     save_checkpoint(source, model_from_card(card), card)
