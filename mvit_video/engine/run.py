@@ -18,10 +18,13 @@ from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.split import found_lists, split_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
-from mvit_video.engine.bad_videos import events_summary
-from mvit_video.engine.checkpoint import TrainingState, environment, load_state, newest_state, set_aside
+from mvit_video.engine.bad_videos import events_summary, without_bad_videos
+from mvit_video.engine.cautions import cautions, class_counts
+from mvit_video.engine.checkpoint import VALIDATION, TrainingState, environment, load_state, newest_state, set_aside
 from mvit_video.engine.distributed import everyones, gathered, is_first, rank, world_size
+from mvit_video.engine.ending import ended_at
 from mvit_video.engine.losses import Objective, check_resolutions
+from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.milestones import Span, Validate, whole_network
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.preflight import check_output, preflight
@@ -91,6 +94,9 @@ def train_run(
         say(f"note: {note}")
     sampler = step_sampler(config, len(train))
     per_epoch, last_step = sampler.steps_per_epoch, sampler.last_step
+    say(f"training videos: {class_counts(train)}")
+    for sentence in cautions(config, train, val, last_step):
+        say(f"warning: {sentence}")
     state = _agreed_state(run, say) if resume else None
     if state is not None:
         same_lists(state, lists)
@@ -124,6 +130,8 @@ def train_run(
     if learner.average is not None:
         _save_weights(run / AVERAGED_WEIGHTS, learner.average.model, card)
     everyones(0)  # none goes on before the files are there
+    sound = without_bad_videos(run, train)
+    say(ended_at(whole_network(learner.model, card), sound, make_validator, read_metrics(run / VALIDATION)))
     return run / WEIGHTS
 
 

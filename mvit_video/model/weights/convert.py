@@ -12,14 +12,13 @@ from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.registry import build_model, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card, model_of_file
-from mvit_video.model.weights.files import has_card, save_checkpoint
+from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
 from mvit_video.model.weights.load import (
     LoadReport,
     Weights,
-    checkpoint_file,
     fit_weights,
-    load_checkpoint,
+    model_of_weights,
     put_weights,
     read_weights,
     recognise_model,
@@ -79,9 +78,10 @@ def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
     The card of a public file is made of the zoo's facts for it, or for its network and number of classes.
     Raises CheckpointError; ConfigError where no names are known for its classes.
     """
-    if has_card(checkpoint_file(source)):
-        return load_checkpoint(source)
-    weights = _with_head(read_weights(source))
+    weights = read_weights(source)
+    if weights.card is not None:
+        return model_of_weights(weights.card, weights.state, source)
+    weights = _with_head(weights)
     try:
         card = _card(weights, _recognised(weights), None)
     except ConfigError:
