@@ -28,7 +28,6 @@ from mvit_video.engine.ending import ended_at
 from mvit_video.engine.losses import Objective, check_resolutions
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.milestones import Span, Validate, whole_network
-from mvit_video.engine.optimizer import linear_layers
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.preflight import check_output, preflight
 from mvit_video.engine.run_folder import (
@@ -46,6 +45,7 @@ from mvit_video.engine.teacher import read_teacher
 from mvit_video.engine.trainer import Trainer, make_learner, run_training, seed_step
 from mvit_video.engine.watching import Watcher
 from mvit_video.errors import ConfigError, MvitVideoError
+from mvit_video.model.registry import lacks, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import Weights, put_weights, read_weights
@@ -205,7 +205,7 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
     config = with_numbers(config, num_videos, num_classes)
     model = dry_model(config, num_classes)
     if num_classes is None:
-        num_classes = linear_layers(model)[-1].out_features
+        num_classes = model_entry(config.model.name).defaults["num_classes"]
     return Plan(config, device, model, num_classes, num_videos).text(0, giga_multiply_adds(config)) + note
 
 
@@ -238,7 +238,7 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], r
     """
     seed_step(config.train.seed, 0)
     model = model_from_card(card)
-    check_resolutions(model, config.model.name, config.train)
+    check_resolutions(config.model.name, config.train)
     if config.model.weights is not None and not resumed:
         weights = read_weights(config.model.weights)
         other_classes = weights.classes != card.classes
@@ -246,11 +246,10 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], r
             say(_new_head(weights, card))
         say(put_weights(model, weights, reset_head=other_classes).summary())
     if config.train.activation_checkpointing:
-        if not hasattr(model, "activation_checkpointing"):
-            raise ConfigError(
-                f"{config.model.name} has no activation checkpointing: unset train.activation_checkpointing"
-            )
-        setattr(model, "activation_checkpointing", True)  # noqa: B010 (of MViT, not of every module)
+        if not model_entry(config.model.name).capabilities.activation_checkpointing:
+            cure = "unset train.activation_checkpointing"
+            raise lacks(config.model.name, "has no activation checkpointing", cure)
+        setattr(model, "activation_checkpointing", True)  # noqa: B010 (which not every module has)
     return model
 
 

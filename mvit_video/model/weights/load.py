@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.download import local_file
 from mvit_video.errors import CheckpointError, did_you_mean
-from mvit_video.model.baselines import BASELINES
+from mvit_video.model.registry import MODELS, build_model, model_entry
 from mvit_video.model.relative_position import resample_table
-from mvit_video.model.variants import VARIANTS, build_model
-from mvit_video.model.weights.card import CARD_KEY, ModelCard, model_of_file, read_card
+from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
 from mvit_video.model.weights.files import check_whole, read_checkpoint, read_tensors
 from mvit_video.model.weights.formats import to_ours
 from mvit_video.model.weights.inflate import check_inflation, inflate, is_image
@@ -44,8 +43,8 @@ class Weights:
 
     @property
     def of_baseline(self) -> bool:
-        """Whether these are weights of another project's network, trained here."""
-        return self.card is not None and self.card.name in BASELINES
+        """Whether these are weights of a network that no other project has files of."""
+        return self.card is not None and not model_entry(self.card.name).capabilities.formats
 
     @property
     def num_classes(self) -> int | None:
@@ -120,6 +119,7 @@ def read_weights(source: str | Path) -> Weights:
     tensors, metadata = read_tensors(file, source)
     card = read_card(metadata, source) if CARD_KEY in metadata else None
     if card is not None:
+        entry_of_file(card, source)
         return Weights(name, "native", tensors, (), card)
     kind, state = to_ours(tensors, source)
     return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
@@ -268,8 +268,9 @@ def recognise_model(state: Mapping[str, Tensor]) -> str | None:
     """The registered network that has exactly these shapes, whatever its head; None where there is none."""
     shapes = {name: tensor.shape for name, tensor in state.items() if name not in HEAD}
     blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    for name, arguments in VARIANTS.items():
-        if sum(arguments.get("depths", ())) == blocks:
+    for name in MODELS.names():
+        entry = MODELS.get(name)
+        if entry.capabilities.formats and sum(entry.defaults.get("depths", ())) == blocks:
             with torch.device("meta"):
                 wanted = build_model(name).state_dict()
             if shapes == {key: tensor.shape for key, tensor in wanted.items() if key not in HEAD}:
