@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from math import ceil, sqrt
 from typing import Any
 
+from torch import nn
+
 from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.strength import fitting_augmentation, strength
 from mvit_video.engine.distributed import world_size
-from mvit_video.engine.optimizer import linear_layers
 from mvit_video.engine.plan import dry_model
 from mvit_video.engine.schedule import CLIPS_OF_BASE_LR
 from mvit_video.errors import ConfigError
+from mvit_video.model.registry import head_of
 
 MOST_CLIPS, FEWEST_CLIPS, STEPS_OF_EPOCH = 32, 8, 20
 LEAST_STEPS, LEAST_EPOCHS = 2000, 30
@@ -98,7 +100,7 @@ def _fitting(config: Config, num_videos: int, num_classes: int | None, names: li
     numbers["train.warmup_epochs"] = round(WARMUP_SHARE * epochs, 2)
     numbers["train.validate_every_epochs"] = max(epochs // VALIDATIONS, 1)
     if {"train.base_lr", "train.warmup_lr", "train.end_lr"} & {*names}:
-        width = linear_layers(dry_model(config, num_classes))[-1].in_features
+        width = width_of(dry_model(config, num_classes))
         base = value("base_lr", _rounded(peak_rate(clips, width) * CLIPS_OF_BASE_LR / clips))
         numbers |= {"train.base_lr": base, "train.warmup_lr": LAST_SHARE * base, "train.end_lr": LAST_SHARE * base}
     numbers["train.mix_probability"] = round(strength(num_videos), 2)
@@ -118,6 +120,12 @@ def clips_per_step(num_videos: int, repeats: int) -> int:
             f"two videos each: start {max(num_videos // 2, 1)} or fewer"
         )
     return min(clips, videos)
+
+
+def width_of(network: nn.Module) -> int:
+    """How many numbers the classifying layer reads."""
+    weight = next(head_of(network).parameters())
+    return weight.shape[1] if weight.ndim > 1 else RATE_WIDTH
 
 
 def peak_rate(clips: int, width: int) -> float:
