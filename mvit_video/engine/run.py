@@ -137,7 +137,8 @@ def train_run(
         _save_weights(run / AVERAGED_WEIGHTS, learner.average.model, card)
     everyones(0)  # none goes on before the files are there
     sound = without_bad_videos(run, train)
-    say(ended_at(whole_network(learner.model, card), sound, make_validator, read_metrics(run / VALIDATION)))
+    network, validations = whole_network(learner.model, card), read_metrics(run / VALIDATION)
+    say(ended_at(network, sound, make_validator, validations, settings.epochs))
     return run / WEIGHTS
 
 
