@@ -173,7 +173,7 @@ class AugmentationSettings(Settings):
     crop: Literal["resized", "jitter"] = "resized"
     """Training crop: resized scales a box of random area and shape; jitter scales the shorter side at random, then cuts crop_size out."""
     crop_area: AutoRange = (0.08, 1.0)
-    """Resized crop: share of the picture's area, drawn between these; auto: from 0.4 for few videos to 0.08 for many."""
+    """Resized crop: share of the picture's area, drawn between these; auto: from 0.25 for few videos to 0.08 for many."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     """Resized crop: width over height, drawn between these, uniform in the logarithm."""
     jitter_scales: tuple[Positive, Positive] = (256, 320)
@@ -181,7 +181,7 @@ class AugmentationSettings(Settings):
     flip: bool = False
     """Mirror half of the training clips left to right; only where no class knows left from right."""
     randaugment: AutoOperations | None = None
-    """Picture operations, alike for all frames: rand-m7-n4-mstd0.5-inc1 draws four at magnitude 7 of 10, spread 0.5; auto: up to that."""
+    """Picture operations, alike in all frames: rand-m7-n4-mstd0.5-inc1 draws four at magnitude 7 of 10, spread 0.5; auto: m3-n2 or more."""
     color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Brightness, contrast and saturation of a training clip change by factors of 1 − this to 1 + this."""
     erasing: AutoShare = 0.0
