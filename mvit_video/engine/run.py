@@ -18,10 +18,12 @@ from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.split import found_lists, split_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
-from mvit_video.engine.checkpoint import TrainingState, environment, load_state, newest_state, set_aside
+from mvit_video.engine.cautions import cautions, class_counts
+from mvit_video.engine.checkpoint import VALIDATION, TrainingState, environment, load_state, newest_state, set_aside
 from mvit_video.engine.distributed import everyones, gathered, is_first, rank, world_size
+from mvit_video.engine.ending import ended_at
 from mvit_video.engine.hooks.averaging import AverageWeights
-from mvit_video.engine.hooks.bad_videos import BadVideos, events_summary
+from mvit_video.engine.hooks.bad_videos import BadVideos, events_summary, without_bad_videos
 from mvit_video.engine.hooks.curves import DrawCurves
 from mvit_video.engine.hooks.first_batch import PictureFirstBatch
 from mvit_video.engine.hooks.progress import Progress
@@ -33,8 +35,8 @@ from mvit_video.engine.hooks.tracking import Track
 from mvit_video.engine.hooks.validation import Measure, Validation
 from mvit_video.engine.loop import Hook, Loop, Steps
 from mvit_video.engine.losses import Objective, check_resolutions
+from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.nonfinite import GuardedStep
-from mvit_video.engine.optimizer import linear_layers
 from mvit_video.engine.parallel import whole_network
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.preflight import check_output, preflight
@@ -52,6 +54,7 @@ from mvit_video.engine.teacher import read_teacher
 from mvit_video.engine.trackers import open_trackers
 from mvit_video.engine.trainer import Trainer, make_learner, seed_step
 from mvit_video.errors import ConfigError, MvitVideoError
+from mvit_video.model.registry import lacks, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import Weights, put_weights, read_weights
@@ -103,6 +106,9 @@ def train_run(
         say(f"note: {note}")
     sampler = step_sampler(config, len(train))
     per_epoch, last_step = sampler.steps_per_epoch, sampler.last_step
+    say(f"training videos: {class_counts(train)}")
+    for sentence in cautions(config, train, val, last_step):
+        say(f"warning: {sentence}")
     state = _agreed_state(run, say) if resume else None
     if state is not None:
         same_lists(state, lists)
@@ -128,7 +134,7 @@ def train_run(
     say(checked)
     batches = training_loader(dataset, sampler, config.data.workers, settings.clips_per_pass, device)
     validate = make_validator(val) if val is not None else None
-    hooks = _hooks(run, config, trainer, card, steps, validate, about)
+    hooks = _hooks(run, config, trainer, card, steps, validate, about, say)
     with _algorithms(settings.deterministic):
         Loop(GuardedStep(trainer.train_step, run, settings.on_nonfinite == "stop"), steps, hooks).run(batches)
     events_summary(run, say)
@@ -136,6 +142,8 @@ def train_run(
     if learner.average is not None:
         _save_weights(run / AVERAGED_WEIGHTS, learner.average.model, card)
     everyones(0)  # none goes on before the files are there
+    sound = without_bad_videos(run, train)
+    say(ended_at(whole_network(learner.model, card), sound, make_validator, read_metrics(run / VALIDATION)))
     return run / WEIGHTS
 
 
@@ -147,6 +155,7 @@ def _hooks(
     steps: Steps,
     measure: Measure | None,
     about: dict[str, Any],
+    say: Callable[[str], None],
 ) -> list[Hook]:
     """What happens beside the steps, in the order in which it does."""
     settings, learner, speed = config.train, trainer.learner, Speed()
@@ -163,7 +172,7 @@ def _hooks(
         StepRecords(run),
         Track(lambda done: open_trackers(run, config, done)),
         DrawCurves(run),
-        Progress(speed),
+        Progress(run, speed, say),
         StopOnSignal(run),
         SaveStates(run, learner, card, settings.checkpoint_every_steps, settings.keep_checkpoints, validates, about),
         Validation(run, learner, card, measure, validates, trainer.train_mode) if measure is not None else None,
@@ -225,7 +234,7 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
             note = f"\n  data.train is not read ({reason}): {_assumed(num_videos, num_classes)}"
     model = dry_model(config, num_classes)
     if num_classes is None:
-        num_classes = linear_layers(model)[-1].out_features
+        num_classes = model_entry(config.model.name).defaults["num_classes"]
     return Plan(config, device, model, num_classes, num_videos).text(0, giga_multiply_adds(config)) + note
 
 
@@ -258,7 +267,7 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], r
     """
     seed_step(config.train.seed, 0)
     model = model_from_card(card)
-    check_resolutions(model, config.model.name, config.train)
+    check_resolutions(config.model.name, config.train)
     if config.model.weights is not None and not resumed:
         weights = read_weights(config.model.weights)
         other_classes = weights.classes != card.classes
@@ -266,11 +275,10 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], r
             say(_new_head(weights, card))
         say(put_weights(model, weights, reset_head=other_classes).summary())
     if config.train.activation_checkpointing:
-        if not hasattr(model, "activation_checkpointing"):
-            raise ConfigError(
-                f"{config.model.name} has no activation checkpointing: unset train.activation_checkpointing"
-            )
-        setattr(model, "activation_checkpointing", True)  # noqa: B010 (of MViT, not of every module)
+        if not model_entry(config.model.name).capabilities.activation_checkpointing:
+            cure = "unset train.activation_checkpointing"
+            raise lacks(config.model.name, "has no activation checkpointing", cure)
+        setattr(model, "activation_checkpointing", True)  # noqa: B010 (which not every module has)
     return model
 
 

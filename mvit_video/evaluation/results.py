@@ -12,7 +12,7 @@ import torch
 
 from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.lists.read import VideoList
-from mvit_video.download import sha256
+from mvit_video.download import known_sha256
 from mvit_video.engine.distributed import world_size
 from mvit_video.evaluation import metrics
 from mvit_video.evaluation.protocols import Protocol
@@ -113,7 +113,7 @@ def circumstances(
     """What results.json says of where its numbers come from. `shown` is what the network saw, if not as trained."""
     shown = shown or card.preprocessing
     versions = {"mvit_video": __version__, "torch": torch.__version__, "numpy": np.__version__}
-    digest = sha256(checkpoint_file(checkpoint))
+    digest = known_sha256(checkpoint_file(checkpoint))
     return {
         "protocol_in_words": protocol.in_words(shown, multi_label, frames),
         "frames": frames,

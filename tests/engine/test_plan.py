@@ -125,7 +125,7 @@ def test_what_is_learnt_shows_in_the_plan():
 def test_a_dry_run_refuses_several_resolutions_of_a_network_without_a_feature(capsys):
     words = ["--dry-run", "--num-videos", "50", "--num-classes", "5", "model.name=pytorchvideo/x3d_s"]
     assert cli.main(["train", str(REPOSITORY / "configs/custom/multi_resolution.yaml"), *words]) == 1
-    assert "pytorchvideo/x3d_s does not tell the feature before its head, which train.res" in capsys.readouterr().err
+    assert "'pytorchvideo/x3d_s' does not tell the feature before its head, which train.res" in capsys.readouterr().err
 
 
 def test_switches_show_in_the_plan():

@@ -1,13 +1,14 @@
 """Videos that could not be decoded: each one recorded, then refused, passed over or replaced, as `data.on_error` says."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import BadVideo
+from mvit_video.data.lists.records import VideoList
 from mvit_video.engine.distributed import everyones, gathered
 from mvit_video.engine.loop import Hook, Loop
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
@@ -88,3 +89,9 @@ def events_summary(run: Path, say: Callable[[str], None]) -> None:
             f"{len({event['id'] for event in events})} training videos could not be decoded: {len(events)} times, "
             f"{replaced} of them replaced by another video; all in {run / EVENTS}"
         )
+
+
+def without_bad_videos(run: Path, train: VideoList) -> VideoList:
+    """The training videos but for those that the run could not decode."""
+    bad = {event["id"] for event in read_metrics(run / EVENTS)}
+    return replace(train, records=tuple(record for record in train.records if record.path not in bad))

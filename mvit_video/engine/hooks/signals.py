@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mvit_video.data.video.guard_child import STOP_SIGNALS
+from mvit_video.data.video.guard import STOP_SIGNALS
 from mvit_video.engine.checkpoint import FOLDER
 from mvit_video.engine.distributed import everyones, is_first
 from mvit_video.engine.loop import Hook, Loop
