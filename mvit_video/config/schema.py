@@ -4,6 +4,7 @@ The sentences are the documentation (`mvit-video settings` prints them). A numbe
 is not here but in the YAML file of its recipe, with its source.
 """
 
+import os
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -50,6 +51,12 @@ class Settings(BaseModel):
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
             raise ValueError(f"{str(value).lower()} is not allowed here: write a number, or a text in quotes")
         return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _home_is_a_folder(cls, value: Any) -> Any:
+        """A shell leaves the ~ of data.root=~/videos as it is."""
+        return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 class ModelSettings(Settings):
