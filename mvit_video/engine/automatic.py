@@ -50,10 +50,6 @@ def with_numbers(
     names = automatic_settings(config)
     if not names:
         return config
-    if num_videos is None:
-        raise ConfigError(
-            f"{names[0]} = auto follows from the number of training videos, and data.train is not read: give --num-videos N"
-        )
     numbers = _of(before, names) if before is not None else _fitting(config, num_videos, num_classes, names)
     changed = {
         section: getattr(config, section).model_copy(
