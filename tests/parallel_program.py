@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import tiny_video
 
-from mvit_video.config.schema import Preprocessing, TrainSettings
+from mvit_video.config.schema import InputSettings, TrainSettings
 from mvit_video.data.loader import StepSampler
 from mvit_video.data.mixing import Mixer
 from mvit_video.engine.checkpoint import load_state, newest_state, save_state
@@ -17,12 +17,12 @@ from mvit_video.engine.distributed import is_first, joined_processes, rank, worl
 from mvit_video.engine.nonfinite import NonFiniteStep, write_report
 from mvit_video.engine.parallel import whole_tensors
 from mvit_video.engine.trainer import Trainer, make_learner
-from mvit_video.model.weights.checkpoints import ModelCard
+from mvit_video.model.weights.card import ModelCard
 
 CPU = torch.device("cpu")
 CLIPS = torch.randn(8, 3, 8, 32, 32, generator=torch.Generator().manual_seed(3))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
-CARD = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=tuple("abcde"), preprocessing=Preprocessing())
+CARD = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=tuple("abcde"), preprocessing=InputSettings())
 MIXED = {"mixup": 0.8, "cutmix": 1.0}
 SCENARIOS = {  # settings, then how many of the step's first clips the first process has, or None for its share
     "plain": ({"optimizer": "sgd"}, None),

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from mvit_video.config.plain_yaml import NotYaml, plain_values
 from mvit_video.config.schema import Config
+from mvit_video.download import local_file
 from mvit_video.errors import ConfigError, did_you_mean
-from mvit_video.paths import local_file
 
 BASE = "_BASE_"
 _ADDRESS = ("http://", "https://")

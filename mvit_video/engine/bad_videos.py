@@ -1,13 +1,14 @@
 """Bad videos in training: each one recorded, then refused, passed over or replaced, as `data.on_error` says."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import BadVideo
+from mvit_video.data.lists.records import VideoList
 from mvit_video.engine.distributed import everyones, gathered
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
 from mvit_video.errors import DecodeError, TrainingError
@@ -35,7 +36,7 @@ def handle_bad_videos(batch: dict, on_error: str, events: MetricsLog, step: int,
         )
 
 
-def no_clips(preprocessing: Preprocessing) -> dict:
+def no_clips(preprocessing: InputSettings) -> dict:
     """A batch of none, for a process whose videos were all bad."""
     clips = torch.empty(0, 3, preprocessing.num_frames, *preprocessing.crop_hw)
     names = dict.fromkeys(("video_name", "video_index", "clip_index", "aug_index"), ())
@@ -58,3 +59,9 @@ def events_summary(run: Path, say: Callable[[str], None]) -> None:
             f"{len({event['id'] for event in events})} training videos could not be decoded: {len(events)} times, "
             f"{replaced} of them replaced by another video; all in {run / EVENTS}"
         )
+
+
+def without_bad_videos(run: Path, train: VideoList) -> VideoList:
+    """The training videos but for those that the run could not decode."""
+    bad = {event["id"] for event in read_metrics(run / EVENTS)}
+    return replace(train, records=tuple(record for record in train.records if record.path not in bad))

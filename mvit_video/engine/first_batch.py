@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.figures import frame_strips, png
 from mvit_video.paths import write_whole
 
@@ -19,7 +19,7 @@ MOST_CLIPS, MOST_FRAMES = 8, 8
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def write_first_batch(run: Path, batch: dict, classes: Sequence[str], preprocessing: Preprocessing, mix: Mix) -> None:
+def write_first_batch(run: Path, batch: dict, classes: Sequence[str], preprocessing: InputSettings, mix: Mix) -> None:
     """first_batch.png: some clips of a batch as they enter the step, each with its label, and then as `mix` leaves them."""
     clips, labels, names = batch["video"], batch["label"], batch["video_name"]
     count = min(MOST_CLIPS, len(clips))
@@ -50,7 +50,7 @@ def mixed_ends(clips: Tensor, labels: Tensor, count: int, mix: Mix) -> tuple[Ten
     return mixed[:count], targets[:count]
 
 
-def pictures(clip: Tensor, preprocessing: Preprocessing) -> np.ndarray:
+def pictures(clip: Tensor, preprocessing: InputSettings) -> np.ndarray:
     """What normalising did is undone: (C, T, H, W) -> uint8 (T', H, W, C) of T' frames spread over the clip."""
     chosen = np.unique(np.linspace(0, clip.shape[1] - 1, MOST_FRAMES).round().astype(int))
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))

@@ -14,7 +14,7 @@ from mvit_video.engine.metrics_log import MetricsLog, read_metrics
 from mvit_video.engine.parallel import is_sharded, whole_tensors
 from mvit_video.engine.signals import StopRequest
 from mvit_video.errors import Interrupted
-from mvit_video.model.weights.checkpoints import ModelCard, model_from_card
+from mvit_video.model.weights.card import ModelCard, model_from_card
 
 Validate = Callable[[nn.Module], dict[str, float]]
 

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mvit_video.engine.distributed import world_size
+from mvit_video.model.registry import capabilities_of
 
 
 def share_out(networks: list[nn.Module], device: torch.device) -> None:
@@ -23,7 +24,8 @@ def share_out(networks: list[nn.Module], device: torch.device) -> None:
         return
     mesh = init_device_mesh(device.type, (world_size(),))
     for network in networks:
-        for block in getattr(network, "blocks", ()):
+        find_blocks = capabilities_of(network).blocks
+        for block in find_blocks(network) if find_blocks else ():
             fully_shard(block, mesh=mesh)
         fully_shard(network, mesh=mesh)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from mvit_video.data.video.guard_child import STOP_SIGNALS
+from mvit_video.data.video.guard import STOP_SIGNALS
 from mvit_video.engine.distributed import is_first
 
 

@@ -33,7 +33,7 @@ from mvit_video.engine.parallel import (
 from mvit_video.engine.signals import stop_requests
 from mvit_video.engine.watching import METRICS, Watcher
 from mvit_video.errors import TrainingError
-from mvit_video.model.weights.checkpoints import ModelCard
+from mvit_video.model.weights.card import ModelCard
 from mvit_video.progress import progress_bar
 
 MOST_SKIPPED_IN_A_ROW = 10

@@ -1,6 +1,6 @@
 """What a run shows while it trains: its speed, TensorBoard, wandb, a picture of the curves and one of the first batch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,21 @@ CURVES = "curves.png"
 METRICS = "metrics.jsonl"
 FILES = (FIRST_BATCH, CURVES, *trackers.FILES)
 SPEED = ("clips_per_second", "data_share")
+MEASURES = {"top1": "top-1", "mean_average_precision": "mean average precision"}  # of which a validation has one
 
 
 class Watcher:
     """Told of batches, steps and validations, it writes into the folder `run`; of several processes only the first does."""
 
-    def __init__(self, run: Path, config: Config, classes: Sequence[str], first_step: int) -> None:
-        self.run, self.config, self.classes, self.stopwatch = run, config, classes, Stopwatch()
+    def __init__(
+        self,
+        run: Path,
+        config: Config,
+        classes: Sequence[str],
+        first_step: int,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.run, self.config, self.classes, self.say, self.stopwatch = run, config, classes, say, Stopwatch()
         self.waiting = self.stopwatch.waiting
         self._trackers = trackers.open_trackers(run, config, first_step) if is_first() else []
 
@@ -45,6 +53,8 @@ class Watcher:
 
     def validated(self, step: int, record: Mapping[str, Any]) -> None:
         self._track(step, trackers.scalars(record, "validation"))
+        if is_first():
+            self.say(validation_text(read_metrics(self.run / VALIDATION)))
         self.draw()
 
     def draw(self) -> None:
@@ -57,7 +67,7 @@ class Watcher:
         """What stands beside the progress bar."""
         if "skipped" in record:
             return f"epoch {epoch:.1f}, step skipped"
-        numbers = f"loss {record['loss']:.3f}, top-1 {record['top1']:.0f} %, lr {record['lr']:.1e}"
+        numbers = f"loss {record['loss']:.3f}, batch top-1 {record['top1']:.0f} %, lr {record['lr']:.1e}"
         return f"epoch {epoch:.1f}, {numbers}, {self.stopwatch.recent()}"
 
     def __enter__(self) -> "Watcher":
@@ -73,6 +83,17 @@ class Watcher:
     def _track(self, step: int, values: Mapping[str, float]) -> None:
         for tracker in self._trackers:
             tracker.write(step, values)
+
+
+def validation_text(records: Sequence[Mapping[str, float]]) -> str:
+    """The last validation of these in words, and the best of them: `epoch 10: validation top-1 62.5 %, best 64.1 %`."""
+    last, parts = records[-1], []
+    for prefix, whose in (("", ""), ("ema_", "averaged weights ")):
+        for name, words in MEASURES.items():
+            if prefix + name in last:
+                best = max(record[prefix + name] for record in records if prefix + name in record)
+                parts.append(f"{whose or 'validation '}{words} {last[prefix + name]:.1f} %, best {best:.1f} %")
+    return f"epoch {last['epoch']:.4g}: {'; '.join(parts)}"
 
 
 def draw_runs(runs: Sequence[str | Path], output: str | Path, overwrite: bool) -> None:

@@ -90,6 +90,6 @@ def middle_frames_of_pyslowfast(frames, count):
 
 
 def test_middle_frames_of_segments_are_pyslowfasts_for_every_length_and_count():
-    for count in (1, 2, 3, 4, 5, 7, 8, 10, 12, 16, 20, 24, 25, 32, 40, 50, 64, 100):
-        for frames in range(1, 700):
+    for count in (1, 3, 8, 16, 32, 40):
+        for frames in range(1, 400):
             assert sampling.segment_indices(frames, count).tolist() == middle_frames_of_pyslowfast(frames, count)

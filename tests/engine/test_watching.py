@@ -13,13 +13,14 @@ from PIL import Image
 
 from mvit_video import cli, figures
 from mvit_video.config.load import load_config
-from mvit_video.config.schema import Preprocessing, TrainSettings
+from mvit_video.config.schema import InputSettings, TrainSettings
 from mvit_video.data.mixing import Mixer, mix_generator
 from mvit_video.engine import first_batch
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.run import train_run
 from mvit_video.engine.speed import Stopwatch
 from mvit_video.engine.trackers import scalars
+from mvit_video.engine.watching import Watcher, validation_text
 from mvit_video.errors import ConfigError
 
 WORDS = ("data.val=null", "train.epochs=1", "train.clips_per_step=4", "data.workers=0", "data.crop_size=32")
@@ -59,6 +60,37 @@ def test_tensorboard_shows_the_numbers_of_the_records(few_videos, tmp_path):
         assert np.allclose([event.value for event in board.Scalars(tag)], [record[name] for record in records])
     assert [(event.step, event.value) for event in board.Scalars("validation/top1")] == [(4, 50.0)]
     assert Image.open(tmp_path / "run/curves.png").width > 800
+
+
+def test_each_validation_is_printed_with_the_best_one_so_far(few_videos, tmp_path):
+    lines, answers = [], iter([50.0, 62.5, 37.5, 80.0])
+    words = [f"data.root={few_videos}", *WORDS, "data.val=val.csv", "train.epochs=3", "train.validate_every_epochs=1"]
+    config = load_config(REPOSITORY / "configs/demo/motion.yaml", words)
+
+    def validator(videos):
+        return lambda model: {"top1": next(answers), "top5": 100.0}
+
+    train_run(config, tmp_path / "run", torch.device("cpu"), validator, lines.append)
+    assert [line for line in lines if "validation top-1" in line] == [
+        "epoch 1: validation top-1 50.0 %, best 50.0 %",
+        "epoch 2: validation top-1 62.5 %, best 62.5 %",
+        "epoch 3: validation top-1 37.5 %, best 62.5 %",
+    ]
+
+
+def test_a_validation_in_words_names_the_averaged_weights_and_average_precision_too():
+    before = {"step": 5, "epoch": 2.5, "top1": 70.04, "ema_top1": 60.0, "top5": 90.0, "ema_top5": 91.0}
+    now = {"step": 10, "epoch": 5.0, "top1": 62.5, "ema_top1": 64.14, "top5": 90.0, "ema_top5": 91.0}
+    wanted = "epoch 5: validation top-1 62.5 %, best 70.0 %; averaged weights top-1 64.1 %, best 64.1 %"
+    assert validation_text([before, now]) == wanted
+    several = {"step": 3, "epoch": 1 / 3, "mean_average_precision": 12.34}
+    assert validation_text([several]) == "epoch 0.3333: validation mean average precision 12.3 %, best 12.3 %"
+
+
+def test_the_accuracy_of_a_training_batch_is_called_that(tmp_path):
+    watcher = Watcher(tmp_path, load_config(REPOSITORY / "configs/demo/motion.yaml"), ("a", "b"), 0)
+    record = watcher.stepped(3, {"loss": 1.0, "lr": 0.1, "gradient_norm": 1.0, "top1": 75.0}, 4)
+    assert "batch top-1 75 %" in watcher.text(0.5, record)
 
 
 def test_what_is_no_number_has_no_curve():
@@ -105,7 +137,7 @@ def test_wandb_gets_the_numbers_and_a_resumed_run_its_own_id(few_videos, tmp_pat
 
 def test_the_first_batch_s_frames_are_the_ones_before_normalising():
     frames = torch.randint(0, 256, (3, 5, 6, 7), dtype=torch.uint8)
-    inputs = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    inputs = InputSettings(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (inputs.mean, inputs.std))
     found = first_batch.pictures((frames / 255 - mean) / std, inputs)
     assert np.array_equal(found, frames.permute(1, 2, 3, 0).numpy())

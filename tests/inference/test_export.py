@@ -17,7 +17,7 @@ from tiny_checkpoint import write_tiny
 from tiny_models import randomise
 
 from mvit_video import build_model, cli
-from mvit_video.config.schema import Config, Preprocessing
+from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.dataset import view_indices
 from mvit_video.data.transforms import ViewTransform
 from mvit_video.data.video.reader import VideoReader
@@ -26,7 +26,9 @@ from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.inference import export
 from mvit_video.inference.export import example_clips, export_checkpoint
 from mvit_video.inference.predictor import Predictor
-from mvit_video.model.weights.checkpoints import CARD_KEY, ModelCard, load_checkpoint, save_checkpoint
+from mvit_video.model.weights.card import CARD_KEY, ModelCard
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 
 RUNNER = REPOSITORY / "examples/onnx_runner.py"
 
@@ -214,7 +216,7 @@ def test_a_card_has_the_views_of_a_named_protocol_and_the_runner_takes_both(tmp_
 def test_the_runner_takes_the_frames_that_we_take(step, sampling):
     kind = runpy.run_path(str(RUNNER))["Runner"]
     runner = kind.__new__(kind)  # without a file
-    settings = Preprocessing(num_frames=8, sampling_rate=3, dense_step=step, sampling=sampling)
+    settings = InputSettings(num_frames=8, sampling_rate=3, dense_step=step, sampling=sampling)
     runner.settings = settings.model_dump(mode="json")
     for count, fps, runner.num_clips in itertools.product((1, 7, 23, 60, 301), (15.0, 29.97, 60.0), (1, 2, 5)):
         wanted = view_indices(count, fps, settings, runner.num_clips)
@@ -226,7 +228,7 @@ def test_the_runner_takes_the_frames_that_we_take(step, sampling):
 def test_the_runner_shows_the_pixels_that_we_show_for_a_crop_of_any_shape(crop):
     runner = runpy.run_path(str(RUNNER))["Runner"]
     runner = runner.__new__(runner)  # without a file
-    settings = Preprocessing(short_side=36, crop_size=crop, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    settings = InputSettings(short_side=36, crop_size=crop, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     runner.settings = settings.model_dump(mode="json")
     for height, width in ((30, 40), (48, 27), (50, 50), (9, 70)):
         frames = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)

@@ -12,7 +12,7 @@ from mvit_video.cli import main
 from mvit_video.config.load import load_config
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.data.transforms import ViewTransform
-from mvit_video.model.variants import model_arguments
+from mvit_video.model.registry import model_arguments
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, model_zoo_page, zoo_entry
 
 REPOSITORY = Path(__file__).resolve().parents[3]
