@@ -4,6 +4,7 @@ The sentences are the documentation (`mvit-video settings` prints them). A numbe
 is not here but in the YAML file of its recipe, with its source.
 """
 
+import os
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
@@ -52,6 +53,12 @@ class Settings(BaseModel):
             text, inside = str(truth[0]).lower(), "" if isinstance(value, bool) else f" in {value!r}"
             raise ValueError(f"{text}{inside} is not allowed here: write a number, or a text in quotes")
         return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _home_is_a_folder(cls, value: Any) -> Any:
+        """A shell leaves the ~ of data.root=~/videos as it is."""
+        return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def _takes_truth(annotation: Any) -> bool:
@@ -196,7 +203,7 @@ class AugmentationSettings(Settings):
     crop: Literal["resized", "jitter"] = "resized"
     """Training crop: resized scales a box of random area and shape; jitter scales the shorter side at random, then cuts crop_size out."""
     crop_area: AutoRange = (0.08, 1.0)
-    """Resized crop: share of the picture's area, drawn between these; auto: from 0.4 for few videos to 0.08 for many."""
+    """Resized crop: share of the picture's area, drawn between these; auto: from 0.25 for few videos to 0.08 for many."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     """Resized crop: width over height, as a share of crop_size's own, drawn between these, uniform in the logarithm."""
     jitter_scales: tuple[Positive, Positive] = (256, 320)
@@ -204,7 +211,7 @@ class AugmentationSettings(Settings):
     flip: bool = False
     """Mirror half of the training clips left to right; only where no class knows left from right."""
     randaugment: AutoOperations | None = None
-    """Picture operations, alike for all frames: rand-m7-n4-mstd0.5-inc1 draws four at magnitude 7 of 10, spread 0.5; auto: up to that."""
+    """Picture operations, alike in all frames: rand-m7-n4-mstd0.5-inc1 draws four at magnitude 7 of 10, spread 0.5; auto: m3-n2 or more."""
     color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Brightness, contrast and saturation of a training clip change by factors of 1 − this to 1 + this."""
     erasing: AutoShare = 0.0
