@@ -43,9 +43,7 @@ def automatic_settings(config: Config) -> list[str]:
     return [name for name, value in _of(config, FOLLOWING).items() if value == AUTO]
 
 
-def with_numbers(
-    config: Config, num_videos: int | None, num_classes: int | None, before: Config | None = None
-) -> Config:
+def with_numbers(config: Config, num_videos: int, num_classes: int | None, before: Config | None = None) -> Config:
     """The configuration with numbers for `auto`: those that fit so many videos, or those of `before`, the run that goes on."""
     names = automatic_settings(config)
     if not names:
