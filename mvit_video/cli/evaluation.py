@@ -14,6 +14,7 @@ from mvit_video.cli.common import (
     print_rows,
     say,
 )
+from mvit_video.data.lists.causes import in_lines
 from mvit_video.errors import ConfigError
 
 
@@ -78,9 +79,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _say_result(arguments: argparse.Namespace, result: dict, page: Path) -> None:
-    """A line per video that was lost, and one for the rest."""
-    for bad in result["undecodable"]:
-        complain(f"{bad['reason']} ({bad['where']}): counted as wrong")
+    """A line per video that was lost, or for many with one cause, and one for the rest."""
+    for line in in_lines((bad["path"], f"{bad['reason']} ({bad['where']})") for bad in result["undecodable"]):
+        complain(f"{line}: counted as wrong")
     views = result["protocol"] + (f", frames {arguments.frames}" if arguments.frames != "in-order" else "")
     views += f", at {arguments.resolution} pixels" if arguments.resolution else ""
     say(f"{_in_a_line(result)} of {result['num_videos']} videos, {views}; details in {page}")

@@ -16,6 +16,7 @@ import numpy as np
 from mvit_video.data.video.decord import DecordBackend
 from mvit_video.data.video.frame_folders import FramesBackend
 from mvit_video.data.video.limits import Unreadable, check_clip, short_reason
+from mvit_video.data.video.playlists import is_playlist
 from mvit_video.data.video.pyav import PyAvBackend
 from mvit_video.errors import DecodeError
 
@@ -26,7 +27,8 @@ class VideoReader:
     """The frames of one video.
 
     Args:
-        path: a local file or frame folder. With `root`, relative to it, and refused where it leads out of it.
+        path: a local file or frame folder. With `root`, relative to it, and refused where it leads out of it by `..`; links are
+            followed.
         backend: "pyav", "decord" or "frames". A folder is read as frames whatever the backend.
             decord carries an old FFmpeg: for files of your own only.
         whole: False, for "pyav", also takes a file that is cut short, as far as it goes; `reader.shortfall` then says so.
@@ -152,7 +154,7 @@ def _existing(path: str, root: str | Path | None) -> Path:
         raise Unreadable("no such file")
     file = Path(path) if root is None else Path(root) / path
     try:
-        if root is not None and _leads_out(path, file, Path(root)):
+        if root is not None and (Path(path).is_absolute() or ".." in Path(path).parts):
             raise Unreadable(f"leads out of the data root '{root}': paths in lists are relative to it, without '..'")
         if file.is_dir():
             return file.absolute()
@@ -162,13 +164,11 @@ def _existing(path: str, root: str | Path | None) -> Path:
             raise Unreadable("is not a file")
         if file.stat().st_size == 0:
             raise Unreadable("the file is empty (0 bytes)")
+        if is_playlist(file):
+            raise Unreadable("cannot be opened as a video: it is a playlist, which names other files or addresses")
     except (OSError, RuntimeError) as reason:  # RuntimeError: a link to itself
         raise Unreadable(f"cannot be opened ({short_reason(reason)})") from None
     return file.absolute()
-
-
-def _leads_out(path: str, file: Path, root: Path) -> bool:
-    return Path(path).is_absolute() or ".." in Path(path).parts or not file.resolve().is_relative_to(root.resolve())
 
 
 def _fresh(shape: tuple[int, ...]) -> np.ndarray:
