@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from numbered_video import remux, write_numbered
+from numbered_video import write_numbered
 
 from mvit_video.data.video import limits as decode_limits
 from mvit_video.data.video import pyav as decode_pyav
@@ -280,17 +280,6 @@ def test_frames_after_damage_are_not_given_until_the_next_key_frame(tmp_path):
                 reader.frames([number])
         with pytest.raises(DecodeError, match="frame 8 of 40"):
             reader.check()
-
-
-def test_frames_that_share_a_time_are_an_error(tmp_path):
-    whole = write_numbered(tmp_path / "whole.mkv", 20, options={"bf": "0"})
-
-    def repeat(packet):
-        if packet.pts == 320:
-            packet.pts = packet.dts = 280
-
-    path = remux(whole, tmp_path / "a.mkv", repeat)
-    refused(path, "frame 8 of 20 has the same time as the frame before it")
 
 
 def test_every_byte_of_a_small_file_may_be_wrong(tmp_path):
