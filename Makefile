@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-long lint clean
+.PHONY: install demo test test-integration test-long lint clean
 
 install: $(VENV)/.installed
 
@@ -18,9 +18,14 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 demo: install
 	$(BIN)/mvit-video demo configs/demo/motion.yaml --output demo_output --overwrite
 
-# Two processes with one thread each: most of what is tested waits or is small.
+# Three tiers. Two processes with one thread each: most of what is tested waits or is small.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations 20
+
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" --numprocesses 2 --dist loadfile
+	$(PYTEST) -m "not integration and not long" --numprocesses 2 --dist worksteal
+
+test-integration: install
+	$(PYTEST) -m integration --numprocesses 2 --dist worksteal
 
 test-long: install
 	$(BIN)/python -m pytest -m long

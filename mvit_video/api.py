@@ -16,7 +16,9 @@ from mvit_video.errors import ConfigError
 from mvit_video.evaluation.evaluate import evaluate
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import FILES, NAMES, REPORT, circumstances, write_results
-from mvit_video.model.weights.checkpoints import Measured, load_checkpoint, save_checkpoint
+from mvit_video.model.weights.card import Measured
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 from mvit_video.paths import fresh_folder
 from mvit_video.report.evaluation_page import evaluation_report
 
@@ -36,7 +38,7 @@ def held_out_list(config: Config, classes: tuple[str, ...]) -> VideoList:
 def check_evaluation(config: Config) -> None:
     """ConfigError, before the training, where the evaluation after it could not be made."""
     if config.evaluation.after_training:
-        Protocol.parse(config.evaluation.protocol).check(config.data.preprocessing())
+        Protocol.parse(config.evaluation.protocol).check(config.data.input)
         if config.data.train != AUTO and config.data.test is None and config.data.val is None:
             raise ConfigError("evaluation.after_training wants data.test or data.val: name one of them, or unset it")
 
@@ -65,5 +67,10 @@ def _evaluate(file: Path, folder: Path, config: Config, device: torch.device, sa
     fresh_folder(folder, FILES, overwrite=True)
     write_results(folder, scores, card.classes, result)
     evaluation_report(scores, card.classes, result, config.data, file.parent).write(folder / REPORT)
-    text = ", ".join(f"{NAMES[name]} {value:.2f} %" for name, value in numbers.items())
+    text = ", ".join(f"{NAMES[name]} {value:.2f} % ({_between(result, name)})" for name, value in numbers.items())
     say(f"{file}: {text} of {len(videos)} held-out videos, {protocol}; details in {folder / REPORT}")
+
+
+def _between(result: dict, name: str) -> str:
+    """Few videos say little: the interval belongs to the number."""
+    return "{:.1f} to {:.1f} with 95 %".format(*result["intervals_95"][name])

@@ -55,14 +55,15 @@ def test_our_networks_and_inference_work_with_torchvision_and_pytorchvideo_block
         f"""
         sys.modules["torchvision"] = sys.modules["pytorchvideo"] = None  # importing either is now an ImportError
         import torch, mvit_video
-        from mvit_video.config.schema import Preprocessing
+        from mvit_video.config.schema import InputSettings
         from mvit_video.errors import ConfigError
         from mvit_video.inference.predictor import Predictor
-        from mvit_video.model.weights.checkpoints import ModelCard, save_checkpoint
+        from mvit_video.model.weights.card import ModelCard
+        from mvit_video.model.weights.files import save_checkpoint
 
         model = mvit_video.build_model("mvitv2_nano_8x3", num_classes=2)
         assert model(torch.zeros(1, 3, 8, 48, 48)).shape == (1, 2)
-        size = Preprocessing(num_frames=8, crop_size=48, short_side=48)
+        size = InputSettings(num_frames=8, crop_size=48, short_side=48)
         card = ModelCard(name="mvitv2_nano_8x3", arguments={{}}, classes=("a", "b"), preprocessing=size)
         save_checkpoint("{tmp_path}/model.safetensors", model, card)
         video, = Predictor.from_checkpoint("{tmp_path}/model.safetensors", "cpu")("{tmp_path}/video.mp4")

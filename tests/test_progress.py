@@ -9,7 +9,7 @@ import pytest
 from mvit_video import progress
 from mvit_video.progress import progress_bar
 
-TEXT = "epoch 103.5, loss 3.055, top-1 62 %, lr 2.1e-05, 412.4 clips/s, 1 % waiting"
+TEXT = "epoch 103.5, loss 3.055, batch top-1 62 %, lr 2.1e-05, 412.4 clips/s"
 
 
 class Terminal(io.StringIO):

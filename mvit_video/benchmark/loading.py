@@ -146,7 +146,7 @@ def compare_views(videos: VideoList, config: Config, count: int) -> dict[str, An
     `decoding_ratio` is that of opening and decoding alone: what the ratio would be if all else took no time.
     """
     datasets = {
-        views: ViewDataset(videos, config.data.root, config.data.preprocessing(), views, 1, config.data.decoder, 0.0)
+        views: ViewDataset(videos, config.data.root, config.data.input, views, 1, config.data.decoder, 0.0)
         for views in (1, 5)
     }
     spent: dict[int, list[dict[str, float]]] = {1: [], 5: []}

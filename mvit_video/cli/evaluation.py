@@ -42,8 +42,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.views import frame_order
     from mvit_video.inference.predictor import choose_device
     from mvit_video.model.weights.auto import with_network_of_weights
-    from mvit_video.model.weights.checkpoints import checkpoint_file
     from mvit_video.model.weights.convert import load_any
+    from mvit_video.model.weights.load import checkpoint_file
     from mvit_video.paths import fresh_folder, write_whole
     from mvit_video.report.evaluation_page import evaluation_report
 

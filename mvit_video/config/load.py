@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mvit_video.config.schema import Config
+from mvit_video.download import local_file
 from mvit_video.errors import ConfigError, did_you_mean
-from mvit_video.paths import local_file
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

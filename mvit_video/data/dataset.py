@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mvit_video.config.schema import DataSettings, Preprocessing
+from mvit_video.config.schema import DataSettings, InputSettings
 from mvit_video.data.lists.read import VideoList, VideoRecord
 from mvit_video.data.sampling import (
     clip_window,
@@ -26,6 +26,7 @@ from mvit_video.data.sampling import (
     stride_indices,
     view_start,
 )
+from mvit_video.data.strength import with_augmentation
 from mvit_video.data.transforms import TrainTransform, ViewTransform
 from mvit_video.data.video.guard import GuardedReader, open_reader
 from mvit_video.data.video.reader import VideoReader
@@ -58,7 +59,7 @@ def sample_generator(seed: int, epoch: int, video_id: str, repeat: int = 0) -> n
 
 
 def training_indices(
-    video_frames: int, fps: float, preprocessing: Preprocessing, rng: np.random.Generator
+    video_frames: int, fps: float, preprocessing: InputSettings, rng: np.random.Generator
 ) -> np.ndarray:
     """Frames of a random clip: (T,)."""
     if preprocessing.sampling == "segment":
@@ -67,7 +68,7 @@ def training_indices(
     return _dense(video_frames, random_start(video_frames, window, rng), window, preprocessing)
 
 
-def view_indices(video_frames: int, fps: float, preprocessing: Preprocessing, num_clips: int) -> np.ndarray:
+def view_indices(video_frames: int, fps: float, preprocessing: InputSettings, num_clips: int) -> np.ndarray:
     """Frames of the test clips: (num_clips, T). Segment sampling has one clip, repeated."""
     if preprocessing.sampling == "segment":
         return np.tile(segment_indices(video_frames, preprocessing.num_frames), (num_clips, 1))
@@ -76,7 +77,7 @@ def view_indices(video_frames: int, fps: float, preprocessing: Preprocessing, nu
     return np.stack([_dense(video_frames, start, window, preprocessing) for start in starts])
 
 
-def _dense(video_frames: int, start: float, window: float, preprocessing: Preprocessing) -> np.ndarray:
+def _dense(video_frames: int, start: float, window: float, preprocessing: InputSettings) -> np.ndarray:
     num_frames = preprocessing.num_frames
     if preprocessing.dense_step == "stride":
         return stride_indices(video_frames, start, window / num_frames, num_frames)
@@ -91,7 +92,7 @@ def read_clips(reader: VideoReader | GuardedReader, indices: Sequence[np.ndarray
 
 
 def read_views(
-    reader: VideoReader | GuardedReader, preprocessing: Preprocessing, num_clips: int, num_crops: int
+    reader: VideoReader | GuardedReader, preprocessing: InputSettings, num_clips: int, num_crops: int
 ) -> torch.Tensor:
     """All views of an open video with one decode: (num_clips · num_crops, C, T, H, W), clip after clip."""
     transform = ViewTransform(
@@ -110,8 +111,8 @@ class ClipDataset(Dataset):
     """
 
     def __init__(self, videos: VideoList, data: DataSettings, seed: int) -> None:
-        self.videos, self.data, self.seed = videos, data, seed
-        self.transform = TrainTransform.from_settings(data)
+        self.videos, self.data, self.seed = videos, with_augmentation(data, len(videos)), seed
+        self.transform = TrainTransform.from_settings(self.data)
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -160,7 +161,7 @@ class ViewDataset(Dataset):
         self,
         videos: VideoList,
         root: str,
-        preprocessing: Preprocessing,
+        preprocessing: InputSettings,
         num_clips: int,
         num_crops: int,
         decoder: str,

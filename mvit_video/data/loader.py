@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
-from mvit_video.data.video.guard_child import STOP_SIGNALS
+from mvit_video.data.video.guard import STOP_SIGNALS
+from mvit_video.data.video.guard_start import CAN_GUARD, launcher
 from mvit_video.errors import ConfigError, DecodeError
 
 
@@ -211,6 +212,8 @@ def lost_workers_told() -> Iterator[None]:
 def _loader(dataset, workers: int, ahead: int, **arguments) -> DataLoader:
     collate_fn = None if "batch_size" in arguments else collate
     _kill_workers_at_exit()
+    if workers and CAN_GUARD:
+        launcher.start()  # once, and not in every worker
     return DataLoader(
         dataset,
         num_workers=workers,

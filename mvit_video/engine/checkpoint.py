@@ -31,7 +31,9 @@ from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.parallel import like, whole_tensors
 from mvit_video.errors import CheckpointError
-from mvit_video.model.weights.checkpoints import ModelCard, check_exactly, read_checkpoint, save_tensors
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.files import read_checkpoint, save_tensors
+from mvit_video.model.weights.load import check_exactly
 from mvit_video.paths import write_json, write_whole
 from mvit_video.version import __version__
 

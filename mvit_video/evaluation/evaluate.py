@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mvit_video.config.schema import Config, Preprocessing
+from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.dataset import BadVideo, ViewDataset
 from mvit_video.data.lists.read import VideoList
 from mvit_video.data.loader import lost_workers_told, view_loader
@@ -18,7 +18,7 @@ from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies, results
 from mvit_video.evaluation.views import Reorder, VideoScores, ViewScorer, frame_order, score_views
-from mvit_video.model.weights.checkpoints import ModelCard
+from mvit_video.model.weights.card import ModelCard
 from mvit_video.progress import progress_bar
 
 
@@ -30,7 +30,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, videos: VideoList, config: Config, preprocessing: Preprocessing, protocol: Protocol, device: torch.device
+        self, videos: VideoList, config: Config, preprocessing: InputSettings, protocol: Protocol, device: torch.device
     ):
         self.videos, self.config, self.device = videos, config, device
         self.labels = true_labels(videos)
@@ -74,7 +74,7 @@ def true_labels(videos: VideoList) -> np.ndarray:
 
 def validator(videos: VideoList, config: Config, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
     """What training calls, in every process: one centre view per video -> {"top1", "top5"} of all videos."""
-    evaluator = Evaluator(videos, config, config.data.preprocessing(), Protocol(1, 1), device)
+    evaluator = Evaluator(videos, config, config.data.input, Protocol(1, 1), device)
     return lambda model: accuracies(evaluator.scores(model, title="validating"))
 
 
@@ -98,7 +98,7 @@ def evaluate(
 
 def check_agreement(card: ModelCard, config: Config, videos: VideoList, protocol: Protocol) -> None:
     """Raise ConfigError where the checkpoint was trained for other input or classes than config, list or protocol say."""
-    trained, asked = card.preprocessing.model_dump(), config.data.preprocessing().model_dump()
+    trained, asked = card.preprocessing.model_dump(), config.data.input.model_dump()
     for name, value in trained.items():
         if asked[name] != value:
             raise ConfigError(

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvit_video.config.schema import Config, Preprocessing
+from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.lists.read import VideoList
-from mvit_video.download import sha256
+from mvit_video.download import known_sha256
 from mvit_video.engine.distributed import world_size
 from mvit_video.evaluation import metrics
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.scores_file import SCORES, save_scores
 from mvit_video.evaluation.views import VideoScores
-from mvit_video.model.weights.checkpoints import ModelCard, checkpoint_file
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.load import checkpoint_file
 from mvit_video.paths import write_json, write_whole
 from mvit_video.version import __version__
 
@@ -63,7 +64,7 @@ def results(scores: VideoScores, classes: tuple[str, ...], protocol: Protocol, s
 
 
 def measures(scores: VideoScores) -> dict:
-    """Every number about the scores, with 95 % intervals by bootstrap over the videos."""
+    """Every number about the scores with its 95 % interval: a share of videos has Wilson's, the others a bootstrap's."""
     statistics = accuracies(scores)
     arrays = (scores.scores, scores.labels, scores.decoded)
     calibrated: dict = {}
@@ -73,6 +74,9 @@ def measures(scores: VideoScores) -> dict:
         calibrated = {"expected_calibration_error": error, "calibration_bins": metrics.CALIBRATION_BINS}
     drawn = metrics.bootstrap(weighted_measures(scores), len(scores.names), RESAMPLES, SEED)
     intervals = {name: metrics.interval(values) for name, values in zip(statistics, drawn.T, strict=True)}
+    if not scores.multi_label:
+        hits = {f"top{k}": int(metrics.top_k_hits(*arrays, k).sum()) for k in (1, 5)}
+        intervals |= {name: metrics.wilson(count, len(scores.names)) for name, count in hits.items()}
     return statistics | {
         "intervals_95": intervals,
         "bootstrap": {"resamples": RESAMPLES, "seed": SEED},
@@ -104,12 +108,12 @@ def circumstances(
     device: torch.device,
     multi_label: bool = False,
     frames: str = "in-order",
-    shown: Preprocessing | None = None,
+    shown: InputSettings | None = None,
 ) -> dict:
     """What results.json says of where its numbers come from. `shown` is what the network saw, if not as trained."""
     shown = shown or card.preprocessing
     versions = {"mvit_video": __version__, "torch": torch.__version__, "numpy": np.__version__}
-    digest = sha256(checkpoint_file(checkpoint))
+    digest = known_sha256(checkpoint_file(checkpoint))
     return {
         "protocol_in_words": protocol.in_words(shown, multi_label, frames),
         "frames": frames,

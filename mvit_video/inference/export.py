@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from mvit_video.errors import CheckpointError, ConfigError
-from mvit_video.model.weights.checkpoints import CARD_KEY, ModelCard
+from mvit_video.model.weights.card import CARD_KEY, ModelCard
 from mvit_video.model.weights.convert import load_any
 from mvit_video.paths import output_file, write_whole
 

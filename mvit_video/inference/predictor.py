@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import read_views, view_indices
 from mvit_video.data.lists.read import VIDEO_SUFFIXES
 from mvit_video.data.transforms import ViewTransform
@@ -24,7 +24,7 @@ from mvit_video.data.video.limits import short_reason
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import ConfigError, DecodeError, InputError
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.model.weights.checkpoints import ModelCard
+from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.convert import load_any
 
 Video = str | Path | np.ndarray
@@ -152,7 +152,7 @@ class Predictor:
             return str(reason)
 
 
-def _views_of_array(frames: np.ndarray, fps: float, settings: Preprocessing, protocol: Protocol) -> Tensor:
+def _views_of_array(frames: np.ndarray, fps: float, settings: InputSettings, protocol: Protocol) -> Tensor:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise InputError(
             f"frames are {frames.dtype} of shape {frames.shape}, wanted uint8 (frames, height, width, 3), RGB"

@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from tiny_models import randomise
 
 from mvit_video import build_model, cli
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.evaluation.results import NAMES
-from mvit_video.model.weights.checkpoints import ModelCard, read_checkpoint, save_checkpoint
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.files import read_checkpoint, save_checkpoint
 
 CONFIG = REPOSITORY / "configs/custom/finetune.yaml"
 SHORT = (
@@ -31,7 +32,7 @@ def pretrained(tmp_path_factory):
         name="mvitv2_nano_8x3",
         arguments=arguments,
         classes=("one", "two"),
-        preprocessing=Preprocessing(num_frames=4, sampling_rate=2, target_fps=15, short_side=36, crop_size=32),
+        preprocessing=InputSettings(num_frames=4, sampling_rate=2, target_fps=15, short_side=36, crop_size=32),
     )
     model = randomise(build_model(card.name, num_classes=2, num_frames=4, crop_size=32, **arguments), 0)
     file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
@@ -52,7 +53,7 @@ def test_one_command_splits_trains_evaluates_and_leaves_weights_that_predict_tak
     words = [f"data.root={folder}", f"model.weights={pretrained}", *SHORT]
     code, _, err = run(capsys, "train", CONFIG, *words, "--output", out, "--device", "cpu")
     assert code == 0, err
-    assert "split by a hash of their paths into" in err
+    assert "each class split by a hash of their paths, in all" in err
     assert "the head starts new:" in err and "has 2 classes, such as 'one', and the training list 8, such as" in err
     assert "checked: 3 videos decoded, one pass forward and back," in err
     parts = [
@@ -67,8 +68,9 @@ def test_one_command_splits_trains_evaluates_and_leaves_weights_that_predict_tak
     assert (card.measured.protocol, card.measured.num_videos) == ("1x1", len(parts[1]))
     assert json.loads((out / "evaluation_ema/results.json").read_text())["num_videos"] == len(parts[1])
     assert (
-        f"top-1 {result['top1']:.2f} %, top-5" in err
-        and f"% of {len(parts[1])} held-out videos, 1x1; details in" in err
+        "top-1 {:.2f} % ({:.1f} to {:.1f} with 95 %), top-5".format(result["top1"], *result["intervals_95"]["top1"])
+        in err
+        and f"with 95 %) of {len(parts[1])} held-out videos, 1x1; details in" in err
     )
 
     video = next(iter(folder.rglob("*.mp4")))

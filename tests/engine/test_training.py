@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_models import tiny_video
 
 from mvit_video.config.load import load_config
-from mvit_video.config.schema import Preprocessing, TrainSettings
+from mvit_video.config.schema import InputSettings, TrainSettings
 from mvit_video.data.mixing import Mixer
 from mvit_video.engine import checkpoint as states
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
@@ -22,7 +22,8 @@ from mvit_video.engine.run import train_run, training_lists
 from mvit_video.engine.trainer import Trainer, make_learner, seed_step
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError, TrainingError
 from mvit_video.evaluation.evaluate import validator
-from mvit_video.model.weights.checkpoints import ModelCard, load_checkpoint
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.load import load_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -266,7 +267,7 @@ def test_a_state_with_nan_is_never_written(tmp_path, part):
     learner = make_learner(model, TrainSettings(ema_decay=0.9), CPU)
     model(torch.zeros(1, 3, 8, 32, 32)).sum().backward()
     learner.optimizer.step()
-    card = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=("a",), preprocessing=Preprocessing())
+    card = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=("a",), preprocessing=InputSettings())
     states.save_state(tmp_path, 1, learner, card, {}, keep=1)
     planted = {
         "model": model.norm.bias,

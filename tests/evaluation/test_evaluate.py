@@ -15,7 +15,7 @@ from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies
 from mvit_video.evaluation.views import frame_order, reversed_frames, shuffled_frames
-from mvit_video.model.weights.checkpoints import load_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def model(trained):
 
 def evaluator(trained, videos, protocol="2x3", **changes):
     config = trained.config.model_copy(update=changes)
-    return Evaluator(videos, config, config.data.preprocessing(), Protocol.parse(protocol), CPU)
+    return Evaluator(videos, config, config.data.input, Protocol.parse(protocol), CPU)
 
 
 @pytest.mark.parametrize("views_per_batch", [1, 5, 64])
@@ -39,7 +39,7 @@ def test_scores_are_the_mean_softmax_of_the_views(trained, model, few_videos, vi
         [f"data.root={few_videos}", f"evaluation.views_per_batch={views_per_batch}", "data.workers=0"],
     )
     videos, parsed = read_videos("val.csv", str(few_videos)), Protocol.parse(protocol)
-    ours = Evaluator(videos, config, config.data.preprocessing(), parsed, CPU).scores(model)
+    ours = Evaluator(videos, config, config.data.input, parsed, CPU).scores(model)
     dataset = ViewDataset(videos, str(few_videos), config.data, parsed.clips, parsed.crops, "pyav")
     for row in range(len(videos)):
         total = np.zeros(8)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from plain_views import all_frames, scaled
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import ViewDataset
 from mvit_video.data.lists.records import VideoList, VideoRecord
 from mvit_video.data.synthetic import write_video
@@ -18,9 +18,9 @@ from mvit_video.evaluation.protocols import NAMED
 
 SAMPLED = {"num_frames": 6, "sampling_rate": 8}
 INPUTS = {
-    "kinetics-5x1": Preprocessing(**SAMPLED),
-    "kinetics-5x3": Preprocessing(**SAMPLED, short_side=312, crop_size=312, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
-    "ssv2-1x3": Preprocessing(num_frames=6, sampling="segment", short_side=224),
+    "kinetics-5x1": InputSettings(**SAMPLED),
+    "kinetics-5x3": InputSettings(**SAMPLED, short_side=312, crop_size=312, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
+    "ssv2-1x3": InputSettings(num_frames=6, sampling="segment", short_side=224),
 }
 VIDEOS = {  # frames, height, width, frames a second: wide, upright and odd when scaled, shorter than a clip
     "wide.mp4": (71, 66, 90, 25),

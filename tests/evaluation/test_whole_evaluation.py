@@ -15,13 +15,13 @@ from plain_views import all_frames, scaled
 from small_results import DEMO, INPUT, random_checkpoint, settings
 
 from mvit_video import cli
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import ViewDataset
 from mvit_video.data.lists.read import read_videos
 from mvit_video.data.synthetic import write_video
 from mvit_video.evaluation.scores_file import load_scores
 from mvit_video.model.weights import convert
-from mvit_video.model.weights.checkpoints import load_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 from mvit_video.model.weights.zoo import ZOO
 
 VIDEOS = 9
@@ -166,9 +166,9 @@ def test_pictures_of_another_size_are_scored_and_named(data, checkpoint, tmp_pat
 
 
 def test_a_resolution_keeps_the_proportions():
-    shown = Preprocessing(short_side=256, crop_size=(224, 112)).at_resolution(56)
+    shown = InputSettings(short_side=256, crop_size=(224, 112)).at_resolution(56)
     assert (shown.short_side, shown.crop_size) == (128, (112, 56))
-    shown = Preprocessing(short_side=256, crop_size=224).at_resolution(160)
+    shown = InputSettings(short_side=256, crop_size=224).at_resolution(160)
     assert (shown.short_side, shown.crop_size) == (183, 160)
 
 

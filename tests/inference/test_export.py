@@ -17,7 +17,7 @@ from tiny_checkpoint import write_tiny
 from tiny_models import randomise
 
 from mvit_video import build_model, cli
-from mvit_video.config.schema import Config, Preprocessing
+from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.dataset import view_indices
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.engine.run import model_card
@@ -25,7 +25,9 @@ from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.inference import export
 from mvit_video.inference.export import example_clips, export_checkpoint
 from mvit_video.inference.predictor import Predictor
-from mvit_video.model.weights.checkpoints import CARD_KEY, ModelCard, load_checkpoint, save_checkpoint
+from mvit_video.model.weights.card import CARD_KEY, ModelCard
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 
 RUNNER = REPOSITORY / "examples/onnx_runner.py"
 
@@ -213,7 +215,7 @@ def test_a_card_has_the_views_of_a_named_protocol_and_the_runner_takes_both(tmp_
 def test_the_runner_takes_the_frames_that_we_take(step, sampling):
     kind = runpy.run_path(str(RUNNER))["Runner"]
     runner = kind.__new__(kind)  # without a file
-    settings = Preprocessing(num_frames=8, sampling_rate=3, dense_step=step, sampling=sampling)
+    settings = InputSettings(num_frames=8, sampling_rate=3, dense_step=step, sampling=sampling)
     runner.settings = settings.model_dump(mode="json")
     for count, fps, runner.num_clips in itertools.product((1, 7, 60, 301), (15.0, 29.97, 60.0), (1, 2, 5)):
         wanted = view_indices(count, fps, settings, runner.num_clips)

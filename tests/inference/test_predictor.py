@@ -8,7 +8,7 @@ from torch import nn
 
 import mvit_video
 from mvit_video import build_model
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import read_views
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.data.video.reader import VideoReader
@@ -17,7 +17,8 @@ from mvit_video.evaluation.evaluate import Evaluator
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference import predictor as predictor_module
 from mvit_video.inference.predictor import Predictor, choose_device, find_videos, groups, read_ahead
-from mvit_video.model.weights.checkpoints import ModelCard, save_checkpoint
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.zoo import ZOO
 
 
@@ -28,7 +29,7 @@ def predictor(trained):
 
 def test_predictions_are_the_evaluators_scores(predictor, trained, motion_data, validation_list):
     judge = Evaluator(
-        validation_list, trained.config, trained.config.data.preprocessing(), Protocol.parse("2x3"), torch.device("cpu")
+        validation_list, trained.config, trained.config.data.input, Protocol.parse("2x3"), torch.device("cpu")
     )
     scores = judge.scores(predictor.model).scores
     for row in (0, 3, 6):
@@ -172,7 +173,7 @@ def test_reading_ahead_is_bounded_and_stops_with_its_reader():
 
 
 def test_views_at_once_follow_the_size_of_a_view():
-    sizes = {"nano": NANO, "S": Preprocessing(), "L": Preprocessing(num_frames=40, short_side=312, crop_size=312)}
+    sizes = {"nano": NANO, "S": InputSettings(), "L": InputSettings(num_frames=40, short_side=312, crop_size=312)}
     counts = {}
     for name, preprocessing in sizes.items():
         card = ModelCard(name="mvitv2_nano_8x3", arguments={}, classes=("a",), preprocessing=preprocessing)
@@ -223,7 +224,7 @@ def test_a_baseline_trained_here_predicts(tmp_path, few_videos):
         name="pytorchvideo/x3d_s",
         arguments={},
         classes=("a", "b"),
-        preprocessing=Preprocessing(num_frames=4, crop_size=96, short_side=96),
+        preprocessing=InputSettings(num_frames=4, crop_size=96, short_side=96),
     )
     model = build_model(card.name, num_classes=2, num_frames=4, crop_size=96)
     save_checkpoint(tmp_path / "b.safetensors", model, card)

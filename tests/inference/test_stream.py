@@ -23,7 +23,7 @@ from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference import stream
 from mvit_video.inference.stream import live_predictions, live_source
 from mvit_video.inference.timeline import label_timeline
-from mvit_video.model.weights.checkpoints import save_checkpoint
+from mvit_video.model.weights.files import save_checkpoint
 
 WINDOWS = (216 - 24) // 6 + 1  # of the long demonstration video
 

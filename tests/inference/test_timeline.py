@@ -10,7 +10,7 @@ import torch
 from matplotlib.colors import to_rgb
 from tiny_predictor import nano_card, nano_model, nano_predictor
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.synthetic import write_video
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import DecodeError
@@ -135,7 +135,7 @@ class BarePredictor:
     views_at_once = 4
 
     def __init__(self, **settings):
-        self.card = SimpleNamespace(preprocessing=Preprocessing(**settings), classes=("a", "b", "c"))
+        self.card = SimpleNamespace(preprocessing=InputSettings(**settings), classes=("a", "b", "c"))
         self.rng = np.random.default_rng(0)
 
     def scores(self, clips):
@@ -172,7 +172,7 @@ def test_windows_and_segments_lie_within_videos_of_any_length_and_rate(settings,
 
 def test_a_video_of_29_97_frames_a_second_has_a_timeline(tmp_path):
     write_video(tmp_path / "ntsc.mp4", np.zeros((303, 48, 64, 3), np.uint8), Fraction(30_000, 1001))
-    shown = Preprocessing(num_frames=8, sampling_rate=8, short_side=48, crop_size=48)
+    shown = InputSettings(num_frames=8, sampling_rate=8, short_side=48, crop_size=48)
     card = nano_card().model_copy(update={"preprocessing": shown})
     timeline = label_timeline(Predictor(nano_model(), card, torch.device("cpu")), tmp_path / "ntsc.mp4")
     assert timeline.seconds == pytest.approx(303 * 1001 / 30_000)

@@ -7,8 +7,8 @@ import torch
 from shared_files import shared
 
 from mvit_video import build_model
-from mvit_video.model.weights.checkpoints import Weights, fit_weights, recognise_model
 from mvit_video.model.weights.formats import to_ours, to_pyslowfast, to_torchvision
+from mvit_video.model.weights.load import Weights, fit_weights, recognise_model
 
 PUBLISHED = {
     "pyslowfast_MViTv2_S_16x4_k400": ("PySlowFast", "mvitv2_s_16x4"),

@@ -5,8 +5,8 @@ import torch
 from tiny_models import randomise, relative_difference
 
 from mvit_video import build_model, load_weights
-from mvit_video.model.weights.checkpoints import read_weights, recognise_model
 from mvit_video.model.weights.formats import to_ours, to_torchvision
+from mvit_video.model.weights.load import read_weights, recognise_model
 
 video = pytest.importorskip("torchvision.models.video")
 SIZES = {"mvit_v2_s": "mvitv2_s_16x4", "mvit_v1_b": "mvitv1_b_16x4"}

@@ -1,7 +1,4 @@
-"""Weights in and out: our own format, safetensors with a card that says what the weights are, and every public one.
-
-`load_weights` puts a checkpoint of any known format into a model and reports what became of every tensor.
-"""
+"""Weights into networks: a checkpoint of any known format, and a report of what became of every tensor."""
 
 # C channels, P positions, d head dim
 
@@ -12,162 +9,20 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from mvit_video.config.schema import Preprocessing, Settings
 from mvit_video.data.lists.class_names import published_classes
-from mvit_video.errors import CheckpointError, MvitVideoError, did_you_mean
-from mvit_video.model.baselines import BASELINES
+from mvit_video.download import local_file
+from mvit_video.errors import CheckpointError, did_you_mean
+from mvit_video.model.registry import MODELS, build_model, model_entry
 from mvit_video.model.relative_position import resample_table
-from mvit_video.model.variants import VARIANTS, build_model
-from mvit_video.model.weights.files import read_tensors
+from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
+from mvit_video.model.weights.files import check_whole, read_checkpoint, read_tensors
 from mvit_video.model.weights.formats import to_ours
 from mvit_video.model.weights.inflate import check_inflation, inflate, is_image
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
-from mvit_video.paths import local_file, write_whole
 
-CARD_KEY = "mvit_video"
 HEAD = ("head.projection.weight", "head.projection.bias")
-
-
-class Measured(Settings):
-    """How good weights were found to be, by whom they were trained."""
-
-    protocol: str
-    """Views per video: clips × crops."""
-    num_videos: int
-    """Held-out videos, those that could not be decoded included as wrong."""
-    list: str
-    """Where these were listed."""
-    percent: dict[str, float]
-    """top1, top5 and what else evaluation measures, in percent."""
-
-
-class ModelCard(Settings):
-    """What travels with the weights: enough to build the network, feed it and name its answers."""
-
-    name: str
-    """The network's registered name."""
-    arguments: dict
-    """Constructor arguments besides those that follow from the classes and the preprocessing."""
-    classes: tuple[str, ...]
-    """Class names in label order."""
-    preprocessing: Preprocessing
-    """From a video to the network's input."""
-    protocol: str = "1x1"
-    """Views per video that the training run's configuration evaluates with: clips × crops."""
-    measured: Measured | None = None
-    """Its accuracy, where evaluation.after_training has measured it."""
-
-
-def model_from_card(card: ModelCard) -> nn.Module:
-    """A network with new weights, as the card describes it."""
-    return build_model(
-        card.name,
-        num_classes=len(card.classes),
-        num_frames=card.preprocessing.num_frames,
-        crop_size=card.preprocessing.crop_size,
-        **card.arguments,
-    )
-
-
-def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> None:
-    """Weights and card in one safetensors file; there whole or not at all. Raises CheckpointError for NaN or Inf."""
-    save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, card)
-
-
-def save_tensors(path: str | Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
-    """`save_checkpoint` of weights that lie on the CPU already."""
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(f"{path}: not written, because '{broken[0]}' holds NaN or Inf ({len(broken)} tensors do)")
-    write_whole(path, to_safetensors(dict(state), metadata={CARD_KEY: card.model_dump_json()}))
-
-
-def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelCard]:
-    """The network of a checkpoint of ours, in eval mode, and its card. `path` may be an http(s) address."""
-    state, card = read_checkpoint(path)
-    model = model_of_file(card, path)
-    load_exactly(model, state, path)
-    return model.eval(), card
-
-
-def model_of_file(card: ModelCard, path: str | Path) -> nn.Module:
-    """`model_from_card` of a card that a file holds; CheckpointError where it describes no network."""
-    try:
-        return model_from_card(card)
-    except (MvitVideoError, TypeError) as reason:
-        raise CheckpointError(f"{path}: its card describes no network that can be built ({reason})") from None
-
-
-def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
-    """Tensors and card of a checkpoint of ours. Raises CheckpointError that says what the file is not."""
-    state, metadata = read_tensors(local_file(path, CheckpointError), path)
-    if CARD_KEY not in metadata:
-        kind = "a safetensors file" if Path(path).suffix == ".safetensors" else "a checkpoint"
-        raise CheckpointError(
-            f"{path}: is {kind} without our card: train writes one with it, `mvit-video convert --to native` adds it"
-        )
-    return state, _card(metadata, path)
-
-
-def has_card(file: Path) -> bool:
-    """Whether this is a checkpoint of ours, or a safetensors file so damaged that nobody can tell."""
-    with file.open("rb") as content:
-        start = content.read(9)
-    if start[8:9] != b"{" and file.suffix != ".safetensors":
-        return False
-    try:
-        with safe_open(file, framework="pt") as content:
-            return CARD_KEY in (content.metadata() or {})
-    except (SafetensorError, OSError):
-        return True
-
-
-def _card(metadata: Mapping[str, str], path: str | Path) -> ModelCard:
-    try:
-        return ModelCard.model_validate_json(metadata[CARD_KEY])
-    except ValidationError as reason:
-        raise CheckpointError(f"{path}: its card cannot be read ({reason.errors()[0]['msg']})") from None
-
-
-def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
-    """Load every tensor; CheckpointError names the first that is missing, unknown or of another shape."""
-    check_exactly(model.state_dict(), state, source)
-    model.load_state_dict(state)
-
-
-def check_exactly(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raise `load_exactly`'s CheckpointError."""
-    if difference := _difference(state, wanted):
-        raise CheckpointError(f"{source}: {difference}")
-    for name, tensor in state.items():
-        if tensor.shape != wanted[name].shape:
-            shapes = f"{tuple(tensor.shape)}, wanted {tuple(wanted[name].shape)}"
-            raise CheckpointError(
-                f"{source}: '{name}' has shape {shapes}: is it a checkpoint of another network or class list?"
-            )
-        _check_kind(name, tensor, wanted[name], source)
-
-
-def _check_kind(name: str, tensor: Tensor, wanted: Tensor, source: str | Path) -> None:
-    """CheckpointError for counts where weights are wanted, or the other way round."""
-    if tensor.is_floating_point() != wanted.is_floating_point():
-        kind = "floating point weights" if wanted.is_floating_point() else "whole numbers"
-        raise CheckpointError(f"{source}: '{name}' holds {tensor.dtype}, wanted {kind}")
-
-
-def _difference(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], excepted: Collection[str] = ()) -> str:
-    """The first name that one side lacks, with counts; an empty string where the names are the same."""
-    missing = sorted(wanted.keys() - state.keys() - set(excepted))
-    unknown = sorted(state.keys() - wanted.keys() - set(excepted))
-    if not missing and not unknown:
-        return ""
-    what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}', which the network does not have"
-    return f"{what} ({len(missing)} missing, {len(unknown)} unknown)"
 
 
 @dataclass(frozen=True)
@@ -188,8 +43,8 @@ class Weights:
 
     @property
     def of_baseline(self) -> bool:
-        """Whether these are weights of another project's network, trained here."""
-        return self.card is not None and self.card.name in BASELINES
+        """Whether these are weights of a network that no other project has files of."""
+        return self.card is not None and not model_entry(self.card.name).capabilities.formats
 
     @property
     def num_classes(self) -> int | None:
@@ -260,26 +115,38 @@ def load_weights(
 
 def read_weights(source: str | Path) -> Weights:
     """A checkpoint of any known format, under our names; a baseline's own under its. Raises CheckpointError."""
-    name = str(source)
-    tensors, metadata = read_tensors(checkpoint_file(source), source)
-    card = _card(metadata, source) if CARD_KEY in metadata else None
-    if card is not None and card.name in BASELINES:
+    name, file = str(source), checkpoint_file(source)
+    tensors, metadata = read_tensors(file, source)
+    card = read_card(metadata, source) if CARD_KEY in metadata else None
+    if card is not None:
+        entry_of_file(card, source)
         return Weights(name, "native", tensors, (), card)
     kind, state = to_ours(tensors, source)
-    if card is not None:
-        return Weights(name, "native", state, (), card)
     return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
 
 
 def checkpoint_file(source: str | Path) -> Path:
-    """The file on this machine of a path, an address or a name of the zoo."""
+    """The file on this machine of a path, an address or a name of the zoo. A download that is no weights is not kept."""
     name = str(source)
-    if name in ZOO and not Path(name).is_file():
-        return local_file(ZOO[name].url, CheckpointError)
+    place = ZOO[name].url if name in ZOO and not Path(name).is_file() else name
     try:
-        return local_file(name, CheckpointError)
+        return local_file(place, CheckpointError, check=lambda file: check_whole(file, place))
     except CheckpointError as reason:
-        raise CheckpointError(f"{reason}{did_you_mean(name, ZOO)}") from None
+        near = did_you_mean(name, ZOO) if place == name else ""
+        raise CheckpointError(f"{reason}{near}") from None
+
+
+def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelCard]:
+    """The network of a checkpoint of ours, in eval mode, and its card. `path` may be an http(s) address."""
+    state, card = read_checkpoint(path)
+    return model_of_weights(card, state, path)
+
+
+def model_of_weights(card: ModelCard, state: dict[str, Tensor], source: str | Path) -> tuple[nn.Module, ModelCard]:
+    """The network of a card with all tensors of `state`, in eval mode, and the card. Raises CheckpointError."""
+    model = model_of_file(card, source)
+    load_exactly(model, state, source)
+    return model.eval(), card
 
 
 def put_weights(model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False) -> LoadReport:
@@ -320,6 +187,42 @@ def fit_weights(
         ignored=weights.ignored + tuple(name for name in head if reset_head and name in weights.state),
     )
     return fitted, report
+
+
+def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
+    """Load every tensor; CheckpointError names the first that is missing, unknown or of another shape."""
+    check_exactly(model.state_dict(), state, source)
+    model.load_state_dict(state)
+
+
+def check_exactly(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise `load_exactly`'s CheckpointError."""
+    if difference := _difference(state, wanted):
+        raise CheckpointError(f"{source}: {difference}")
+    for name, tensor in state.items():
+        if tensor.shape != wanted[name].shape:
+            shapes = f"{tuple(tensor.shape)}, wanted {tuple(wanted[name].shape)}"
+            raise CheckpointError(
+                f"{source}: '{name}' has shape {shapes}: is it a checkpoint of another network or class list?"
+            )
+        _check_kind(name, tensor, wanted[name], source)
+
+
+def _check_kind(name: str, tensor: Tensor, wanted: Tensor, source: str | Path) -> None:
+    """CheckpointError for counts where weights are wanted, or the other way round."""
+    if tensor.is_floating_point() != wanted.is_floating_point():
+        kind = "floating point weights" if wanted.is_floating_point() else "whole numbers"
+        raise CheckpointError(f"{source}: '{name}' holds {tensor.dtype}, wanted {kind}")
+
+
+def _difference(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], excepted: Collection[str] = ()) -> str:
+    """The first name that one side lacks, with counts; an empty string where the names are the same."""
+    missing = sorted(wanted.keys() - state.keys() - set(excepted))
+    unknown = sorted(state.keys() - wanted.keys() - set(excepted))
+    if not missing and not unknown:
+        return ""
+    what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}', which the network does not have"
+    return f"{what} ({len(missing)} missing, {len(unknown)} unknown)"
 
 
 def _head_of(wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -365,8 +268,9 @@ def recognise_model(state: Mapping[str, Tensor]) -> str | None:
     """The registered network that has exactly these shapes, whatever its head; None where there is none."""
     shapes = {name: tensor.shape for name, tensor in state.items() if name not in HEAD}
     blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    for name, arguments in VARIANTS.items():
-        if sum(arguments.get("depths", ())) == blocks:
+    for name in MODELS.names():
+        entry = MODELS.get(name)
+        if entry.capabilities.formats and sum(entry.defaults.get("depths", ())) == blocks:
             with torch.device("meta"):
                 wanted = build_model(name).state_dict()
             if shapes == {key: tensor.shape for key, tensor in wanted.items() if key not in HEAD}:

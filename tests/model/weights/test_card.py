@@ -4,16 +4,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError
-from mvit_video.model.weights.checkpoints import CARD_KEY, ModelCard, load_checkpoint, model_from_card, save_checkpoint
+from mvit_video.model.weights.card import CARD_KEY, ModelCard, model_from_card
 from mvit_video.model.weights.convert import convert
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 
 CARD = ModelCard(
     name="mvitv2_nano_8x3",
     arguments={"depths": [1, 1]},
     classes=("größer", "kleiner"),
-    preprocessing=Preprocessing(num_frames=4, crop_size=(32, 48), short_side=48),
+    preprocessing=InputSettings(num_frames=4, crop_size=(32, 48), short_side=48),
     protocol="3x1",
 )
 
