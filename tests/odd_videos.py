@@ -99,14 +99,11 @@ def mux_chunks(like: Path, target: Path, chunks: list[bytes], keys: list[bool]) 
     return target
 
 
-def without_times(name: str, codec: str, options: dict) -> Maker:
-    """A raw stream put into a container packet by packet, the times of showing left to the muxer."""
+def remuxed(name: str, make: Maker) -> Maker:
+    """A raw stream in another container, packet by packet, each shown when it is decoded: the right times are not known."""
 
     def write(folder: Path) -> Path:
-        raw = write_numbered(
-            folder / f"raw.{'h264' if codec == 'libx264' else 'hevc'}", COUNT, codec=codec, options=options
-        )
-        with av.open(str(raw)) as source, av.open(str(folder / name), "w") as output:
+        with av.open(str(make(folder))) as source, av.open(str(folder / name), "w") as output:
             track = output.add_stream_from_template(source.streams.video[0])
             for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
                 packet.stream, packet.time_base = track, Fraction(1, 25)
@@ -116,6 +113,39 @@ def without_times(name: str, codec: str, options: dict) -> Maker:
         return folder / name
 
     return write
+
+
+def units_of(path: Path) -> list[bytes]:
+    """The units of a raw H.264 stream, without their start codes."""
+    return [unit.rstrip(b"\0") for unit in path.read_bytes().split(b"\0\0\1")[1:]]
+
+
+def write_units(path: Path, units: list[bytes]) -> Path:
+    path.write_bytes(b"".join(b"\0\0\0\1" + unit for unit in units))
+    return path
+
+
+def headers_once(folder: Path) -> Path:
+    """Two raw H.264 streams of different headers joined, each with its headers at its beginning only."""
+    other = {"bf": "0", "g": "10", "x264-params": "cabac=0:8x8dct=0:ref=1:weightp=0"}
+    kept: list[bytes] = []
+    for name, options in (("a.h264", B), ("b.h264", other)):
+        units = units_of(write_numbered(folder / name, COUNT, options=options))
+        kept += [unit for place, unit in enumerate(units) if unit[0] & 31 not in (7, 8) or unit not in units[:place]]
+    return write_units(folder / "once.h264", kept)
+
+
+def turned_once(folder: Path) -> Path:
+    """Raw H.264 with a message at its beginning that its pictures are to be turned by a quarter to the left."""
+    units = units_of(write_numbered(folder / "a.h264", COUNT, options=B))
+    first = next(place for place, unit in enumerate(units) if unit[0] & 31 == 5)
+    # no cancel, no flips, 16 bits of angle (a quarter of 65536), repetition "1", no extension, and the end of the message
+    bits = "0" + "0" + "0" + format(0x4000, "016b") + "010" + "0" + "1"
+    bits += "0" * (-len(bits) % 8)
+    payload = bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits), 8))
+    return write_units(
+        folder / "turned.h264", [*units[:first], bytes([6, 47, len(payload)]) + payload + b"\x80", *units[first:]]
+    )
 
 
 def joined(name: str, *makers: Maker) -> Maker:
@@ -229,8 +259,8 @@ def with_sound_only_before(folder: Path) -> Path:
     return path
 
 
-def palette(name: str, codec: str, pixels: str) -> Maker:
-    """Pictures of 256 colours, whose table is sent once."""
+def palette(name: str, codec: str, pixels: str, changes: bool = False) -> Maker:
+    """Pictures of 256 colours, whose table is sent once, or once more in the midst."""
 
     def write(folder: Path) -> Path:
         with av.open(str(folder / name), "w") as output:
@@ -243,6 +273,8 @@ def palette(name: str, codec: str, pixels: str) -> Maker:
                 )  # blue, green, red, alpha
                 frame = av.VideoFrame(144, 48, pixels)
                 frame.planes[0].update(padded(grey, frame.planes[0]))
+                if changes and number >= COUNT // 2:
+                    colours[:, :3] = 255 - colours[:, :3]
                 if pixels == "pal8":
                     frame.planes[1].update(colours.tobytes())
                 frame.pts, frame.time_base = number, Fraction(1, 25)
@@ -421,8 +453,8 @@ TABLE: dict[str, Maker] = {
     "MP4, index first": plain("a.mp4", "libx264", B, container={"movflags": "faststart"}),
     "MP4, variable rate": plain("a.mp4", "libx264", B, gaps=True),
     "MP4, edit list": edited,
-    "MP4, raw H.264 without times": without_times("unset.mp4", "libx264", B),
-    "MP4, raw HEVC without times": without_times("unset.mp4", "libx265", X265),
+    "MP4, raw H.264 without times": remuxed("unset.mp4", plain("raw.h264", "libx264", B)),
+    "MP4, raw HEVC without times": remuxed("unset.mp4", plain("raw.hevc", "libx265", X265)),
     "MP4, times far from zero": later(3e6, H264, "far.mp4"),
     "MP4, sound first": with_sound_only_before,
     "MP4, cover first": with_cover,
@@ -443,6 +475,10 @@ TABLE: dict[str, Maker] = {
     "AVI, empty chunks": empty_chunks,
     "AVI, no index": without_index,
     "AVI, palette": palette("palette.avi", "rawvideo", "pal8"),
+    "AVI, palette that changes": palette("changes.avi", "rawvideo", "pal8", changes=True),
+    "raw H.264, headers that change": headers_once,
+    "MP4, headers that change": remuxed("changes.mp4", headers_once),
+    "MP4, turned by a message sent once": remuxed("turned.mp4", turned_once),
     "MOV, grey palette": palette("grey.mov", "qtrle", "gray"),
 }
 if FFMPEG:

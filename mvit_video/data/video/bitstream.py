@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 H264_SETS, HEVC_SETS = {7: "SPS", 8: "PPS"}, {32: "VPS", 33: "SPS", 34: "PPS"}
-H264_SEI, HEVC_SEI, DISPLAY_ORIENTATION = 6, 39, 47
+H264_REFRESH, H264_SEI, HEVC_SEI, DISPLAY_ORIENTATION = 5, 6, 39, 47
 MPEG4_LAYERS, MPEG4_PICTURE = range(0x20, 0x30), b"\0\0\1\xb6"
 MPEG2_SEQUENCE = 0xB3
 START = b"\0\0\1"
@@ -23,7 +23,8 @@ class Headers(NamedTuple):
     """What a packet carries besides its picture: `sets` are the units that decoding needs, by their kind."""
 
     sets: dict[str, tuple[bytes, ...]]
-    orientation: Orientation | None
+    orientation: Orientation | None = None
+    refresh: bool = True  # whether no later frame refers to one before this packet, if this is a key frame
 
 
 def length_bytes(codec: str, extradata: bytes | None) -> int:
@@ -40,22 +41,24 @@ def length_bytes(codec: str, extradata: bytes | None) -> int:
 def headers_of(codec: str, content: bytes, lengths: int) -> Headers:
     """The headers in a packet of H.264, HEVC, MPEG-4, MPEG-1 or MPEG-2; none of other codecs, whose key frames have all."""
     sets: dict[str, tuple[bytes, ...]] = {}
-    orientation = None
+    orientation, refresh = None, codec != "h264"
     if codec not in ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"):
-        return Headers(sets, orientation)
+        return Headers(sets)
     for unit in _units(content, lengths):
         kind = _set_kind(codec, unit)
         if kind:
             sets[kind] = (*sets.get(kind, ()), unit.rstrip(b"\0"))
+        elif codec == "h264" and unit[0] & 31 == H264_REFRESH:
+            refresh = True
         elif (codec == "h264" and unit[0] & 31 == H264_SEI) or (codec == "hevc" and unit[0] >> 1 & 63 == HEVC_SEI):
             orientation = _orientation_in(unit[1 if codec == "h264" else 2 :]) or orientation
-    return Headers(sets, orientation)
+    return Headers(sets, orientation, refresh)
 
 
 def extradata_headers(codec: str, extradata: bytes | None) -> Headers:
     """The headers that the container keeps for the whole stream."""
     if not extradata:
-        return Headers({}, None)
+        return Headers({})
     return headers_of(codec, extradata if not length_bytes(codec, extradata) else _listed_sets(codec, extradata), 0)
 
 

@@ -5,7 +5,7 @@ how long their parts are tell more: these are walked here, part by part, which r
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 FORMATS = "mov,3gp,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,gif,yuv4mpegpipe,mxf,dv,ivf"  # FFmpeg's names
@@ -104,7 +104,7 @@ class _Window:
     def __exit__(self, *_) -> None:
         os.close(self._handle)
 
-    def bytes(self, at: int, count: int) -> bytes:
+    def read(self, at: int, count: int) -> bytes:
         """Fewer at the end of the file."""
         offset = at - self._start
         if offset < 0 or offset + count > len(self._block):
@@ -112,11 +112,21 @@ class _Window:
         return self._block[offset : offset + count]
 
     def number(self, at: int, count: int, order: str = "big") -> int:
-        return int.from_bytes(self.bytes(at, count), "big" if order == "big" else "little")
+        return int.from_bytes(self.read(at, count), "big" if order == "big" else "little")
+
+    def find(self, what: bytes, at: int) -> int:
+        """Where these bytes come next, -1 where they do not."""
+        while at < self.size:
+            block = self.read(at, 1 << 20)
+            found = block.find(what)
+            if found >= 0:
+                return at + found
+            at += max(len(block) - len(what) + 1, 1)
+        return -1
 
     def only_zeros_from(self, at: int) -> bool:
         """Whether nothing follows but padding."""
-        return all(not any(self.bytes(place, self.BLOCK)) for place in range(at, self.size, self.BLOCK))
+        return all(not any(self.read(place, self.BLOCK)) for place in range(at, self.size, self.BLOCK))
 
 
 def _cut(window: _Window, end: int) -> None:
@@ -140,7 +150,7 @@ def _boxes(window: _Window) -> None:
             return
         if size < header:
             return  # padding, which some cameras leave
-        if window.bytes(at + 4, 4) in (b"moov", b"moof", b"mdat"):  # some append what is no box
+        if window.read(at + 4, 4) in (b"moov", b"moof", b"mdat"):  # some append what is no box
             _cut(window, at + size)
         at += size
 
@@ -177,7 +187,7 @@ def _matroska(window: _Window) -> None:
         if identity not in IN_SEGMENT or content + length > end:
             raise _garbled(at)
         if identity == CLUSTER and 0 <= length <= MOST_AT_ONCE:
-            _walk_cluster(window.bytes(content, length), content)
+            _walk_cluster(window.read(content, length), content)
         at = content + max(length, 0)
 
 
@@ -203,7 +213,7 @@ def _walk_cluster(data: bytes, begin: int) -> None:
 
 def _element(window: _Window, at: int) -> tuple[int, int, int]:
     """Identity, where the content begins, and its length."""
-    head = window.bytes(at, 12)
+    head = window.read(at, 12)
     width = LENGTH_BYTES[head[0]] if head else 0
     if not 0 < width <= 4 or len(head) <= width or not head[width]:
         raise _garbled(at)
@@ -217,8 +227,8 @@ def _riff(window: _Window) -> None:
     """AVI: that the list of frames ends within the file. Chunks in it are padded in too many ways to be walked."""
     at = 12
     while at + 12 <= window.size:
-        name, size = window.bytes(at, 4), window.number(at + 4, 4, "little")
-        if name == b"LIST" and window.bytes(at + 8, 4) == b"movi":
+        name, size = window.read(at, 4), window.number(at + 4, 4, "little")
+        if name == b"LIST" and window.read(at + 8, 4) == b"movi":
             if size not in (0, 0xFFFFFFFF):  # a recorder that broke off leaves these
                 _cut(window, at + size)
             return
@@ -244,7 +254,7 @@ def _ogg(window: _Window) -> None:
     """Ogg: pages with a table of lengths, numbered for each stream."""
     at, numbers = 0, dict[int, int]()
     while at < window.size:
-        if window.bytes(at, 4) != b"OggS":
+        if window.read(at, 4) != b"OggS":
             raise _garbled(at)
         _cut(window, at + 27)
         stream, number, segments = (
@@ -255,7 +265,7 @@ def _ogg(window: _Window) -> None:
         if number != numbers.get(stream, number - 1) + 1:
             raise Fault(f"is damaged at byte {at:,}: page {number} follows page {numbers[stream]}", at)
         numbers[stream] = number
-        end = at + 27 + segments + sum(window.bytes(at + 27, segments))
+        end = at + 27 + segments + sum(window.read(at + 27, segments))
         _cut(window, end)
         at = end
 
@@ -268,7 +278,7 @@ def _asf(window: _Window) -> None:
     at, end = 30, min(window.number(16, 8, "little"), window.size)
     while at + 24 <= end:
         size = window.number(at + 16, 8, "little")
-        if window.bytes(at, 16) == ASF_FILE_PROPERTIES and not window.number(at + 88, 4, "little") & 1:
+        if window.read(at, 16) == ASF_FILE_PROPERTIES and not window.number(at + 88, 4, "little") & 1:
             _cut(window, window.number(at + 40, 8, "little"))
             return
         at += max(size, 24)
@@ -293,23 +303,27 @@ def _gif(window: _Window) -> None:
 
 
 def _program(window: _Window) -> None:
-    """MPEG program streams: that the last packet is all there. What lies between packets differs from writer to writer."""
-    for end in _ends_of_program_packets(window):
-        _cut(window, end)
-
-
-def _ends_of_program_packets(window: _Window) -> Iterator[int]:
-    """As long as one follows the other."""
-    at = 0
-    while window.bytes(at, 3) == b"\0\0\1" and at + 6 <= window.size:
+    """MPEG program streams: packs and packets with their lengths, with nothing but zeros between them."""
+    at, ended = 0, False
+    while at + 6 <= window.size:
+        if window.read(at, 3) != b"\0\0\1":
+            following = window.find(b"\0\0\1\xba", at)
+            if following < 0 and (ended or window.only_zeros_from(at)):
+                return  # what someone has appended
+            if following < 0 or any(window.read(at, min(following - at, MOST_AT_ONCE))):
+                raise _garbled(at)
+            at = following
+            continue
         kind = window.number(at + 3, 1)
         if kind == 0xBA:  # a pack's header, of MPEG-2 or MPEG-1
             at += 14 + (window.number(at + 13, 1) & 7) if window.number(at + 4, 1) >> 6 == 1 else 12
         elif kind > 0xBA:
             at += 6 + window.number(at + 4, 2)
+        elif kind == 0xB9:  # the end, behind which another stream may be joined
+            at, ended = at + 4, True
         else:
-            return
-        yield at
+            raise _garbled(at)
+        _cut(window, at)
 
 
 DV_FRAMES = {0: 120_000, 1: 144_000}  # bytes of a frame with 525 and with 625 lines
@@ -335,7 +349,7 @@ CHROMA = {"mono": 0, "420": 2, "411": 2, "422": 4, "444": 8}  # bytes of colour 
 
 def _y4m(window: _Window) -> None:
     """Y4M: a line of text, then frames of one size, each with a line before it."""
-    header = window.bytes(0, 256).partition(b"\n")[0].decode("ascii", "replace")
+    header = window.read(0, 256).partition(b"\n")[0].decode("ascii", "replace")
     fields = {field[0]: field[1:] for field in header.split()[1:]}
     name = fields.get("C", "420")
     chroma = next((bytes_ for start, bytes_ in CHROMA.items() if name.startswith(start)), None)
@@ -348,7 +362,7 @@ def _y4m(window: _Window) -> None:
     size = deep * (width * height + (2 * across * down if chroma else 0))
     at = len(header) + 1
     while at < window.size:
-        line = window.bytes(at, 80).partition(b"\n")[0]
+        line = window.read(at, 80).partition(b"\n")[0]
         if not line.startswith(b"FRAME"):
             raise _garbled(at)
         at += len(line) + 1 + size

@@ -65,6 +65,7 @@ class PacketTable:
         self._time, self._decoding_time = array("q"), array("q")  # of each packet
         self._shown = bytearray()
         self.keys: list[int] = []  # places
+        self._open_keys: set[int] = set()  # of H.264: behind them, what is marked in frames before is missed
         self._place_of: dict[tuple, int] = {}  # identity of a key packet → place, -1 where several have one
         self._headers: list[tuple[int, Headers]] = []  # of key packets that carry any
         self.changes: list[tuple[int, PacketSideData]] = []
@@ -99,6 +100,8 @@ class PacketTable:
         identity = identity_of(packet)
         self._place_of[identity] = -1 if identity in self._place_of else place
         headers = headers_of(self.codec, bytes(packet), self._lengths)
+        if not headers.refresh:
+            self._open_keys.add(place)
         if headers.sets or headers.orientation:
             self._headers.append((place, headers))
 
@@ -193,12 +196,24 @@ class PacketTable:
         place = self._starts[behind - 1][1] if behind > 1 else self.begin
         return place, self._starts[behind][0] if behind < len(self._starts) else self.num_frames
 
+    def refreshed(self, place: int) -> bool:
+        """Whether a decoder that starts there lacks nothing of what was before, so that all its complaints count."""
+        return place not in self._open_keys and (self.codec != "h264" or place in self.keys)
+
+    def may_be_left_out(self, place: int) -> bool:
+        """Whether no frame refers to this one, if it also says so: those that others refer to are seldom shown early."""
+        return 0 <= self._numbers[place] < self._highest[place]
+
     def sure(self, first: int, end: int) -> bool:
         """Whether the order of the frames from packet `first` up to number `end` needs no check by decoding all of them.
 
         Times that come in the order in which frames are stored may be made up, where a decoder may change the order.
         """
         return self.decoded or not self._delays or self._reordered[self._reach[end - 1]] > self._reordered[first]
+
+    def sure_at(self, place: int) -> bool:
+        """Whether that is so for the frames around a packet."""
+        return self.num_frames > 0 and self.sure(*self.start_of(max(self._numbers[place], 0)))
 
     def last_of(self, number: int) -> int:
         """The last packet that frames up to this one come from."""

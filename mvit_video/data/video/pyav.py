@@ -31,6 +31,8 @@ SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")  # decoders that heed skip_fr
 SEEK_PACKETS = 32  # fewer packets than these are passed over faster than a container seeks
 STREAMS = ("mpegts", "mpeg")  # broadcasts, which send a picture at least every second
 LEAP_SECONDS = 10
+ASKEW = 0.02  # of a turn: what rounding may leave
+LAG = 4  # frames that are looked at behind one before it is given
 TAIL_SECONDS = 0.5  # what a header may state beyond the last packet: players round, and sound may end later
 
 
@@ -54,7 +56,8 @@ class PyAvBackend:
 
     def __init__(self, file: Path, root: str | Path | None = None, whole: bool = True) -> None:
         self._file, self.num_decoded, self.shortfall, self.note = file, 0, "", ""
-        self._mirrored: bool | None = None  # not known before the first frame
+        self._owed: set[int] = set()  # packets that were sent to the decoder and are to come out as frames
+        self._orientations: dict[int, Orientation] = {}  # by FFmpeg's angle, which leaves out mirroring
         # One converter per video, without threads of its own: a loader's fork would leave them behind and wait for ever.
         self._converter = VideoReformatter()
         self._open()
@@ -68,8 +71,8 @@ class PyAvBackend:
             self.close()
             raise
 
-    def _open(self) -> None:
-        """Open the file, at its first packet."""
+    def _open(self, strict: bool = True) -> None:
+        """Open the file, at its first packet. A strict decoder takes for an error what others only log."""
         try:
             self._container = av.open(str(self._file), options=OPTIONS)
         except (av.FFmpegError, ValueError, MemoryError) as reason:
@@ -83,7 +86,8 @@ class PyAvBackend:
             raise
         self._codec = self._stream.codec_context
         self._codec.thread_count = 1
-        self._codec.options = {"max_pixels": str(MAX_PIXELS)}
+        self._codec.options = {"max_pixels": str(MAX_PIXELS)} | ({"err_detect": "explode"} if strict else {})
+        self._strict = strict
         self._demuxer, self._next, self._used = iter(self._container.demux(self._stream)), 0, False
 
     def _scan(self, fault: Fault | None) -> None:
@@ -258,32 +262,40 @@ class PyAvBackend:
         """Frames of rising numbers, decoded from the packet at place `first` on.
 
         A frame is given once all that is stored before it, and may be referred to, has come out undamaged. Where the order
-        is sure, no more is decoded than is wanted or referred to. With `to_end`, no frame may follow the last one.
+        is sure, no more is decoded than is wanted or referred to, and a frame waits whether an earlier one follows it all
+        the same. With `to_end`, no frame may follow the last one.
         """
-        table, held, upcoming, damage = self.packets, deque[av.VideoFrame](), iter(numbers), None
-        wanted = next(upcoming, None)
-        outputs = self._numbered(first, numbers if sure else None)
-        while wanted is not None or held or to_end:
+        table, held, upcoming, damage = self.packets, deque[tuple[int, av.VideoFrame]](), iter(numbers), None
+        wanted, lag = next(upcoming, None), LAG if sure else 0
+        outputs = enumerate(self._numbered(first, numbers if sure else None))
+        while wanted is not None or held or to_end or sure:
             try:
-                number, frame = next(outputs)
+                count, (number, frame) = next(outputs)
             except StopIteration:
                 break
             except Damaged as reason:
                 damage = reason
                 break
             if number == wanted:
-                held.append(frame)
+                held.append((count + lag, frame))
                 wanted = next(upcoming, None)
-            while held and table.settled_by(_place_of(held[0])) <= number:
-                yield held.popleft()
-        for frame in held:
+            while held and held[0][0] <= count and table.settled_by(_place_of(held[0][1])) <= number:
+                yield self._complete(held.popleft()[1])
+        for _, frame in held:
             if damage is not None and _place_of(frame) > damage.place:
                 break
-            yield frame
+            yield self._complete(frame)
         if damage is not None:
             raise damage
         if wanted is not None:
             raise Disorder(f"frame {wanted} of {self.num_frames} is missing: the decoder does not give it")
+
+    def _complete(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """A frame, if all that is stored before it and was not left out has come out of the decoder."""
+        missing = min(self._owed, default=NEVER)
+        if missing < _place_of(frame):
+            raise Damaged(missing, "is missing: the decoder does not give it")
+        return frame
 
     def _numbered(self, first: int, wanted: Sequence[int] | None) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decoded frames with their numbers. With `wanted`, others are left out of decoding where no frame refers to them.
@@ -298,6 +310,7 @@ class PyAvBackend:
         expected = 0 if started else earliest
         for frame in self._decode(first, last, set(wanted or ()) if skipping else None):
             number = table.number_at(_place_of(frame))
+            self._owed.discard(_place_of(frame))
             if number < 0 and (table.decoded or not started):
                 continue  # left out, as it refers to what is not in the file, or it leads the key frame
             if not started and number < earliest:
@@ -322,19 +335,23 @@ class PyAvBackend:
     def _decode(self, first: int, last: int | None, wanted: set[int] | None) -> Iterator[av.VideoFrame]:
         """The decoder's frames from packet `first` to `last`, to the end without it, each with its packet's place as its time."""
         table = self.packets
-        if table.headers_change:
+        strict = table.refreshed(first)
+        if table.headers_change or strict != self._strict:
             self.close()
-            self._open()
+            self._open(strict)
         if self._used:
             self._codec.flush_buffers()
+        self._owed.clear()
         for place, packet in self._packets_from(first, last):
             if place == first:
                 _hand_on(table.changes, packet, place)
             if packet.is_corrupt and not table.joined_behind(place):
                 raise Damaged(place, "is damaged")
             if wanted is not None:
-                number = table.number_at(place)
-                self._codec.skip_frame = "DEFAULT" if number in wanted or number < 0 else "NONREF"
+                leave = table.number_at(place) not in wanted and table.may_be_left_out(place)
+                self._codec.skip_frame = "NONREF" if leave else "DEFAULT"
+                if not leave and table.number_at(place) >= max(table.number_at(first), 0):
+                    self._owed.add(place)
             else:
                 self._codec.skip_frame = "DEFAULT"
             packet.pts = place
@@ -352,7 +369,7 @@ class PyAvBackend:
             why = short_reason(reason)
             if isinstance(reason, av.ArgumentError):  # FFmpeg's only word for a picture above max_pixels
                 why += f", or a size above the limit of {MAX_PIXELS:,} pixels"
-            if packet is not None:  # what was decoded before is whole
+            if packet is not None and self.packets.sure_at(place):  # what was decoded before is whole
                 yield from (frame for frame in self._frames_of(None, place) if _place_of(frame) < place)
             raise Damaged(place, f"cannot be decoded ({why})") from None
         self.num_decoded += len(frames)
@@ -390,7 +407,7 @@ class PyAvBackend:
         except (av.FFmpegError, StopIteration):
             pass
         self.close()
-        self._open()
+        self._open(self._strict)
 
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
         picture = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
@@ -406,9 +423,10 @@ class PyAvBackend:
         stated = self.packets.orientation_at(_place_of(frame))
         if stated:
             return stated
-        if self._mirrored is None:
-            self._mirrored = _is_mirrored(frame)
-        return Orientation(_turns(frame), self._mirrored)
+        angle = frame.rotation
+        if angle not in self._orientations:
+            self._orientations[angle] = _orientation_of(frame)
+        return self._orientations[angle]
 
 
 def _note(table: PacketTable) -> str:
@@ -455,18 +473,17 @@ def _end_of(packet: av.Packet) -> float:
     return float((packet.pts + (packet.duration or 0)) * packet.time_base)
 
 
-def _turns(frame: av.VideoFrame) -> int:
-    """Quarter turns to the left that put the picture's rows where they are to be shown."""
-    return round((frame.rotation or 0) / 90) % 4
-
-
-def _is_mirrored(frame: av.VideoFrame) -> bool:
-    """Whether the picture is to be turned upside down before it is turned: FFmpeg's angle leaves that out."""
+def _orientation_of(frame: av.VideoFrame) -> Orientation:
+    """By the frame's display matrix: x' = a·x + c·y, y' = b·x + d·y, with y downwards."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(matrix, SideData):
-        return False
+        return Orientation(0, False)
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-    return a * d < b * c
+    along, across = min(abs(a), abs(d)), min(abs(b), abs(c))
+    if max(abs(b), abs(c)) > ASKEW * along and max(abs(a), abs(d)) > ASKEW * across:
+        raise Unreadable(f"its pictures are to be turned by {frame.rotation}°, and only quarter turns are read")
+    turns = (0 if a > 0 else 2) if along > across else (1 if b < 0 else 3) if across else 0
+    return Orientation(turns, a * d < b * c)
 
 
 def _mean_rate(times: np.ndarray, stream) -> float:
