@@ -11,7 +11,7 @@ import torch
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config
 from mvit_video.data.synthetic import write_dataset
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.guard import open_reader
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.run import WEIGHTS, train_run, training_lists
 from mvit_video.evaluation.evaluate import Evaluator, validator
@@ -158,5 +158,5 @@ def _strip(folder: Path, name: str, true: str, prediction: dict) -> tuple[np.nda
 
 def _film(path: Path, count: int = 8) -> np.ndarray:
     """Frames from the middles of `count` equal parts of a video."""
-    with VideoReader(path) as reader:
+    with open_reader(path) as reader:
         return reader.frames(middles(len(reader), count))

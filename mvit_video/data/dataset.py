@@ -27,8 +27,7 @@ from mvit_video.data.sampling import (
     view_start,
 )
 from mvit_video.data.transforms import TrainTransform, ViewTransform
-from mvit_video.data.video.guard import GuardedReader, open_reader
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.guard import Reader, open_reader
 from mvit_video.errors import DecodeError
 
 SUBSTITUTES = 10  # videos that are tried in the place of a bad one
@@ -83,16 +82,14 @@ def _dense(video_frames: int, start: float, window: float, preprocessing: InputS
     return dense_indices(video_frames, start, window, num_frames)
 
 
-def read_clips(reader: VideoReader | GuardedReader, indices: Sequence[np.ndarray]) -> list[np.ndarray]:
+def read_clips(reader: Reader, indices: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The frames of several clips with one decode: uint8 (T, H, W, C) each."""
     distinct, places = np.unique(np.stack(indices), return_inverse=True)
     frames = reader.frames(distinct)
     return [frames[row] for row in places.reshape(len(indices), -1)]
 
 
-def read_views(
-    reader: VideoReader | GuardedReader, preprocessing: InputSettings, num_clips: int, num_crops: int
-) -> torch.Tensor:
+def read_views(reader: Reader, preprocessing: InputSettings, num_clips: int, num_crops: int) -> torch.Tensor:
     """All views of an open video with one decode: (num_clips · num_crops, C, T, H, W), clip after clip."""
     transform = ViewTransform(
         preprocessing.crop_hw, preprocessing.mean, preprocessing.std, preprocessing.short_side, num_crops
