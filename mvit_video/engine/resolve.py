@@ -16,7 +16,7 @@ from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.selection import training_lists
 from mvit_video.data.loader import steps_per_epoch
 from mvit_video.engine.automatic import automatic_settings, in_words, with_numbers
-from mvit_video.engine.cautions import cautions, class_counts
+from mvit_video.engine.cautions import about_lists
 from mvit_video.engine.checkpoint import TrainingState
 from mvit_video.engine.distributed import is_first
 from mvit_video.engine.preflight import check_output
@@ -81,9 +81,8 @@ def resolve(
     settings = config.train
     per_epoch = steps_per_epoch(len(train), settings.clips_per_step, config.data.repeated_aug)
     last_step = per_epoch * settings.epochs
-    say(f"training videos: {class_counts(train)}")
-    for sentence in cautions(config, train, val, last_step):
-        say(f"warning: {sentence}")
+    for sentence in about_lists(config, train, val, last_step):
+        say(sentence)
     state = agreed_state(folder, say) if resume else None
     if state is not None:
         same_lists(state, lists)
