@@ -12,18 +12,22 @@ from pydantic import BaseModel, ValidationError
 from mvit_video.config.schema import Config
 from mvit_video.download import local_file
 from mvit_video.errors import ConfigError, did_you_mean
+from mvit_video.plugins import check_plugins
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The settings of a YAML file, with `section.key=value` words put in last.
 
     A file may name another in `_BASE_` (relative to itself), whose values it then changes one by one.
-    Raises ConfigError that names the file or the word, the key, its value and what is allowed.
+    Raises ConfigError that names the file or the word, the key, its value and what is allowed, or a plugin that the settings
+    need and that is not loaded.
     """
     tree = read_yaml(path)
     for word in overrides:
         _override(tree, word)
-    return _validated(tree, str(path))
+    config = _validated(tree, str(path))
+    check_plugins(config.plugins, str(path))
+    return config
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

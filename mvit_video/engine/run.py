@@ -18,12 +18,13 @@ from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.split import found_lists, split_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
+from mvit_video.data.transform_registry import TRANSFORMS
 from mvit_video.engine.bad_videos import events_summary, without_bad_videos
 from mvit_video.engine.cautions import cautions, class_counts
 from mvit_video.engine.checkpoint import VALIDATION, TrainingState, environment, load_state, newest_state, set_aside
 from mvit_video.engine.distributed import everyones, gathered, is_first, rank, world_size
 from mvit_video.engine.ending import ended_at
-from mvit_video.engine.losses import Objective, check_resolutions
+from mvit_video.engine.losses import LOSSES, Objective, check_resolutions
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.milestones import Span, Validate, whole_network
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
@@ -39,13 +40,15 @@ from mvit_video.engine.run_folder import (
 )
 from mvit_video.engine.schedule import learning_rate
 from mvit_video.engine.teacher import read_teacher
+from mvit_video.engine.trackers import TRACKERS, trackers_of
 from mvit_video.engine.trainer import Trainer, make_learner, run_training, seed_step
 from mvit_video.engine.watching import Watcher
 from mvit_video.errors import ConfigError, MvitVideoError
-from mvit_video.model.registry import lacks, model_entry
+from mvit_video.model.registry import MODELS, lacks, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import Weights, put_weights, read_weights
+from mvit_video.plugins import Registry, plugins_of
 
 
 def training_lists(config: Config) -> tuple[VideoList, VideoList | None]:
@@ -86,6 +89,7 @@ def train_run(
     if is_first():
         check_output(run)
         check_folder(run, config, resume, overwrite)
+    config = with_plugins(config)
     train, val = training_lists(config)
     lists = [train] if val is None else [train, val]
     if is_first() and overwrite:
@@ -133,6 +137,14 @@ def train_run(
     sound = without_bad_videos(run, train)
     say(ended_at(whole_network(learner.model, card), sound, make_validator, read_metrics(run / VALIDATION)))
     return run / WEIGHTS
+
+
+def with_plugins(config: Config) -> Config:
+    """The settings with the plugins that they need."""
+    chosen: list[tuple[Registry, str]] = [(MODELS, config.model.name), (LOSSES, config.train.loss)]
+    chosen += [(TRANSFORMS, name) for name in config.data.transforms]
+    chosen += [(TRACKERS, name) for name in trackers_of(config)]
+    return config.model_copy(update={"plugins": tuple(dict.fromkeys((*config.plugins, *plugins_of(chosen))))})
 
 
 def _about(config: Config, device: torch.device, lists: list[VideoList]) -> dict[str, Any]:
@@ -207,6 +219,7 @@ def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
     """What the weights of this configuration carry."""
     return ModelCard(
         name=config.model.name,
+        plugin=model_entry(config.model.name).plugin,
         arguments=config.model.arguments,
         classes=classes,
         preprocessing=config.data.input,
@@ -231,8 +244,8 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], r
         say(put_weights(model, weights, reset_head=other_classes).summary())
     if config.train.activation_checkpointing:
         if not model_entry(config.model.name).capabilities.activation_checkpointing:
-            cure = "unset train.activation_checkpointing"
-            raise lacks(config.model.name, "has no activation checkpointing", cure)
+            capability, cure = "activation_checkpointing", "unset train.activation_checkpointing"
+            raise lacks(config.model.name, capability, "has no activation checkpointing", cure)
         setattr(model, "activation_checkpointing", True)  # noqa: B010 (which not every module has)
     return model
 

@@ -13,6 +13,7 @@ from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.split import found_lists, list_text
 from mvit_video.engine.bad_videos import EVENTS
 from mvit_video.engine.checkpoint import BEST, FOLDER, VALIDATION, TrainingState
+from mvit_video.engine.trackers import tracker_files
 from mvit_video.engine.watching import FILES, METRICS
 from mvit_video.errors import ConfigError
 from mvit_video.paths import check_fresh, fresh_folder, write_whole
@@ -32,6 +33,7 @@ MAY_CHANGE = (
     "data.workers",
     "data.on_error",
     "data.decode_timeout",
+    "train.trackers",
     "train.wandb_project",
     "train.teacher",  # its file may move, its digest is in the states
     "train.activation_checkpointing",
@@ -41,13 +43,14 @@ MAY_CHANGE = (
     "train.keep_checkpoints",
     "train.parallel",
     "evaluation.",
+    "plugins",  # those that the run needs must be there, others may be
 )
 
 
 def owned(run: Path, config: Config) -> tuple[str, ...]:
     """The names in the folder that are a run's own, which it writes and --overwrite deletes."""
     reports = [report.name for report in run.glob("nonfinite_step_*.json")]
-    return (*OWNED, *(LISTS if config.data.train == AUTO else ()), *reports)
+    return (*OWNED, *tracker_files(config), *(LISTS if config.data.train == AUTO else ()), *reports)
 
 
 def check_folder(run: Path, config: Config, resume: bool, overwrite: bool) -> None:
