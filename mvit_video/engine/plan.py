@@ -138,6 +138,7 @@ class Plan:
         alphas = [
             f"{name} {value:g}" for name, value in (("mixup", settings.mixup), ("CutMix", settings.cutmix)) if value
         ]
+        alphas = alphas if settings.mix_probability else []
         share = f" in {settings.mix_probability:.0%} of the steps" if alphas else ""
         choice = f", CutMix in {settings.mix_switch:.0%} of these" if len(alphas) == 2 else ""
         yield (" or ".join(alphas) or "none") + share + choice

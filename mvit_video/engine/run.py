@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mvit_video.config.load import load_config
 from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.dataset import ClipDataset
 from mvit_video.data.lists.checks import refuse_several_labels, shared_videos
@@ -19,6 +20,7 @@ from mvit_video.data.lists.split import found_lists, split_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
 from mvit_video.data.transform_registry import TRANSFORMS
+from mvit_video.engine.automatic import automatic_settings, in_words, with_numbers
 from mvit_video.engine.bad_videos import events_summary, without_bad_videos
 from mvit_video.engine.cautions import cautions, class_counts
 from mvit_video.engine.checkpoint import VALIDATION, TrainingState, environment, load_state, newest_state, set_aside
@@ -31,6 +33,7 @@ from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.preflight import check_output, preflight
 from mvit_video.engine.run_folder import (
     AVERAGED_WEIGHTS,
+    SETTINGS,
     WEIGHTS,
     check_folder,
     check_videos_stay,
@@ -85,12 +88,17 @@ def train_run(
     in the folder is refused, resumed from its newest whole state, or deleted, as told. Under torchrun every process calls
     this, with the same folder; the first one writes and speaks.
     """
-    settings, say, run = config.train, say if is_first() else _silent, Path(output)
+    say, run = say if is_first() else _silent, Path(output)
     if is_first():
         check_output(run)
-        check_folder(run, config, resume, overwrite)
+    if resume and (run / SETTINGS).exists():
+        load_config(run / SETTINGS)  # raises where a plugin is missing, before anything asks for what it registers
     config = with_plugins(config)
     train, val = training_lists(config)
+    config = _with_numbers(config, train, run if resume else None, say)
+    settings = config.train
+    if is_first():
+        check_folder(run, config, resume, overwrite)
     lists = [train] if val is None else [train, val]
     if is_first() and overwrite:
         check_videos_stay(run, config, lists)
@@ -135,7 +143,8 @@ def train_run(
         _save_weights(run / AVERAGED_WEIGHTS, learner.average.model, card)
     everyones(0)  # none goes on before the files are there
     sound = without_bad_videos(run, train)
-    say(ended_at(whole_network(learner.model, card), sound, make_validator, read_metrics(run / VALIDATION)))
+    network, validations = whole_network(learner.model, card), read_metrics(run / VALIDATION)
+    say(ended_at(network, sound, make_validator, validations, settings.epochs))
     return run / WEIGHTS
 
 
@@ -145,6 +154,15 @@ def with_plugins(config: Config) -> Config:
     chosen += [(TRANSFORMS, name) for name in config.data.transforms]
     chosen += [(TRACKERS, name) for name in trackers_of(config)]
     return config.model_copy(update={"plugins": tuple(dict.fromkeys((*config.plugins, *plugins_of(chosen))))})
+
+
+def _with_numbers(config: Config, train: VideoList, resumed: Path | None, say: Callable[[str], None]) -> Config:
+    """The configuration with numbers for `auto`, which `say` is told; a run that is resumed keeps its own."""
+    before = load_config(resumed / SETTINGS) if resumed is not None and (resumed / SETTINGS).exists() else None
+    auto, config = automatic_settings(config), with_numbers(config, len(train), len(train.classes), before)
+    if auto:
+        say(in_words(config, auto, len(train)))
+    return config
 
 
 def _about(config: Config, device: torch.device, lists: list[VideoList]) -> dict[str, Any]:
@@ -163,7 +181,7 @@ def step_sampler(config: Config, num_videos: int) -> StepSampler:
     last_step = steps_per_epoch(num_videos, settings.clips_per_step, repeated_aug) * settings.epochs
     share = rank(), world_size()
     sampler = StepSampler(num_videos, settings.clips_per_step, settings.seed, 0, last_step, repeated_aug, *share)
-    if (settings.mixup or settings.cutmix) and not sampler.mirrored:
+    if (settings.mixup or settings.cutmix) and settings.mix_probability and not sampler.mirrored:
         raise ConfigError(
             f"train.clips_per_step = {settings.clips_per_step} gives each of {world_size()} processes an odd number of videos "
             f"({len(sampler.places)}), which mixup and CutMix cannot pair: make it a multiple of "
@@ -199,6 +217,7 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
                 num_classes or config.data.planned_classes,
             )
             note = f"\n  data.train is not read ({reason}): {_assumed(num_videos, num_classes)}"
+    config = with_numbers(config, num_videos, num_classes)
     model = dry_model(config, num_classes)
     if num_classes is None:
         num_classes = model_entry(config.model.name).defaults["num_classes"]

@@ -7,6 +7,7 @@ from conftest import REPOSITORY
 from mvit_video import cli
 from mvit_video.config.load import load_config
 from mvit_video.engine import run
+from mvit_video.engine.automatic import with_numbers
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.run import dry_run
 from mvit_video.evaluation.protocols import Protocol
@@ -19,6 +20,7 @@ CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if pa
 def plan(recipe, *words, num_videos=240_000, num_classes=400):
     """Subject -> text."""
     config = with_network_of_weights(load_config(REPOSITORY / f"configs/{recipe}.yaml", words))
+    config = with_numbers(config, num_videos, num_classes)
     lines = Plan(config, CPU, dry_model(config, num_classes), num_classes, num_videos).text().splitlines()
     return {"summary": lines[0]} | dict(line.strip().split(": ", 1) for line in lines[1:])
 
