@@ -238,7 +238,7 @@ def test_a_registered_tracker_is_opened_by_its_name_and_owns_its_files(tmp_path)
     config = Config(train=TrainSettings(trackers=("notes",)))
     [tracker] = open_trackers(tmp_path, config, 7)
     assert (tracker.run, tracker.first_step) == (tmp_path, 7)
-    assert tracker_files(config) == ("notes.txt",) and tracker_files(Config()) == ("tensorboard",)
+    assert tracker_files() == ("tensorboard", "wandb", "wandb_id.txt", "notes.txt")
 
 
 def test_an_unknown_export_format_names_those_that_there_are():

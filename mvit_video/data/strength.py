@@ -1,7 +1,7 @@
 """How strong augmentation is where its settings are `auto`: in proportion to the number of training videos.
 
-Few videos are seen hundreds of times, by a network that has few steps to learn them in: what the published recipes do
-to a clip keeps it from that (docs/results.md). Many videos bear all of it.
+Few videos are learnt in few steps, within which a network does not learn through all that the published recipes do to
+a clip (docs/results.md); many videos bear it.
 """
 
 from math import log
@@ -10,8 +10,7 @@ from typing import Any
 from mvit_video.config.schema import AUTO, DataSettings
 
 MILD, FULL = 500, 10_000  # training videos up to which it is mildest, and from which on as published
-MILDEST_AREA, PUBLISHED_AREA = 0.4, 0.08  # smallest share of the picture in a crop
-MAGNITUDE, OPERATIONS, ERASING = 7, 4, 0.25  # as published
+AREA, MAGNITUDE, OPERATIONS, ERASING = (0.25, 0.08), (3, 7), (2, 4), (0.0, 0.25)  # the mildest, and as published
 
 
 def strength(num_videos: int) -> float:
@@ -22,11 +21,13 @@ def strength(num_videos: int) -> float:
 def fitting_augmentation(num_videos: int) -> dict[str, Any]:
     """Setting of `data` -> value, of all that may be auto."""
     share = strength(num_videos)
-    magnitude, operations = round(MAGNITUDE * share), round(OPERATIONS * share)
+    area, magnitude, operations, erasing = (
+        mildest + (published - mildest) * share for mildest, published in (AREA, MAGNITUDE, OPERATIONS, ERASING)
+    )
     return {
-        "crop_area": (round(MILDEST_AREA + (PUBLISHED_AREA - MILDEST_AREA) * share, 2), 1.0),
-        "randaugment": f"rand-m{magnitude}-n{operations}-mstd0.5-inc1" if magnitude and operations else None,
-        "erasing": round(ERASING * share, 2),
+        "crop_area": (round(area, 2), 1.0),
+        "randaugment": f"rand-m{round(magnitude)}-n{round(operations)}-mstd0.5-inc1",
+        "erasing": round(erasing, 2),
     }
 
 

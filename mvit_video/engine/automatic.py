@@ -20,7 +20,7 @@ from mvit_video.model.registry import head_of
 MOST_CLIPS, FEWEST_CLIPS, STEPS_OF_EPOCH = 32, 8, 20
 LEAST_STEPS, LEAST_EPOCHS = 2000, 30
 WARMUP_SHARE, VALIDATIONS = 0.2, 15
-RATE, RATE_CLIPS, RATE_WIDTH, LEAST_WIDTH = 1.0e-4, 32, 768, 128  # of S; see `peak_rate`
+RATE, RATE_CLIPS, RATE_WIDTH, LEAST_WIDTH = 2.0e-4, 32, 768, 128  # of S; see `peak_rate`
 LAST_SHARE = 0.01  # of the peak, where the rate starts and ends
 
 
@@ -129,7 +129,7 @@ def width_of(network: nn.Module) -> int:
 
 
 def peak_rate(clips: int, width: int) -> float:
-    """1.0e-4 for 32 clips and a feature of 768 numbers (S, B), by the square root of the clips and one over the width.
+    """2.0e-4 for 32 clips and a feature of 768 numbers (S, B), by the square root of the clips and one over the width.
 
     Both as they are derived for Adam: Malladi et al., arXiv 2205.10287, and Yang et al., arXiv 2203.03466.
     """

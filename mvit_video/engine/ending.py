@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from mvit_video.data.lists.records import VideoList
-from mvit_video.engine.milestones import Validate
+from mvit_video.engine.hooks.validation import Measure
 
 MOST_VIDEOS = 500  # of the training list that are measured
 
@@ -14,7 +14,7 @@ MOST_VIDEOS = 500  # of the training list that are measured
 def ended_at(
     network: nn.Module,
     train: VideoList,
-    make_validator: Callable[[VideoList], Validate],
+    make_validator: Callable[[VideoList], Measure],
     validations: Sequence[Mapping[str, float]],
     epochs: int,
 ) -> str:

@@ -33,9 +33,7 @@ class MetricsLog:
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as reason:
-            raise TrainingError(
-                f"{self.path}: cannot be written ({reason.strerror}): make room, then go on with --resume auto"
-            ) from None
+            raise _no_room(self.path, reason) from None
 
     def sync(self) -> None:
         """Have all records on disk, so that a saved state is never ahead of them."""
@@ -58,3 +56,15 @@ def read_metrics(path: Path) -> list[dict]:
         except ValueError:
             break
     return records
+
+
+def write_or_end_run(path: Path, content: bytes) -> None:
+    """A picture or another file beside the records; TrainingError where the disk does not take it."""
+    try:
+        write_whole(path, content)
+    except OSError as reason:
+        raise _no_room(path, reason) from None
+
+
+def _no_room(path: Path, reason: OSError) -> TrainingError:
+    return TrainingError(f"{path}: cannot be written ({reason.strerror}): make room, then go on with --resume auto")

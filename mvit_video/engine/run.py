@@ -19,16 +19,27 @@ from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.split import found_lists, split_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
-from mvit_video.data.transform_registry import TRANSFORMS
 from mvit_video.engine.automatic import automatic_settings, in_words, with_numbers
-from mvit_video.engine.bad_videos import events_summary, without_bad_videos
 from mvit_video.engine.cautions import cautions, class_counts
 from mvit_video.engine.checkpoint import VALIDATION, TrainingState, environment, load_state, newest_state, set_aside
 from mvit_video.engine.distributed import everyones, gathered, is_first, rank, world_size
 from mvit_video.engine.ending import ended_at
-from mvit_video.engine.losses import LOSSES, Objective, check_resolutions
+from mvit_video.engine.hooks.averaging import AverageWeights
+from mvit_video.engine.hooks.bad_videos import BadVideos, events_summary, without_bad_videos
+from mvit_video.engine.hooks.curves import DrawCurves
+from mvit_video.engine.hooks.first_batch import PictureFirstBatch
+from mvit_video.engine.hooks.progress import Progress
+from mvit_video.engine.hooks.records import StepRecords
+from mvit_video.engine.hooks.saving import SaveStates
+from mvit_video.engine.hooks.signals import StopOnSignal
+from mvit_video.engine.hooks.speed import Speed
+from mvit_video.engine.hooks.tracking import Track
+from mvit_video.engine.hooks.validation import Measure, Validation
+from mvit_video.engine.loop import Hook, Loop, Steps
+from mvit_video.engine.losses import Objective, check_resolutions
 from mvit_video.engine.metrics_log import read_metrics
-from mvit_video.engine.milestones import Span, Validate, whole_network
+from mvit_video.engine.nonfinite import GuardedStep
+from mvit_video.engine.parallel import whole_network
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.preflight import check_output, preflight
 from mvit_video.engine.run_folder import (
@@ -41,17 +52,16 @@ from mvit_video.engine.run_folder import (
     open_folder,
     same_lists,
 )
+from mvit_video.engine.run_plugins import with_plugins
 from mvit_video.engine.schedule import learning_rate
 from mvit_video.engine.teacher import read_teacher
-from mvit_video.engine.trackers import TRACKERS, trackers_of
-from mvit_video.engine.trainer import Trainer, make_learner, run_training, seed_step
-from mvit_video.engine.watching import Watcher
+from mvit_video.engine.trackers import open_trackers
+from mvit_video.engine.trainer import Trainer, make_learner, seed_step
 from mvit_video.errors import ConfigError, MvitVideoError
-from mvit_video.model.registry import MODELS, lacks, model_entry
+from mvit_video.model.registry import lacks, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import Weights, put_weights, read_weights
-from mvit_video.plugins import Registry, plugins_of
 
 
 def training_lists(config: Config) -> tuple[VideoList, VideoList | None]:
@@ -77,7 +87,7 @@ def train_run(
     config: Config,
     output: str | Path,
     device: torch.device,
-    make_validator: Callable[[VideoList], Validate],
+    make_validator: Callable[[VideoList], Measure],
     say: Callable[[str], None],
     resume: bool = False,
     overwrite: bool = False,
@@ -128,15 +138,15 @@ def train_run(
     if is_first():
         open_folder(run, config, resume, overwrite, lists)
     about = _about(config, device, lists)
-    span = Span(_resumed(run, state, about["environment"], say), last_step, per_epoch)
-    sampler.first_step = span.first_step
-    say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
+    steps = Steps(_resumed(run, state, about["environment"], say), last_step, per_epoch)
+    sampler.first_step = steps.first
+    say(Plan(config, device, learner.model, len(train.classes), len(train)).text(steps.first))
     say(checked)
     batches = training_loader(dataset, sampler, config.data.workers, settings.clips_per_pass, device)
-    watcher = Watcher(run, config, train.classes, span.first_step, say)
     validate = make_validator(val) if val is not None else None
+    hooks = _hooks(run, config, trainer, card, steps, validate, about, say)
     with _algorithms(settings.deterministic):
-        run_training(trainer, batches, run, card, span, watcher, validate, config.data.on_error, about)
+        Loop(GuardedStep(trainer.train_step, run, settings.on_nonfinite == "stop"), steps, hooks).run(batches)
     events_summary(run, say)
     _save_weights(run / WEIGHTS, learner.model, card)
     if learner.average is not None:
@@ -148,12 +158,37 @@ def train_run(
     return run / WEIGHTS
 
 
-def with_plugins(config: Config) -> Config:
-    """The settings with the plugins that they need."""
-    chosen: list[tuple[Registry, str]] = [(MODELS, config.model.name), (LOSSES, config.train.loss)]
-    chosen += [(TRANSFORMS, name) for name in config.data.transforms]
-    chosen += [(TRACKERS, name) for name in trackers_of(config)]
-    return config.model_copy(update={"plugins": tuple(dict.fromkeys((*config.plugins, *plugins_of(chosen))))})
+def _hooks(
+    run: Path,
+    config: Config,
+    trainer: Trainer,
+    card: ModelCard,
+    steps: Steps,
+    measure: Measure | None,
+    about: dict[str, Any],
+    say: Callable[[str], None],
+) -> list[Hook]:
+    """What happens beside the steps, in the order in which it does."""
+    settings, learner, speed = config.train, trainer.learner, Speed()
+
+    def validates(done: int) -> bool:
+        every = steps.per_epoch * settings.validate_every_epochs
+        return measure is not None and (done == steps.last or done % every == 0)
+
+    hooks = [
+        speed,
+        BadVideos(run, card.preprocessing, config.data.on_error == "stop"),
+        PictureFirstBatch(run, card.classes, card.preprocessing, trainer.mix_of_step),
+        AverageWeights(learner.average, learner.model) if learner.average is not None else None,
+        StepRecords(run),
+        Track(lambda done: open_trackers(run, config, done)),
+        DrawCurves(run),
+        Progress(run, speed, say),
+        StopOnSignal(run),
+        SaveStates(run, learner, card, settings.checkpoint_every_steps, settings.keep_checkpoints, validates, about),
+        Validation(run, learner, card, measure, validates, trainer.train_mode) if measure is not None else None,
+    ]
+    return [hook for hook in hooks if hook is not None]
 
 
 def _with_numbers(config: Config, train: VideoList, resumed: Path | None, say: Callable[[str], None]) -> Config:

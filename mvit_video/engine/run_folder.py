@@ -11,10 +11,12 @@ from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.lists.checks import MISSING, missing_text
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.split import found_lists, list_text
-from mvit_video.engine.bad_videos import EVENTS
 from mvit_video.engine.checkpoint import BEST, FOLDER, VALIDATION, TrainingState
+from mvit_video.engine.hooks.bad_videos import EVENTS
+from mvit_video.engine.hooks.curves import CURVES
+from mvit_video.engine.hooks.first_batch import FIRST_BATCH
+from mvit_video.engine.hooks.records import METRICS
 from mvit_video.engine.trackers import tracker_files
-from mvit_video.engine.watching import FILES, METRICS
 from mvit_video.errors import ConfigError
 from mvit_video.paths import check_fresh, fresh_folder, write_whole
 
@@ -25,7 +27,7 @@ LISTS = ("train.csv", "val.csv", "classes.txt")  # where data.train is auto
 EVALUATION = "evaluation"  # and evaluation_ema: what evaluation.after_training leaves
 OWNED = (
     *(SETTINGS, METRICS, VALIDATION, EVENTS, BEST, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING),
-    *(*FILES, EVALUATION, f"{EVALUATION}_ema"),
+    *(FIRST_BATCH, CURVES, EVALUATION, f"{EVALUATION}_ema"),
 )
 MAY_CHANGE = (
     "data.root",
@@ -50,7 +52,7 @@ MAY_CHANGE = (
 def owned(run: Path, config: Config) -> tuple[str, ...]:
     """The names in the folder that are a run's own, which it writes and --overwrite deletes."""
     reports = [report.name for report in run.glob("nonfinite_step_*.json")]
-    return (*OWNED, *tracker_files(config), *(LISTS if config.data.train == AUTO else ()), *reports)
+    return (*OWNED, *tracker_files(), *(LISTS if config.data.train == AUTO else ()), *reports)
 
 
 def check_folder(run: Path, config: Config, resume: bool, overwrite: bool) -> None:

@@ -14,7 +14,6 @@ from mvit_video.paths import write_whole
 from mvit_video.plugins import Registry, calling_module
 
 TENSORBOARD, WANDB, WANDB_ID = "tensorboard", "wandb", "wandb_id.txt"
-FILES = (TENSORBOARD, WANDB, WANDB_ID)
 
 
 class TensorBoard:
@@ -119,9 +118,9 @@ def open_trackers(run: Path, config: Config, first_step: int) -> list[Tracker]:
     return [TRACKERS.get(name).open(run, config, first_step) for name in trackers_of(config)]
 
 
-def tracker_files(config: Config) -> tuple[str, ...]:
-    """What the trackers leave in the run's folder."""
-    return tuple(file for name in trackers_of(config) for file in TRACKERS.get(name).files)
+def tracker_files() -> tuple[str, ...]:
+    """What all trackers that are known leave in a run's folder."""
+    return tuple(file for name in TRACKERS.names() for file in TRACKERS.get(name).files)
 
 
 def _check_wandb(config: Config) -> None:

@@ -169,6 +169,7 @@ def _whole_video(settings: InputSettings, fps: float, video_frames: int) -> Wind
 
 def crop_box(settings: InputSettings, height: int, width: int) -> tuple[float, float, float, float]:
     """What the network sees of a picture: (top, left, height, width) of the centre crop as shares of its sides."""
-    scale = settings.short_side / min(height, width)
-    tall, wide = settings.crop_hw[0] / (scale * height), settings.crop_hw[1] / (scale * width)
+    crop_height, crop_width = settings.crop_hw
+    scale = max(settings.short_side / min(height, width), crop_height / height, crop_width / width)
+    tall, wide = crop_height / (scale * height), crop_width / (scale * width)
     return (1 - tall) / 2, (1 - wide) / 2, tall, wide

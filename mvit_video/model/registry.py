@@ -19,6 +19,9 @@ from mvit_video.plugins import Registry, calling_module
 # Every module of ours that registers networks: a new one is its file and a line here.
 NETWORKS = (
     "mvit_video.model.mvit_variants",
+    "mvit_video.model.cswin",
+    "mvit_video.model.maxvit",
+    "mvit_video.model.pvt",
     "mvit_video.model.baselines",
 )
 

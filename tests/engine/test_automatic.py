@@ -57,9 +57,9 @@ def test_a_run_on_any_number_of_videos_has_enough_steps_of_clips_that_are_there(
 
 
 def test_the_rate_follows_the_root_of_the_clips_and_one_over_the_width():
-    assert peak_rate(32, 768) == pytest.approx(1e-4)
+    assert peak_rate(32, 768) == pytest.approx(2e-4)
     for clips, width in ((8, 768), (32, 128), (8, 384)):
-        assert peak_rate(clips, width) == pytest.approx(1e-4 * sqrt(clips / 32) * 768 / width)
+        assert peak_rate(clips, width) == pytest.approx(2e-4 * sqrt(clips / 32) * 768 / width)
     assert peak_rate(32, 2048) == peak_rate(32, 768) and peak_rate(32, 16) == peak_rate(32, 128)
 
 
@@ -76,7 +76,11 @@ def test_augmentation_grows_with_the_videos_from_mild_to_that_of_the_published_r
     published = load_config(REPOSITORY / "configs/kinetics400/mvitv2_s_16x4.yaml")
     wanted = {name: getattr(published.data, name) for name in ("crop_area", "randaugment", "erasing")}
     assert fitting_augmentation(10_000) == fitting_augmentation(240_000) == wanted
-    assert fitting_augmentation(10) == {"crop_area": (0.4, 1.0), "randaugment": None, "erasing": 0}
+    assert fitting_augmentation(10) == {
+        "crop_area": (0.25, 1.0),
+        "randaugment": "rand-m3-n2-mstd0.5-inc1",
+        "erasing": 0,
+    }
     shares = [strength(videos) for videos in (1, 500, 501, 1000, 2236, 9999, 10_000, 1_000_000)]
     assert shares == sorted(shares) and shares[0] == shares[1] == 0 < shares[2] and shares[-2:] == [1, 1]
     assert shares[4] == pytest.approx(0.5, abs=0.001), "halfway in the logarithm"
@@ -90,7 +94,7 @@ def test_a_dataset_by_itself_has_the_augmentation_that_fits_its_videos(few_video
     words = [*NANO, f"data.root={few_videos}", "data.train=train.csv"]
     videos = read_videos("train.csv", str(few_videos))
     auto = ClipDataset(videos, load_config(FINETUNE, words).data, 0)
-    set_by_hand = ["data.crop_area=[0.4,1.0]", "data.randaugment=null", "data.erasing=0"]
+    set_by_hand = ["data.crop_area=[0.25,1.0]", "data.randaugment=rand-m3-n2-mstd0.5-inc1", "data.erasing=0"]
     plain = ClipDataset(videos, load_config(FINETUNE, [*words, *set_by_hand]).data, 0)
     assert np.array_equal(auto[SampleKey(0, 3)]["video"], plain[SampleKey(0, 3)]["video"])
 
@@ -112,7 +116,7 @@ def test_the_numbers_and_the_lowered_step_are_told():
     names = automatic_settings(config)
     text = in_words(with_numbers(config, 40, 5), names, 40)
     assert text.startswith(
-        "auto for 40 training videos: data.crop_area=[0.4,1.0] data.randaugment=null data.erasing=0 "
+        "auto for 40 training videos: data.crop_area=[0.25,1.0] data.randaugment=rand-m3-n2-mstd0.5-inc1 data.erasing=0 "
     )
     assert " train.epochs=400 train.clips_per_step=8 " in text
     assert text.endswith("; a step has 8 clips instead of 32, so that an epoch of these videos has more steps")
