@@ -24,8 +24,8 @@ def class_counts(videos: VideoList) -> str:
         return ", ".join(f"{videos.classes[label]} {counts[label]}" for label in sorted(counts))
     fewest, middle, most = (ranked[place] for place in (0, (len(ranked) - 1) // 2, -1))
     return (
-        f"{counts[fewest]} ({videos.classes[fewest]}) to {counts[most]} ({videos.classes[most]}) of {len(ranked)} classes, "
-        f"half of them at most {counts[middle]}"
+        f"{counts[fewest]} ({videos.classes[fewest]}) to {counts[most]} ({videos.classes[most]}) in each of {len(ranked)} "
+        f"classes, the median is {counts[middle]}"
     )
 
 

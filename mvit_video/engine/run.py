@@ -116,9 +116,8 @@ def train_run(
         say(f"note: {note}")
     sampler = step_sampler(config, len(train))
     per_epoch, last_step = sampler.steps_per_epoch, sampler.last_step
-    say(f"training videos: {class_counts(train)}")
-    for sentence in cautions(config, train, val, last_step):
-        say(f"warning: {sentence}")
+    for sentence in _about_lists(config, train, val, last_step):
+        say(sentence)
     state = _agreed_state(run, say) if resume else None
     if state is not None:
         same_lists(state, lists)
@@ -200,6 +199,12 @@ def _with_numbers(config: Config, train: VideoList, resumed: Path | None, say: C
     return config
 
 
+def _about_lists(config: Config, train: VideoList, val: VideoList | None, last_step: int) -> list[str]:
+    """How many videos each class has, and what is likely to fail."""
+    warnings = (f"warning: {sentence}" for sentence in cautions(config, train, val, last_step))
+    return [f"training videos: {class_counts(train)}", *warnings]
+
+
 def _about(config: Config, device: torch.device, lists: list[VideoList]) -> dict[str, Any]:
     """What a state tells of the run that it is of."""
     return {
@@ -241,22 +246,30 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
     Videos and classes are counted in data.train, where it can be read, unless they are given. Where it cannot, they are
     those of data.planned_videos and data.planned_classes; without these the plan says so, and the network has its usual head.
     """
-    note = ""
+    notes, lists = [], None
     if num_videos is None or num_classes is None:
         try:
-            train, _ = training_lists(config)
-            num_videos, num_classes = num_videos or len(train), num_classes or len(train.classes)
+            lists = training_lists(config)
+            num_videos, num_classes = num_videos or len(lists[0]), num_classes or len(lists[0].classes)
         except MvitVideoError as reason:
             num_videos, num_classes = (
                 num_videos or config.data.planned_videos,
                 num_classes or config.data.planned_classes,
             )
-            note = f"\n  data.train is not read ({reason}): {_assumed(num_videos, num_classes)}"
-    config = with_numbers(config, num_videos, num_classes)
+            notes.append(f"data.train is not read ({reason}): {_assumed(num_videos, num_classes)}")
+    auto = automatic_settings(config)
+    if auto and num_videos is None:
+        raise ConfigError(f"{auto[0]} = auto follows from the number of training videos: {notes[0]}")
+    if auto and num_videos is not None:
+        config = with_numbers(config, num_videos, num_classes)
+        notes.append(in_words(config, auto, num_videos))
     model = dry_model(config, num_classes)
     if num_classes is None:
         num_classes = model_entry(config.model.name).defaults["num_classes"]
-    return Plan(config, device, model, num_classes, num_videos).text(0, giga_multiply_adds(config)) + note
+    plan = Plan(config, device, model, num_classes, num_videos)
+    if lists is not None:
+        notes += _about_lists(config, *lists, (plan.per_epoch or 0) * config.train.epochs)
+    return "\n  ".join([plan.text(0, giga_multiply_adds(config)), *notes])
 
 
 def _assumed(num_videos: int | None, num_classes: int | None) -> str:

@@ -18,7 +18,7 @@ from mvit_video.data.lists.read import read_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch
 from mvit_video.data.strength import fitting_augmentation, strength
 from mvit_video.engine.automatic import automatic_settings, clips_per_step, in_words, peak_rate, with_numbers
-from mvit_video.engine.run import train_run
+from mvit_video.engine.run import dry_run, train_run
 from mvit_video.engine.schedule import learning_rate
 from mvit_video.errors import ConfigError
 from mvit_video.model.weights.card import ModelCard
@@ -127,9 +127,23 @@ def test_the_numbers_and_the_lowered_step_are_told():
 def test_a_dry_run_needs_the_number_of_videos(capsys):
     words = ["train", str(FINETUNE), *NANO, "data.root=nowhere", "--dry-run", "--num-classes", "5", "--device", "cpu"]
     assert cli.main(words) == 1
-    assert "data.crop_area = auto follows from the number of training videos" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert (
+        "data.crop_area = auto follows from the number of training videos: data.train is not read (data.root = nowhere"
+        in said
+    )
+    assert "--num-videos N would tell" in said
     assert cli.main([*words, "--num-videos", "40"]) == 0
     assert "40 training videos, 400 epochs of 5 steps of 8 clips" in capsys.readouterr().out
+
+
+def test_a_dry_run_tells_what_the_run_would_of_the_list_that_is_there(few_videos):
+    words = [*NANO, f"data.root={few_videos}", "train.epochs=3"]
+    lines = [line.strip() for line in dry_run(load_config(FINETUNE, words), torch.device("cpu")).splitlines()]
+    assert "16 training videos, 3 epochs of 2 steps of 8 clips" in lines[0]
+    assert any(line.startswith("auto for 16 training videos: data.crop_area=") for line in lines)
+    assert any(line.startswith("training videos: ") and line.endswith("classes") for line in lines)
+    assert any(line.startswith("warning: only 6 steps in all") for line in lines)
 
 
 @pytest.fixture

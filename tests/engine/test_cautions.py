@@ -27,7 +27,7 @@ def test_the_videos_of_each_class_are_counted_one_by_one_or_in_sum():
     assert class_counts(videos(walk=8, run=8)) == "8 of each of the 2 classes"
     assert class_counts(videos(walk=8, run=7, sit=1, none=0)) == "walk 8, run 7, sit 1, none 0"
     many = videos(**{f"class{place}": place + 1 for place in range(31)})
-    assert class_counts(many) == "1 (class0) to 31 (class30) of 31 classes, half of them at most 16"
+    assert class_counts(many) == "1 (class0) to 31 (class30) in each of 31 classes, the median is 16"
 
 
 @pytest.mark.parametrize("single", [0, 1, 4])

@@ -35,7 +35,7 @@ def test_every_shipped_config_goes_through_dry_run(capsys, monkeypatch, config):
     )
     lines = capsys.readouterr().out.splitlines()
     assert "parameters, 10 classes; 5,000 training videos" in lines[0]
-    subjects = [line.strip().partition(":")[0] for line in lines[1:]]
+    subjects = [line.strip().partition(":")[0] for line in lines[1:] if not line.startswith("  auto for 5000")]
     assert subjects == [
         "network", "clips", "augmentation", "mixing", "loss", "optimiser", "learning rate", "steps", "precision", "memory", "evaluation",
     ]  # fmt: skip
