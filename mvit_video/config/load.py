@@ -16,6 +16,7 @@ from mvit_video.config.plain_yaml import NotYaml, plain_values
 from mvit_video.config.schema import Config
 from mvit_video.download import local_file
 from mvit_video.errors import ConfigError, did_you_mean
+from mvit_video.plugins import check_plugins
 
 BASE = "_BASE_"
 _ADDRESS = ("http://", "https://")
@@ -25,15 +26,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The settings of a YAML file or http(s) address, with `section.key=value` words put in last.
 
     A file may name another in `_BASE_` (relative to itself), whose values it then changes one by one.
-    Raises ConfigError that names the file or the word, the key, its value and what is allowed.
+    Raises ConfigError that names the file or the word, the key, its value and what is allowed, or a plugin that the settings
+    need and that is not loaded.
     """
     if not str(path).startswith(_ADDRESS) and re.match(r"[\w.]+=", str(path)) and not Path(path).exists():
         raise ConfigError(f"'{path}' is KEY=VALUE where a CONFIG is wanted: name a YAML file first")
     tree = read_yaml(path)
     try:
-        return Config.model_validate(_with_words(tree, overrides))
+        config = Config.model_validate(_with_words(tree, overrides))
     except ValidationError as reason:
         raise ConfigError(_sentence(reason, _to_blame(reason, tree, overrides) or str(path))) from None
+    check_plugins(config.plugins, str(path))
+    return config
 
 
 def read_yaml(path: str | Path, repeats: dict[str, list[int]] | None = None) -> dict[str, Any]:

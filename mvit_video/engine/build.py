@@ -165,8 +165,8 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], r
         say(put_weights(model, weights, reset_head=other_classes).summary())
     if config.train.activation_checkpointing:
         if not model_entry(config.model.name).capabilities.activation_checkpointing:
-            cure = "unset train.activation_checkpointing"
-            raise lacks(config.model.name, "has no activation checkpointing", cure)
+            capability, cure = "activation_checkpointing", "unset train.activation_checkpointing"
+            raise lacks(config.model.name, capability, "has no activation checkpointing", cure)
         setattr(model, "activation_checkpointing", True)  # noqa: B010 (which not every module has)
     return model
 

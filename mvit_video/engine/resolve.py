@@ -22,7 +22,9 @@ from mvit_video.engine.distributed import is_first
 from mvit_video.engine.preflight import check_output
 from mvit_video.engine.resume import agreed_state, check_schedule
 from mvit_video.engine.run_folder import SETTINGS, check_folder, check_videos_stay, same_lists
+from mvit_video.engine.run_plugins import with_plugins
 from mvit_video.engine.trainer import effective_precision
+from mvit_video.model.registry import model_entry
 from mvit_video.model.weights.auto import with_network_of_weights
 from mvit_video.model.weights.card import ModelCard
 
@@ -68,7 +70,9 @@ def resolve(
     say = say if is_first() else (lambda text: None)
     if is_first():
         check_output(folder)
-    config = with_network_of_weights(config)
+    if resume and (folder / SETTINGS).exists():
+        load_config(folder / SETTINGS)  # raises where a plugin is missing, before anything asks for what it registers
+    config = with_network_of_weights(with_plugins(config))
     train, val = training_lists(config.data)
     lists = [train] if val is None else [train, val]
     config = _with_numbers(config, train, folder if resume else None, say)
@@ -106,6 +110,7 @@ def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
     """What the weights of this configuration carry."""
     return ModelCard(
         name=config.model.name,
+        plugin=model_entry(config.model.name).plugin,
         arguments=config.model.arguments,
         classes=classes,
         preprocessing=config.data.input,
