@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mvit_video.errors import ConfigError
+from mvit_video.paths import remove_unfinished
 
 LOCK = ".mvit_video.lock"  # in an output folder while somebody writes there
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what file systems say that take none
@@ -96,7 +97,8 @@ def alone_in(
 ) -> Iterator[None]:
     """An output folder that no other process writes to meanwhile; made where it is missing, and gone again if it stays empty.
 
-    Raises ConfigError where another one does, or where it cannot be made. A file system without locks is told to `say`.
+    What killed calls have left half-written in it is deleted. Raises ConfigError where another process writes there, or
+    where it cannot be made. A file system without locks is told to `say`.
     """
     folder = Path(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -114,6 +116,7 @@ def alone_in(
             raise ConfigError(f"{folder}: cannot be written to ({reason.strerror}): choose another --output") from None
         if missing:
             say(f"note: {folder}: its file system takes no locks ({missing}): let no second call write there meanwhile")
+        remove_unfinished(folder)
         yield
 
 

@@ -18,13 +18,13 @@ from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.split import found_lists, split_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
-from mvit_video.engine.bad_videos import events_summary, without_bad_videos
+from mvit_video.engine.bad_videos import EVENTS, events_summary, without_bad_videos
 from mvit_video.engine.cautions import cautions, class_counts
 from mvit_video.engine.checkpoint import VALIDATION, TrainingState, environment, load_state, newest_state, set_aside
 from mvit_video.engine.distributed import everyones, gathered, is_first, rank, world_size
 from mvit_video.engine.ending import ended_at
 from mvit_video.engine.losses import Objective, check_resolutions
-from mvit_video.engine.metrics_log import read_metrics
+from mvit_video.engine.metrics_log import cut, read_metrics
 from mvit_video.engine.milestones import Span, Validate, whole_network
 from mvit_video.engine.optimizer import linear_layers
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
@@ -34,15 +34,18 @@ from mvit_video.engine.run_folder import (
     WEIGHTS,
     check_folder,
     check_videos_stay,
+    from_weights_of,
     list_digest,
+    never_started,
     open_folder,
     same_lists,
 )
 from mvit_video.engine.schedule import learning_rate
 from mvit_video.engine.teacher import read_teacher
 from mvit_video.engine.trainer import Trainer, make_learner, run_training, seed_step
-from mvit_video.engine.watching import Watcher
+from mvit_video.engine.watching import METRICS, Watcher
 from mvit_video.errors import ConfigError, MvitVideoError
+from mvit_video.locks import alone_in
 from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import Weights, put_weights, read_weights
@@ -78,17 +81,37 @@ def train_run(
 ) -> Path:
     """Train as the configuration says in the folder `output`; returns the path of the final weights.
 
-    Everything that can be wrong with settings, lists and weights is found before the folder is touched. Another run
-    in the folder is refused, resumed from its newest whole state, or deleted, as told. Under torchrun every process calls
-    this, with the same folder; the first one writes and speaks.
+    Everything that can be wrong with settings, lists and weights is found before the folder is touched, which is this
+    run's alone meanwhile. Another run in the folder is refused, resumed from its newest whole state, or deleted, as told;
+    one that ended before its first step gives way. Under torchrun every process calls this, with the same folder; the
+    first one writes and speaks.
     """
-    settings, say, run = config.train, say if is_first() else _silent, Path(output)
+    run = Path(output)
+    if not is_first():
+        return _train_run(config, run, device, make_validator, _silent, resume, overwrite)
+    check_output(run)
+    with alone_in(run, say):
+        if never_started(run):
+            say(f"note: {run}: holds a run that ended before its first step, which gives way to this one")
+        return _train_run(config, run, device, make_validator, say, resume, overwrite)
+
+
+def _train_run(
+    config: Config,
+    run: Path,
+    device: torch.device,
+    make_validator: Callable[[VideoList], Validate],
+    say: Callable[[str], None],
+    resume: bool,
+    overwrite: bool,
+) -> Path:
+    """`train_run` in a folder that is this run's alone; `say` is the first process's."""
+    settings = config.train
     if is_first():
-        check_output(run)
         check_folder(run, config, resume, overwrite)
     train, val = training_lists(config)
     lists = [train] if val is None else [train, val]
-    if is_first() and overwrite:
+    if is_first() and (overwrite or never_started(run)):
         check_videos_stay(run, config, lists)
     for note in (note for videos in lists for note in videos.notes):
         say(f"note: {note}")
@@ -252,6 +275,7 @@ def _same_schedule(state: TrainingState, last_step: int, per_epoch: int) -> None
         raise ConfigError(
             f"{state.folder}: is of a run with {state.schedule['steps_per_epoch']} steps per epoch, and data.train now "
             f"makes {per_epoch}: resume with the list that it was trained on, or start anew in another --output"
+            f"{from_weights_of(state.folder.parents[1])}"
         )
 
 
@@ -262,6 +286,9 @@ def _resumed(run: Path, state: TrainingState | None, now: dict[str, Any], say: C
     if state is None:
         return 0
     say(f"resuming after step {state.step} from {state.folder}")
+    for log in (METRICS, VALIDATION, EVENTS) if is_first() else ():
+        for sentence in cut(run / log, state.step, every_step=log == METRICS):
+            say(f"warning: {sentence}")
     before = {name: state.environment.get(name, value) for name, value in now.items()}
     changed = [f"{name} {value}, was {before[name]}" for name, value in now.items() if value != before[name]]
     if changed:
