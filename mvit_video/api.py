@@ -67,5 +67,10 @@ def _evaluate(file: Path, folder: Path, config: Config, device: torch.device, sa
     fresh_folder(folder, FILES, overwrite=True)
     write_results(folder, scores, card.classes, result)
     evaluation_report(scores, card.classes, result, config.data, file.parent).write(folder / REPORT)
-    text = ", ".join(f"{NAMES[name]} {value:.2f} %" for name, value in numbers.items())
+    text = ", ".join(f"{NAMES[name]} {value:.2f} % ({_between(result, name)})" for name, value in numbers.items())
     say(f"{file}: {text} of {len(videos)} held-out videos, {protocol}; details in {folder / REPORT}")
+
+
+def _between(result: dict, name: str) -> str:
+    """Few videos say little: the interval belongs to the number."""
+    return "{:.1f} to {:.1f} with 95 %".format(*result["intervals_95"][name])

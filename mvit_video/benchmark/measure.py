@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mvit_video.errors import ConfigError
-from mvit_video.model.baselines import BASELINES
-from mvit_video.model.variants import build_model, input_size
+from mvit_video.model.registry import build_model, model_entry
 
 PHASES = ("inference", "training")
 # Anything but fp32 is autocast: parameters stay float32, and loss scaling is left out, since it costs no time to speak of.
@@ -42,14 +41,14 @@ REFERENCE = "reference/"  # in front of a name of ours: the same network with th
 
 
 def new_network(name: str) -> nn.Module:
-    """A network of a benchmark: what `build_model` takes, or REFERENCE and a name of ours."""
+    """A network of a benchmark: what `build_model` takes, or REFERENCE and a name of a network that has a plain form."""
     ours = name.removeprefix(REFERENCE)
-    return build_model(ours) if ours == name else build_model(ours, attention="reference")
+    return build_model(ours) if ours == name else build_model(ours, **model_entry(ours).capabilities.plain)
 
 
 def usual_size(name: str) -> tuple[int, int, int]:
     """Frames, height and width that it is measured with."""
-    return input_size(name.removeprefix(REFERENCE))
+    return model_entry(name.removeprefix(REFERENCE)).input_size
 
 
 class Subject:
@@ -105,7 +104,7 @@ def count_multiply_adds(name: str, device: torch.device | None = None) -> dict[s
     """
     from fvcore.nn import FlopCountAnalysis
 
-    plain = name if name in BASELINES or name.startswith(REFERENCE) else REFERENCE + name
+    plain = name if name.startswith(REFERENCE) else REFERENCE + name
     clip = torch.zeros(1, 3, *usual_size(name), device=device)
     analysis = FlopCountAnalysis(new_network(plain).to(device).eval(), clip)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")

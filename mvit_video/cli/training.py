@@ -102,7 +102,7 @@ def settings(arguments: argparse.Namespace) -> int:
 
 def curves(arguments: argparse.Namespace) -> int:
     """Draw the training loss and the validation accuracy of several runs into one picture."""
-    from mvit_video.engine.watching import draw_runs
+    from mvit_video.engine.hooks.curves import draw_runs
 
     draw_runs(arguments.runs, arguments.output, arguments.overwrite)
     say(f"{len(arguments.runs)} runs are drawn in {arguments.output}")

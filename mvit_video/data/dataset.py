@@ -26,6 +26,7 @@ from mvit_video.data.sampling import (
     stride_indices,
     view_start,
 )
+from mvit_video.data.strength import with_augmentation
 from mvit_video.data.transforms import TrainTransform, ViewTransform
 from mvit_video.data.video.guard import GuardedReader, open_reader
 from mvit_video.data.video.reader import VideoReader
@@ -110,8 +111,8 @@ class ClipDataset(Dataset):
     """
 
     def __init__(self, videos: VideoList, data: DataSettings, seed: int) -> None:
-        self.videos, self.data, self.seed = videos, data, seed
-        self.transform = TrainTransform.from_settings(data)
+        self.videos, self.data, self.seed = videos, with_augmentation(data, len(videos)), seed
+        self.transform = TrainTransform.from_settings(self.data)
 
     def __len__(self) -> int:
         return len(self.videos)

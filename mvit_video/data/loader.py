@@ -78,7 +78,8 @@ def steps_per_epoch(num_videos: int, clips_per_step: int, repeated_aug: int = 1)
     if num_videos < videos_per_step:
         clips = f" with data.repeated_aug = {repeated_aug}" if repeated_aug > 1 else ""
         raise ConfigError(
-            f"train.clips_per_step = {clips_per_step} is more than the {num_videos} training videos{clips}: lower it"
+            f"train.clips_per_step = {clips_per_step} is more than the {num_videos} training videos{clips}: lower it, "
+            "or let it follow from them with train.clips_per_step=auto"
         )
     return num_videos // videos_per_step
 

@@ -35,7 +35,7 @@ def cautions(config: Config, train: VideoList, val: VideoList | None, last_step:
     few = [label for label in sorted(counts, key=lambda label: counts[label]) if counts[label] < FEW_VIDEOS]
     if few:
         yield (
-            f"{_classes(len(few))} with fewer than {FEW_VIDEOS} training videos, such as "
+            f"{_number(len(few), 'class', 'classes')} with fewer than {FEW_VIDEOS} training videos, such as "
             f"'{train.classes[few[0]]}' with {counts[few[0]]}: hardly learnt from so few, add videos or leave the class out"
         )
     most = max(counts, key=lambda label: counts[label])
@@ -51,10 +51,10 @@ def cautions(config: Config, train: VideoList, val: VideoList | None, last_step:
             "model.weights=mvitv2_s_16x4_k400"
         )
     if last_step < FEW_STEPS:
-        yield f"the run has {last_step} steps, which is few to learn new classes in: raise train.epochs"
+        yield f"only {_number(last_step, 'step')} in all, too few to learn new classes in: raise train.epochs"
     if val is not None and 0 < len(val) < COARSE_VALIDATION:
         yield (
-            f"validation has {len(val)} videos, each of them {100 / len(val):.3g} points of its accuracy: differences of a few "
+            f"validation has {_number(len(val), 'video')}, each of them {100 / len(val):.3g} points of its accuracy: differences of a few "
             "points say nothing"
         )
 
@@ -65,5 +65,5 @@ def _counts(videos: VideoList) -> dict[int, int]:
     return {label: counts[label] for label in range(len(videos.classes))}
 
 
-def _classes(count: int) -> str:
-    return "1 class" if count == 1 else f"{count} classes"
+def _number(count: int, one: str, more: str = "") -> str:
+    return f"{count} {one if count == 1 else more or one + 's'}"

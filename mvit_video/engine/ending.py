@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from mvit_video.data.lists.records import VideoList
-from mvit_video.engine.milestones import Validate
+from mvit_video.engine.hooks.validation import Measure
 
 MOST_VIDEOS = 500  # of the training list that are measured
 
@@ -14,8 +14,9 @@ MOST_VIDEOS = 500  # of the training list that are measured
 def ended_at(
     network: nn.Module,
     train: VideoList,
-    make_validator: Callable[[VideoList], Validate],
+    make_validator: Callable[[VideoList], Measure],
     validations: Sequence[Mapping[str, float]],
+    epochs: int,
 ) -> str:
     """Top-1 of the training videos, as validation measures it, beside the last one of `validations`; every process must ask.
 
@@ -26,7 +27,7 @@ def ended_at(
     whose = "its own training videos" if len(some) == len(train) else f"{len(some)} of its own training videos"
     other = f", and at {validations[-1]['top1']:.1f} % of those for validation" if validations else ""
     chance = 100 / len(train.classes)
-    cure = ": it has underfitted, train longer (train.epochs)" if own < (100 + chance) / 2 else ""
+    cure = f": it has underfitted, train longer than train.epochs={epochs}" if own < (100 + chance) / 2 else ""
     return f"ended at top-1 {own:.1f} % of {whose}{other}{cure}"
 
 

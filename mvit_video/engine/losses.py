@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.config.schema import TrainSettings, height_width
-from mvit_video.errors import ConfigError
+from mvit_video.model.registry import lacks, model_entry
 
 Teach = Callable[[Tensor], Tensor]
 
@@ -89,10 +89,11 @@ def resized(clips: Tensor, height: int, width: int) -> Tensor:
     return planes.unflatten(1, clips.shape[1:3])
 
 
-def check_resolutions(model: nn.Module, name: str, settings: TrainSettings) -> None:
+def check_resolutions(name: str, settings: TrainSettings) -> None:
     """ConfigError for several resolutions and a network that does not tell the feature before its head."""
-    if settings.resolutions and not hasattr(model, "pooled"):
-        raise ConfigError(
-            f"{name} does not tell the feature before its head, which train.resolutions compares: set it to [], or train "
-            "one of the mvit networks"
+    if settings.resolutions and not model_entry(name).capabilities.feature:
+        raise lacks(
+            name,
+            "does not tell the feature before its head, which train.resolutions compares",
+            "set it to [], or train one of the mvit networks",
         )

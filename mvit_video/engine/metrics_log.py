@@ -171,3 +171,11 @@ def _steps_per_epoch(record: dict[str, Any]) -> int | None:
     if not isinstance(epoch, float) or not 0 < record["step"] / MOST_STEPS < epoch < inf:
         return None
     return round(record["step"] / epoch) or None
+
+
+def write_or_end_run(path: Path, content: bytes) -> None:
+    """A picture or another file beside the records; TrainingError where the disk does not take it."""
+    try:
+        write_whole(path, content)
+    except OSError as reason:
+        raise no_room(path, reason) from None

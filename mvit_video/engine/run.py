@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mvit_video.config.load import load_config
 from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.dataset import ClipDataset
 from mvit_video.data.lists.checks import refuse_several_labels, shared_videos
@@ -18,23 +19,37 @@ from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.split import found_lists, split_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import Mixer
-from mvit_video.engine.bad_videos import EVENTS, events_summary, without_bad_videos
+from mvit_video.engine.automatic import automatic_settings, in_words, with_numbers
 from mvit_video.engine.cautions import cautions, class_counts
 from mvit_video.engine.checkpoint import VALIDATION, TrainingState, environment, load_state, newest_state, set_aside
 from mvit_video.engine.distributed import everyones, gathered, is_first, rank, world_size
 from mvit_video.engine.ending import ended_at
+from mvit_video.engine.hooks.averaging import AverageWeights
+from mvit_video.engine.hooks.bad_videos import EVENTS, BadVideos, events_summary, without_bad_videos
+from mvit_video.engine.hooks.curves import DrawCurves
+from mvit_video.engine.hooks.first_batch import PictureFirstBatch
+from mvit_video.engine.hooks.progress import Progress
+from mvit_video.engine.hooks.records import METRICS, StepRecords
+from mvit_video.engine.hooks.saving import SaveStates
+from mvit_video.engine.hooks.signals import StopOnSignal
+from mvit_video.engine.hooks.speed import Speed
+from mvit_video.engine.hooks.tracking import Track
+from mvit_video.engine.hooks.validation import Measure, Validation
+from mvit_video.engine.loop import Hook, Loop, Steps
 from mvit_video.engine.losses import Objective, check_resolutions
 from mvit_video.engine.metrics_log import cut, read_metrics
-from mvit_video.engine.milestones import Span, Validate, whole_network
-from mvit_video.engine.optimizer import linear_layers
+from mvit_video.engine.nonfinite import GuardedStep
+from mvit_video.engine.parallel import whole_network
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.preflight import check_output, preflight
 from mvit_video.engine.run_folder import (
     AVERAGED_WEIGHTS,
+    SETTINGS,
     WEIGHTS,
     check_folder,
     check_videos_stay,
     from_weights_of,
+    goes_on,
     list_digest,
     never_started,
     open_folder,
@@ -42,10 +57,11 @@ from mvit_video.engine.run_folder import (
 )
 from mvit_video.engine.schedule import learning_rate
 from mvit_video.engine.teacher import read_teacher
-from mvit_video.engine.trainer import Trainer, make_learner, run_training, seed_step
-from mvit_video.engine.watching import METRICS, Watcher
+from mvit_video.engine.trackers import open_trackers
+from mvit_video.engine.trainer import Trainer, make_learner, seed_step
 from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.locks import alone_in
+from mvit_video.model.registry import lacks, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import Weights, put_weights, read_weights
@@ -74,7 +90,7 @@ def train_run(
     config: Config,
     output: str | Path,
     device: torch.device,
-    make_validator: Callable[[VideoList], Validate],
+    make_validator: Callable[[VideoList], Measure],
     say: Callable[[str], None],
     resume: bool = False,
     overwrite: bool = False,
@@ -100,16 +116,17 @@ def _train_run(
     config: Config,
     run: Path,
     device: torch.device,
-    make_validator: Callable[[VideoList], Validate],
+    make_validator: Callable[[VideoList], Measure],
     say: Callable[[str], None],
     resume: bool,
     overwrite: bool,
 ) -> Path:
     """`train_run` in a folder that is this run's alone; `say` is the first process's."""
+    train, val = training_lists(config)
+    config = _with_numbers(config, train, run if goes_on(run, resume) else None, say)
     settings = config.train
     if is_first():
         check_folder(run, config, resume, overwrite)
-    train, val = training_lists(config)
     lists = [train] if val is None else [train, val]
     if is_first() and (overwrite or never_started(run)):
         check_videos_stay(run, config, lists)
@@ -139,23 +156,66 @@ def _train_run(
     if is_first():
         open_folder(run, config, resume, overwrite, lists)
     about = _about(config, device, lists)
-    span = Span(_resumed(run, state, about["environment"], say), last_step, per_epoch)
-    sampler.first_step = span.first_step
-    say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
+    steps = Steps(_resumed(run, state, about["environment"], say), last_step, per_epoch)
+    sampler.first_step = steps.first
+    say(Plan(config, device, learner.model, len(train.classes), len(train)).text(steps.first))
     say(checked)
     batches = training_loader(dataset, sampler, config.data.workers, settings.clips_per_pass, device)
-    watcher = Watcher(run, config, train.classes, span.first_step, say)
     validate = make_validator(val) if val is not None else None
+    hooks = _hooks(run, config, trainer, card, steps, validate, about, say)
     with _algorithms(settings.deterministic):
-        run_training(trainer, batches, run, card, span, watcher, validate, config.data.on_error, about)
+        Loop(GuardedStep(trainer.train_step, run, settings.on_nonfinite == "stop"), steps, hooks).run(batches)
     events_summary(run, say)
     _save_weights(run / WEIGHTS, learner.model, card)
     if learner.average is not None:
         _save_weights(run / AVERAGED_WEIGHTS, learner.average.model, card)
     everyones(0)  # none goes on before the files are there
     sound = without_bad_videos(run, train)
-    say(ended_at(whole_network(learner.model, card), sound, make_validator, read_metrics(run / VALIDATION)))
+    network, validations = whole_network(learner.model, card), read_metrics(run / VALIDATION)
+    say(ended_at(network, sound, make_validator, validations, settings.epochs))
     return run / WEIGHTS
+
+
+def _hooks(
+    run: Path,
+    config: Config,
+    trainer: Trainer,
+    card: ModelCard,
+    steps: Steps,
+    measure: Measure | None,
+    about: dict[str, Any],
+    say: Callable[[str], None],
+) -> list[Hook]:
+    """What happens beside the steps, in the order in which it does."""
+    settings, learner, speed = config.train, trainer.learner, Speed()
+
+    def validates(done: int) -> bool:
+        every = steps.per_epoch * settings.validate_every_epochs
+        return measure is not None and (done == steps.last or done % every == 0)
+
+    hooks = [
+        speed,
+        BadVideos(run, card.preprocessing, config.data.on_error == "stop"),
+        PictureFirstBatch(run, card.classes, card.preprocessing, trainer.mix_of_step),
+        AverageWeights(learner.average, learner.model) if learner.average is not None else None,
+        StepRecords(run),
+        Track(lambda done: open_trackers(run, config, done)),
+        DrawCurves(run),
+        Progress(run, speed, say),
+        StopOnSignal(run),
+        SaveStates(run, learner, card, settings.checkpoint_every_steps, settings.keep_checkpoints, validates, about),
+        Validation(run, learner, card, measure, validates, trainer.train_mode) if measure is not None else None,
+    ]
+    return [hook for hook in hooks if hook is not None]
+
+
+def _with_numbers(config: Config, train: VideoList, resumed: Path | None, say: Callable[[str], None]) -> Config:
+    """The configuration with numbers for `auto`, which `say` is told; a run that is resumed keeps its own."""
+    before = load_config(resumed / SETTINGS) if resumed is not None else None
+    auto, config = automatic_settings(config), with_numbers(config, len(train), len(train.classes), before)
+    if auto:
+        say(in_words(config, auto, len(train)))
+    return config
 
 
 def _about(config: Config, device: torch.device, lists: list[VideoList]) -> dict[str, Any]:
@@ -174,7 +234,7 @@ def step_sampler(config: Config, num_videos: int) -> StepSampler:
     last_step = steps_per_epoch(num_videos, settings.clips_per_step, repeated_aug) * settings.epochs
     share = rank(), world_size()
     sampler = StepSampler(num_videos, settings.clips_per_step, settings.seed, 0, last_step, repeated_aug, *share)
-    if (settings.mixup or settings.cutmix) and not sampler.mirrored:
+    if (settings.mixup or settings.cutmix) and settings.mix_probability and not sampler.mirrored:
         raise ConfigError(
             f"train.clips_per_step = {settings.clips_per_step} gives each of {world_size()} processes an odd number of videos "
             f"({len(sampler.places)}), which mixup and CutMix cannot pair: make it a multiple of "
@@ -210,9 +270,10 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
                 num_classes or config.data.planned_classes,
             )
             note = f"\n  data.train is not read ({reason}): {_assumed(num_videos, num_classes)}"
+    config = with_numbers(config, num_videos, num_classes)
     model = dry_model(config, num_classes)
     if num_classes is None:
-        num_classes = linear_layers(model)[-1].out_features
+        num_classes = model_entry(config.model.name).defaults["num_classes"]
     return Plan(config, device, model, num_classes, num_videos).text(0, giga_multiply_adds(config)) + note
 
 
@@ -245,7 +306,7 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], r
     """
     seed_step(config.train.seed, 0)
     model = model_from_card(card)
-    check_resolutions(model, config.model.name, config.train)
+    check_resolutions(config.model.name, config.train)
     if config.model.weights is not None and not resumed:
         weights = read_weights(config.model.weights)
         other_classes = weights.classes != card.classes
@@ -253,11 +314,10 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], r
             say(_new_head(weights, card))
         say(put_weights(model, weights, reset_head=other_classes).summary())
     if config.train.activation_checkpointing:
-        if not hasattr(model, "activation_checkpointing"):
-            raise ConfigError(
-                f"{config.model.name} has no activation checkpointing: unset train.activation_checkpointing"
-            )
-        setattr(model, "activation_checkpointing", True)  # noqa: B010 (of MViT, not of every module)
+        if not model_entry(config.model.name).capabilities.activation_checkpointing:
+            cure = "unset train.activation_checkpointing"
+            raise lacks(config.model.name, "has no activation checkpointing", cure)
+        setattr(model, "activation_checkpointing", True)  # noqa: B010 (which not every module has)
     return model
 
 

@@ -11,9 +11,12 @@ from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.lists.checks import MISSING, missing_text
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.split import found_lists, list_text
-from mvit_video.engine.bad_videos import EVENTS
 from mvit_video.engine.checkpoint import BEST, FOLDER, VALIDATION, TrainingState, read_best
-from mvit_video.engine.watching import FILES, METRICS
+from mvit_video.engine.hooks.bad_videos import EVENTS
+from mvit_video.engine.hooks.curves import CURVES
+from mvit_video.engine.hooks.first_batch import FIRST_BATCH
+from mvit_video.engine.hooks.records import METRICS
+from mvit_video.engine.trackers import FILES as TRACKED
 from mvit_video.errors import ConfigError
 from mvit_video.paths import check_fresh, fresh_folder, write_whole
 
@@ -24,7 +27,7 @@ LISTS = ("train.csv", "val.csv", "classes.txt")  # where data.train is auto
 EVALUATION = "evaluation"  # and evaluation_ema: what evaluation.after_training leaves
 OWNED = (
     *(SETTINGS, VALIDATION, EVENTS, BEST, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING),
-    *(*FILES, EVALUATION, f"{EVALUATION}_ema"),
+    *(FIRST_BATCH, CURVES, *TRACKED, EVALUATION, f"{EVALUATION}_ema"),
 )
 MAY_CHANGE = (
     "data.root",
@@ -59,7 +62,7 @@ def owned(run: Path, config: Config) -> tuple[str, ...]:
 
 def check_folder(run: Path, config: Config, resume: bool, overwrite: bool) -> None:
     """ConfigError where the folder holds another run, or lists or weights that this one reads. Changes nothing."""
-    if _goes_on(run, resume):
+    if goes_on(run, resume):
         _same_settings(load_config(run / SETTINGS), config, run)
         return
     own = [(run / name).resolve() for name in owned(run, config)]
@@ -80,7 +83,8 @@ def never_started(run: Path) -> bool:
     return not any((run / name).exists() for name in kept) and not any((run / FOLDER).glob("*"))
 
 
-def _goes_on(run: Path, resume: bool) -> bool:
+def goes_on(run: Path, resume: bool) -> bool:
+    """Whether the folder holds a run that a call with this `resume` goes on with."""
     return resume and (run / SETTINGS).exists() and not never_started(run)
 
 
@@ -95,7 +99,7 @@ def check_videos_stay(run: Path, config: Config, lists: list[VideoList]) -> None
 
 def open_folder(run: Path, config: Config, resume: bool, overwrite: bool, lists: list[VideoList]) -> None:
     """Have the folder with its effective config.yaml, and what is to be known about its lists."""
-    if not _goes_on(run, resume):
+    if not goes_on(run, resume):
         fresh_folder(run, owned(run, config), overwrite or never_started(run))
         (run / METRICS).touch()  # first of all, since it tells `never_started` whose the rest is
     write_whole(run / SETTINGS, dump_config(config))

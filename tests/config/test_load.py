@@ -148,3 +148,11 @@ def test_every_default_can_be_typed_as_it_is_listed(tmp_path):
     words = [f"{key}={default}" for key, default, _ in describe_settings()]
     assert load_config(write(tmp_path / "c.yaml", ""), words) == Config()
     assert "train.clip_gradient=1.0" in words and "data.val=null" in words and "data.mean=[0.45, 0.45, 0.45]" in words
+
+
+def test_a_home_folder_is_found_where_no_shell_has_expanded_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "c.yaml").write_text("data:\n  root: ~/videos\n  train: a~/b.csv\n")
+    config = load_config(tmp_path / "c.yaml", ["model.weights=~/w.pt"])
+    assert (config.data.root, config.data.train) == ("/home/me/videos", "a~/b.csv")
+    assert config.model.weights == "/home/me/w.pt"

@@ -15,7 +15,8 @@ from mvit_video.config.slowfast import convert_slowfast
 from mvit_video.config.slowfast_keys import MVITV1, MVITV2, SIZES
 from mvit_video.errors import ConfigError
 from mvit_video.model.mvit import MViT
-from mvit_video.model.variants import VARIANTS, model_arguments
+from mvit_video.model.mvit_variants import VARIANTS
+from mvit_video.model.registry import model_arguments
 
 STARTS = {"s": (16, [1, 3, 14]), "b": (24, [2, 5, 21]), "l": (48, [2, 8, 44])}
 IMAGENET = {"MEAN": [0.485, 0.456, 0.406], "STD": [0.229, 0.224, 0.225]}

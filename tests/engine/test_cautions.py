@@ -45,7 +45,7 @@ def test_uneven_classes_point_to_the_mean_over_classes():
 
 def test_few_steps_few_videos_from_nothing_and_a_coarse_validation_are_told():
     (sentence,) = said(videos(walk=8, run=8), steps=30)
-    assert "the run has 30 steps" in sentence and "raise train.epochs" in sentence
+    assert sentence.startswith("only 30 steps in all") and "raise train.epochs" in sentence
     (sentence,) = said(videos(walk=8, run=8), weights=None)
     assert "16 training videos are few to learn from random weights" in sentence and "model.weights=" in sentence
     assert said(videos(walk=100, run=100), weights=None) == []
@@ -56,11 +56,11 @@ def test_few_steps_few_videos_from_nothing_and_a_coarse_validation_are_told():
 @pytest.mark.parametrize(("own", "underfitted"), [(30.0, True), (59.0, True), (61.0, False), (100.0, False)])
 def test_a_run_that_is_nearer_to_chance_than_to_its_own_videos_has_underfitted(own, underfitted):
     train = videos(a=2, b=2, c=2, d=2, e=2)  # chance is 20 %, so 60 % is halfway
-    text = ended_at(torch.nn.Identity(), train, lambda videos: lambda network: {"top1": own}, [{"top1": 25.0}])
+    text = ended_at(torch.nn.Identity(), train, lambda videos: lambda network: {"top1": own}, [{"top1": 25.0}], 40)
     assert text.startswith(
         f"ended at top-1 {own:.1f} % of its own training videos, and at 25.0 % of those for validation"
     )
-    assert underfitted == text.endswith(": it has underfitted, train longer (train.epochs)")
+    assert underfitted == text.endswith(": it has underfitted, train longer than train.epochs=40")
 
 
 def test_of_a_long_list_videos_all_over_it_are_measured():
@@ -71,7 +71,7 @@ def test_of_a_long_list_videos_all_over_it_are_measured():
         return lambda network: {"top1": 100.0}
 
     train = videos(a=700, b=700)
-    assert "of 500 of its own training videos" in ended_at(torch.nn.Identity(), train, validator, [])
+    assert "of 500 of its own training videos" in ended_at(torch.nn.Identity(), train, validator, [], 40)
     assert [record.label for record in asked[0].records] == [0] * 250 + [1] * 250
     assert len({record.path for record in asked[0].records}) == 500
     assert spread(train, 2000).records == train.records
@@ -89,7 +89,7 @@ def test_a_run_says_its_counts_first_and_its_accuracies_last(few_videos, tmp_pat
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", words)
     train_run(config, tmp_path / "run", torch.device("cpu"), lambda videos: lambda model: {"top1": 50.0}, lines.append)
     assert any(line.startswith("training videos: ") and "classes" in line for line in lines[:3])
-    assert any(line.startswith("warning: the run has 4 steps") for line in lines)
+    assert any(line.startswith("warning: only 4 steps in all") for line in lines)
     assert lines[-1].startswith(
         "ended at top-1 50.0 % of its own training videos, and at 50.0 % of those for validation"
     )

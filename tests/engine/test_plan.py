@@ -7,6 +7,7 @@ from conftest import REPOSITORY
 from mvit_video import cli
 from mvit_video.config.load import load_config
 from mvit_video.engine import run
+from mvit_video.engine.automatic import with_numbers
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
 from mvit_video.engine.run import dry_run
 from mvit_video.evaluation.protocols import Protocol
@@ -19,6 +20,7 @@ CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if pa
 def plan(recipe, *words, num_videos=240_000, num_classes=400):
     """Subject -> text."""
     config = with_network_of_weights(load_config(REPOSITORY / f"configs/{recipe}.yaml", words))
+    config = with_numbers(config, num_videos, num_classes)
     lines = Plan(config, CPU, dry_model(config, num_classes), num_classes, num_videos).text().splitlines()
     return {"summary": lines[0]} | dict(line.strip().split(": ", 1) for line in lines[1:])
 
@@ -125,7 +127,7 @@ def test_what_is_learnt_shows_in_the_plan():
 def test_a_dry_run_refuses_several_resolutions_of_a_network_without_a_feature(capsys):
     words = ["--dry-run", "--num-videos", "50", "--num-classes", "5", "model.name=pytorchvideo/x3d_s"]
     assert cli.main(["train", str(REPOSITORY / "configs/custom/multi_resolution.yaml"), *words]) == 1
-    assert "pytorchvideo/x3d_s does not tell the feature before its head, which train.res" in capsys.readouterr().err
+    assert "'pytorchvideo/x3d_s' does not tell the feature before its head, which train.res" in capsys.readouterr().err
 
 
 def test_switches_show_in_the_plan():

@@ -8,7 +8,7 @@ from torch import nn
 
 from mvit_video.config.schema import InputSettings, Settings
 from mvit_video.errors import CheckpointError, MvitVideoError
-from mvit_video.model.variants import build_model
+from mvit_video.model.registry import ModelEntry, build_model, model_entry
 
 CARD_KEY = "mvit_video"  # of safetensors' metadata, under which the card lies as JSON
 
@@ -59,6 +59,14 @@ def model_of_file(card: ModelCard, path: str | Path) -> nn.Module:
     try:
         return model_from_card(card)
     except (MvitVideoError, TypeError) as reason:
+        raise CheckpointError(f"{path}: its card describes no network that can be built ({reason})") from None
+
+
+def entry_of_file(card: ModelCard, path: str | Path) -> ModelEntry:
+    """The network that the card of a file names; CheckpointError where nothing has registered it."""
+    try:
+        return model_entry(card.name)
+    except MvitVideoError as reason:
         raise CheckpointError(f"{path}: its card describes no network that can be built ({reason})") from None
 
 

@@ -1,7 +1,6 @@
 """A checkpoint of any known format written in another: ours with its card, PySlowFast's, torchvision's."""
 
 import io
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import nn
 
 from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError, ConfigError
-from mvit_video.model.variants import build_model, model_arguments
+from mvit_video.model.registry import build_model, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card, model_of_file
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
@@ -114,7 +113,7 @@ def _network(weights: Weights, name: str | None) -> nn.Module:
 
 
 def _recognised(weights: Weights) -> str:
-    name = recognise_model(weights.state)
+    name = recognise_model(weights)
     if name is None:
         raise CheckpointError(
             f"{weights.source}: its shapes are those of no network that `mvit-video models` lists: name one with --model"
@@ -153,11 +152,11 @@ def _like(name: str, num_classes: int) -> ZooEntry | None:
 
 def _usual_input(name: str) -> InputSettings:
     """The input that a network is named for (16x4 is every 4th of 16 frames), scaled to 8/7 of the crop before it."""
-    arguments, rate = model_arguments(name), re.search(r"x(\d+)$", name)
-    crop = arguments.get("crop_size", 224)
+    entry = model_entry(name)
+    crop = entry.defaults["crop_size"]
     return InputSettings(
-        num_frames=arguments.get("num_frames", 16),
-        sampling_rate=int(rate[1]) if rate else 1,
+        num_frames=entry.defaults["num_frames"],
+        sampling_rate=entry.sampling_rate,
         short_side=round(crop * 8 / 7),
         crop_size=crop,
     )

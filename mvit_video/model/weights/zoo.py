@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from mvit_video.config.schema import InputSettings, Settings
-from mvit_video.model.baselines import BASELINES
-from mvit_video.model.variants import VARIANTS, build_model, input_size, model_arguments
+from mvit_video.model.registry import build_model, list_models, model_entry
 
 _VIDEO = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models/"
 _IMAGE = "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/"
@@ -123,18 +122,25 @@ def zoo_entry(source: str) -> ZooEntry | None:
 
 def model_rows() -> Iterator[tuple[str, str, str]]:
     """Every network of ours: name, parameters (counted without making any), input as frames × height × width."""
-    for name in sorted(VARIANTS):
-        with torch.device("meta"):
-            count = sum(parameter.numel() for parameter in build_model(name).parameters())
-        arguments = model_arguments(name)
-        crop = arguments.get("crop_size", 224)
-        yield name, f"{count:,}", f"{arguments.get('num_frames', 16)}×{crop}×{crop}"
+    for entry in map(model_entry, list_models()):
+        if not entry.package and entry.plugin is None:
+            with torch.device("meta" if entry.capabilities.meta else "cpu"):
+                count = sum(parameter.numel() for parameter in build_model(entry.name).parameters())
+            yield entry.name, f"{count:,}", "×".join(map(str, entry.input_size))
 
 
 def baseline_rows() -> Iterator[tuple[str, str]]:
     """Every baseline: name, usual input as frames × height × width. Their packages are not imported."""
-    for name in sorted(BASELINES):
-        yield name, "×".join(map(str, input_size(name)))
+    for entry in map(model_entry, list_models()):
+        if entry.package and entry.plugin is None:
+            yield entry.name, "×".join(map(str, entry.input_size))
+
+
+def plugin_rows() -> Iterator[tuple[str, str, str]]:
+    """Every network of a plugin: name, usual input, the plugin."""
+    for entry in map(model_entry, list_models()):
+        if entry.plugin is not None:
+            yield entry.name, "×".join(map(str, entry.input_size)), entry.plugin
 
 
 def zoo_rows() -> Iterator[tuple[str, str, str, str, str]]:
@@ -145,6 +151,7 @@ def zoo_rows() -> Iterator[tuple[str, str, str, str, str]]:
 
 
 BASELINE_COLUMNS = ("network", "input")
+PLUGIN_COLUMNS = ("network", "input", "plugin")
 MODEL_COLUMNS = ("network", "parameters", "input")
 ZOO_COLUMNS = ("checkpoint", "views", "top-1", "top-5", "published by")
 

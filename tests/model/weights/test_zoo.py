@@ -9,7 +9,7 @@ import mvit_video
 from mvit_video import list_models
 from mvit_video.cli import main
 from mvit_video.data.lists.class_names import published_classes
-from mvit_video.model.variants import model_arguments
+from mvit_video.model.registry import model_arguments
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, model_zoo_page, zoo_entry
 
 REPOSITORY = Path(__file__).resolve().parents[3]
