@@ -101,6 +101,8 @@ def alone_in(
     where it cannot be made. A file system without locks is told to `say`.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file, wanted a folder for the output")
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     with ExitStack() as stack:
         stack.callback(_remove_empty, made)

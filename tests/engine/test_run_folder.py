@@ -4,20 +4,18 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from conftest import REPOSITORY, silent
 from two_processes import environment
 
+from mvit_video import api
 from mvit_video.config.load import load_config
 from mvit_video.engine.metrics_log import read_metrics
-from mvit_video.engine.run import train_run
 from mvit_video.engine.run_folder import never_started
 from mvit_video.engine.trainer import Trainer
 from mvit_video.errors import ConfigError
 from mvit_video.locks import alone_in
 from mvit_video.paths import unfinished
 
-CPU = torch.device("cpu")
 SMALL = (
     "train.epochs=1", "train.clips_per_step=8", "data.workers=0", "data.val=null", "data.crop_size=24", "data.short_side=24",
     "model.arguments={depths: [1, 1]}",
@@ -29,7 +27,7 @@ def config_for(folder, *words):
 
 
 def train(config, run, say=silent, **how):
-    return train_run(config, run, CPU, lambda videos: lambda network: {"top1": 0.0}, say, **how)
+    return api.train(config, run, device="cpu", say=say, **how)
 
 
 @pytest.fixture
