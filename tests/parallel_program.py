@@ -14,6 +14,8 @@ from mvit_video.data.loader import StepSampler
 from mvit_video.data.mixing import Mixer
 from mvit_video.engine.checkpoint import load_state, newest_state, save_state
 from mvit_video.engine.distributed import is_first, joined_processes, rank, world_size
+from mvit_video.engine.hooks.averaging import AverageWeights
+from mvit_video.engine.loop import Hook, Loop, Steps
 from mvit_video.engine.nonfinite import NonFiniteStep, write_report
 from mvit_video.engine.parallel import whole_tensors
 from mvit_video.engine.trainer import Trainer, make_learner
@@ -55,10 +57,31 @@ def places(first):
     return StepSampler(8, 8, 0, 0, 1, 1, rank(), world_size()).places
 
 
+class Keep(Hook):
+    """The records of all steps."""
+
+    def __init__(self):
+        self.records = []
+
+    def after_step(self, loop):
+        self.records.append(loop.record)
+
+
+def train(machine, mine, steps):
+    """Some steps on this process's clips, as a run makes them; their records."""
+    kept, average = Keep(), machine.learner.average
+    hooks = [kept] if average is None else [kept, AverageWeights(average, machine.learner.model)]
+    batch = {"video": CLIPS[mine], "label": LABELS[mine]}
+    Loop(
+        lambda number, batch: machine.train_step(number, batch["video"], batch["label"]), Steps(0, steps, steps), hooks
+    ).run([batch] * steps)
+    return kept.records
+
+
 def run_scenario(name, parallel, folder):
     changes, first = SCENARIOS[name]
     machine, mine = trainer(parallel, **changes), places(first)
-    records = [machine.train_step(step, CLIPS[mine], LABELS[mine]) for step in range(2)]
+    records = train(machine, mine, 2)
     tensors = {f"model.{key}": value for key, value in whole_tensors(machine.learner.model.state_dict()).items()}
     if machine.learner.average is not None:
         average = whole_tensors(machine.learner.average.model.state_dict())
@@ -95,9 +118,7 @@ def go_on(folder, states):
         state, _ = newest_state(states)
         if state is not None:
             load_state(state, machine.learner)
-        mine = places(None)
-        for step in range(2):
-            machine.train_step(step, CLIPS[mine], LABELS[mine])
+        train(machine, places(None), 2)
         save_state(folder / parallel, 2, machine.learner, CARD, {}, keep=1)
 
 

@@ -37,7 +37,16 @@ def test_imports_point_left_only(room):
 
 
 def test_leaves_import_no_room():
-    for name in ("errors.py", "paths.py", "download.py", "compat.py", "progress.py", "figures.py", "version.py"):
+    for name in (
+        "errors.py",
+        "paths.py",
+        "download.py",
+        "locks.py",
+        "compat.py",
+        "progress.py",
+        "figures.py",
+        "version.py",
+    ):
         assert list(imported_rooms(ast.parse((PACKAGE / name).read_text()))) == []
 
 

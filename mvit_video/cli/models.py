@@ -16,6 +16,8 @@ def models(arguments: argparse.Namespace) -> int:
         return 0
     print_rows("networks", zoo.MODEL_COLUMNS, zoo.model_rows(), (1, 2))
     print_rows("baselines of other packages, for comparison", zoo.BASELINE_COLUMNS, zoo.baseline_rows(), (1,))
+    if rows := list(zoo.plugin_rows()):
+        print_rows("networks of plugins", zoo.PLUGIN_COLUMNS, rows, (1,))
     print_rows("public checkpoints (accuracies as published)", zoo.ZOO_COLUMNS, zoo.zoo_rows(), (1, 2, 3))
     return 0
 

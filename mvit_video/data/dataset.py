@@ -6,7 +6,6 @@ others again, because the video is too short. A video that cannot be decoded is 
 place only in training, only where the settings say so, and never without the `BadVideo` beside it.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mvit_video.config.schema import DataSettings, InputSettings
+from mvit_video.data.draws import generator
 from mvit_video.data.lists.read import VideoList, VideoRecord
 from mvit_video.data.sampling import (
     clip_window,
@@ -26,6 +26,7 @@ from mvit_video.data.sampling import (
     stride_indices,
     view_start,
 )
+from mvit_video.data.strength import with_augmentation
 from mvit_video.data.transforms import TrainTransform, ViewTransform
 from mvit_video.data.video.guard import Reader, open_reader
 from mvit_video.errors import DecodeError
@@ -53,7 +54,7 @@ class BadVideo:
 
 def sample_generator(seed: int, epoch: int, video_id: str, repeat: int = 0) -> np.random.Generator:
     """The generator of every draw for one sample: the same on any machine, in any order, with any worker count."""
-    return np.random.default_rng([seed, epoch, zlib.crc32(video_id.encode("utf-8")), repeat])
+    return generator("clip", seed, epoch, video_id, repeat)
 
 
 def training_indices(
@@ -107,8 +108,8 @@ class ClipDataset(Dataset):
     """
 
     def __init__(self, videos: VideoList, data: DataSettings, seed: int) -> None:
-        self.videos, self.data, self.seed = videos, data, seed
-        self.transform = TrainTransform.from_settings(data)
+        self.videos, self.data, self.seed = videos, with_augmentation(data, len(videos)), seed
+        self.transform = TrainTransform.from_settings(self.data)
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -139,7 +140,7 @@ class ClipDataset(Dataset):
         """The clips of another video, which the lost one's own generator draws, behind all that were lost on the way."""
         lost: list[dict | BadVideo] = []
         drawn_by = bad.path
-        rng = sample_generator(self.seed, epoch, drawn_by, self.data.repeated_aug)
+        rng = generator("substitutes", self.seed, epoch, drawn_by)
         others = np.delete(np.arange(len(self.videos)), bad.index)
         for index in rng.permutation(others)[:SUBSTITUTES]:
             lost.append(replace(bad, substitute=self.videos.records[index].path))

@@ -14,9 +14,9 @@ from torch import Tensor
 from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey
 from mvit_video.data.loader import clips_ahead
-from mvit_video.engine.bad_videos import stop_at
 from mvit_video.engine.checkpoint import FOLDER, Learner
 from mvit_video.engine.distributed import processes_here, world_size
+from mvit_video.engine.hooks.bad_videos import stop_at
 from mvit_video.engine.trackers import check_trackers
 from mvit_video.engine.trainer import Trainer, batch_statistics, put_back
 from mvit_video.errors import ConfigError, DecodeError

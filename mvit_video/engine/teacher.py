@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mvit_video.config.schema import InputSettings
-from mvit_video.download import sha256
+from mvit_video.download import known_sha256
 from mvit_video.engine.losses import resized
 from mvit_video.errors import ConfigError
 from mvit_video.model.weights.card import ModelCard
@@ -50,7 +50,7 @@ class Teacher:
 def read_teacher(source: str, student: ModelCard, device: torch.device) -> Teacher:
     """The teacher that `train.teacher` names: a checkpoint of any known format, or a name of the zoo."""
     model, card = load_any(source)
-    return Teacher(model.to(device), card, student, source, sha256(checkpoint_file(source)))
+    return Teacher(model.to(device), card, student, source, known_sha256(checkpoint_file(source)))
 
 
 def _conversion(student: InputSettings, teacher: InputSettings, device: torch.device) -> tuple[Tensor, Tensor] | None:

@@ -1,10 +1,8 @@
-"""The training loop: one step fits a screen, everything around it is order and bookkeeping."""
+"""The training step, on a screen: forward, backward, and what the optimiser makes of it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from math import inf, isfinite
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +10,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mvit_video.config.schema import TrainSettings
-from mvit_video.data.loader import lost_workers_told
 from mvit_video.data.mixing import mix_generator
-from mvit_video.engine.bad_videos import EVENTS, handle_bad_videos, no_clips
 from mvit_video.engine.checkpoint import Learner
-from mvit_video.engine.distributed import everyones, is_first, rank, sum_on_device, world_size
+from mvit_video.engine.determinism import seed_step
+from mvit_video.engine.distributed import everyones, rank, sum_on_device, world_size
 from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.losses import Objective
-from mvit_video.engine.metrics_log import MetricsLog
-from mvit_video.engine.milestones import Milestones, Span, Validate
-from mvit_video.engine.nonfinite import NonFiniteStep, write_report
+from mvit_video.engine.nonfinite import NonFiniteStep
 from mvit_video.engine.optimizer import build_optimizer, freeze_all_but_head
 from mvit_video.engine.parallel import (
     average_buffers,
@@ -30,13 +25,6 @@ from mvit_video.engine.parallel import (
     pass_of_several,
     share_out,
 )
-from mvit_video.engine.signals import stop_requests
-from mvit_video.engine.watching import METRICS, Watcher
-from mvit_video.errors import TrainingError
-from mvit_video.model.weights.card import ModelCard
-from mvit_video.progress import progress_bar
-
-MOST_SKIPPED_IN_A_ROW = 10
 
 Mix = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
 
@@ -91,7 +79,7 @@ class Trainer:
         loss, gradient_norm, top1 = torch.stack([means[0], norm, 100 * means[1]]).tolist()
         record = {"loss": loss, "lr": lr, "gradient_norm": gradient_norm, "top1": top1}
         if isfinite(loss) and isfinite(gradient_norm):
-            self._update(step, norm)
+            self._update(norm)
         self.learner.scaler.update()
         if not (isfinite(loss) and isfinite(gradient_norm)):
             put_back(statistics)
@@ -135,12 +123,10 @@ class Trainer:
         for losses, _ in self.objective.parts(self.network, self._autocast, clips, targets):
             losses.sum().backward()
 
-    def _update(self, step: int, norm: Tensor) -> None:
+    def _update(self, norm: Tensor) -> None:
         if self.settings.clip_gradient is not None:
             nn.utils.clip_grads_with_norm_(self.trained, self.settings.clip_gradient, norm)
         self.learner.scaler.step(self.learner.optimizer)
-        if self.learner.average is not None:
-            self.learner.average.update(self.learner.model, step)
 
     def _set_learning_rate(self, step: int) -> float:
         lr = self.learning_rate(step)
@@ -186,76 +172,3 @@ def effective_precision(settings: TrainSettings, device: torch.device) -> str:
     if settings.precision != "auto":
         return settings.precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-
-
-def run_training(
-    trainer: Trainer,
-    batches: Iterable[dict],
-    run: Path,
-    card: ModelCard,
-    span: Span,
-    watcher: Watcher,
-    validate: Validate | None = None,
-    on_error: str = "stop",
-    about: dict[str, Any] | None = None,
-) -> None:
-    """The steps of `span` with records, validation and saved states in the folder `run`.
-
-    Raises Interrupted, after a step or a validation and with its state saved, where a process has been asked to stop.
-    """
-    log, events = (MetricsLog(run / name, after=span.first_step) for name in (METRICS, EVENTS))
-    milestones = Milestones(trainer.learner, trainer.settings, run, card, span, validate, about, watcher.validated)
-    step = guarded_step(trainer, run)
-    bar_of_steps = progress_bar("training", span.last_step, span.first_step, is_first())
-    with lost_workers_told(), watcher, stop_requests() as request, bar_of_steps as bar:
-        milestones.resumed(request)
-        trainer.train_mode()
-        for number, batch in enumerate(watcher.waiting(batches), span.first_step):
-            handle_bad_videos(batch, on_error, events, number + 1, number // span.steps_per_epoch)
-            batch = batch if "video" in batch else no_clips(card.preprocessing)
-            watcher.batch(batch, trainer.mix_of_step(number))
-            done = number + 1
-            record = watcher.stepped(done, step(number, batch), len(batch["video"]))
-            epoch = done / span.steps_per_epoch
-            log.write(step=done, epoch=epoch, **record)
-            milestones.after(done, (log, events), request)
-            trainer.train_mode()
-            bar.advance(text=watcher.text(epoch, record))
-    for file in (log, events, milestones.log):
-        file.close()
-
-
-def guarded_step(trainer: Trainer, run: Path) -> Callable[[int, dict], dict[str, Any]]:
-    """(step, batch) -> record. A step whose loss or gradient is NaN or Inf is reported in `run`; see train.on_nonfinite.
-
-    A skipped step's record has `skipped` and no number that is not one. That fp16's loss scale was too large is no
-    fault: such a step is skipped without a report.
-    """
-    in_a_row = 0
-
-    def step(number: int, batch: dict) -> dict[str, Any]:
-        nonlocal in_a_row
-        try:
-            record = trainer.train_step(number, batch["video"], batch["label"])
-            in_a_row = 0
-            return record
-        except NonFiniteStep as failure:
-            in_a_row += 1
-            if not failure.overflow:
-                report = write_report(run, failure, batch)
-                if trainer.settings.on_nonfinite == "stop" or in_a_row == MOST_SKIPPED_IN_A_ROW:
-                    raise TrainingError(f"{failure}: its clips are in {report}; {_cure(trainer, in_a_row)}") from None
-            return failure.finite_record() | {"skipped": 1}
-
-    return step
-
-
-def _cure(trainer: Trainer, in_a_row: int) -> str:
-    again = f"{in_a_row} steps in a row were: " if in_a_row > 1 else ""
-    other = ", or set train.on_nonfinite=skip" if trainer.settings.on_nonfinite == "stop" else ""
-    return f"{again}lower train.base_lr and resume from an earlier state{other}"
-
-
-def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """All randomness of the model in a step (dropout, drop path) follows from (seed, step, rank)."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from mvit_video.data.lists.records import NO_LABEL, VideoList, VideoRecord
 from mvit_video.data.video.guard import TIMEOUT, Guard
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import READERS, Predictor, groups, read_ahead
-from mvit_video.model.mvit import MViT
+from mvit_video.model.registry import capabilities_of, lacks
 from mvit_video.paths import fresh_folder, write_json, write_whole
 from mvit_video.progress import progress_bar
 
@@ -85,12 +86,13 @@ class _Maker:
 
     def __init__(self, predictor: Predictor, task: Task) -> None:
         model, name = predictor.model, predictor.card.name
-        if not isinstance(model, MViT):
-            raise ConfigError(f"'{name}' has no features to write: they are made with the MViT networks only")
-        known = [POOLED, *(str(stage) for stage in range(1, len(model.stage_dims) + 1))]
+        known = stages_of(model)
+        if not known:
+            raise lacks(name, "feature", "has no features to write", "take a checkpoint of one of the mvit networks")
         if task.stage not in known:
             raise ConfigError(f"--stage {task.stage}: allowed for '{name}' are {', '.join(known)}")
         self.predictor, self.task, self.model = predictor, task, model
+        self.forward_features: Any = getattr(model, "forward_features", None)
         self.settings, self.protocol = predictor.card.preprocessing, predictor.protocol
         size = (1, 3, self.settings.num_frames, *self.settings.crop_hw)
         self.shape = tuple(self.features(torch.zeros(size)).shape[1:])
@@ -169,8 +171,8 @@ class _Maker:
         views = views.to(self.predictor.device)
         with torch.inference_mode():
             if self.task.stage == POOLED:
-                return self.model.pooled(views).float().cpu()
-            return self.model.forward_features(views)[int(self.task.stage) - 1].float().cpu()
+                return self.model(views, with_feature=True)[1].float().cpu()
+            return self.forward_features(views)[int(self.task.stage) - 1].float().cpu()
 
     def _read(self, record: VideoRecord, guard: Guard) -> _Read:
         try:
@@ -183,6 +185,13 @@ class _Maker:
         except DecodeError as reason:
             size = (0, 3, self.settings.num_frames, *self.settings.crop_hw)
             return _Read(record, torch.zeros(size), np.zeros(0), str(reason))
+
+
+def stages_of(model: torch.nn.Module) -> list[str]:
+    """What `Task.stage` may be for a network."""
+    capabilities, dims = capabilities_of(model), getattr(model, "stage_dims", ())
+    stages = [str(stage) for stage in range(1, len(dims) + 1)] if capabilities.stage_maps else []
+    return [POOLED] * capabilities.feature + stages
 
 
 def weights_digest(model: torch.nn.Module) -> str:

@@ -68,8 +68,9 @@ def test_one_command_splits_trains_evaluates_and_leaves_weights_that_predict_tak
     assert (card.measured.protocol, card.measured.num_videos) == ("1x1", len(parts[1]))
     assert json.loads((out / "evaluation_ema/results.json").read_text())["num_videos"] == len(parts[1])
     assert (
-        f"top-1 {result['top1']:.2f} %, top-5" in err
-        and f"% of {len(parts[1])} held-out videos, 1x1; details in" in err
+        "top-1 {:.2f} % ({:.1f} to {:.1f} with 95 %), top-5".format(result["top1"], *result["intervals_95"]["top1"])
+        in err
+        and f"with 95 %) of {len(parts[1])} held-out videos, 1x1; details in" in err
     )
 
     video = next(iter(folder.rglob("*.mp4")))

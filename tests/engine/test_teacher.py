@@ -10,8 +10,9 @@ from mvit_video.config.schema import InputSettings
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.engine.teacher import Teacher, read_teacher
 from mvit_video.errors import ConfigError
-from mvit_video.model import variants
-from mvit_video.model.variants import build_model
+from mvit_video.model.mvit import MViT
+from mvit_video.model.mvit_variants import MVIT
+from mvit_video.model.registry import MODELS, build_model, register_model
 from mvit_video.model.weights import zoo
 from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.files import save_checkpoint
@@ -120,11 +121,12 @@ def test_a_baseline_that_was_trained_here_is_a_teacher(tmp_path):
     assert torch.equal(read_teacher(str(tmp_path / "t.safetensors"), card(), CPU)(PIXELS), model(PIXELS).detach())
 
 
-def test_a_public_file_is_a_teacher_by_the_zoos_facts(tmp_path, monkeypatch):
+def test_a_public_file_is_a_teacher_by_the_zoos_facts(tmp_path, monkeypatch, request):
     """Its name decides what it is; a small network stands for the large one. Classes are the shipped list's."""
     entry = zoo.ZOO["mvitv2_s_16x4_ssv2"].model_copy(update={"model": "small", "url": "h/small.pyth"})
     monkeypatch.setitem(zoo.ZOO, "small", entry)
-    monkeypatch.setitem(variants.VARIANTS, "small", dict(depths=(1, 1), embed_dim=16))
+    register_model("small", MViT, dict(depths=(1, 1), embed_dim=16), MVIT)
+    request.addfinalizer(lambda: MODELS.forget(__name__))
     model = build_model("small", num_classes=174).eval()
     torch.save({"model_state": model.state_dict()}, tmp_path / "small.pyth")
     student = card(tuple(reversed(published_classes("ssv2"))), sampling="segment", num_frames=16)

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mvit_video.config.schema import TrainSettings
 from mvit_video.data.mixing import Mixer
 from mvit_video.engine import trainer as engine
+from mvit_video.engine.nonfinite import GuardedStep
 from mvit_video.engine.schedule import learning_rate
-from mvit_video.engine.trainer import Trainer, effective_precision, guarded_step, make_learner
+from mvit_video.engine.trainer import Trainer, effective_precision, make_learner
 from mvit_video.errors import TrainingError
 
 CPU = torch.device("cpu")
@@ -44,6 +45,10 @@ def halved(**changes):
     machine = trainer(precision="fp16", **changes)
     machine.learner.scaler.load_state_dict(machine.learner.scaler.state_dict() | {"scale": 2.0**8})
     return machine
+
+
+def guarded_step(machine, run):
+    return GuardedStep(machine.train_step, run, machine.settings.on_nonfinite == "stop")
 
 
 def step(machine, number=0, clips=CLIPS):

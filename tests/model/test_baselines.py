@@ -7,8 +7,7 @@ from mvit_video import build_model, list_models, load_weights
 from mvit_video.compat import import_pytorchvideo, import_torchvision
 from mvit_video.config.schema import Config, InputSettings
 from mvit_video.errors import CheckpointError, ConfigError
-from mvit_video.model.baselines import BASELINES
-from mvit_video.model.variants import input_size
+from mvit_video.model.registry import model_entry
 from mvit_video.model.weights.auto import with_network_of_weights
 from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.convert import convert
@@ -26,7 +25,7 @@ SMALL = {
 
 
 def small_clips(name: str, batch: int) -> torch.Tensor:
-    frames, height, width = input_size(name)
+    frames, height, width = model_entry(name).input_size
     crop = SMALL[name].get("crop_size", (height, width))
     height, width = (crop, crop) if isinstance(crop, int) else crop
     frames = SMALL[name].get("num_frames", frames)
@@ -34,13 +33,13 @@ def small_clips(name: str, batch: int) -> torch.Tensor:
 
 
 def test_every_baseline_is_tested_here():
-    assert SMALL.keys() == BASELINES.keys()
+    assert SMALL.keys() == {name for name in list_models() if model_entry(name).package}
 
 
 def test_models_lists_baselines_behind_our_networks():
     names = list_models()
-    assert names[-len(BASELINES) :] == sorted(BASELINES)
-    assert "mvitv2_s_16x4" in names[: -len(BASELINES)]
+    assert names[-len(SMALL) :] == sorted(SMALL)
+    assert "mvitv2_s_16x4" in names[: -len(SMALL)]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -76,7 +75,9 @@ def test_pytorchvideo_baselines_are_the_hub_s_networks_up_to_the_softmax(name):
     theirs = getattr(hub, name)(pretrained=False).eval()
     ours = build_model(f"pytorchvideo/{name}").eval()
     ours.load_state_dict(theirs.state_dict())
-    clips = torch.randn(1, 3, *input_size(f"pytorchvideo/{name}"), generator=torch.Generator().manual_seed(0))
+    clips = torch.randn(
+        1, 3, *model_entry(f"pytorchvideo/{name}").input_size, generator=torch.Generator().manual_seed(0)
+    )
     with torch.inference_mode():
         wanted, logits = theirs(clips), ours(clips)
     torch.testing.assert_close(logits.softmax(1) if name == "x3d_s" else logits, wanted, rtol=1e-5, atol=1e-6)
@@ -134,7 +135,7 @@ def test_an_unknown_baseline_is_answered_with_the_nearest_name():
     ],
 )
 def test_the_usual_input_of_a_network(name, size):
-    assert input_size(name) == size
+    assert model_entry(name).input_size == size
 
 
 def small_card(name: str, classes: tuple[str, ...]) -> ModelCard:

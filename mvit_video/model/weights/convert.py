@@ -1,7 +1,6 @@
 """A checkpoint of any known format written in another: ours with its card, PySlowFast's, torchvision's."""
 
 import io
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,16 +10,15 @@ from torch import nn
 
 from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError, ConfigError
-from mvit_video.model.variants import build_model, model_arguments
+from mvit_video.model.registry import build_model, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card, model_of_file
-from mvit_video.model.weights.files import has_card, save_checkpoint
+from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
 from mvit_video.model.weights.load import (
     LoadReport,
     Weights,
-    checkpoint_file,
     fit_weights,
-    load_checkpoint,
+    model_of_weights,
     put_weights,
     read_weights,
     recognise_model,
@@ -80,9 +78,10 @@ def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
     The card of a public file is made of the zoo's facts for it, or for its network and number of classes.
     Raises CheckpointError; ConfigError where no names are known for its classes.
     """
-    if has_card(checkpoint_file(source)):
-        return load_checkpoint(source)
-    weights = _with_head(read_weights(source))
+    weights = read_weights(source)
+    if weights.card is not None:
+        return model_of_weights(weights.card, weights.state, source)
+    weights = _with_head(weights)
     try:
         card = _card(weights, _recognised(weights), None)
     except ConfigError:
@@ -114,7 +113,7 @@ def _network(weights: Weights, name: str | None) -> nn.Module:
 
 
 def _recognised(weights: Weights) -> str:
-    name = recognise_model(weights.state)
+    name = recognise_model(weights)
     if name is None:
         raise CheckpointError(
             f"{weights.source}: its shapes are those of no network that `mvit-video models` lists: name one with --model"
@@ -153,11 +152,11 @@ def _like(name: str, num_classes: int) -> ZooEntry | None:
 
 def _usual_input(name: str) -> InputSettings:
     """The input that a network is named for (16x4 is every 4th of 16 frames), scaled to 8/7 of the crop before it."""
-    arguments, rate = model_arguments(name), re.search(r"x(\d+)$", name)
-    crop = arguments.get("crop_size", 224)
+    entry = model_entry(name)
+    crop = entry.defaults["crop_size"]
     return InputSettings(
-        num_frames=arguments.get("num_frames", 16),
-        sampling_rate=int(rate[1]) if rate else 1,
+        num_frames=entry.defaults["num_frames"],
+        sampling_rate=entry.sampling_rate,
         short_side=round(crop * 8 / 7),
         crop_size=crop,
     )

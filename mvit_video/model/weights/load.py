@@ -12,16 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.data.lists.class_names import published_classes
+from mvit_video.download import local_file
 from mvit_video.errors import CheckpointError, did_you_mean
-from mvit_video.model.baselines import BASELINES
+from mvit_video.model.registry import MODELS, build_model, model_entry
 from mvit_video.model.relative_position import resample_table
-from mvit_video.model.variants import VARIANTS, build_model
-from mvit_video.model.weights.card import CARD_KEY, ModelCard, model_of_file, read_card
-from mvit_video.model.weights.files import read_checkpoint, read_tensors
-from mvit_video.model.weights.formats import to_ours
-from mvit_video.model.weights.inflate import check_inflation, inflate, is_image
+from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
+from mvit_video.model.weights.files import check_whole, read_checkpoint, read_tensors
+from mvit_video.model.weights.formats import MVIT_FORMATS, head_names, to_ours
+from mvit_video.model.weights.inflate import INDEX_TABLE, check_inflation, inflate, is_image
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
-from mvit_video.paths import local_file
 
 HEAD = ("head.projection.weight", "head.projection.bias")
 
@@ -44,15 +43,16 @@ class Weights:
 
     @property
     def of_baseline(self) -> bool:
-        """Whether these are weights of another project's network, trained here."""
-        return self.card is not None and self.card.name in BASELINES
+        """Whether these are weights of a network that no other project has files of."""
+        return self.card is not None and not model_entry(self.card.name).capabilities.formats
 
     @property
     def num_classes(self) -> int | None:
         """Rows of the head; None for weights without one."""
         if self.card is not None and self.of_baseline:
             return len(self.card.classes)
-        return self.state[HEAD[1]].numel() if HEAD[1] in self.state else None
+        bias = head_names(self.format)[1]
+        return self.state[bias].numel() if bias in self.state else None
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -116,33 +116,37 @@ def load_weights(
 
 def read_weights(source: str | Path) -> Weights:
     """A checkpoint of any known format, under our names; a baseline's own under its. Raises CheckpointError."""
-    name = str(source)
-    tensors, metadata = read_tensors(checkpoint_file(source), source)
+    name, file = str(source), checkpoint_file(source)
+    tensors, metadata = read_tensors(file, source)
     card = read_card(metadata, source) if CARD_KEY in metadata else None
-    if card is not None and card.name in BASELINES:
+    if card is not None:
+        entry_of_file(card, source)
         return Weights(name, "native", tensors, (), card)
     kind, state = to_ours(tensors, source)
-    if card is not None:
-        return Weights(name, "native", state, (), card)
     return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
 
 
 def checkpoint_file(source: str | Path) -> Path:
-    """The file on this machine of a path, an address or a name of the zoo."""
+    """The file on this machine of a path, an address or a name of the zoo. A download that is no weights is not kept."""
     name = str(source)
-    if name in ZOO and not Path(name).is_file():
-        return local_file(ZOO[name].url, CheckpointError)
+    place = ZOO[name].url if name in ZOO and not Path(name).is_file() else name
     try:
-        return local_file(name, CheckpointError)
+        return local_file(place, CheckpointError, check=lambda file: check_whole(file, place))
     except CheckpointError as reason:
-        raise CheckpointError(f"{reason}{did_you_mean(name, ZOO)}") from None
+        near = did_you_mean(name, ZOO) if place == name else ""
+        raise CheckpointError(f"{reason}{near}") from None
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelCard]:
     """The network of a checkpoint of ours, in eval mode, and its card. `path` may be an http(s) address."""
     state, card = read_checkpoint(path)
-    model = model_of_file(card, path)
-    load_exactly(model, state, path)
+    return model_of_weights(card, state, path)
+
+
+def model_of_weights(card: ModelCard, state: dict[str, Tensor], source: str | Path) -> tuple[nn.Module, ModelCard]:
+    """The network of a card with all tensors of `state`, in eval mode, and the card. Raises CheckpointError."""
+    model = model_of_file(card, source)
+    load_exactly(model, state, source)
     return model.eval(), card
 
 
@@ -261,24 +265,34 @@ def _resample_square(positions: Tensor, side: int) -> Tensor:
     return F.interpolate(grid, size=(side, side), mode="bilinear").flatten(2).transpose(1, 2)
 
 
-def recognise_model(state: Mapping[str, Tensor]) -> str | None:
+def recognise_model(weights: Weights) -> str | None:
     """The registered network that has exactly these shapes, whatever its head; None where there is none."""
-    shapes = {name: tensor.shape for name, tensor in state.items() if name not in HEAD}
-    blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    for name, arguments in VARIANTS.items():
-        if sum(arguments.get("depths", ())) == blocks:
-            with torch.device("meta"):
-                wanted = build_model(name).state_dict()
-            if shapes == {key: tensor.shape for key, tensor in wanted.items() if key not in HEAD}:
-                return name
+    shapes = _shapes(weights.state, head_names(weights.format))
+    blocks = len({name.split(".")[1] for name in weights.state if name.startswith("blocks.")})
+    for name in MODELS.names():
+        entry = MODELS.get(name)
+        takes = entry.capabilities.formats
+        if weights.format not in takes and (weights.format != "native" or not takes):
+            continue
+        if weights.format in MVIT_FORMATS and sum(entry.defaults.get("depths", ())) != blocks:
+            continue  # shapes cost time
+        with torch.device("meta"):
+            wanted = build_model(name).state_dict()
+        if shapes == _shapes(wanted, _head_of(wanted)):
+            return name
     return None
+
+
+def _shapes(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, torch.Size]:
+    """By name, without the head, and without tables that follow from sizes alone."""
+    return {name: each.shape for name, each in state.items() if name not in head and not name.endswith(INDEX_TABLE)}
 
 
 def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
     """The cure where weights are another network's."""
     if weights.card is not None and weights.of_baseline:
         return f"these are weights of {weights.card.name}, so build that one for the same clips"
-    name = recognise_model(weights.state)
+    name = recognise_model(weights)
     if name is None:
         return "they are weights of no network that is known here"
     if is_image(weights.state) and not is_image(wanted):
