@@ -225,19 +225,8 @@ def test_the_queue_has_an_end_and_one_job_runs_at_a_time(predictor, video):
 def hang(path, guard):
     """The decoder of this video stops for ever, in the midst of its work."""
     with guard.open(path) as reader:
-        (process,) = decoding_processes_with(path)
-        os.kill(process, signal.SIGSTOP)
+        os.kill(reader.process, signal.SIGSTOP)
         reader.frames([0])
-
-
-def decoding_processes_with(path):
-    def opened(process):
-        try:
-            return {os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir()}
-        except FileNotFoundError:
-            return set()
-
-    return [process for process in decoding_processes() if str(path) in opened(process)]
 
 
 def test_a_video_on_which_the_decoder_hangs_costs_itself_and_the_next_one_is_answered(predictor, video):

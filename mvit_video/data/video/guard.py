@@ -93,6 +93,10 @@ class _Session:
     def busy(self) -> bool:
         return self._decoder is not None and self._decoder.busy
 
+    @property
+    def process(self) -> int:
+        return self._taken.pid
+
     def send(self, verb: str, files: Sequence[int] = (), **arguments) -> None:
         with self._lost():
             self._taken.send(verb, self._left, files, **arguments)
@@ -156,6 +160,11 @@ class GuardedReader:
 
     def __len__(self) -> int:
         return self._num_frames
+
+    @property
+    def process(self) -> int:
+        """The number of the process that decodes."""
+        return self._session.process
 
     def __enter__(self) -> "GuardedReader":
         return self

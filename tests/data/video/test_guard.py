@@ -146,14 +146,14 @@ def test_frames_before_the_end_of_a_stream_are_given_before_the_reason(pool, tro
 
 def test_one_process_serves_one_reader_after_another_and_two_serve_two_at_once(video):
     with open_reader(video) as one:
-        child = one._decoder.pid
+        child = one.process
         with open_reader(video) as two:
-            assert two._decoder.pid != child
+            assert two.process != child
             assert read_number(two.frames([8])[0]) == 8 and read_number(one.frames([5])[0]) == 5
     pids = set()
     for _ in range(3):
         with open_reader(video) as reader:
-            pids.add(reader._decoder.pid)
+            pids.add(reader.process)
     assert len(pids) == 1
 
 
@@ -165,14 +165,14 @@ def test_no_timeout_means_no_process(video):
 def test_bad_files_and_wrong_questions_are_the_same_errors_and_the_process_goes_on(video, tmp_path):
     (tmp_path / "empty.mp4").touch()
     with open_reader(video) as reader:
-        child = reader._decoder.pid
+        child = reader.process
         with pytest.raises(DecodeError, match=r"a.mp4: frames \[30\] are wanted, it has 0 to 29"):
             reader.frames([30])
         assert read_number(reader.frames([2])[0]) == 2
     with pytest.raises(DecodeError, match=r"^empty.mp4: the file is empty \(0 bytes\)$"):
         open_reader("empty.mp4", tmp_path)
     with open_reader(video) as reader:
-        assert reader._decoder.pid == child
+        assert reader.process == child
 
 
 @pytest.mark.parametrize(
@@ -228,10 +228,10 @@ def test_a_mistake_of_ours_in_the_process_is_not_called_a_bad_video(pool, troubl
 def test_a_process_that_was_killed_or_stopped_while_idle_is_replaced(video, how, pool, monkeypatch):
     monkeypatch.setattr("mvit_video.data.video.guard_pool.PING_SECONDS", 0.3)
     with Guard(pool=pool).open(video) as reader:
-        child = reader._decoder.pid
+        child = reader.process
     os.kill(child, how)
     with Guard(pool=pool).open(video) as reader:
-        assert reader._decoder.pid != child and read_number(reader.frames([1])[0]) == 1
+        assert reader.process != child and read_number(reader.frames([1])[0]) == 1
     assert gone_within(child, 5)
 
 
@@ -251,7 +251,7 @@ def test_a_launcher_that_was_killed_or_stopped_is_replaced(video, how, monkeypat
 
 def test_a_reader_that_is_forgotten_takes_its_process_along(video):
     reader = open_reader(video)
-    child = reader._decoder.pid
+    child = reader.process
     assert alive(child)
     del reader
     gc.collect()
@@ -365,7 +365,7 @@ class ProcessOfWorker(Dataset):
     def __getitem__(self, index: int) -> tuple[int, int]:
         with open_reader(self.video) as reader:
             assert read_number(reader.frames([index])[0]) == index
-            return reader._decoder.pid, len(launchers())
+            return reader.process, len(launchers())
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ from mvit_video.data.video.guard_pool import DecoderPool
 pool = DecoderPool(imports=["misbehaving"])
 reader, busy = open_reader(sys.argv[1]), pool.take()
 busy.send("work", 600, seconds=600, name="x", function="misbehaving:hang", arguments=[])
-print(reader._decoder.pid, busy.pid, flush=True)
+print(reader.process, busy.pid, flush=True)
 if sys.argv[2] == "end":
     sys.exit()
 time.sleep(600)
@@ -430,8 +430,8 @@ def test_a_forked_process_has_a_decoder_of_its_own_and_leaves_that_of_its_parent
             status = 1
             try:
                 with open_reader(video) as other:
-                    status = 0 if read_number(other.frames([4])[0]) == 4 and other._decoder is not None else 1
-                    status = 2 if other._decoder.pid == reader._decoder.pid else status
+                    status = 0 if read_number(other.frames([4])[0]) == 4 and isinstance(other, GuardedReader) else 1
+                    status = 2 if other.process == reader.process else status
             finally:
                 os._exit(status)
         assert os.waitpid(forked, 0)[1] == 0
@@ -440,7 +440,7 @@ def test_a_forked_process_has_a_decoder_of_its_own_and_leaves_that_of_its_parent
 
 def test_the_process_holds_no_file_of_the_program_open(video, tmp_path):
     with open(tmp_path / "held.txt", "w"), DecoderPool() as pool, Guard(pool=pool).open(video) as reader:
-        folder = Path(f"/proc/{reader._decoder.pid}/fd")
+        folder = Path(f"/proc/{reader.process}/fd")
         if not folder.exists():
             pytest.skip("no /proc")
         held = {os.readlink(link) for link in folder.iterdir()}
@@ -451,10 +451,11 @@ def test_the_process_holds_no_file_of_the_program_open(video, tmp_path):
 def test_memory_of_a_clip_is_given_back_by_the_next(video):
     with open_reader(video) as reader:
         reader.frames(list(range(30)) * 20)
-        memory = reader._decoder._frames.memory
-        assert os.fstat(memory).st_size == 600 * 48 * 144 * 3
+        links = Path(f"/proc/{reader.process}/fd").iterdir()
+        (memory,) = [link for link in links if "frames" in os.readlink(link)]
+        assert os.stat(memory).st_size == 600 * 48 * 144 * 3
         reader.frames([0])
-        assert os.fstat(memory).st_size == 48 * 144 * 3
+        assert os.stat(memory).st_size == 48 * 144 * 3
 
 
 @pytest.mark.parametrize("root", ["data", None])
@@ -472,7 +473,7 @@ NOHUP = """
 import os, signal, sys
 from mvit_video.data.video.guard import open_reader
 with open_reader(sys.argv[1]) as reader:
-    children = [reader._decoder.pid, int(sys.argv[2]) or os.getpid()]
+    children = [reader.process, int(sys.argv[2]) or os.getpid()]
     for pid in children:
         print(next(line.split()[1] for line in open(f"/proc/{pid}/status") if line.startswith("SigIgn")))
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXFSZ):
