@@ -452,7 +452,7 @@ def test_memory_of_a_clip_is_given_back_by_the_next(video):
     with open_reader(video) as reader:
         reader.frames(list(range(30)) * 20)
         links = Path(f"/proc/{reader.process}/fd").iterdir()
-        (memory,) = [link for link in links if "frames" in os.readlink(link)]
+        memory = next(link for link in links if "memfd:frames" in os.readlink(link))
         assert os.stat(memory).st_size == 600 * 48 * 144 * 3
         reader.frames([0])
         assert os.stat(memory).st_size == 48 * 144 * 3
