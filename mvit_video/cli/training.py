@@ -36,6 +36,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from mvit_video.config.load import load_config
     from mvit_video.engine.distributed import is_first
     from mvit_video.engine.run import dry_run, train_run
+    from mvit_video.engine.run_folder import SETTINGS
     from mvit_video.evaluation.evaluate import validator
     from mvit_video.inference.predictor import choose_device
     from mvit_video.model.weights.auto import with_network_of_weights
@@ -58,7 +59,7 @@ def _train(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     if config.evaluation.after_training:
-        evaluate_run(weights.parent, config, device, say)
+        evaluate_run(weights.parent, load_config(weights.parent / SETTINGS), device, say)
     if is_first():
         say(f"done: the weights are in {weights}")
     return 0

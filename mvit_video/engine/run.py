@@ -51,6 +51,7 @@ from mvit_video.engine.run_folder import (
     list_digest,
     open_folder,
     same_lists,
+    with_lists_of,
 )
 from mvit_video.engine.schedule import learning_rate
 from mvit_video.engine.teacher import read_teacher
@@ -100,6 +101,7 @@ def train_run(
     say, run = say if is_first() else _silent, Path(output)
     if is_first():
         check_output(run)
+    config = with_lists_of(run, config) if resume and (run / SETTINGS).exists() else config
     train, val = training_lists(config)
     config = _with_numbers(config, train, run if resume else None, say)
     settings = config.train
