@@ -15,6 +15,7 @@ from mvit_video.cli import data, doctor, evaluation, export, inference, models, 
 from mvit_video.cli.common import complain
 from mvit_video.errors import MvitVideoError
 from mvit_video.paths import ODD_BYTES
+from mvit_video.plugins import load_plugins
 from mvit_video.version import __version__
 
 VERBS = (
@@ -38,6 +39,14 @@ def build_parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(function.__name__.replace("_", "-"), help=text.partition("\n")[0], description=text)
         verb.set_defaults(run=function)
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        verb.add_argument(
+            "--plugin",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="a Python module that registers networks, list formats, transforms, losses, exporters or trackers "
+            "(docs/extending.md); may be given several times",
+        )
         add_arguments(verb)
     return parser
 
@@ -63,6 +72,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ODD_BYTES)
     try:
+        load_plugins(arguments.plugin)
         return arguments.run(arguments)
     except (MvitVideoError, OSError) as reason:
         if arguments.debug:

@@ -16,7 +16,7 @@ from mvit_video.engine.hooks.bad_videos import EVENTS
 from mvit_video.engine.hooks.curves import CURVES
 from mvit_video.engine.hooks.first_batch import FIRST_BATCH
 from mvit_video.engine.hooks.records import METRICS
-from mvit_video.engine.trackers import FILES as TRACKED
+from mvit_video.engine.trackers import tracker_files
 from mvit_video.errors import ConfigError
 from mvit_video.paths import check_fresh, fresh_folder, write_whole
 
@@ -27,7 +27,7 @@ LISTS = ("train.csv", "val.csv", "classes.txt")  # where data.train is auto
 EVALUATION = "evaluation"  # and evaluation_ema: what evaluation.after_training leaves
 OWNED = (
     *(SETTINGS, METRICS, VALIDATION, EVENTS, BEST, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING),
-    *(FIRST_BATCH, CURVES, *TRACKED, EVALUATION, f"{EVALUATION}_ema"),
+    *(FIRST_BATCH, CURVES, EVALUATION, f"{EVALUATION}_ema"),
 )
 MAY_CHANGE = (
     "data.root",
@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "data.workers",
     "data.on_error",
     "data.decode_timeout",
+    "train.trackers",
     "train.wandb_project",
     "train.teacher",  # its file may move, its digest is in the states
     "train.activation_checkpointing",
@@ -44,13 +45,14 @@ MAY_CHANGE = (
     "train.keep_checkpoints",
     "train.parallel",
     "evaluation.",
+    "plugins",  # those that the run needs must be there, others may be
 )
 
 
 def owned(run: Path, config: Config) -> tuple[str, ...]:
     """The names in the folder that are a run's own, which it writes and --overwrite deletes."""
     reports = [report.name for report in run.glob("nonfinite_step_*.json")]
-    return (*OWNED, *(LISTS if config.data.train == AUTO else ()), *reports)
+    return (*OWNED, *tracker_files(), *(LISTS if config.data.train == AUTO else ()), *reports)
 
 
 def check_folder(run: Path, config: Config, resume: bool, overwrite: bool) -> None:

@@ -1,18 +1,19 @@
-"""Programs that show a run's numbers live: TensorBoard always, Weights & Biases where a project is named."""
+"""Programs that show a run's numbers live, by name: TensorBoard, Weights & Biases where a project is named, those of plugins."""
 
 import importlib.util
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mvit_video.config.schema import Config
 from mvit_video.errors import ConfigError
 from mvit_video.paths import write_whole
+from mvit_video.plugins import Registry, calling_module
 
 TENSORBOARD, WANDB, WANDB_ID = "tensorboard", "wandb", "wandb_id.txt"
-FILES = (TENSORBOARD, WANDB, WANDB_ID)
 
 
 class TensorBoard:
@@ -62,25 +63,85 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-Tracker = TensorBoard | WeightsAndBiases
+class Tracker(Protocol):
+    """Shows the numbers of a run; only rank 0 has one."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrackerKind:
+    """See `register_tracker`."""
+
+    open: Callable[[Path, Config, int], Tracker]
+    files: tuple[str, ...]
+    check: Callable[[Config], None]
+
+
+TRACKERS: Registry[TrackerKind] = Registry("tracker")
+
+
+def register_tracker(
+    name: str,
+    open: Callable[[Path, Config, int], Tracker],
+    files: Sequence[str] = (),
+    check: Callable[[Config], None] = lambda config: None,
+) -> None:
+    """Let `train.trackers` name what shows a run's numbers while it trains.
+
+    Args:
+        open: (the run's folder, its settings, the step that it goes on after) -> an object with `write(step, values)`, called
+            after every step and validation with numbers such as train/loss, and `close()`. A class will do.
+        files: what it leaves in the run's folder, which --overwrite then deletes.
+        check: raises ConfigError, before the run starts, for what it lacks.
+
+    Raises ConfigError for a name that is taken.
+    """
+    TRACKERS.add(name, TrackerKind(open, tuple(files), check), calling_module())
+
+
+def trackers_of(config: Config) -> tuple[str, ...]:
+    """The names of a run's trackers; a project names wandb."""
+    project = ("wandb",) if config.train.wandb_project is not None else ()
+    return tuple(dict.fromkeys((*config.train.trackers, *project)))
 
 
 def check_trackers(config: Config) -> None:
-    """ConfigError where wandb is asked for and is not installed."""
+    """ConfigError for a tracker that nothing has registered, or that lacks something."""
+    for name in trackers_of(config):
+        TRACKERS.get(name).check(config)
+
+
+def open_trackers(run: Path, config: Config, first_step: int) -> list[Tracker]:
+    return [TRACKERS.get(name).open(run, config, first_step) for name in trackers_of(config)]
+
+
+def tracker_files() -> tuple[str, ...]:
+    """What all trackers that are known leave in a run's folder."""
+    return tuple(file for name in TRACKERS.names() for file in TRACKERS.get(name).files)
+
+
+def _check_wandb(config: Config) -> None:
+    """ConfigError where wandb is asked for without a project, or is not installed."""
     project = config.train.wandb_project
-    if project is not None and importlib.util.find_spec("wandb") is None:
+    if project is None:
+        raise ConfigError("train.trackers names wandb, which needs train.wandb_project: set it, or leave wandb out")
+    if importlib.util.find_spec("wandb") is None:
         raise ConfigError(
             f"train.wandb_project = {project} needs the package wandb, which is not installed: "
             "run 'pip install wandb', or unset it"
         )
 
 
-def open_trackers(run: Path, config: Config, first_step: int) -> list[Tracker]:
-    board = TensorBoard(run, first_step)
-    return [board] if config.train.wandb_project is None else [board, WeightsAndBiases(run, config)]
-
-
 def scalars(record: Mapping[str, Any], prefix: str) -> dict[str, float]:
     """The finite numbers of a record under `prefix/name`; the step and what is no number have no curve."""
     numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and isfinite(value)}
     return {f"{prefix}/{name}": float(value) for name, value in numbers.items() if name != "step"}
+
+
+register_tracker("tensorboard", lambda run, config, first_step: TensorBoard(run, first_step), (TENSORBOARD,))
+register_tracker(
+    "wandb", lambda run, config, first_step: WeightsAndBiases(run, config), (WANDB, WANDB_ID), _check_wandb
+)

@@ -80,9 +80,8 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
     """
     model, card = predictor.model, predictor.card
     if capabilities_of(model).evidence is None:
-        raise lacks(
-            card.name, "cannot be explained: it does not tell what its logits rest on", "take one of the mvit networks"
-        )
+        what = "cannot be explained: it does not tell what its logits rest on"
+        raise lacks(card.name, "evidence", what, "take one of the mvit networks")
     if label is not None and label not in card.classes:
         near = did_you_mean(label, card.classes)
         raise ConfigError(f"label '{label}' is none of the checkpoint's {len(card.classes)} classes{near}")

@@ -86,7 +86,7 @@ class _Maker:
         model, name = predictor.model, predictor.card.name
         known = stages_of(model)
         if not known:
-            raise lacks(name, "has no features to write", "take a checkpoint of one of the mvit networks")
+            raise lacks(name, "feature", "has no features to write", "take a checkpoint of one of the mvit networks")
         if task.stage not in known:
             raise ConfigError(f"--stage {task.stage}: allowed for '{name}' are {', '.join(known)}")
         self.predictor, self.task, self.model = predictor, task, model

@@ -200,6 +200,11 @@ def capabilities_of(model: nn.Module) -> Capabilities:
     return next((entry.capabilities for entry in entries if entry.build in type(model).__mro__), Capabilities())
 
 
+def name_of(model: nn.Module) -> str:
+    """The name that a network was built by, or else its class's."""
+    return model.__dict__.get("registered_name", type(model).__name__)
+
+
 def head_of(model: nn.Module) -> nn.Module:
     """The layer that classifies."""
     return model.get_submodule(head_name(model))
@@ -212,11 +217,14 @@ def head_name(model: nn.Module) -> str:
     return named if named is not None else linear[-1]
 
 
-def lacks(name: str, what: str, cure: str) -> ConfigError:
-    """The error for a network without a capability that something needs: what it cannot do, who could, what to do."""
+def lacks(name: str, capability: str, what: str, cure: str) -> ConfigError:
+    """The error for a network without a capability that something needs: what it cannot do, and what to do about it."""
     plugin = MODELS.plugin_of(name) if name in MODELS.names() else None
-    whose = f", of the plugin '{plugin}'," if plugin else ""
-    return ConfigError(f"'{name}'{whose} {what}: {cure}")
+    if plugin is None:
+        return ConfigError(f"'{name}' {what}: {cure}")
+    return ConfigError(
+        f"'{name}', which the plugin '{plugin}' registers without the capability `{capability}`, {what}: {cure}, or add it there"
+    )
 
 
 def _check_promises(entry: ModelEntry, model: nn.Module) -> None:

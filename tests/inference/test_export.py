@@ -21,10 +21,10 @@ from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.dataset import view_indices
 from mvit_video.data.transforms import ViewTransform
 from mvit_video.data.video.reader import VideoReader
-from mvit_video.engine.run import model_card
+from mvit_video.engine.resolve import model_card
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.inference import export
-from mvit_video.inference.export import example_clips, export_checkpoint
+from mvit_video.inference.export import EXPORTERS, example_clips, export_checkpoint, register_exporter
 from mvit_video.inference.predictor import Predictor
 from mvit_video.model.weights.card import CARD_KEY, ModelCard
 from mvit_video.model.weights.files import save_checkpoint
@@ -104,15 +104,16 @@ def test_a_fixed_batch_takes_that_many_clips_only(tiny, tmp_path):
         run(example_clips(card, 3))
 
 
-def test_a_file_whose_logits_differ_is_not_written(tiny, tiny_onnx, tmp_path, monkeypatch):
+def test_a_file_whose_logits_differ_is_not_written(tiny, tiny_onnx, tmp_path, request):
     model, card = load_checkpoint(tiny)
     model.head.projection.bias.data[2] += 0.01
     save_checkpoint(tmp_path / "other.safetensors", model, card)
-    monkeypatch.setattr(export, "to_onnx", lambda model, card, batch: tiny_onnx.read_bytes())
+    request.addfinalizer(lambda: EXPORTERS.forget(__name__))
+    register_exporter("stale", lambda model, card, batch: tiny_onnx.read_bytes(), export.onnx_run)
     with pytest.raises(
         CheckpointError, match=r"model.onnx: not written, because its logits are up to .* wanted at most"
     ):
-        export_checkpoint(tmp_path / "other.safetensors", "onnx", tmp_path / "model.onnx", 1)
+        export_checkpoint(tmp_path / "other.safetensors", "stale", tmp_path / "model.onnx", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]
 
 
