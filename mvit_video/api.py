@@ -1,6 +1,7 @@
 """What `mvit_video` offers to programs beside networks and predictions: `train` and `evaluate`, as the command line has them."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mvit_video.evaluation.evaluate import EvaluationTask, evaluation_task, vali
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import FILES, NAMES, REPORT, EvaluationResult, described_checkpoint
 from mvit_video.inference.predictor import choose_device
+from mvit_video.locks import alone_in
 from mvit_video.model.weights.auto import with_network_of_weights
 from mvit_video.model.weights.card import Measured
 from mvit_video.model.weights.files import save_checkpoint
@@ -92,7 +94,7 @@ def train(
     if resume and overwrite:
         raise ConfigError("resume goes on with a run and overwrite deletes it: choose one of them")
     settings = with_overrides(config, overrides)
-    with joined_processes():
+    with joined_processes(), alone_in(output, say) if is_first() else nullcontext():
         run = resolve(settings, Path(output), choose_device(device), say, resume, overwrite)
         check_evaluation(run.config)
         train_run(run, lambda videos: validator(videos, run.config, run.device), say)
@@ -160,7 +162,7 @@ def evaluate(
     CheckpointError; a video that cannot be decoded counts as wrong, and is in the result.
     """
     settings = with_network_of_weights(with_overrides(config, overrides))
-    with joined_processes():
+    with joined_processes(), alone_in(output, say) if is_first() and output is not None else nullcontext():
         task = evaluation_task(settings, str(checkpoint), choose_device(device), protocol, frames, resolution)
         folder = None
         if is_first():
