@@ -4,11 +4,13 @@ The sentences are the documentation (`mvit-video settings` prints them). A numbe
 is not here but in the YAML file of its recipe, with its source.
 """
 
+import os
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+MOST_STRETCH = 0.1  # of a clip that is trained at a smaller size as well: sizes are rounded to what the network divides
 AUTO = "auto"  # of model.name, data.train, and what follows from the number of training videos
 Positive = Annotated[int, Field(ge=1)]
 Above0 = Annotated[float, Field(gt=0)]
@@ -47,9 +49,37 @@ class Settings(BaseModel):
     @classmethod
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads `yes` and `no` as true and false too, which pydantic would take for 1 and 0."""
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError(f"{str(value).lower()} is not allowed here: write a number, or a text in quotes")
+        if not _takes_truth(cls.model_fields[info.field_name or ""].annotation) and (truth := _truths(value)):
+            text, inside = str(truth[0]).lower(), "" if isinstance(value, bool) else f" in {value!r}"
+            raise ValueError(f"{text}{inside} is not allowed here: write a number, or a text in quotes")
         return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _home_is_a_folder(cls, value: Any) -> Any:
+        """A shell leaves the ~ of data.root=~/videos as it is."""
+        return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+
+
+def _takes_truth(annotation: Any) -> bool:
+    """Whether true and false are values of a type, or of what is in it; settings within settings look after themselves."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return True
+    return annotation in (bool, Any) or any(map(_takes_truth, get_args(annotation)))
+
+
+def _truths(value: Any) -> list[bool]:
+    """All true and false in nested lists and mappings."""
+    found, waiting = [], [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, (list, tuple)):
+            waiting += one
+        elif isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, bool):
+            found.append(one)
+    return found
 
 
 class ModelSettings(Settings):
@@ -87,7 +117,7 @@ class InputSettings(Settings):
     target_fps: Annotated[float, Field(gt=0)] = 30.0
     """Frame rate that sampling_rate is stated for; a video of another rate is sampled over the same seconds."""
     short_side: Positive = 256
-    """Evaluation scales the shorter side to this many pixels before it crops."""
+    """Evaluation scales the shorter side to this many pixels before it crops, or to more where a wide or tall crop needs it."""
     crop_size: Size = 224
     """Height and width of the network's input in pixels: one number, or [height, width]."""
     mean: Rgb = (0.45, 0.45, 0.45)
@@ -175,7 +205,7 @@ class AugmentationSettings(Settings):
     crop_area: AutoRange = (0.08, 1.0)
     """Resized crop: share of the picture's area, drawn between these; auto: from 0.25 for few videos to 0.08 for many."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
-    """Resized crop: width over height, drawn between these, uniform in the logarithm."""
+    """Resized crop: width over height, as a share of crop_size's own, drawn between these, uniform in the logarithm."""
     jitter_scales: tuple[Positive, Positive] = (256, 320)
     """Jitter crop: the shorter side in pixels, drawn between these, its inverse uniform."""
     flip: bool = False
@@ -186,6 +216,8 @@ class AugmentationSettings(Settings):
     """Brightness, contrast and saturation of a training clip change by factors of 1 − this to 1 + this."""
     erasing: AutoShare = 0.0
     """Share of the training clips that get a box of noise, the same box in all frames; auto: from 0 for few videos to 0.25 for many."""
+    transforms: tuple[str, ...] = ()
+    """Augmentations that plugins register, applied in this order to the cropped clip before it is normalised (docs/extending.md)."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> "AugmentationSettings":
@@ -228,7 +260,7 @@ class DataSettings(AugmentationSettings, DecodingSettings, ListSettings, InputSe
 
     @model_validator(mode="after")
     def _jitter_covers_the_crop(self) -> "DataSettings":
-        if self.crop == "jitter" and self.jitter_scales[0] < max(self.crop_hw):
+        if self.crop == "jitter" and self.jitter_scales[0] < min(self.crop_hw):
             raise ValueError(
                 f"crop_size {self.crop_size} is larger than the smallest of jitter_scales {list(self.jitter_scales)}: "
                 "the crop must fit"
@@ -269,6 +301,8 @@ class TrainSettings(Settings):
     """head trains the last linear layer alone (a linear probe): the rest is frozen and runs as in evaluation."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Factor of a moving average of the weights, validated and saved beside them; smaller in the first steps; null for none."""
+    loss: str = "cross_entropy"
+    """What is minimised: cross_entropy, or a loss that a plugin registers (docs/extending.md)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the target that is spread evenly over all classes."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
@@ -307,6 +341,8 @@ class TrainSettings(Settings):
     """Newest saved training states that are kept; the best validated one is kept besides."""
     validate_every_epochs: AutoPositive = 10
     """Epochs between validations on data.val, one centre view a video; one is made at the end too; auto: a fifteenth of all."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Who shows the numbers live: tensorboard, wandb (of wandb_project, which alone names it too), or one that a plugin registers."""
     wandb_project: str | None = None
     """Project on Weights & Biases that the numbers are sent to; wants the package wandb."""
 
@@ -325,6 +361,8 @@ class Config(Settings):
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    plugins: tuple[str, ...] = ()
+    """Plugins that these settings need, written by train; each must be installed or named by --plugin: none is loaded from here."""
 
     @model_validator(mode="after")
     def _resolutions_fall(self) -> "Config":
@@ -334,6 +372,12 @@ class Config(Settings):
                 raise ValueError(
                     f"train.resolutions {size} is not smaller than {larger} before it: name sizes below data.crop_size "
                     f"{self.data.crop_size}, the larger ones first"
+                )
+            (height, width), (tall, wide) = height_width(size), self.data.crop_hw
+            if abs(width * tall / (height * wide) - 1) > MOST_STRETCH:
+                raise ValueError(
+                    f"train.resolutions {size} has another shape than data.crop_size {self.data.crop_size}, so clips would be "
+                    f"stretched: write [{height}, {round(height * wide / tall)}]"
                 )
             larger = size
         return self

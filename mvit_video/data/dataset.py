@@ -6,7 +6,6 @@ others again, because the video is too short. A video that cannot be decoded is 
 place only in training, only where the settings say so, and never without the `BadVideo` beside it.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mvit_video.config.schema import DataSettings, InputSettings
+from mvit_video.data.draws import generator
 from mvit_video.data.lists.read import VideoList, VideoRecord
 from mvit_video.data.sampling import (
     clip_window,
@@ -28,8 +28,7 @@ from mvit_video.data.sampling import (
 )
 from mvit_video.data.strength import with_augmentation
 from mvit_video.data.transforms import TrainTransform, ViewTransform
-from mvit_video.data.video.guard import GuardedReader, open_reader
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.guard import Reader, open_reader
 from mvit_video.errors import DecodeError
 
 SUBSTITUTES = 10  # videos that are tried in the place of a bad one
@@ -55,7 +54,7 @@ class BadVideo:
 
 def sample_generator(seed: int, epoch: int, video_id: str, repeat: int = 0) -> np.random.Generator:
     """The generator of every draw for one sample: the same on any machine, in any order, with any worker count."""
-    return np.random.default_rng([seed, epoch, zlib.crc32(video_id.encode("utf-8")), repeat])
+    return generator("clip", seed, epoch, video_id, repeat)
 
 
 def training_indices(
@@ -84,16 +83,14 @@ def _dense(video_frames: int, start: float, window: float, preprocessing: InputS
     return dense_indices(video_frames, start, window, num_frames)
 
 
-def read_clips(reader: VideoReader | GuardedReader, indices: Sequence[np.ndarray]) -> list[np.ndarray]:
+def read_clips(reader: Reader, indices: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The frames of several clips with one decode: uint8 (T, H, W, C) each."""
     distinct, places = np.unique(np.stack(indices), return_inverse=True)
     frames = reader.frames(distinct)
     return [frames[row] for row in places.reshape(len(indices), -1)]
 
 
-def read_views(
-    reader: VideoReader | GuardedReader, preprocessing: InputSettings, num_clips: int, num_crops: int
-) -> torch.Tensor:
+def read_views(reader: Reader, preprocessing: InputSettings, num_clips: int, num_crops: int) -> torch.Tensor:
     """All views of an open video with one decode: (num_clips · num_crops, C, T, H, W), clip after clip."""
     transform = ViewTransform(
         preprocessing.crop_hw, preprocessing.mean, preprocessing.std, preprocessing.short_side, num_crops
@@ -143,7 +140,7 @@ class ClipDataset(Dataset):
         """The clips of another video, which the lost one's own generator draws, behind all that were lost on the way."""
         lost: list[dict | BadVideo] = []
         drawn_by = bad.path
-        rng = sample_generator(self.seed, epoch, drawn_by, self.data.repeated_aug)
+        rng = generator("substitutes", self.seed, epoch, drawn_by)
         others = np.delete(np.arange(len(self.videos)), bad.index)
         for index in rng.permutation(others)[:SUBSTITUTES]:
             lost.append(replace(bad, substitute=self.videos.records[index].path))

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
+from mvit_video.data.draws import generator
 from mvit_video.data.video.guard import STOP_SIGNALS
 from mvit_video.data.video.guard_start import CAN_GUARD, launcher
 from mvit_video.errors import ConfigError, DecodeError
@@ -62,7 +63,7 @@ class StepSampler(Sampler):
         for step in range(self.first_step, self.last_step):
             epoch, place = divmod(step, self.steps_per_epoch)
             if step == self.first_step or place == 0:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.num_videos)
+                order = generator("order", self.seed, epoch).permutation(self.num_videos)
             chosen = order[place * self.videos_per_step : (place + 1) * self.videos_per_step]
             yield [SampleKey(epoch, int(index)) for index in chosen[self.places]]
 
@@ -78,7 +79,8 @@ def steps_per_epoch(num_videos: int, clips_per_step: int, repeated_aug: int = 1)
     if num_videos < videos_per_step:
         clips = f" with data.repeated_aug = {repeated_aug}" if repeated_aug > 1 else ""
         raise ConfigError(
-            f"train.clips_per_step = {clips_per_step} is more than the {num_videos} training videos{clips}: lower it"
+            f"train.clips_per_step = {clips_per_step} is more than the {num_videos} training videos{clips}: lower it, "
+            "or let it follow from them with train.clips_per_step=auto"
         )
     return num_videos // videos_per_step
 

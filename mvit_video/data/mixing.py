@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvit_video.config.schema import TrainSettings
+from mvit_video.data.draws import generator
 
 
 class Mix(NamedTuple):
@@ -48,7 +49,7 @@ class Mixer:
 
 def mix_generator(seed: int, step: int) -> np.random.Generator:
     """The generator of a step's mix, the same on every rank: each step has one mix, however many share it."""
-    return np.random.default_rng([seed, step])
+    return generator("mix", seed, step)
 
 
 def draw_box(rng: np.random.Generator, share: float, height: int, width: int) -> Mix:

@@ -43,17 +43,11 @@ def automatic_settings(config: Config) -> list[str]:
     return [name for name, value in _of(config, FOLLOWING).items() if value == AUTO]
 
 
-def with_numbers(
-    config: Config, num_videos: int | None, num_classes: int | None, before: Config | None = None
-) -> Config:
+def with_numbers(config: Config, num_videos: int, num_classes: int | None, before: Config | None = None) -> Config:
     """The configuration with numbers for `auto`: those that fit so many videos, or those of `before`, the run that goes on."""
     names = automatic_settings(config)
     if not names:
         return config
-    if num_videos is None:
-        raise ConfigError(
-            f"{names[0]} = auto follows from the number of training videos, and data.train is not read: give --num-videos N"
-        )
     numbers = _of(before, names) if before is not None else _fitting(config, num_videos, num_classes, names)
     changed = {
         section: getattr(config, section).model_copy(

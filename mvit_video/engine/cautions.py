@@ -14,6 +14,12 @@ UNEVEN = 20
 COARSE_VALIDATION = 20  # videos
 
 
+def about_lists(config: Config, train: VideoList, val: VideoList | None, last_step: int) -> list[str]:
+    """How many videos each class has, and what is likely to fail."""
+    warnings = (f"warning: {sentence}" for sentence in cautions(config, train, val, last_step))
+    return [f"training videos: {class_counts(train)}", *warnings]
+
+
 def class_counts(videos: VideoList) -> str:
     """How many videos each class has, in words: `walk 8, run 7`; of many classes the fewest, the most and the median."""
     counts = _counts(videos)
@@ -24,8 +30,8 @@ def class_counts(videos: VideoList) -> str:
         return ", ".join(f"{videos.classes[label]} {counts[label]}" for label in sorted(counts))
     fewest, middle, most = (ranked[place] for place in (0, (len(ranked) - 1) // 2, -1))
     return (
-        f"{counts[fewest]} ({videos.classes[fewest]}) to {counts[most]} ({videos.classes[most]}) of {len(ranked)} classes, "
-        f"half of them at most {counts[middle]}"
+        f"{counts[fewest]} ({videos.classes[fewest]}) to {counts[most]} ({videos.classes[most]}) in each of {len(ranked)} "
+        f"classes, the median is {counts[middle]}"
     )
 
 

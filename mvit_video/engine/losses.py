@@ -15,9 +15,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.config.schema import TrainSettings, height_width
+from mvit_video.errors import ConfigError
 from mvit_video.model.registry import lacks, model_entry
+from mvit_video.plugins import Registry, calling_module, entered
 
 Teach = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+LOSSES: Registry[Loss] = Registry("loss")
+
+
+def register_loss(name: str, loss: Loss | None = None) -> Any:
+    """Let `train.loss` name what a training step minimises; also a decorator: `@register_loss("focal")`.
+
+    Args:
+        loss: (logits (B, K), targets (B, K)) -> the loss of each clip (B,). Both are float32; targets sum to 1, and are mixed and
+            smoothed as the settings say. The step minimises the mean.
+
+    Raises ConfigError for a name that is taken.
+    """
+    return entered(LOSSES, name, loss, calling_module())
+
+
+@register_loss("cross_entropy")
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets, reduction="none")
 
 
 class Objective:
@@ -29,7 +51,7 @@ class Objective:
     """
 
     def __init__(self, settings: TrainSettings, teacher: Teach | None = None) -> None:
-        self.settings, self.teacher = settings, teacher
+        self.settings, self.teacher, self.loss = settings, teacher, LOSSES.get(settings.loss)
 
     def parts(
         self,
@@ -61,10 +83,15 @@ class Objective:
 
     def _losses(self, logits: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
         """(B,): the labels' loss, or with a teacher the weighted mean of both."""
-        losses = F.cross_entropy(logits, targets, reduction="none")
+        settings = self.settings
+        losses = self.loss(logits, targets)
+        if losses.shape != (len(logits),):
+            raise ConfigError(
+                f"train.loss = {settings.loss}: gave {tuple(losses.shape)} numbers for {len(logits)} clips, wanted one for each: "
+                f"it is the loss of the plugin '{LOSSES.plugin_of(settings.loss)}'"
+            )
         if taught is None:
             return losses
-        settings = self.settings
         if settings.distillation == "hard":
             distilled = F.cross_entropy(logits, taught.argmax(1), reduction="none")
         else:
@@ -92,8 +119,5 @@ def resized(clips: Tensor, height: int, width: int) -> Tensor:
 def check_resolutions(name: str, settings: TrainSettings) -> None:
     """ConfigError for several resolutions and a network that does not tell the feature before its head."""
     if settings.resolutions and not model_entry(name).capabilities.feature:
-        raise lacks(
-            name,
-            "does not tell the feature before its head, which train.resolutions compares",
-            "set it to [], or train one of the mvit networks",
-        )
+        what = "does not tell the feature before its head, which train.resolutions compares"
+        raise lacks(name, "feature", what, "set it to [], or train one of the mvit networks")

@@ -116,7 +116,8 @@ def _crops(protocol: Protocol, preprocessing: InputSettings) -> str:
         2: f"{size} pixels are cropped at both ends of the longer side",
         3: f"{size} pixels are cropped at left, centre and right (top, centre and bottom of an upright video)",
     }
-    return f"The short side is scaled to {preprocessing.short_side} pixels, and {where[protocol.crops]}."
+    more = "" if preprocessing.crop_hw[0] == preprocessing.crop_hw[1] else " (or more, until the crop fits)"
+    return f"The short side is scaled to {preprocessing.short_side} pixels{more}, and {where[protocol.crops]}."
 
 
 def _scores(protocol: Protocol, multi_label: bool) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from mvit_video.compat import import_pytorchvideo, import_torchvision
 from mvit_video.errors import ConfigError
+from mvit_video.model.evidence import entering
 from mvit_video.model.registry import Capabilities, register_model
 
 Size = tuple[int, int, int]  # frames, height, width of a clip
@@ -21,8 +22,24 @@ def _mvit_v2_s(num_classes: int, size: Size) -> nn.Module:
     return import_torchvision("torchvision.models.video").mvit_v2_s(num_classes=num_classes)
 
 
-def _swin3d_t(num_classes: int, size: Size) -> nn.Module:
-    return import_torchvision("torchvision.models.video").swin3d_t(num_classes=num_classes)
+def _swin3d(size_name: str) -> Callable[[int, Size], nn.Module]:
+    def build(num_classes: int, size: Size) -> nn.Module:
+        return getattr(import_torchvision("torchvision.models.video"), f"swin3d_{size_name}")(num_classes=num_classes)
+
+    return build
+
+
+def _swin_stages(network: nn.Module) -> list[list[nn.Module]]:
+    """Blocks by stage: every second of `features`; the others merge."""
+    return [list(stage.children()) for stage in list(network.get_submodule("features").children())[::2]]
+
+
+SWIN = Capabilities(
+    head="head",
+    blocks=lambda network: [block for stage in _swin_stages(network) for block in stage],
+    evidence=entering(lambda network: _swin_stages(network)[-1], channels_last=True),
+    formats=("torchvision Swin", "torchvision image Swin", "Swin"),
+)
 
 
 def _slow_r50(num_classes: int, size: Size) -> nn.Module:
@@ -53,9 +70,13 @@ def _mvit_base_16x4(num_classes: int, size: Size) -> nn.Module:
 
 
 def _register(
-    name: str, usual_frames: int, usual_crop: int, build: Callable[[int, Size], nn.Module], numbered: bool = True
+    name: str,
+    usual_frames: int,
+    usual_crop: int,
+    build: Callable[[int, Size], nn.Module],
+    capabilities: Capabilities | None = None,
 ) -> None:
-    """Register who builds a network from (num_classes, size); `numbered`: its blocks are called blocks.0, blocks.1 and so on."""
+    """Register who builds a network from (num_classes, size); without capabilities its blocks are called blocks.0 and so on."""
 
     def make(
         *, num_classes: int = 400, num_frames: int = usual_frames, crop_size: int | Sequence[int] = usual_crop
@@ -63,7 +84,7 @@ def _register(
         height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
         return build(num_classes, (num_frames, height, width))
 
-    capabilities = Capabilities(blocks=_blocks if numbered else None)
+    capabilities = capabilities or Capabilities(blocks=_blocks)
     register_model(name, make, capabilities=capabilities, package=name.partition("/")[0])
 
 
@@ -80,7 +101,8 @@ def _check_size(name: str, size: Size, fits: bool, rule: str) -> None:
 # Usual inputs: torchvision's weights metadata and its documentation (clip_len), the papers' training crops for
 # pytorchvideo's (its zoo evaluates slow_r50 at 256 and x3d_s at 182 pixels).
 _register("torchvision/mvit_v2_s", 16, 224, _mvit_v2_s)
-_register("torchvision/swin3d_t", 32, 224, _swin3d_t, numbered=False)
+for _size in "tsb":
+    _register(f"torchvision/swin3d_{_size}", 32, 224, _swin3d(_size), SWIN)
 _register("pytorchvideo/slow_r50", 8, 224, _slow_r50)
 _register("pytorchvideo/x3d_s", 13, 160, _x3d_s)
 _register("pytorchvideo/mvit_base_16x4", 16, 224, _mvit_base_16x4)

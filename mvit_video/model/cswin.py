@@ -8,14 +8,25 @@ the image network; a video network has the same filters with a temporal axis.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.errors import ConfigError
-from mvit_video.model.layers import DropPath, Mlp, VideoBackbone, check_stages, drop_path_rates, height_and_width
+from mvit_video.model.backbone import (
+    DropPath,
+    Mlp,
+    VideoBackbone,
+    check_stages,
+    drop_path_rates,
+    height_and_width,
+    register_family,
+)
+from mvit_video.model.evidence import entering
 from mvit_video.model.partition import Grid, from_windows, padded, unpadded, windows
+from mvit_video.model.registry import Capabilities
 
 
 class StripeAttention(nn.Module):
@@ -189,3 +200,32 @@ def _check_heads(stage: int, dim: int, heads: int, whole: bool) -> None:
     if heads % (1 if whole else 2) or dim % heads:
         wanted = "a divisor" if whole else "an even divisor"
         raise ConfigError(f"num_heads={heads} in stage {stage + 1}: wanted {wanted} of its width {dim}")
+
+
+def _blocks(network: nn.Module) -> list[nn.Module]:
+    stages = (module for name, module in network.named_children() if name.startswith("stage") and name[5:].isdigit())
+    return [block for stage in stages for block in stage.children()]
+
+
+def _last_stage(network: nn.Module) -> list[nn.Module]:
+    stages = [name for name, _ in network.named_children() if name.startswith("stage") and name[5:].isdigit()]
+    return list(network.get_submodule(stages[-1]).children())
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "t": dict(drop_path_rate=0.2),
+    "s": dict(depths=(2, 4, 32, 2), drop_path_rate=0.4),
+    "b": dict(depths=(2, 4, 32, 2), embed_dim=96, num_heads=(4, 8, 16, 32), drop_path_rate=0.5),
+    "l": dict(depths=(2, 4, 32, 2), embed_dim=144, num_heads=(6, 12, 24, 24), drop_path_rate=0.2),
+}
+CSWIN = Capabilities(
+    head="head",
+    blocks=_blocks,
+    feature=True,
+    stage_maps=True,
+    evidence=entering(_last_stage, channels_last=True),
+    activation_checkpointing=True,
+    formats=("CSWin",),
+    meta=True,
+)
+register_family("cswin", CSWin, SIZES, CSWIN)

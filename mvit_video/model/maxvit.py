@@ -9,14 +9,25 @@ Parameter names and numerics are those of timm's `maxvit_*_tf_*`, which equal th
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import lcm
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.errors import ConfigError, InputError, MvitVideoError
-from mvit_video.model.layers import DropPath, Mlp, VideoBackbone, check_stages, drop_path_rates, height_and_width
+from mvit_video.model.backbone import (
+    DropPath,
+    Mlp,
+    VideoBackbone,
+    check_stages,
+    drop_path_rates,
+    height_and_width,
+    register_family,
+)
+from mvit_video.model.evidence import entering
 from mvit_video.model.partition import Grid, from_grids, from_windows, grids, largest_divisor, windows
+from mvit_video.model.registry import Capabilities
 
 HEAD_DIM = 32
 
@@ -331,3 +342,36 @@ def _group_size(name: str, size: int | Sequence[int] | None, crop: tuple[int, in
 def _check_widths(embed_dims: Sequence[int]) -> None:
     if any(dim % HEAD_DIM for dim in embed_dims):
         raise ConfigError(f"embed_dims={tuple(embed_dims)}: wanted multiples of {HEAD_DIM}, the channels of a head")
+
+
+def _blocks(network: nn.Module) -> list[nn.Module]:
+    return [
+        block
+        for stage in network.get_submodule("stages").children()
+        for block in stage.get_submodule("blocks").children()
+    ]
+
+
+def _last_stage(network: nn.Module) -> list[nn.Module]:
+    stage = list(network.get_submodule("stages").children())[-1]
+    return list(stage.get_submodule("blocks").children())
+
+
+_WIDE: dict[str, Any] = dict(embed_dims=(96, 192, 384, 768))
+SIZES: dict[str, dict[str, Any]] = {
+    "t": dict(drop_path_rate=0.2),
+    "s": _WIDE | dict(drop_path_rate=0.3),
+    "b": _WIDE | dict(depths=(2, 6, 14, 2), drop_path_rate=0.4),
+    "l": dict(depths=(2, 6, 14, 2), embed_dims=(128, 256, 512, 1024), stem_width=128, drop_path_rate=0.6),
+}
+MAXVIT = Capabilities(
+    head="head.fc",
+    blocks=_blocks,
+    feature=True,
+    stage_maps=True,
+    evidence=entering(_last_stage),
+    activation_checkpointing=True,
+    formats=("timm MaxViT",),
+    meta=True,
+)
+register_family("maxvit", MaxViT, SIZES, MAXVIT)

@@ -9,12 +9,23 @@ temporal axis, and keys are reduced in space only.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvit_video.model.layers import DropPath, Mlp, VideoBackbone, check_stages, divides, drop_path_rates
+from mvit_video.model.backbone import (
+    DropPath,
+    Mlp,
+    VideoBackbone,
+    check_stages,
+    divides,
+    drop_path_rates,
+    register_family,
+)
+from mvit_video.model.evidence import entering
 from mvit_video.model.partition import from_windows, padded, unpadded, windows
+from mvit_video.model.registry import Capabilities
 
 EPS = 1e-6  # of the norms in and behind blocks; those of patches and of reduced keys have PyTorch's 1e-5
 POOLED = 7  # keys on each side of a frame in the linear form
@@ -317,3 +328,52 @@ def init_weights(model: nn.Module) -> None:
             nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
         if isinstance(module, nn.Linear | nn.Conv3d) and module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def _stages(network: nn.Module) -> list[list[nn.Module]]:
+    """Blocks by stage: `stages.i.blocks` of PVT v2, `blocks.i` of Twins."""
+    name = "stages" if isinstance(network, PVTv2) else "blocks"
+    stages = network.get_submodule(name).children()
+    return [list((stage if name == "blocks" else stage.get_submodule("blocks")).children()) for stage in stages]
+
+
+def _capabilities(timm: str) -> Capabilities:
+    return Capabilities(
+        head="head",
+        blocks=lambda network: [block for stage in _stages(network) for block in stage],
+        feature=True,
+        stage_maps=True,
+        evidence=entering(lambda network: _stages(network)[-1], channels_last=True),
+        activation_checkpointing=True,
+        formats=(timm,),
+        meta=True,
+    )
+
+
+_PVT_DEPTHS = dict(
+    b0=(2, 2, 2, 2), b1=(2, 2, 2, 2), b2=(3, 4, 6, 3), b3=(3, 4, 18, 3), b4=(3, 8, 27, 3), b5=(3, 6, 40, 3)
+)
+PVT_SIZES: dict[str, dict[str, Any]] = {
+    size: dict(depths=depths, drop_path_rate=0.3 if size in ("b3", "b4", "b5") else 0.1)
+    for size, depths in _PVT_DEPTHS.items()
+}
+PVT_SIZES["b0"] |= dict(embed_dims=(32, 64, 160, 256))
+PVT_SIZES["b5"] |= dict(mlp_ratios=(4, 4, 4, 4))
+PVT_SIZES["b2_li"] = PVT_SIZES["b2"] | dict(linear=True)
+_SVT_LARGE = (2, 2, 18, 2)
+SVT_SIZES: dict[str, dict[str, Any]] = {
+    "s": dict(drop_path_rate=0.2),
+    "b": dict(depths=_SVT_LARGE, embed_dims=(96, 192, 384, 768), num_heads=(3, 6, 12, 24), drop_path_rate=0.3),
+    "l": dict(depths=_SVT_LARGE, embed_dims=(128, 256, 512, 1024), num_heads=(4, 8, 16, 32), drop_path_rate=0.5),
+}
+_PCPVT: dict[str, Any] = dict(
+    embed_dims=(64, 128, 320, 512), num_heads=(1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4), windows=None
+)
+PCPVT_SIZES: dict[str, dict[str, Any]] = {
+    "s": _PCPVT | dict(depths=(3, 4, 6, 3), drop_path_rate=0.2),
+    "b": _PCPVT | dict(depths=(3, 4, 18, 3), drop_path_rate=0.3),
+    "l": _PCPVT | dict(depths=(3, 8, 27, 3), drop_path_rate=0.3),
+}
+register_family("pvt_v2", PVTv2, PVT_SIZES, _capabilities("timm PVT v2"))
+register_family("twins_svt", Twins, SVT_SIZES, _capabilities("timm Twins"))
+register_family("twins_pcpvt", Twins, PCPVT_SIZES, _capabilities("timm Twins"))

@@ -18,6 +18,8 @@ from mvit_video.data.lists.read import read_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch
 from mvit_video.data.strength import fitting_augmentation, strength
 from mvit_video.engine.automatic import automatic_settings, clips_per_step, in_words, peak_rate, with_numbers
+from mvit_video.engine.dry_run import dry_run
+from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
 from mvit_video.engine.schedule import learning_rate
 from mvit_video.errors import ConfigError
@@ -127,9 +129,23 @@ def test_the_numbers_and_the_lowered_step_are_told():
 def test_a_dry_run_needs_the_number_of_videos(capsys):
     words = ["train", str(FINETUNE), *NANO, "data.root=nowhere", "--dry-run", "--num-classes", "5", "--device", "cpu"]
     assert cli.main(words) == 1
-    assert "data.crop_area = auto follows from the number of training videos" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert (
+        "data.crop_area = auto follows from the number of training videos: data.train is not read (data.root = nowhere"
+        in said
+    )
+    assert "--num-videos N would tell" in said
     assert cli.main([*words, "--num-videos", "40"]) == 0
     assert "40 training videos, 400 epochs of 5 steps of 8 clips" in capsys.readouterr().out
+
+
+def test_a_dry_run_tells_what_the_run_would_of_the_list_that_is_there(few_videos):
+    words = [*NANO, f"data.root={few_videos}", "train.epochs=3"]
+    lines = [line.strip() for line in dry_run(load_config(FINETUNE, words), torch.device("cpu")).splitlines()]
+    assert "16 training videos, 3 epochs of 2 steps of 8 clips" in lines[0]
+    assert any(line.startswith("auto for 16 training videos: data.crop_area=") for line in lines)
+    assert any(line.startswith("training videos: ") and line.endswith("classes") for line in lines)
+    assert any(line.startswith("warning: only 6 steps in all") for line in lines)
 
 
 @pytest.fixture
@@ -156,14 +172,8 @@ def start(few_videos, tmp_path):
         size = ("data.target_fps=15", "data.short_side=36", "data.crop_size=32", "data.workers=0", "train.epochs=2")
         config = load_config(FINETUNE, [f"data.root={few_videos}", f"model.weights={weights}", *small, *size, *words])
         lines = []
-        train_run(
-            config,
-            tmp_path / "run",
-            torch.device("cpu"),
-            lambda videos: lambda model: {"top1": 50.0},
-            lines.append,
-            **how,
-        )
+        resolved = resolve(config, tmp_path / "run", torch.device("cpu"), lines.append, **how)
+        train_run(resolved, lambda videos: lambda model: {"top1": 50.0}, lines.append)
         return lines
 
     return run

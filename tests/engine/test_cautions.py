@@ -8,6 +8,7 @@ from mvit_video.config.load import config_from_dict, load_config
 from mvit_video.data.lists.records import VideoList, VideoRecord
 from mvit_video.engine.cautions import cautions, class_counts
 from mvit_video.engine.ending import ended_at, spread
+from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
 
 
@@ -27,7 +28,7 @@ def test_the_videos_of_each_class_are_counted_one_by_one_or_in_sum():
     assert class_counts(videos(walk=8, run=8)) == "8 of each of the 2 classes"
     assert class_counts(videos(walk=8, run=7, sit=1, none=0)) == "walk 8, run 7, sit 1, none 0"
     many = videos(**{f"class{place}": place + 1 for place in range(31)})
-    assert class_counts(many) == "1 (class0) to 31 (class30) of 31 classes, half of them at most 16"
+    assert class_counts(many) == "1 (class0) to 31 (class30) in each of 31 classes, the median is 16"
 
 
 @pytest.mark.parametrize("single", [0, 1, 4])
@@ -87,7 +88,8 @@ def test_a_run_says_its_counts_first_and_its_accuracies_last(few_videos, tmp_pat
         "data.crop_size=32",
     ]
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", words)
-    train_run(config, tmp_path / "run", torch.device("cpu"), lambda videos: lambda model: {"top1": 50.0}, lines.append)
+    run = resolve(config, tmp_path / "run", torch.device("cpu"), lines.append)
+    train_run(run, lambda videos: lambda model: {"top1": 50.0}, lines.append)
     assert any(line.startswith("training videos: ") and "classes" in line for line in lines[:3])
     assert any(line.startswith("warning: only 4 steps in all") for line in lines)
     assert lines[-1].startswith(

@@ -73,7 +73,7 @@ def test_layer_decay_of_a_baseline_ends_at_its_head():
 
 
 def test_layer_decay_of_a_network_without_blocks_is_refused():
-    with pytest.raises(ConfigError, match=r"train.layer_decay needs a network of numbered blocks"):
+    with pytest.raises(ConfigError, match=r"has no numbered blocks, which train.layer_decay needs"):
         parameter_groups(torch.nn.Linear(2, 2), 0.05, 0.9)
 
 

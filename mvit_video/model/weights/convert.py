@@ -113,7 +113,7 @@ def _network(weights: Weights, name: str | None) -> nn.Module:
 
 
 def _recognised(weights: Weights) -> str:
-    name = recognise_model(weights.state)
+    name = recognise_model(weights)
     if name is None:
         raise CheckpointError(
             f"{weights.source}: its shapes are those of no network that `mvit-video models` lists: name one with --model"

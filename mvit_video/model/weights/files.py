@@ -25,10 +25,10 @@ Taken = TypeVar("Taken")
 
 WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTS = (torch.int64,)  # what networks hold besides: batches that a norm has seen, indices of a table
-WRAPPERS = ("model_state", "model", "state_dict")
+WRAPPERS = ("model_state", "model", "state_dict_ema", "state_dict")  # averaged weights are what was published
 METADATA = frozenset(  # what training programs (PySlowFast's, torchvision's, timm's) write beside the weights
     {"epoch", "optimizer_state", "scaler_state", "cfg", "optimizer", "lr_scheduler", "scaler", "args", "arch", "metric"}
-    | {"version", "amp_scaler"}
+    | {"version", "amp_scaler", "state_dict", "meta", "message_hub"}
 )
 
 

@@ -18,8 +18,8 @@ from mvit_video.model.registry import MODELS, build_model, model_entry
 from mvit_video.model.relative_position import resample_table
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
 from mvit_video.model.weights.files import check_whole, read_checkpoint, read_tensors
-from mvit_video.model.weights.formats import to_ours
-from mvit_video.model.weights.inflate import check_inflation, inflate, is_image
+from mvit_video.model.weights.formats import MVIT_FORMATS, head_names, to_ours
+from mvit_video.model.weights.inflate import INDEX_TABLE, check_inflation, inflate, is_image
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
 
 HEAD = ("head.projection.weight", "head.projection.bias")
@@ -51,7 +51,8 @@ class Weights:
         """Rows of the head; None for weights without one."""
         if self.card is not None and self.of_baseline:
             return len(self.card.classes)
-        return self.state[HEAD[1]].numel() if HEAD[1] in self.state else None
+        bias = head_names(self.format)[1]
+        return self.state[bias].numel() if bias in self.state else None
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -264,25 +265,34 @@ def _resample_square(positions: Tensor, side: int) -> Tensor:
     return F.interpolate(grid, size=(side, side), mode="bilinear").flatten(2).transpose(1, 2)
 
 
-def recognise_model(state: Mapping[str, Tensor]) -> str | None:
+def recognise_model(weights: Weights) -> str | None:
     """The registered network that has exactly these shapes, whatever its head; None where there is none."""
-    shapes = {name: tensor.shape for name, tensor in state.items() if name not in HEAD}
-    blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    shapes = _shapes(weights.state, head_names(weights.format))
+    blocks = len({name.split(".")[1] for name in weights.state if name.startswith("blocks.")})
     for name in MODELS.names():
         entry = MODELS.get(name)
-        if entry.capabilities.formats and sum(entry.defaults.get("depths", ())) == blocks:
-            with torch.device("meta"):
-                wanted = build_model(name).state_dict()
-            if shapes == {key: tensor.shape for key, tensor in wanted.items() if key not in HEAD}:
-                return name
+        takes = entry.capabilities.formats
+        if weights.format not in takes and (weights.format != "native" or not takes):
+            continue
+        if weights.format in MVIT_FORMATS and sum(entry.defaults.get("depths", ())) != blocks:
+            continue  # shapes cost time
+        with torch.device("meta"):
+            wanted = build_model(name).state_dict()
+        if shapes == _shapes(wanted, _head_of(wanted)):
+            return name
     return None
+
+
+def _shapes(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, torch.Size]:
+    """By name, without the head, and without tables that follow from sizes alone."""
+    return {name: each.shape for name, each in state.items() if name not in head and not name.endswith(INDEX_TABLE)}
 
 
 def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
     """The cure where weights are another network's."""
     if weights.card is not None and weights.of_baseline:
         return f"these are weights of {weights.card.name}, so build that one for the same clips"
-    name = recognise_model(weights.state)
+    name = recognise_model(weights)
     if name is None:
         return "they are weights of no network that is known here"
     if is_image(weights.state) and not is_image(wanted):

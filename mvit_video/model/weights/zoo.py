@@ -18,6 +18,8 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 _INPUT_S = InputSettings()
 _INPUT_B = InputSettings(num_frames=32, sampling_rate=3)
 _INPUT_L = InputSettings(num_frames=40, sampling_rate=3, short_side=312, crop_size=312, mean=_MEAN, std=_STD)
+# PySlowFast reads Something-Something as BGR, normalises it, and only then turns the colours round (datasets/ssv2.py).
+_INPUT_L_SSV2 = _INPUT_L.model_copy(update={"mean": _MEAN[::-1], "std": _STD[::-1]})
 _INPUT_PICTURE = InputSettings(num_frames=1, mean=_MEAN, std=_STD)
 
 
@@ -101,7 +103,7 @@ ZOO: dict[str, ZooEntry] = {
     "mvitv2_l_40x3_k400": _kinetics("MViTv2_L_40x3_k400_f306903192.pyth", "mvitv2_l_40x3", _INPUT_L, "5x3", 86.1, 97.0),
     "mvitv2_s_16x4_ssv2": _something("MViTv2_S_16x4_ssv2_f308341823.pyth", "mvitv2_s_16x4", _INPUT_S, 68.2, 91.4),
     "mvitv2_b_32x3_ssv2": _something("MViTv2_B_32x3_ssv2_f305803282.pyth", "mvitv2_b_32x3", _INPUT_B, 70.5, 92.7),
-    "mvitv2_l_40x3_ssv2": _something("MViTv2_L_40x3_ssv2_f309603968.pyth", "mvitv2_l_40x3", _INPUT_L, 73.3, 94.1),
+    "mvitv2_l_40x3_ssv2": _something("MViTv2_L_40x3_ssv2_f309603968.pyth", "mvitv2_l_40x3", _INPUT_L_SSV2, 73.3, 94.1),
     "mvitv2_s_16x4_k400_torchvision": _torchvision("mvit_v2_s-ae3be167.pth", "mvitv2_s_16x4", 80.757, 94.665),
     "mvitv1_b_16x4_k400_torchvision": _torchvision("mvit_v1_b-dbeb1030.pth", "mvitv1_b_16x4", 78.477, 93.582),
     "mvitv2_t_in1k": _picture("T", 82.3),

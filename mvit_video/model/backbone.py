@@ -1,13 +1,15 @@
 """Small parts that network files share: MLP, stochastic depth, and what every video network can be asked."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mvit_video.errors import ConfigError, InputError
+from mvit_video.model.registry import Capabilities, register_model
 
 
 class DropPath(nn.Module):
@@ -117,3 +119,13 @@ def divides(*, embed_dims: Sequence[int], num_heads: Sequence[int]) -> None:
     for stage, (dim, heads) in enumerate(zip(embed_dims, num_heads, strict=True), start=1):
         if heads < 1 or dim % heads:
             raise ConfigError(f"num_heads={heads} in stage {stage}: wanted a divisor of its width {dim}")
+
+
+def register_family(
+    family: str, build: type[nn.Module], sizes: Mapping[str, Mapping[str, Any]], capabilities: Capabilities
+) -> None:
+    """For each size FAMILY_SIZE_in1k, the image network of 1,000 classes, and FAMILY_SIZE_16x4, the video network."""
+    for size, arguments in sizes.items():
+        image = {**arguments, "num_frames": 1, "num_classes": 1000}
+        register_model(f"{family}_{size}_in1k", build, image, capabilities)
+        register_model(f"{family}_{size}_16x4", build, arguments, capabilities, sampling_rate=4)
