@@ -72,7 +72,7 @@ def resolve(
         check_output(folder)
     if resume and (folder / SETTINGS).exists():
         load_config(folder / SETTINGS)  # raises where a plugin is missing, before anything asks for what it registers
-    config = with_network_of_weights(with_plugins(config))
+    config = with_plugins(with_network_of_weights(config))
     train, val = training_lists(config.data)
     lists = [train] if val is None else [train, val]
     config = _with_numbers(config, train, folder if resume else None, say)
