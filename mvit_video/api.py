@@ -1,11 +1,12 @@
 """What `mvit_video` offers to programs beside networks and predictions: `train` and `evaluate`, as the command line has them."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mvit_video.config.load import with_overrides
+from mvit_video.config.load import load_config, with_overrides
 from mvit_video.config.schema import Config
 from mvit_video.data.lists.checks import MISSING, missing_text
 from mvit_video.data.lists.records import VideoList
@@ -16,12 +17,13 @@ from mvit_video.engine.hooks.records import METRICS
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.resolve import ResolvedRun, resolve
 from mvit_video.engine.run import train_run
-from mvit_video.engine.run_folder import AVERAGED_WEIGHTS, EVALUATION, WEIGHTS
+from mvit_video.engine.run_folder import AVERAGED_WEIGHTS, EVALUATION, SETTINGS, WEIGHTS
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation.evaluate import EvaluationTask, evaluation_task, validator
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import FILES, NAMES, REPORT, EvaluationResult, described_checkpoint
 from mvit_video.inference.predictor import choose_device
+from mvit_video.locks import alone_in
 from mvit_video.model.weights.auto import with_network_of_weights
 from mvit_video.model.weights.card import Measured
 from mvit_video.model.weights.files import save_checkpoint
@@ -92,7 +94,7 @@ def train(
     if resume and overwrite:
         raise ConfigError("resume goes on with a run and overwrite deletes it: choose one of them")
     settings = with_overrides(config, overrides)
-    with joined_processes():
+    with joined_processes(), alone_in(output, say) if is_first() else nullcontext():
         run = resolve(settings, Path(output), choose_device(device), say, resume, overwrite)
         check_evaluation(run.config)
         train_run(run, lambda videos: validator(videos, run.config, run.device), say)
@@ -114,7 +116,8 @@ def _evaluated(run: ResolvedRun, say: Say) -> TrainResult:
 
 def _evaluate_weights(run: ResolvedRun, file: Path, folder: Path, say: Say) -> EvaluationResult:
     """Results in `folder`, and the numbers on the card of the weights. Every process must call this; rank 0 writes."""
-    task = evaluation_task(run.config, str(file), run.device)
+    config = load_config(run.folder / SETTINGS)  # which names the lists that the run was trained on
+    task = evaluation_task(config, str(file), run.device)
     result = task.run()
     if not is_first():
         return result
@@ -159,7 +162,7 @@ def evaluate(
     CheckpointError; a video that cannot be decoded counts as wrong, and is in the result.
     """
     settings = with_network_of_weights(with_overrides(config, overrides))
-    with joined_processes():
+    with joined_processes(), alone_in(output, say) if is_first() and output is not None else nullcontext():
         task = evaluation_task(settings, str(checkpoint), choose_device(device), protocol, frames, resolution)
         folder = None
         if is_first():

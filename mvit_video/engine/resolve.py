@@ -21,7 +21,15 @@ from mvit_video.engine.checkpoint import TrainingState
 from mvit_video.engine.distributed import is_first
 from mvit_video.engine.preflight import check_output
 from mvit_video.engine.resume import agreed_state, check_schedule
-from mvit_video.engine.run_folder import SETTINGS, check_folder, check_videos_stay, same_lists
+from mvit_video.engine.run_folder import (
+    SETTINGS,
+    check_folder,
+    check_videos_stay,
+    goes_on,
+    never_started,
+    same_lists,
+    with_lists_of,
+)
 from mvit_video.engine.run_plugins import with_plugins
 from mvit_video.engine.trainer import effective_precision
 from mvit_video.model.registry import model_entry
@@ -70,16 +78,19 @@ def resolve(
     say = say if is_first() else (lambda text: None)
     if is_first():
         check_output(folder)
-    if resume and (folder / SETTINGS).exists():
+    if goes_on(folder, resume):
         load_config(folder / SETTINGS)  # raises where a plugin is missing, before anything asks for what it registers
+        config = with_lists_of(folder, config)
     config = with_plugins(with_network_of_weights(config))
     train, val = training_lists(config.data)
     lists = [train] if val is None else [train, val]
-    config = _with_numbers(config, train, folder if resume else None, say)
+    config = _with_numbers(config, train, folder if goes_on(folder, resume) else None, say)
     if is_first():
         check_folder(folder, config, resume, overwrite)
-        if overwrite:
+        if overwrite or never_started(folder):
             check_videos_stay(folder, config, lists)
+    if never_started(folder):
+        say(f"note: {folder}: holds a run that ended before its first step, which gives way to this one")
     for note in (note for videos in lists for note in videos.notes):
         say(f"note: {note}")
     settings = config.train
@@ -99,7 +110,7 @@ def resolve(
 
 def _with_numbers(config: Config, train: VideoList, resumed: Path | None, say: Callable[[str], None]) -> Config:
     """The configuration with numbers for `auto`, which `say` is told; a run that is resumed keeps its own."""
-    before = load_config(resumed / SETTINGS) if resumed is not None and (resumed / SETTINGS).exists() else None
+    before = load_config(resumed / SETTINGS) if resumed is not None else None
     auto, config = automatic_settings(config), with_numbers(config, len(train), len(train.classes), before)
     if auto:
         say(in_words(config, auto, len(train)))

@@ -4,8 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mvit_video.engine.checkpoint import TrainingState, newest_state, set_aside
+from mvit_video.engine.checkpoint import VALIDATION, TrainingState, newest_state, set_aside
 from mvit_video.engine.distributed import gathered, is_first
+from mvit_video.engine.hooks.bad_videos import EVENTS
+from mvit_video.engine.hooks.records import METRICS
+from mvit_video.engine.metrics_log import cut
+from mvit_video.engine.run_folder import from_weights_of
 from mvit_video.errors import ConfigError
 
 
@@ -27,6 +31,7 @@ def check_schedule(state: TrainingState, last_step: int, per_epoch: int) -> None
         raise ConfigError(
             f"{state.folder}: is of a run with {state.schedule['steps_per_epoch']} steps per epoch, and data.train now "
             f"makes {per_epoch}: resume with the list that it was trained on, or start anew in another --output"
+            f"{from_weights_of(state.folder.parents[1])}"
         )
 
 
@@ -40,6 +45,9 @@ def first_step(run: Path, state: TrainingState | None, now: dict[str, Any], say:
     if state is None:
         return 0
     say(f"resuming after step {state.step} from {state.folder}")
+    for log in (METRICS, VALIDATION, EVENTS) if is_first() else ():
+        for sentence in cut(run / log, state.step, every_step=log == METRICS):
+            say(f"warning: {sentence}")
     before = {name: state.environment.get(name, value) for name, value in now.items()}
     changed = [f"{name} {value}, was {before[name]}" for name, value in now.items() if value != before[name]]
     if changed:

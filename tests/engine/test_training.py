@@ -206,6 +206,7 @@ def test_a_state_of_before_that_does_not_tell_its_lists_resumes_with_as_many_ste
     state = tmp_path / "run/checkpoints/step_00000012/state.json"
     content = json.loads(state.read_text())
     assert [of["videos"] for of in content.pop("lists")] == [16, 8]
+    del content["digest"]
     state.write_text(json.dumps(content))
     train(config_for(few_videos), tmp_path / "run", resume=True)
     shutil.copytree(few_videos, tmp_path / "data")

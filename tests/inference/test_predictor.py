@@ -1,6 +1,5 @@
 import threading
 
-import numpy as np
 import pytest
 import torch
 from tiny_predictor import NANO, nano_predictor
@@ -12,7 +11,7 @@ from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import read_views
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.data.video.reader import VideoReader
-from mvit_video.errors import CheckpointError, ConfigError, DecodeError, InputError
+from mvit_video.errors import CheckpointError, ConfigError, DecodeError
 from mvit_video.evaluation.evaluate import evaluator_from
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference import predictor as predictor_module
@@ -47,20 +46,6 @@ def test_an_array_of_frames_gives_what_its_file_gives(predictor, motion_data):
     [from_array], [from_file] = predictor(array, fps=reader.fps), predictor(path)
     assert dict(from_array.predictions) == pytest.approx(dict(from_file.predictions))
     assert from_array.path == "array"
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.zeros((4, 8, 8, 3)),
-        np.zeros((4, 8, 8), np.uint8),
-        np.zeros((4, 8, 8, 4), np.uint8),
-        np.zeros((0, 8, 8, 3), np.uint8),
-    ],
-)
-def test_arrays_of_another_kind_are_refused(predictor, array):
-    with pytest.raises(InputError, match=r"wanted uint8 \(frames, height, width, 3\), RGB"):
-        predictor(array)
 
 
 def test_the_protocol_is_the_checkpoints_unless_another_is_named(predictor, trained):
@@ -144,11 +129,6 @@ def test_a_list_may_mix_paths_and_arrays_and_a_bad_file_costs_only_itself(videos
     assert found[0].label == found[0].predictions[0][0] and found[2].score == found[2].predictions[0][1]
     with pytest.raises(DecodeError, match=r"bad.mp4: cannot be opened"):
         predictor([videos[0], tmp_path / "bad.mp4"])
-
-
-def test_an_array_needs_a_rate():
-    with pytest.raises(InputError, match="fps is 0, wanted the frames per second"):
-        nano_predictor()(np.zeros((4, 48, 48, 3), np.uint8), fps=0)
 
 
 def test_groups_hold_all_items_in_order_and_end_where_they_are_full():

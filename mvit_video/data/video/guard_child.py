@@ -21,12 +21,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mvit_video.data.video.guard_channel import Channel, SharedFrames, named_function, new_memory
+from mvit_video.data.video.guard_channel import GOING_ON, WAITING, Channel, SharedFrames, named_function, new_memory
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import ConfigError, DecodeError
 
 CHUNK_FRAMES, CHUNK_BYTES, CHUNK_SECONDS = 8, 32 << 20, 0.5  # of the frames that `next` gives at once
-WAITING, GOING_ON = "waiting", "going on"  # yielded by what plays, around waiting for a source that may be silent
 PR_SET_PDEATHSIG = 1
 
 
@@ -36,6 +35,8 @@ def be_the_child(end: socket.socket) -> NoReturn:
     try:
         _bind_to(parent)
         hello, _ = channel.receive()
+        os.environ.clear()
+        os.environ.update(hello["environment"])
         _limit_memory(hello["memory"])
         for module in hello["imports"]:
             importlib.import_module(module)
