@@ -156,7 +156,8 @@ class GuardedReader:
         except BaseException:
             self.close()
             raise
-        self._num_frames, self.fps, self.shortfall = int(opened["frames"]), float(opened["fps"]), opened["shortfall"]
+        self._num_frames, self.fps = int(opened["frames"]), float(opened["fps"])
+        self.shortfall, self.note = opened["shortfall"], opened["note"]
 
     def __len__(self) -> int:
         return self._num_frames

@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from errno import EFBIG
 from typing import Any, NoReturn
@@ -117,6 +117,7 @@ class Server:
             "frames": len(self._video),
             "fps": self._video.fps,
             "shortfall": self._video.shortfall,
+            "note": self._video.note,
         }
 
     def _learned(self) -> dict:
@@ -223,10 +224,11 @@ class Server:
             raise MemoryError from reason
 
 
-def check_video(path: str, root: str, backend: str) -> Iterator[None]:
-    """A job: all of a video, decoded. DecodeError where anything is not as it should be."""
+def check_video(path: str, root: str, backend: str) -> Generator[None, None, str]:
+    """A job: all of a video, decoded; its note. DecodeError where anything is not as it should be."""
     with VideoReader(path, root, backend) as reader:
         yield from reader.checking()
+        return reader.note
 
 
 def _bind_to(parent: int) -> None:

@@ -33,13 +33,14 @@ class VideoReader:
         whole: False, for "pyav", also takes a file that is cut short, as far as it goes; `reader.shortfall` then says so.
 
     `len(reader)` is the number of frames, `reader.fps` the mean rate in frames per second (30 for frame folders).
+    `reader.note` says what is odd about a video that is read all the same, and is empty for most.
     Raises DecodeError with the file and the reason, here or in the methods.
     """
 
     def __init__(
         self, path: str | Path, root: str | Path | None = None, backend: str = "pyav", whole: bool = True
     ) -> None:
-        self.path, self.shortfall = str(path), ""
+        self.path, self.shortfall, self.note = str(path), "", ""
         try:
             file = _existing(self.path, root)
             if not whole and backend == "pyav" and file.is_file():
@@ -50,6 +51,7 @@ class VideoReader:
         except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
         self.fps: float = self._backend.fps
+        self.note = self._backend.note
 
     def __len__(self) -> int:
         return self._backend.num_frames
@@ -182,6 +184,7 @@ class Backend(Protocol):
     num_decoded: int
     fps: float
     pixel_aspect: Fraction
+    note: str
 
     def times(self) -> list[Fraction]: ...
 
