@@ -17,7 +17,7 @@ from mvit_video.data.video.guard import open_reader
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.run_folder import WEIGHTS
 from mvit_video.errors import Interrupted
-from mvit_video.evaluation.evaluate import Evaluator
+from mvit_video.evaluation.evaluate import evaluator_from
 from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies, results
@@ -73,7 +73,7 @@ def _evaluate(
     train, val = training_lists(config.data)
     assert val is not None
     protocol = Protocol.parse(config.evaluation.protocol)
-    evaluator = Evaluator(val, config, predictor.card.preprocessing, protocol, device)
+    evaluator = evaluator_from(config, val, predictor.card.preprocessing, protocol, device)
     start = time.monotonic()
     scores = evaluator.scores(predictor.model)
     result = results(scores, val.classes, protocol, time.monotonic() - start)

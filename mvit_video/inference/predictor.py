@@ -23,8 +23,9 @@ from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import read_views, view_indices
 from mvit_video.data.lists.read import VIDEO_SUFFIXES
 from mvit_video.data.transforms import ViewTransform
-from mvit_video.data.video.guard import Guard, Reader
+from mvit_video.data.video.guard import Guard
 from mvit_video.data.video.limits import short_reason
+from mvit_video.data.video.reader import Reader
 from mvit_video.errors import ConfigError, DecodeError, InputError
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference.inputs import Video, as_frames, as_path, is_file, name_of, several

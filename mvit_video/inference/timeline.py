@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mvit_video.data.video.guard import Reader
+from mvit_video.data.video.reader import Reader
 from mvit_video.errors import DecodeError
 from mvit_video.inference.predictor import Predictor, groups, open_video
 from mvit_video.inference.windows import SlidingClips, Window, plan_windows, shown_at

@@ -12,7 +12,7 @@ from torch import Tensor
 from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import view_indices
 from mvit_video.data.transforms import ViewTransform
-from mvit_video.data.video.guard import Reader
+from mvit_video.data.video.reader import Reader
 from mvit_video.errors import ConfigError
 
 SEGMENT_SECONDS = 4.0  # the mean length of Something-Something's videos, which segment sampling was made for

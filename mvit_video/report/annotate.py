@@ -17,8 +17,9 @@ import numpy as np
 from av.container import OutputContainer
 from PIL import Image, ImageDraw, ImageFont
 
-from mvit_video.data.video.guard import Guard, Reader
+from mvit_video.data.video.guard import Guard
 from mvit_video.data.video.guard_pool import Job
+from mvit_video.data.video.reader import Reader
 from mvit_video.data.video.sound import sound_in
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import open_video

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mvit_video.data.video.guard import Reader, open_reader
+from mvit_video.data.video.guard import open_reader
+from mvit_video.data.video.reader import Reader
 
 STRIP_FRAMES, STRIP_HEIGHT = 6, 96
 MOVING_FRAMES, MOVING_HEIGHT, MOVING_FPS = 48, 160, 12.0

@@ -13,7 +13,7 @@ from mvit_video.data.dataset import read_views
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError
-from mvit_video.evaluation.evaluate import Evaluator
+from mvit_video.evaluation.evaluate import evaluator_from
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference import predictor as predictor_module
 from mvit_video.inference.predictor import Predictor, choose_device, find_videos, groups, read_ahead
@@ -28,8 +28,8 @@ def predictor(trained):
 
 
 def test_predictions_are_the_evaluators_scores(predictor, trained, motion_data, validation_list):
-    judge = Evaluator(
-        validation_list, trained.config, trained.config.data.input, Protocol.parse("2x3"), torch.device("cpu")
+    judge = evaluator_from(
+        trained.config, validation_list, trained.config.data.input, Protocol.parse("2x3"), torch.device("cpu")
     )
     scores = judge.scores(predictor.model).scores
     for row in (0, 3, 6):

@@ -11,14 +11,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from mvit_video.data.video.guard_channel import GOING_ON, WAITING, named_function
 from mvit_video.data.video.guard_pool import Decoder, DecoderLost, DecoderPool, Done, Job
 from mvit_video.data.video.guard_start import CAN_GUARD
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.reader import Reader, VideoReader
 from mvit_video.errors import DecodeError
 
 TIMEOUT = 60.0
@@ -48,7 +48,7 @@ class Guard:
 
     def open(
         self, path: str | Path, root: str | Path | None = None, backend: str = "pyav", whole: bool = True
-    ) -> "Reader":
+    ) -> Reader:
         """A reader of one video that cannot hang or crash this process. See VideoReader."""
         if not self.timeout or not CAN_GUARD:
             return VideoReader(path, root, backend, whole)
@@ -74,7 +74,7 @@ class Guard:
 
 def open_reader(
     path: str | Path, root: str | Path | None = None, backend: str = "pyav", timeout: float = TIMEOUT
-) -> "Reader":
+) -> Reader:
     """A reader that cannot hang or crash this process, in the processes that this process keeps; see Guard."""
     return Guard(timeout).open(path, root, backend)
 
@@ -248,6 +248,3 @@ def _current_folder() -> str | None:
         return os.getcwd()
     except OSError:  # it was deleted
         return None
-
-
-Reader: TypeAlias = VideoReader | GuardedReader

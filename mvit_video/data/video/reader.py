@@ -6,9 +6,10 @@ in a process of its own, for files that may hang or crash the decoder.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -118,6 +119,62 @@ class VideoReader:
             yield from self._backend.check()
         except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
+
+
+class Reader(Protocol):
+    """The frames of one open video: VideoReader in this process, GuardedReader in another, or an object of a program's own.
+
+    All methods raise DecodeError with the video and the reason.
+    """
+
+    @property
+    def path(self) -> str:
+        """What messages call the video."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """The mean rate in frames per second."""
+        ...
+
+    @property
+    def shortfall(self) -> str:
+        """What a file that is cut short lacks, in words; empty for a whole one."""
+        ...
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width over height of a pixel of the frames that were given so far."""
+        ...
+
+    @property
+    def num_decoded(self) -> int:
+        """Frames that were decoded so far, wanted ones or not."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of frames."""
+        ...
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB."""
+        ...
+
+    def stream(self) -> Iterator[np.ndarray]:
+        """Every frame in order, uint8 (H, W, 3)."""
+        ...
+
+    def times(self) -> list[Fraction]:
+        """When each frame is shown, in seconds."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> "Reader": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class Backend(Protocol):

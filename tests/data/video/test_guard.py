@@ -17,7 +17,7 @@ from processes import alive, decoding_processes, gone_within, launchers
 from torch.utils.data import DataLoader, Dataset
 
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.dataset import BadVideo, ClipDataset
+from mvit_video.data.dataset import BadVideo, clip_dataset_from
 from mvit_video.data.lists.read import VideoList, VideoRecord
 from mvit_video.data.loader import StepSampler, training_loader
 from mvit_video.data.video import guard
@@ -345,7 +345,7 @@ def test_training_goes_on_past_videos_whose_decoder_hangs_or_dies(tmp_path, pool
     )
     monkeypatch.setattr(guard, "shared_pool", pool)
     start = time.monotonic()
-    batches = list(training_loader(ClipDataset(videos, settings, seed=0), StepSampler(8, 4, 0, 0, 2), workers=2))
+    batches = list(training_loader(clip_dataset_from(settings, videos, seed=0), StepSampler(8, 4, 0, 0, 2), workers=2))
     bad = {video.path: video.reason for batch in batches for video in batch["bad"]}
     assert set(bad) == {"hang.bad", "crash.bad"} and all(isinstance(each, BadVideo) for each in batches[0]["bad"])
     assert "did not answer within" in bad["hang.bad"] and "died (SIGSEGV)" in bad["crash.bad"]
