@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mvit_video.api import train
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config
+from mvit_video.data.lists.selection import training_lists
 from mvit_video.data.synthetic import write_dataset
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.engine.metrics_log import read_metrics
-from mvit_video.engine.run import WEIGHTS, train_run, training_lists
-from mvit_video.evaluation.evaluate import Evaluator, validator
+from mvit_video.engine.run_folder import WEIGHTS
+from mvit_video.evaluation.evaluate import Evaluator
 from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies, results
@@ -41,8 +43,8 @@ def run_demo(config_path: str, output: str, overwrite: bool, device: torch.devic
     say(f"writing {NUM_TRAIN + NUM_VAL} videos to {folder / 'data'}")
     write_dataset(folder / "data", NUM_TRAIN, NUM_VAL, config.train.seed, workers=2)
     run = folder / "run"
-    weights = train_run(config, run, device, lambda videos: validator(videos, config, device), say)
-    write_whole(folder / WEIGHTS, weights.read_bytes())
+    trained = train(config, run, device=str(device), say=say)
+    write_whole(folder / WEIGHTS, trained.weights.read_bytes())
 
     predictor = Predictor.from_checkpoint(folder / WEIGHTS, str(device))
     scores, result = _evaluate(predictor, config, device, say)
@@ -61,7 +63,7 @@ def _evaluate(
     predictor: Predictor, config: Config, device: torch.device, say: Callable[[str], None]
 ) -> tuple[VideoScores, dict]:
     """The result with its three controls: shuffled frames (mean over orders), reversed frames, one frame alone."""
-    train, val = training_lists(config)
+    train, val = training_lists(config.data)
     assert val is not None
     protocol = Protocol.parse(config.evaluation.protocol)
     evaluator = Evaluator(val, config, predictor.card.preprocessing, protocol, device)

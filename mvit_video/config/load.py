@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import NoneType
 from typing import Any, get_args
 from urllib.parse import urljoin
@@ -60,6 +60,25 @@ def config_from_dict(tree: dict[str, Any], source: str) -> Config:
         return Config.model_validate(tree)
     except ValidationError as reason:
         raise ConfigError(_sentence(reason, source)) from None
+
+
+def with_overrides(config: Config | str | Path, overrides: Mapping[str, Any]) -> Config:
+    """Settings, or those of a YAML file, in which others win: `{"train": {"epochs": 3}}`, or `{"train.epochs": 3}`.
+
+    Raises ConfigError that names the setting, its value and what is allowed.
+    """
+    given = isinstance(config, Config)
+    tree = config.model_dump(exclude_unset=True) if isinstance(config, Config) else read_yaml(config)
+    for key, value in overrides.items():
+        section, dot, name = key.partition(".")
+        values = {name: value} if dot else value
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                f"{key} = {value!r} is not a section: write {key}={{'name': value}}, or name a setting of it"
+            )
+        plain = {name: str(value) if isinstance(value, PurePath) else value for name, value in values.items()}
+        tree[section] = tree.get(section, {}) | plain
+    return config_from_dict(tree, "settings" if given else str(config))
 
 
 def describe_settings(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[tuple[str, str, str]]:

@@ -1,14 +1,22 @@
 """Programs that show a run's numbers live, by name: TensorBoard, Weights & Biases where a project is named, those of plugins."""
 
+import errno
 import importlib.util
+import io
+import os
+import platform
+import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
 from mvit_video.config.schema import Config
+from mvit_video.engine.metrics_log import no_room
 from mvit_video.errors import ConfigError
 from mvit_video.paths import write_whole
 from mvit_video.plugins import Registry, calling_module
@@ -17,19 +25,62 @@ TENSORBOARD, WANDB, WANDB_ID = "tensorboard", "wandb", "wandb_id.txt"
 
 
 class TensorBoard:
-    """Event files in the run's folder. On resuming after `first_step`, what later steps wrote is not shown again."""
+    """An event file in the run's folder. On resuming after `first_step`, what later steps wrote is not shown again.
+
+    Written by this thread and at once, not by a thread of TensorBoard's own: what the disk does not take is then an error
+    of the step in hand. Raises TrainingError.
+    """
 
     def __init__(self, run: Path, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        self._writer = SummaryWriter(str(run / TENSORBOARD), purge_step=first_step + 1)
+        self.path = run / TENSORBOARD / _event_file(run / TENSORBOARD)
+        self._last_time = 0.0
+        with _told(self.path):
+            self.path.parent.mkdir(exist_ok=True)
+            self._file = self.path.open("xb", buffering=0)
+        restart = SessionLog(status=SessionLog.START)
+        self._add(Event(file_version="brain.Event:2"), Event(step=first_step + 1, session_log=restart))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        numbers = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(Event(step=step, summary=Summary(value=numbers)))
+
+    def _add(self, *events: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        content = io.BytesIO()
+        for event in events:
+            event.wall_time = self._last_time = max(time.time(), self._last_time)  # also where the clock is set back
+            RecordWriter(content).write(event.SerializeToString())
+        with _told(self.path):
+            if self._file.write(content.getvalue()) < len(content.getvalue()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
+
+
+def _event_file(folder: Path) -> str:
+    """A name that sorts behind those of the folder, as TensorBoard reads them, whatever the clock says."""
+    times = [
+        int(found[1])
+        for path in folder.glob("*")
+        if (found := re.match(r"events\.out\.tfevents\.(\d{10})\.", path.name))
+    ]
+    return f"events.out.tfevents.{max([int(time.time()), *(before + 1 for before in times)]):010d}.{platform.node()}.{os.getpid()}"
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """TrainingError in place of the disk's error."""
+    try:
+        yield
+    except OSError as reason:
+        raise no_room(path, reason) from None
 
 
 class WeightsAndBiases:
@@ -38,7 +89,7 @@ class WeightsAndBiases:
     def __init__(self, run: Path, config: Config) -> None:
         import wandb
 
-        place = run / WANDB_ID
+        self.place, place = run / WANDB, run / WANDB_ID
         if not place.exists():
             write_whole(place, secrets.token_hex(4))
         try:
@@ -57,10 +108,12 @@ class WeightsAndBiases:
             ) from None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        with _told(self.place):
+            self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        self._run.finish()
+        with _told(self.place):
+            self._run.finish()
 
 
 class Tracker(Protocol):

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mvit_video.config.schema import TrainSettings
 from mvit_video.data.mixing import mix_generator
 from mvit_video.engine.checkpoint import Learner
+from mvit_video.engine.determinism import seed_step
 from mvit_video.engine.distributed import everyones, rank, sum_on_device, world_size
 from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.losses import Objective
@@ -171,8 +172,3 @@ def effective_precision(settings: TrainSettings, device: torch.device) -> str:
     if settings.precision != "auto":
         return settings.precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-
-
-def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """All randomness of the model in a step (dropout, drop path) follows from (seed, step, rank)."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.errors import ConfigError
-from mvit_video.model.evidence import entering
-from mvit_video.model.layers import (
+from mvit_video.model.backbone import (
     DropPath,
     Mlp,
     VideoBackbone,
@@ -25,6 +24,7 @@ from mvit_video.model.layers import (
     height_and_width,
     register_family,
 )
+from mvit_video.model.evidence import entering
 from mvit_video.model.partition import Grid, from_windows, padded, unpadded, windows
 from mvit_video.model.registry import Capabilities
 

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.errors import ConfigError, InputError, MvitVideoError
-from mvit_video.model.evidence import entering
-from mvit_video.model.layers import (
+from mvit_video.model.backbone import (
     DropPath,
     Mlp,
     VideoBackbone,
@@ -26,6 +25,7 @@ from mvit_video.model.layers import (
     height_and_width,
     register_family,
 )
+from mvit_video.model.evidence import entering
 from mvit_video.model.partition import Grid, from_grids, from_windows, grids, largest_divisor, windows
 from mvit_video.model.registry import Capabilities
 

@@ -14,8 +14,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvit_video.model.evidence import entering
-from mvit_video.model.layers import (
+from mvit_video.model.backbone import (
     DropPath,
     Mlp,
     VideoBackbone,
@@ -24,6 +23,7 @@ from mvit_video.model.layers import (
     drop_path_rates,
     register_family,
 )
+from mvit_video.model.evidence import entering
 from mvit_video.model.partition import from_windows, padded, unpadded, windows
 from mvit_video.model.registry import Capabilities
 

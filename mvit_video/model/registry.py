@@ -71,8 +71,7 @@ class ModelEntry:
     @property
     def defaults(self) -> dict[str, Any]:
         """What `build` is called with where nothing else is said: its own defaults, and what the name stands for."""
-        parameters = inspect.signature(self.build).parameters.values()
-        own = {one.name: one.default for one in parameters if one.default is not one.empty}
+        own = {one.name: one.default for one in parameters_of(self.build) if one.default is not one.empty}
         return own | dict(self.arguments)
 
     @property
@@ -133,10 +132,15 @@ def register_model(
 
 def arguments_of(entry: ModelEntry) -> list[str] | None:
     """The arguments that the network takes; None where it takes any."""
-    parameters = inspect.signature(entry.build).parameters.values()
+    parameters = parameters_of(entry.build)
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         return None
     return [one.name for one in parameters if one.kind is not one.VAR_POSITIONAL]
+
+
+def parameters_of(build: Callable[..., nn.Module]) -> list[inspect.Parameter]:
+    """What a constructor takes: its own parameters, or the fields of the dataclass that it names as `arguments_class`."""
+    return list(inspect.signature(getattr(build, "arguments_class", build)).parameters.values())
 
 
 def list_models() -> list[str]:

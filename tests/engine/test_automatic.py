@@ -18,7 +18,9 @@ from mvit_video.data.lists.read import read_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch
 from mvit_video.data.strength import fitting_augmentation, strength
 from mvit_video.engine.automatic import automatic_settings, clips_per_step, in_words, peak_rate, with_numbers
-from mvit_video.engine.run import dry_run, train_run
+from mvit_video.engine.dry_run import dry_run
+from mvit_video.engine.resolve import resolve
+from mvit_video.engine.run import train_run
 from mvit_video.engine.schedule import learning_rate
 from mvit_video.errors import ConfigError
 from mvit_video.model.weights.card import ModelCard
@@ -170,14 +172,8 @@ def start(few_videos, tmp_path):
         size = ("data.target_fps=15", "data.short_side=36", "data.crop_size=32", "data.workers=0", "train.epochs=2")
         config = load_config(FINETUNE, [f"data.root={few_videos}", f"model.weights={weights}", *small, *size, *words])
         lines = []
-        train_run(
-            config,
-            tmp_path / "run",
-            torch.device("cpu"),
-            lambda videos: lambda model: {"top1": 50.0},
-            lines.append,
-            **how,
-        )
+        resolved = resolve(config, tmp_path / "run", torch.device("cpu"), lines.append, **how)
+        train_run(resolved, lambda videos: lambda model: {"top1": 50.0}, lines.append)
         return lines
 
     return run

@@ -10,7 +10,7 @@ from mvit_video.config.load import load_config
 from mvit_video.data.dataset import ViewDataset
 from mvit_video.data.lists.read import read_videos
 from mvit_video.errors import ConfigError
-from mvit_video.evaluation.evaluate import Evaluator, check_agreement, evaluate, validator
+from mvit_video.evaluation.evaluate import EvaluationTask, Evaluator, check_agreement, validator
 from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies
@@ -58,7 +58,8 @@ def test_undecodable_videos_are_wrong_listed_and_counted(trained, model, few_vid
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={tmp_path / 'data'}"])
     videos = read_videos("val.csv", config.data.root)
     card = load_checkpoint(trained.weights)[1]
-    scores, result = evaluate(model, card, videos, config, Protocol(1, 1), CPU)
+    found = EvaluationTask(str(trained.weights), model, card, videos, config, Protocol(1, 1), CPU).run()
+    scores, result = found.scores, found.content
     assert result["num_videos"] == 8 and result["num_classes"] == 8 and result["protocol"] == "1x1"
     assert [bad["where"] for bad in result["undecodable"]] == ["row 1 of val.csv", "row 6 of val.csv"]
     assert result["undecodable"][1]["reason"] == "val/00005.mp4: no such file"

@@ -21,7 +21,7 @@ from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.dataset import view_indices
 from mvit_video.data.transforms import ViewTransform
 from mvit_video.data.video.reader import VideoReader
-from mvit_video.engine.run import model_card
+from mvit_video.engine.resolve import model_card
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.inference import export
 from mvit_video.inference.export import EXPORTERS, example_clips, export_checkpoint, register_exporter
