@@ -13,7 +13,6 @@ from mvit_video.cli.common import (
     say,
     whole_number,
 )
-from mvit_video.errors import Interrupted
 
 if TYPE_CHECKING:
     from mvit_video.config.schema import Config
@@ -27,12 +26,8 @@ def train(arguments: argparse.Namespace) -> int:
     """
     from mvit_video.engine.distributed import joined_processes
 
-    try:
-        with joined_processes():
-            return _train(arguments)
-    except Interrupted as reason:
-        say(str(reason))
-        return reason.exit_code
+    with joined_processes():
+        return _train(arguments)
 
 
 def _train(arguments: argparse.Namespace) -> int:

@@ -114,7 +114,7 @@ class StepLoader:
         device: torch.device | None,
     ) -> None:
         self.sampler, self.device = sampler, device
-        self.videos_per_part = max(clips_per_part // dataset.data.repeated_aug, 1) if clips_per_part else None
+        self.videos_per_part = max(clips_per_part // dataset.repeated_aug, 1) if clips_per_part else None
         most = max((len(self._parts(keys)) for keys in islice(sampler, 1)), default=1)
         self.parts = _loader(dataset, workers, prefetched(most, workers), batch_sampler=_Flat(self))
 
