@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Any
 from mvit_video.version import __version__
 
 if TYPE_CHECKING:
+    from mvit_video.data.transform_registry import register_transform
     from mvit_video.data.video.reader import VideoReader
+    from mvit_video.engine.losses import register_loss
+    from mvit_video.engine.trackers import register_tracker
+    from mvit_video.inference.export import register_exporter
     from mvit_video.inference.predictor import Predictor
     from mvit_video.model.registry import Capabilities, build_model, list_models, register_model
     from mvit_video.model.weights import zoo
@@ -20,7 +24,11 @@ __all__ = [
     "build_model",
     "list_models",
     "load_weights",
+    "register_exporter",
+    "register_loss",
     "register_model",
+    "register_tracker",
+    "register_transform",
     "zoo",
 ]
 
@@ -33,6 +41,10 @@ _MODULES = {
     "list_models": "mvit_video.model.registry",
     "load_weights": "mvit_video.model.weights.load",
     "register_model": "mvit_video.model.registry",
+    "register_exporter": "mvit_video.inference.export",
+    "register_loss": "mvit_video.engine.losses",
+    "register_tracker": "mvit_video.engine.trackers",
+    "register_transform": "mvit_video.data.transform_registry",
 }
 
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mvit_video.errors import ConfigError
+from mvit_video.paths import remove_unfinished
 
 LOCK = ".mvit_video.lock"  # in an output folder while somebody writes there
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what file systems say that take none
@@ -96,9 +97,12 @@ def alone_in(
 ) -> Iterator[None]:
     """An output folder that no other process writes to meanwhile; made where it is missing, and gone again if it stays empty.
 
-    Raises ConfigError where another one does, or where it cannot be made. A file system without locks is told to `say`.
+    What killed calls have left half-written in it is deleted. Raises ConfigError where another process writes there, or
+    where it cannot be made. A file system without locks is told to `say`.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file, wanted a folder for the output")
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     with ExitStack() as stack:
         stack.callback(_remove_empty, made)
@@ -114,6 +118,7 @@ def alone_in(
             raise ConfigError(f"{folder}: cannot be written to ({reason.strerror}): choose another --output") from None
         if missing:
             say(f"note: {folder}: its file system takes no locks ({missing}): let no second call write there meanwhile")
+        remove_unfinished(folder)
         yield
 
 

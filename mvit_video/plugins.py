@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mvit_video.errors import ConfigError, MvitVideoError, did_you_mean
 
@@ -95,6 +95,16 @@ def calling_module() -> str:
     return sys._getframe(2).f_globals.get("__name__", "")
 
 
+def entered(registry: Registry[Entry], name: str, entry: Entry | None, module: str) -> Any:
+    """The entry, which is registered now; without one a decorator that registers what it stands above."""
+
+    def enter(entry: Entry) -> Entry:
+        registry.add(name, entry, module)
+        return entry
+
+    return enter if entry is None else enter(entry)
+
+
 def load_plugins(modules: Sequence[str]) -> None:
     """Import the plugins that the user names; a module is looked for where Python looks, then in the current folder.
 
@@ -108,12 +118,23 @@ def load_plugins(modules: Sequence[str]) -> None:
             _loaded.append(module)
 
 
-def load_installed() -> None:
-    """Import the plugins of installed packages, once. Raises ConfigError as `load_plugins` does."""
-    for point in _installed():
+def load_installed(points: Sequence[EntryPoint] | None = None) -> None:
+    """Import the plugins of installed packages, each once. Raises ConfigError as `load_plugins` does."""
+    for point in _installed() if points is None else points:
         if point.module not in _tried:
             _tried.append(point.module)
             _import(point.module, f"plugin '{point.name}' of {_package(point)}", f"uninstall {_package(point)}")
+
+
+def unload_plugin(module: str) -> None:
+    """Leave out what a plugin has registered, as if it had never been imported."""
+    for registry in _registries:
+        registry.forget(module)
+    for names in (_loaded, _tried):
+        with suppress(ValueError):
+            names.remove(module)
+    for name in [name for name in sys.modules if f"{name}.".startswith(f"{module}.")]:
+        del sys.modules[name]
 
 
 @cache
@@ -127,7 +148,12 @@ def named_plugins() -> tuple[str, ...]:
 
 
 def plugins_of(chosen: Sequence[tuple[Registry, str]]) -> tuple[str, ...]:
-    """The plugins that a run needs: those the user has named, and those that the chosen names come from."""
+    """The plugins that a run needs: those the user has named, and those that the chosen names come from.
+
+    Raises ConfigError for a name that nothing has registered.
+    """
+    for registry, name in chosen:
+        registry.get(name)
     owners = [registry.plugin_of(name) for registry, name in chosen]
     found = [owner for owner in owners if owner is not None and owner != "__main__"]
     return tuple(dict.fromkeys([*_loaded, *found]))
@@ -164,7 +190,7 @@ def _import(module: str, what: str, otherwise: str) -> None:
     except MvitVideoError as reason:
         named = f"'{module}'" in str(reason)
         raise ConfigError(str(reason) if named else f"{what}: {reason}") from reason
-    except Exception as reason:
+    except (Exception, SystemExit) as reason:
         text = " ".join(str(reason).split())
         raise ConfigError(
             f"{what}: cannot be imported ({type(reason).__name__}: {text}): mend it (--debug shows where), or {otherwise}"
@@ -178,12 +204,7 @@ def _as_plugin(module: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for registry in _registries:
-            registry.forget(module)
-        with suppress(ValueError):
-            _tried.remove(module)
-        for name in [name for name in sys.modules if f"{name}.".startswith(f"{module}.")]:
-            del sys.modules[name]
+        unload_plugin(module)
         raise
     finally:
         _loading.pop()

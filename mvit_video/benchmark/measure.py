@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import nn
 
 from mvit_video.errors import ConfigError
 from mvit_video.model.registry import build_model, model_entry
+from mvit_video.plugins import load_plugins, named_plugins
 
 PHASES = ("inference", "training")
 # Anything but fp32 is autocast: parameters stay float32, and loss scaling is left out, since it costs no time to speak of.
@@ -150,7 +152,12 @@ def _peak_in_fresh_process(subject: Subject, phase: str) -> int:
     """
     dtype = next(name for name, kind in DTYPES.items() if kind == subject.dtype)
     request = dict(name=subject.name, batch=len(subject.clips), dtype=dtype, phase=phase)
-    command = [sys.executable, "-m", __name__, json.dumps(request | dict(threads=torch.get_num_threads()))]
+    command = [
+        sys.executable,
+        "-m",
+        __name__,
+        json.dumps(request | dict(threads=torch.get_num_threads(), plugins=named_plugins())),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it was ended, perhaps for want of memory"])[-1]
@@ -161,8 +168,9 @@ def _peak_in_fresh_process(subject: Subject, phase: str) -> int:
     return int(done.stdout.split()[-1])
 
 
-def _first_step(name: str, batch: int, dtype: str, phase: str, threads: int) -> int:
+def _first_step(name: str, batch: int, dtype: str, phase: str, threads: int, plugins: Sequence[str]) -> int:
     """The body of the fresh process: growth of its resident set at the peak of its first step, in bytes."""
+    load_plugins(plugins)
     torch.set_num_threads(threads)
     subject = Subject(name, batch, dtype, torch.device("cpu"))
     subject.prepare(phase)

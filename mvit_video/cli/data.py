@@ -42,14 +42,17 @@ def verify(arguments: argparse.Namespace) -> int:
     lists, plan = _verify_plan(arguments)
     for note in (note for videos in lists for note in videos.notes):
         say(f"note: {note}")
+    odd: list[tuple[str, str]] = []
     with progress_bar("verifying", verify.num_files(lists)) as bar:
-        result = verify.verify(lists, plan, bar.advance)
+        result = verify.verify(lists, plan, bar.advance, lambda path, note: odd.append((path, note)))
     if output:
         write_json(output, result)
     if result["bad"]:
         groups = by_cause([bad["reason"] for bad in result["bad"]])
         rows = [_bad_row([result["bad"][place] for place in group]) for group in groups]
         print_rows("bad videos", ("video", "row", "seconds", "reason"), rows, (1, 2))
+    if odd:
+        print_rows("odd, and read all the same", ("video", "note"), odd, ())
     say(f"{len(result['bad'])} of {result['num_videos']} videos are bad")
     return 1 if result["bad"] else 0
 

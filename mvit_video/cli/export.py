@@ -29,7 +29,9 @@ def export(arguments: argparse.Namespace) -> int:
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
-    parser.add_argument("--format", required=True, choices=("onnx", "pt2"), help="ONNX, or torch.export's pt2")
+    parser.add_argument(
+        "--format", required=True, metavar="NAME", help="onnx, torch.export's pt2, or a format that a plugin registers"
+    )
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
     parser.add_argument(
@@ -96,7 +98,7 @@ def _feature_task(arguments: argparse.Namespace):
     names = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
     frames = data.decoder == "frames"
     videos = read_videos(source, data.root, names, frames, False, data.follow_links, keep_refused=True)
-    return Task(videos, data.root, arguments.stage, data.decoder)
+    return Task(videos, data.root, arguments.stage, data.decoder, data.decode_timeout)
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:

@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import NoneType
 from typing import Any, get_args
 from urllib.parse import urljoin
@@ -16,6 +16,7 @@ from mvit_video.config.plain_yaml import NotYaml, plain_values
 from mvit_video.config.schema import Config
 from mvit_video.download import local_file
 from mvit_video.errors import ConfigError, did_you_mean
+from mvit_video.plugins import check_plugins
 
 BASE = "_BASE_"
 _ADDRESS = ("http://", "https://")
@@ -25,11 +26,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The settings of a YAML file or http(s) address, with `section.key=value` words put in last.
 
     A file may name another in `_BASE_` (relative to itself), whose values it then changes one by one.
-    Raises ConfigError that names the file or the word, the key, its value and what is allowed.
+    Raises ConfigError that names the file or the word, the key, its value and what is allowed, or a plugin that the settings
+    need and that is not loaded.
     """
     if not str(path).startswith(_ADDRESS) and re.match(r"[\w.]+=", str(path)) and not Path(path).exists():
         raise ConfigError(f"'{path}' is KEY=VALUE where a CONFIG is wanted: name a YAML file first")
-    return config_from_dict(read_yaml(path), str(path), overrides)
+    config = config_from_dict(read_yaml(path), str(path), overrides)
+    check_plugins(config.plugins, str(path))
+    return config
 
 
 def read_yaml(path: str | Path, repeats: dict[str, list[int]] | None = None) -> dict[str, Any]:
@@ -52,6 +56,25 @@ def config_from_dict(tree: dict[str, Any], source: str, overrides: Sequence[str]
         return Config.model_validate(_with_words(tree, overrides))
     except ValidationError as reason:
         raise ConfigError(_sentence(reason, _to_blame(reason, tree, overrides) or source)) from None
+
+
+def with_overrides(config: Config | str | Path, overrides: Mapping[str, Any]) -> Config:
+    """Settings, or those of a YAML file, in which others win: `{"train": {"epochs": 3}}`, or `{"train.epochs": 3}`.
+
+    Raises ConfigError that names the setting, its value and what is allowed.
+    """
+    given = isinstance(config, Config)
+    tree = config.model_dump(exclude_unset=True) if isinstance(config, Config) else read_yaml(config)
+    for key, value in overrides.items():
+        section, dot, name = key.partition(".")
+        values = {name: value} if dot else value
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                f"{key} = {value!r} is not a section: write {key}={{'name': value}}, or name a setting of it"
+            )
+        plain = {name: str(value) if isinstance(value, PurePath) else value for name, value in values.items()}
+        tree[section] = tree.get(section, {}) | plain
+    return config_from_dict(tree, "settings" if given else str(config))
 
 
 def describe_settings(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[tuple[str, str, str]]:

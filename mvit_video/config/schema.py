@@ -218,6 +218,8 @@ class AugmentationSettings(Settings):
     """Brightness, contrast and saturation of a training clip change by factors of 1 − this to 1 + this."""
     erasing: AutoShare = 0.0
     """Share of the training clips that get a box of noise, the same box in all frames; auto: from 0 for few videos to 0.25 for many."""
+    transforms: tuple[str, ...] = ()
+    """Augmentations that plugins register, applied in this order to the cropped clip before it is normalised (docs/extending.md)."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> "AugmentationSettings":
@@ -301,6 +303,8 @@ class TrainSettings(Settings):
     """head trains the last linear layer alone (a linear probe): the rest is frozen and runs as in evaluation."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Factor of a moving average of the weights, validated and saved beside them; smaller in the first steps; null for none."""
+    loss: str = "cross_entropy"
+    """What is minimised: cross_entropy, or a loss that a plugin registers (docs/extending.md)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the target that is spread evenly over all classes."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
@@ -339,6 +343,8 @@ class TrainSettings(Settings):
     """Newest saved training states that are kept; the best validated one is kept besides."""
     validate_every_epochs: AutoPositive = 10
     """Epochs between validations on data.val, one centre view a video; one is made at the end too; auto: a fifteenth of all."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Who shows the numbers live: tensorboard, wandb (of wandb_project, which alone names it too), or one that a plugin registers."""
     wandb_project: str | None = None
     """Project on Weights & Biases that the numbers are sent to; wants the package wandb."""
 
@@ -357,6 +363,8 @@ class Config(Settings):
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    plugins: tuple[str, ...] = ()
+    """Plugins that these settings need, written by train; each must be installed or named by --plugin: none is loaded from here."""
 
     @model_validator(mode="after")
     def _resolutions_fall(self) -> "Config":

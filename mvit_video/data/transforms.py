@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mvit_video.config.schema import DataSettings
 from mvit_video.data.randaugment import Box, RandAugment, augment, draw_color_jitter
+from mvit_video.data.transform_registry import AddedTransforms
 
 CROPS = ("left or top", "centre", "right or bottom")
 
@@ -208,8 +209,9 @@ def erase(clip: Tensor, box: Box, rng: np.random.Generator) -> None:
 class TrainTransform:
     """Training's frames uint8 (T, H, W, C) -> clip (C, T, *size), in PySlowFast's order.
 
-    RandAugment and colour jitter on uint8 pictures of the decoded size, crop, flip, normalise, erase. A part that is
-    switched off changes no draw of the parts before it in the order: crop, flip, RandAugment, colour jitter, erasing.
+    RandAugment and colour jitter on uint8 pictures of the decoded size, crop, flip, those that plugins add, normalise, erase.
+    A part that is switched off changes no draw of the parts before it in the order: crop, flip, RandAugment, colour
+    jitter, erasing.
     """
 
     size: tuple[int, int]
@@ -220,6 +222,7 @@ class TrainTransform:
     randaugment: RandAugment | None = None
     color_jitter: float = 0.0
     erasing: float = 0.0
+    added: AddedTransforms | None = None
 
     @classmethod
     def from_settings(cls, data: DataSettings) -> "TrainTransform":
@@ -227,7 +230,9 @@ class TrainTransform:
             ResizedCrop(data.crop_area, data.crop_ratio) if data.crop == "resized" else JitterCrop(data.jitter_scales)
         )
         randaugment = RandAugment.parse(data.randaugment) if data.randaugment else None
-        return cls(data.crop_hw, data.mean, data.std, crop, data.flip, randaugment, data.color_jitter, data.erasing)
+        added = AddedTransforms(data.transforms) if data.transforms else None
+        parts = (randaugment, data.color_jitter, data.erasing, added)
+        return cls(data.crop_hw, data.mean, data.std, crop, data.flip, *parts)
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
         place = self.crop.draw(rng, frames.shape[1], frames.shape[2], self.size)
@@ -238,6 +243,8 @@ class TrainTransform:
         for number, frame in enumerate(augment(frames, steps, place.source)):
             picture = self._shown(frame, place)
             clip[:, number] = picture.flip(-1) if self.flip and mirror else picture
+        if self.added is not None:
+            clip = self.added(clip, rng)
         normalize_(clip, self.mean, self.std)
         if self.erasing and rng.random() < self.erasing:
             box = draw_erasing_box(rng, *self.size)

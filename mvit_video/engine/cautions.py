@@ -14,6 +14,12 @@ UNEVEN = 20
 COARSE_VALIDATION = 20  # videos
 
 
+def about_lists(config: Config, train: VideoList, val: VideoList | None, last_step: int) -> list[str]:
+    """How many videos each class has, and what is likely to fail."""
+    warnings = (f"warning: {sentence}" for sentence in cautions(config, train, val, last_step))
+    return [f"training videos: {class_counts(train)}", *warnings]
+
+
 def class_counts(videos: VideoList) -> str:
     """How many videos each class has, in words: `walk 8, run 7`; of many classes the fewest, the most and the median."""
     counts = _counts(videos)

@@ -14,7 +14,7 @@ MOST_VIDEOS = 500  # of the training list that are measured
 def ended_at(
     network: nn.Module,
     train: VideoList,
-    make_validator: Callable[[VideoList], Measure],
+    make_measure: Callable[[VideoList], Measure],
     validations: Sequence[Mapping[str, float]],
     epochs: int,
 ) -> str:
@@ -23,7 +23,7 @@ def ended_at(
     Of a long list videos all over it are measured. Less than halfway from chance to all right is called underfitted.
     """
     some = spread(train, MOST_VIDEOS)
-    own = make_validator(some)(network)["top1"]
+    own = make_measure(some)(network)["top1"]
     whose = "its own training videos" if len(some) == len(train) else f"{len(some)} of its own training videos"
     other = f", and at {validations[-1]['top1']:.1f} % of those for validation" if validations else ""
     chance = 100 / len(train.classes)

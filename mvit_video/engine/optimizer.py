@@ -5,11 +5,10 @@ from torch import nn
 
 from mvit_video.config.schema import TrainSettings
 from mvit_video.engine.parallel import is_sharded
-from mvit_video.errors import ConfigError
-from mvit_video.model.registry import capabilities_of, head_of
+from mvit_video.model.registry import capabilities_of, head_of, lacks, name_of
 
 
-def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+def optimizer_from(settings: TrainSettings, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW (eps 1e-8) or SGD (Nesterov) over `parameter_groups`."""
     groups = parameter_groups(model, settings.weight_decay, settings.layer_decay)
     fused = not is_sharded(model) or None  # PyTorch has no fused SGD for sharded parameters; None leaves it the choice
@@ -47,7 +46,8 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
     """
     find_blocks = capabilities_of(model).blocks
     if find_blocks is None:
-        raise ConfigError("train.layer_decay needs a network of numbered blocks, which this one is not: set it to 1")
+        what = "has no numbered blocks, which train.layer_decay needs"
+        raise lacks(name_of(model), "blocks", what, "set it to 1")
     blocks = find_blocks(model)
     places = {id(parameter): place for place, block in enumerate(blocks, 1) for parameter in block.parameters()}
     numbers, behind = {}, 0

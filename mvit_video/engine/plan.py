@@ -8,12 +8,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mvit_video.config.schema import AUTO, Config, height_width
 from mvit_video.data.loader import steps_per_epoch
+from mvit_video.data.transform_registry import TRANSFORMS
 from mvit_video.engine.distributed import world_size
-from mvit_video.engine.losses import check_resolutions
+from mvit_video.engine.losses import LOSSES, check_resolutions
 from mvit_video.engine.optimizer import freeze_all_but_head
-from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate
+from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate_from
 from mvit_video.engine.trainer import effective_precision
 from mvit_video.model.registry import build_model, model_entry
+from mvit_video.plugins import Registry
 
 
 def dry_model(config: Config, num_classes: int | None) -> nn.Module:
@@ -129,6 +131,7 @@ class Plan:
             yield f"colour jitter {data.color_jitter:g}"
         if data.erasing:
             yield f"a box erased in {data.erasing:.0%}"
+        yield from (f"{name} of {_source(TRANSFORMS, name)}" for name in data.transforms)
 
     def _mixing(self) -> Iterator[str]:
         settings = self.settings
@@ -144,7 +147,12 @@ class Plan:
     def _loss(self) -> Iterator[str]:
         settings, data = self.settings, self.data
         sizes = ["×".join(map(str, height_width(size))) for size in (data.crop_size, *settings.resolutions)]
-        yield f"cross-entropy at {' and '.join(sizes)} pixels"
+        loss = (
+            "cross-entropy"
+            if settings.loss == "cross_entropy"
+            else f"{settings.loss} of {_source(LOSSES, settings.loss)}"
+        )
+        yield f"{loss} at {' and '.join(sizes)} pixels"
         if settings.resolutions:
             yield "smooth L1 between the feature of each and the next larger one's"
         if settings.teacher:
@@ -174,7 +182,7 @@ class Plan:
         settings = self.settings
         per_epoch = self.per_epoch or 1000
         last = settings.epochs * per_epoch
-        rate = learning_rate(settings, last, per_epoch)
+        rate = learning_rate_from(settings, last, per_epoch)
         warmup = min(settings.warmup_epochs, settings.epochs)
         count = f" ({round(warmup * per_epoch):,} steps)" if self.per_epoch else ""
         yield f"{rate(0):.3g} at the start"
@@ -225,3 +233,10 @@ class Plan:
             yield "none while training, without data.val"
         views = f"{self.config.evaluation.protocol} views (clips × crops) at a short side of {self.data.short_side}"
         yield f"{views} {'in the end' if self.config.evaluation.after_training else 'by mvit-video evaluate'}"
+
+
+def _source(registry: Registry, name: str) -> str:
+    """Whose entry that is; ConfigError where it is nobody's."""
+    registry.get(name)
+    plugin = registry.plugin_of(name)
+    return f"the plugin {plugin}" if plugin else "mvit_video"

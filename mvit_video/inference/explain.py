@@ -80,9 +80,8 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
     """
     model, card = predictor.model, predictor.card
     if capabilities_of(model).evidence is None:
-        raise lacks(
-            card.name, "cannot be explained: it does not tell what its logits rest on", "take one of the mvit networks"
-        )
+        what = "cannot be explained: it does not tell what its logits rest on"
+        raise lacks(card.name, "evidence", what, "take one of the mvit networks")
     if label is not None and label not in card.classes:
         near = did_you_mean(label, card.classes)
         raise ConfigError(f"label '{label}' is none of the checkpoint's {len(card.classes)} classes{near}")
@@ -90,7 +89,7 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
     label = label or prediction.label
     place = card.classes.index(label)
     clips: list[HeatClip] = []
-    with open_video(path) as reader:
+    with open_video(path, predictor.guard) as reader:
         plan = _whole_video(card.preprocessing, reader.fps, len(reader))
         sliding = SlidingClips(card.preprocessing, plan, last=len(reader) - plan.length)
         windows = (window for number, frame in enumerate(reader.stream()) for window in sliding.push(number, frame))

@@ -8,6 +8,7 @@ from mvit_video.config.load import config_from_dict, load_config
 from mvit_video.data.lists.records import VideoList, VideoRecord
 from mvit_video.engine.cautions import cautions, class_counts
 from mvit_video.engine.ending import ended_at, spread
+from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
 
 
@@ -87,7 +88,8 @@ def test_a_run_says_its_counts_first_and_its_accuracies_last(few_videos, tmp_pat
         "data.crop_size=32",
     ]
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", words)
-    train_run(config, tmp_path / "run", torch.device("cpu"), lambda videos: lambda model: {"top1": 50.0}, lines.append)
+    run = resolve(config, tmp_path / "run", torch.device("cpu"), lines.append)
+    train_run(run, lambda videos: lambda model: {"top1": 50.0}, lines.append)
     assert any(line.startswith("training videos: ") and "classes" in line for line in lines[:3])
     assert any(line.startswith("warning: only 4 steps in all") for line in lines)
     assert lines[-1].startswith(

@@ -6,10 +6,10 @@ from conftest import REPOSITORY
 
 from mvit_video import cli
 from mvit_video.config.load import load_config
-from mvit_video.engine import run
+from mvit_video.engine import dry_run as dry_run_module
 from mvit_video.engine.automatic import with_numbers
+from mvit_video.engine.dry_run import dry_run
 from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
-from mvit_video.engine.run import dry_run
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.model.weights.auto import with_network_of_weights
 
@@ -28,7 +28,7 @@ def plan(recipe, *words, num_videos=240_000, num_classes=400):
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_goes_through_dry_run(capsys, monkeypatch, config):
     """Without data, without output, with all of its lines. Multiply-adds, which take seconds, have their own test."""
-    monkeypatch.setattr(run, "giga_multiply_adds", lambda config: 1234.56)
+    monkeypatch.setattr(dry_run_module, "giga_multiply_adds", lambda config: 1234.56)
     assert (
         cli.main(["train", str(config), "--dry-run", "--num-videos", "5000", "--num-classes", "10", "--device", "cpu"])
         == 0
@@ -54,7 +54,7 @@ def test_every_shipped_config_goes_through_dry_run(capsys, monkeypatch, config):
     ],
 )
 def test_a_published_recipe_has_its_whole_plan_without_its_data(monkeypatch, recipe, videos, steps):
-    monkeypatch.setattr(run, "giga_multiply_adds", lambda config: None)
+    monkeypatch.setattr(dry_run_module, "giga_multiply_adds", lambda config: None)
     text = dry_run(load_config(REPOSITORY / f"configs/{recipe}.yaml", ["data.root=nowhere"]), CPU)
     assert videos in text.splitlines()[0] and f"{steps} clips seen in all" in text
     assert text.endswith("classes are assumed") and "data.train is not read (nowhere/" in text

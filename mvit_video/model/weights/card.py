@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 from torch import nn
 
 from mvit_video.config.schema import InputSettings, Settings
-from mvit_video.errors import CheckpointError, MvitVideoError
+from mvit_video.errors import CheckpointError, ConfigError, MvitVideoError
 from mvit_video.model.registry import ModelEntry, build_model, model_entry
+from mvit_video.plugins import check_plugins
 
 CARD_KEY = "mvit_video"  # of safetensors' metadata, under which the card lies as JSON
 
@@ -41,6 +42,13 @@ class ModelCard(Settings):
     """Views per video that the training run's configuration evaluates with: clips × crops."""
     measured: Measured | None = None
     """Its accuracy, where evaluation.after_training has measured it."""
+    plugin: str | None = None
+    """The plugin that registers the network, where one does; told when it is missing, never loaded from here."""
+
+    @model_serializer(mode="wrap")
+    def _without_no_plugin(self, dump: SerializerFunctionWrapHandler) -> dict:
+        """Cards of our own networks say nothing of plugins."""
+        return {name: value for name, value in dump(self).items() if name != "plugin" or value is not None}
 
 
 def model_from_card(card: ModelCard) -> nn.Module:
@@ -59,6 +67,7 @@ def model_of_file(card: ModelCard, path: str | Path) -> nn.Module:
     try:
         return model_from_card(card)
     except (MvitVideoError, TypeError) as reason:
+        _check_plugin(card, path)
         raise CheckpointError(f"{path}: its card describes no network that can be built ({reason})") from None
 
 
@@ -67,7 +76,16 @@ def entry_of_file(card: ModelCard, path: str | Path) -> ModelEntry:
     try:
         return model_entry(card.name)
     except MvitVideoError as reason:
+        _check_plugin(card, path)
         raise CheckpointError(f"{path}: its card describes no network that can be built ({reason})") from None
+
+
+def _check_plugin(card: ModelCard, path: str | Path) -> None:
+    """CheckpointError where the plugin that the network comes from is not here."""
+    try:
+        check_plugins([card.plugin] if card.plugin else [], str(path))
+    except ConfigError as reason:
+        raise CheckpointError(str(reason)) from None
 
 
 def read_card(metadata: Mapping[str, str], path: str | Path) -> ModelCard:

@@ -13,10 +13,10 @@ from torch import nn
 from mvit_video.config.load import config_from_dict
 from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError, ConfigError, did_you_mean
-from mvit_video.model.registry import build_model, model_entry
+from mvit_video.model.registry import build_model, head_name, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card, model_of_file
 from mvit_video.model.weights.files import save_checkpoint
-from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
+from mvit_video.model.weights.formats import known_formats
 from mvit_video.model.weights.load import (
     LoadReport,
     Weights,
@@ -29,7 +29,6 @@ from mvit_video.model.weights.load import (
 from mvit_video.model.weights.zoo import input_text
 from mvit_video.paths import output_file, write_whole
 
-TARGETS = ("native", "pyslowfast", "torchvision")
 _logger = logging.getLogger(__name__)
 
 
@@ -58,8 +57,8 @@ def convert(
     those that are known or assumed. Tensors are checked against the network first; none is made up.
     Raises CheckpointError or ConfigError.
     """
-    if to not in TARGETS:
-        raise ConfigError(f"format '{to}' is unknown: allowed are {', '.join(TARGETS)}")
+    if to not in targets():
+        raise ConfigError(f"format '{to}' is unknown: allowed are {', '.join(targets())}")
     if classes and to != "native":
         raise ConfigError(f"--classes: a file --to {to} holds no class names: leave them out, or convert --to native")
     if words and to != "native":
@@ -69,14 +68,21 @@ def convert(
         output.parent.mkdir(parents=True, exist_ok=True)
     output = output_file(output, overwrite)
     weights = _with_head(read_weights(source))
-    if weights.card is not None and weights.of_baseline and to != "native":
+    network = model_entry(_network_name(weights, name))
+    form = {each.name.lower(): each for each in network.capabilities.formats if each.write is not None}.get(to)
+    if form is None and to != "native":
         raise ConfigError(
-            f"{source}: is of {weights.card.name}, which has no form --to {to}: its own names are in --to native"
+            f"{source}: is of {network.name}, which has no form --to {to}: its own names are in --to native"
         )
-    card = _with_words(_native_card(weights, name, classes), words) if to == "native" else None
-    with torch.device("cpu" if weights.of_baseline else "meta"):  # baselines read values while being built
-        model = model_from_card(card) if card is not None and words else _network(weights, name)
-    state, report = fit_weights(weights, model.state_dict())
+    card = _with_words(_native_card(weights, network.name, classes), words) if to == "native" else None
+    with torch.device("meta" if network.capabilities.meta else "cpu"):
+        if card is not None and words:
+            model = model_from_card(card)
+        elif weights.card is not None:
+            model = model_of_file(weights.card, source)
+        else:
+            model = build_model(network.name, num_classes=weights.num_classes)
+    state, report = fit_weights(weights, model.state_dict(), head_layer=head_name(model))
     if report.new:
         raise CheckpointError(f"{source}: lacks '{report.new[0]}', and a conversion makes nothing up: train it first")
     if card is not None:
@@ -84,9 +90,15 @@ def convert(
         save_checkpoint(output, model, card)
     else:
         content = io.BytesIO()
-        torch.save({"model_state": to_pyslowfast(state)} if to == "pyslowfast" else to_torchvision(state), content)
+        assert form is not None and form.write is not None
+        torch.save(form.write(state), content)
         write_whole(output, content.getvalue())
     return Conversion(report, card, weights.card is None and weights.entry is None)
+
+
+def targets() -> list[str]:
+    """What `convert` writes: our own format, then those of other projects that a network of theirs names."""
+    return ["native", *(each.name.lower() for each in known_formats() if each.write is not None)]
 
 
 def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
@@ -121,16 +133,13 @@ def _with_head(weights: Weights) -> Weights:
     return weights
 
 
-def _network(weights: Weights, name: str | None) -> nn.Module:
-    if weights.card is not None:
-        _check_name(weights, name)
-        return model_of_file(weights.card, weights.source)
-    return build_model(name or _recognised(weights), num_classes=weights.num_classes)
-
-
-def _check_name(weights: Weights, name: str | None) -> None:
-    if weights.card is not None and name not in (None, weights.card.name):
+def _network_name(weights: Weights, name: str | None) -> str:
+    """The network's name: the card's, or the one that the user gives, or that of the network with these shapes."""
+    if weights.card is None:
+        return name or _recognised(weights)
+    if name not in (None, weights.card.name):
         raise ConfigError(f"{weights.source}: is of {weights.card.name} by its card, not of {name}: leave --model out")
+    return weights.card.name
 
 
 def _recognised(weights: Weights) -> str:
@@ -142,15 +151,14 @@ def _recognised(weights: Weights) -> str:
     return name
 
 
-def _native_card(weights: Weights, name: str | None, classes: Sequence[str] | None) -> ModelCard:
+def _native_card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
     """The checkpoint's own card, where it has one, else one that is made for it; with these classes if there are any."""
-    _check_name(weights, name)
     names = tuple(classes or weights.classes or ())
     if len(names) != weights.num_classes:
         what = f"{len(names)} class names for" if names else "no class names are known for"
         raise ConfigError(f"{weights.source}: {what} its {weights.num_classes} classes: give them with --classes FILE")
     if weights.card is None:
-        return _card(weights, name or _recognised(weights), names)
+        return _card(weights, name, names)
     return weights.card.model_copy(update={"classes": names})
 
 

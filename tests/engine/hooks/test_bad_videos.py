@@ -8,6 +8,7 @@ from conftest import REPOSITORY
 from mvit_video.config.load import load_config
 from mvit_video.data.loader import StepSampler
 from mvit_video.engine.metrics_log import read_metrics
+from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
 from mvit_video.errors import DecodeError, TrainingError
 
@@ -27,7 +28,7 @@ def train(data, run, *words, **how):
     settings = [f"data.root={data}", "data.val=null", "train.epochs=2", "train.clips_per_step=4", "data.workers=0"]
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", [*settings, *words])
     said = []
-    train_run(config, run, torch.device("cpu"), measured, said.append, **how)
+    train_run(resolve(config, run, torch.device("cpu"), said.append, **how), measured, said.append)
     return said
 
 

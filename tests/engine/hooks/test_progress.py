@@ -5,6 +5,7 @@ from conftest import REPOSITORY
 
 from mvit_video.config.load import load_config
 from mvit_video.engine.hooks.progress import step_text, validation_text
+from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
 
 WORDS = ("data.val=null", "train.epochs=1", "train.clips_per_step=4", "data.workers=0", "data.crop_size=32")
@@ -18,7 +19,7 @@ def test_each_validation_is_printed_with_the_best_one_so_far(few_videos, tmp_pat
     def validator(videos):
         return lambda model: {"top1": next(answers), "top5": 100.0}
 
-    train_run(config, tmp_path / "run", torch.device("cpu"), validator, lines.append)
+    train_run(resolve(config, tmp_path / "run", torch.device("cpu"), lines.append), validator, lines.append)
     assert [line for line in lines if "validation top-1" in line] == [
         "epoch 1: validation top-1 50.0 %, best 50.0 %",
         "epoch 2: validation top-1 62.5 %, best 62.5 %",

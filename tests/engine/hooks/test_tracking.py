@@ -12,6 +12,7 @@ from PIL import Image
 
 from mvit_video.config.load import load_config
 from mvit_video.engine.metrics_log import read_metrics
+from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
 from mvit_video.engine.trackers import scalars
 from mvit_video.errors import ConfigError
@@ -21,7 +22,9 @@ WORDS = ("data.val=null", "train.epochs=1", "train.clips_per_step=4", "data.work
 
 def train(data, run, *words, **how):
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={data}", *WORDS, *words])
-    train_run(config, run, torch.device("cpu"), lambda videos: lambda model: {"top1": 50.0}, silent, **how)
+    train_run(
+        resolve(config, run, torch.device("cpu"), silent, **how), lambda videos: lambda model: {"top1": 50.0}, silent
+    )
 
 
 def test_tensorboard_shows_the_numbers_of_the_records(few_videos, tmp_path):
