@@ -27,7 +27,7 @@ from mvit_video.data.sampling import (
     view_start,
 )
 from mvit_video.data.strength import with_augmentation
-from mvit_video.data.transforms import TrainTransform, ViewTransform
+from mvit_video.data.transforms import ViewTransform, train_transform_from
 from mvit_video.data.video.source import Reader, VideoSource, video_files_from
 from mvit_video.errors import DecodeError
 
@@ -190,7 +190,7 @@ def clip_dataset_from(
         videos,
         source or video_files_from(data.root, data.decoding),
         data.input,
-        TrainTransform.from_settings(data),
+        train_transform_from(data, data),
         repeated_aug=data.repeated_aug,
         seed=seed,
         on_bad="substitute" if data.on_error == "substitute" else "return",

@@ -7,10 +7,11 @@ from functools import cache
 from itertools import islice
 from multiprocessing import active_children
 from multiprocessing.util import Finalize
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
 from mvit_video.data.draws import generator
@@ -115,7 +116,7 @@ class StepLoader:
         self.sampler, self.device = sampler, device
         self.videos_per_part = max(clips_per_part // dataset.repeated_aug, 1) if clips_per_part else None
         most = max((len(self._parts(keys)) for keys in islice(sampler, 1)), default=1)
-        self.parts = _loader(dataset, workers, prefetched(most, workers), batch_sampler=_Flat(self))
+        self.parts = batch_loader(dataset, workers, prefetched(most, workers), batch_sampler=_Flat(self))
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -180,7 +181,7 @@ def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: i
 
     A rank gets every `world_size`-th video: each video belongs to one rank, and some ranks may have one fewer.
     """
-    return _loader(dataset, workers, 2, batch_size=None, sampler=range(rank, len(dataset), world_size))
+    return batch_loader(dataset, workers, batch_size=None, sampler=range(rank, len(dataset), world_size))
 
 
 def collate(items: Sequence[dict | BadVideo | Sequence[dict | BadVideo]]) -> dict:
@@ -211,8 +212,12 @@ def lost_workers_told() -> Iterator[None]:
         ) from reason
 
 
-def _loader(dataset, workers: int, ahead: int, **arguments) -> DataLoader:
-    collate_fn = None if "batch_size" in arguments else collate
+def batch_loader(dataset: Dataset, workers: int, ahead: int = 2, **arguments: Any) -> DataLoader:
+    """A DataLoader with our `collate` (samples as they are for batch_size=None), whose processes end with the program.
+
+    Each of them makes `ahead` batches ahead. `arguments` are DataLoader's: which samples, in which batches.
+    """
+    whole = arguments.get("batch_size", 1) is None
     _kill_workers_at_exit()
     if workers and CAN_GUARD:
         launcher.start()  # once, and not in every worker
@@ -220,7 +225,7 @@ def _loader(dataset, workers: int, ahead: int, **arguments) -> DataLoader:
         dataset,
         num_workers=workers,
         prefetch_factor=ahead if workers else None,
-        collate_fn=collate_fn or _as_is,
+        collate_fn=_as_is if whole else collate,
         worker_init_fn=_be_a_worker,
         pin_memory=torch.cuda.is_available(),
         **arguments,
