@@ -184,6 +184,20 @@ def without_first_packets(name: str, make: Maker, count: int) -> Maker:
     return write
 
 
+def from_key(name: str, make: Maker) -> Maker:
+    """From the second key frame on, with what is shown before it and refers to what is gone."""
+
+    def write(folder: Path) -> Path:
+        path = make(folder)
+        with av.open(str(path)) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+            second = [place for place, packet in enumerate(packets) if packet.is_keyframe][1]
+            assert any(packet.pts < packets[second].pts for packet in packets[second:])
+        return without_first_packets(name, lambda folder: path, second)(folder)
+
+    return write
+
+
 def filtered(name: str, make: Maker, bitstream_filter: str) -> Maker:
     """Through one of FFmpeg's bitstream filters."""
 
@@ -468,6 +482,15 @@ TABLE: dict[str, Maker] = {
     "transport stream, does not begin with a key frame": without_first_packets("cut.ts", H264_TS, 5),
     "transport stream MPEG-2, does not begin with a key frame": without_first_packets(
         "cut.ts", plain("b.ts", "mpeg2video", {"bf": "2", "g": "12"}), 4
+    ),
+    "Matroska HEVC, begins in an open group": from_key(
+        "open.mkv", plain("b.mkv", "libx265", {"x265-params": X265["x265-params"] + ":open-gop=1:bframes=3:scenecut=0"})
+    ),
+    "Matroska H.264, begins in an open group": from_key(
+        "open.mkv", plain("b.mkv", "libx264", B | {"x264-params": "open-gop=1:bframes=3:b-adapt=0"})
+    ),
+    "Matroska MPEG-2, begins in an open group": from_key(
+        "open.mkv", plain("b.mkv", "mpeg2video", {"bf": "2", "g": "12"})
     ),
     "transport stream, joined": joined("joined.ts", later(100, H264_TS, "late.ts"), H264_TS),
     "transport stream, joined with itself": joined("twice.ts", H264_TS, H264_TS),

@@ -3,6 +3,7 @@
 # V views (clips × crops) of a video, K classes
 
 import glob
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -199,7 +200,10 @@ def open_video(path: str | Path, guard: Guard, whole: bool = True) -> Reader:
         raise DecodeError(f"{path}: cannot be opened ({short_reason(reason)})") from None
     if inside is not None and not any(file.suffix.lower() in PICTURES for file in inside):
         raise DecodeError(f"{path}: no videos in this folder, wanted files such as .mp4, .mkv, .webm or .avi")
-    return guard.open(path, whole=whole)
+    reader = guard.open(path, whole=whole)
+    if reader.note:
+        logging.getLogger(__name__).warning("%s: %s", path, reader.note)
+    return reader
 
 
 def choose_device(name: str) -> torch.device:

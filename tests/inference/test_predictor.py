@@ -2,6 +2,7 @@ import threading
 
 import pytest
 import torch
+from odd_videos import TABLE
 from tiny_predictor import NANO, nano_predictor
 from torch import nn
 
@@ -210,3 +211,9 @@ def test_a_baseline_trained_here_predicts(tmp_path, few_videos):
     save_checkpoint(tmp_path / "b.safetensors", model, card)
     [prediction] = Predictor.from_checkpoint(tmp_path / "b.safetensors", "cpu")(few_videos / "val/00000.mp4")
     assert sum(score for _, score in prediction.predictions) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_is_odd_about_a_video_is_logged_and_the_video_read(tmp_path, caplog):
+    path = TABLE["Matroska, does not begin with a key frame"](tmp_path)
+    [prediction] = nano_predictor(protocol="1x1")(path)
+    assert prediction.label and "does not begin with a key frame" in caplog.text

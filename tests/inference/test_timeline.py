@@ -132,7 +132,7 @@ def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
 class BareReader:
     """What a timeline asks of a reader, of a video that is not there; decoding stops after `whole` frames."""
 
-    path, shortfall = "bare.mp4", ""
+    path, shortfall, note = "bare.mp4", "", ""
 
     def __init__(self, count, fps, whole):
         self.count, self.fps, self.whole = count, fps, whole

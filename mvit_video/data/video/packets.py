@@ -59,6 +59,7 @@ class PacketTable:
         self._startable = alike or codec in KEYS_TO_START_FROM
         self._own = extradata_headers(codec, extradata)
         self.num_frames, self.hidden, self._leap = 0, 0, leap
+        self.left_out = 0  # packets of frames that the decoder has not given
         self.joints: list[int] = []  # the frames before which the clock jumps
         self.timed, self.decoded, self.one_each = False, False, True
         self.times: np.ndarray = np.empty(0, np.int64)  # of the frames, rising; empty where the container states none
@@ -114,7 +115,7 @@ class PacketTable:
 
     def order_as_decoded(self, places: Sequence[int]) -> None:
         """Number the frames as the decoder has given them, each by the place of its packet."""
-        self.decoded = True
+        self.decoded, self.left_out = True, sum(self._shown) - len(places)
         self._read_clock(np.asarray(places, np.int64))
         self._set_order(np.asarray(places, np.int64))
 

@@ -113,18 +113,17 @@ class PyAvBackend:
 
     def _number_frames(self) -> None:
         """By the times of the packets; by decoding all of them where these cannot tell the number of frames."""
-        table = self.packets
-        if table.begin:
-            self.note = (
-                f"does not begin with a key frame: what comes before the first, {table.begin} packets, is left out"
-            )
-        if table.begin or not table.one_each:
+        table, numbered = self.packets, False
+        if table.one_each and not table.begin:
+            table.order_by_times()
+            numbered = (
+                table.number_at(0) <= 0
+            )  # else frames are shown before the first, which refer to what is not there
+        if not numbered:
             places, damage = self._decoded_places()
             if damage and not self.shortfall:
                 self.shortfall = f"frame {len(places)} {damage.what}"
             table.order_as_decoded(places)
-        else:
-            table.order_by_times()
         self.num_frames, self.note = table.num_frames, _note(table)
         self.pixel_aspect = self._stream.sample_aspect_ratio or Fraction(1)
         self.fps = _mean_rate(table.times, self._stream)
@@ -134,10 +133,11 @@ class PyAvBackend:
         places, begin, damage = list[int](), self.packets.begin, None
         try:
             for frame in self._decode(begin, None, None):
-                if frame.is_corrupt and (places or not begin):
-                    raise Damaged(_place_of(frame), "is damaged")
-                if not frame.is_corrupt:  # else it refers to what is not in the file
-                    places.append(_place_of(frame))
+                place = _place_of(frame)
+                if not frame.is_corrupt:
+                    places.append(place)
+                elif place == begin or begin in places:
+                    raise Damaged(place, "is damaged")  # others refer to what is not in the file
         except Damaged as reason:
             damage = reason
         if begin in places[1:]:
@@ -434,6 +434,8 @@ def _note(table: PacketTable) -> str:
     notes = []
     if table.begin:
         notes.append(f"does not begin with a key frame: its first {table.begin} packets are left out")
+    elif table.one_each and table.left_out:
+        notes.append(f"begins in the midst of a group: {table.left_out} frames that refer to earlier ones are left out")
     if table.joints:
         notes.append(
             f"its clock jumps before frame {table.joints[0]}, where recordings are joined: its times go on evenly"

@@ -143,6 +143,11 @@ class Reader(Protocol):
         ...
 
     @property
+    def note(self) -> str:
+        """What is odd about a video that is read all the same; empty for most."""
+        ...
+
+    @property
     def pixel_aspect(self) -> Fraction:
         """Width over height of a pixel of the frames that were given so far."""
         ...
