@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mvit_video.errors import ConfigError, did_you_mean
+from mvit_video.model.checkpoint_format import CheckpointFormat
 from mvit_video.plugins import Registry, calling_module
 
 # Every module of ours that registers networks: a new one is its file and a line here.
@@ -49,8 +50,8 @@ class Capabilities:
     `model/evidence.py`."""
     activation_checkpointing: bool = False
     """`network.activation_checkpointing` may be set to True: for the setting of that name."""
-    formats: tuple[str, ...] = ()
-    """Formats of other projects that its weights are read from and written in, besides ours."""
+    formats: tuple[CheckpointFormat, ...] = ()
+    """Formats of other projects that its weights are read from and written in, besides ours: see `model/checkpoint_format.py`."""
     plain: Mapping[str, Any] = field(default_factory=dict)
     """Arguments that make a network whose operations a counter sees, such as attention by the plain formula."""
     meta: bool = False
