@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mvit_video.config.load import with_overrides
+from mvit_video.config.load import load_config, with_overrides
 from mvit_video.config.schema import Config
 from mvit_video.data.lists.checks import MISSING, missing_text
 from mvit_video.data.lists.records import VideoList
@@ -17,7 +17,7 @@ from mvit_video.engine.hooks.records import METRICS
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.resolve import ResolvedRun, resolve
 from mvit_video.engine.run import train_run
-from mvit_video.engine.run_folder import AVERAGED_WEIGHTS, EVALUATION, WEIGHTS
+from mvit_video.engine.run_folder import AVERAGED_WEIGHTS, EVALUATION, SETTINGS, WEIGHTS
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation.evaluate import EvaluationTask, evaluation_task, validator
 from mvit_video.evaluation.protocols import Protocol
@@ -116,7 +116,8 @@ def _evaluated(run: ResolvedRun, say: Say) -> TrainResult:
 
 def _evaluate_weights(run: ResolvedRun, file: Path, folder: Path, say: Say) -> EvaluationResult:
     """Results in `folder`, and the numbers on the card of the weights. Every process must call this; rank 0 writes."""
-    task = evaluation_task(run.config, str(file), run.device)
+    config = load_config(run.folder / SETTINGS)  # which names the lists that the run was trained on
+    task = evaluation_task(config, str(file), run.device)
     result = task.run()
     if not is_first():
         return result

@@ -11,14 +11,15 @@ from tiny_models import tiny_video
 
 from mvit_video.config.schema import InputSettings, TrainSettings
 from mvit_video.data.loader import StepSampler
-from mvit_video.data.mixing import Mixer
+from mvit_video.data.mixing import mixer_from
 from mvit_video.engine.checkpoint import load_state, newest_state, save_state
 from mvit_video.engine.distributed import is_first, joined_processes, rank, world_size
 from mvit_video.engine.hooks.averaging import AverageWeights
 from mvit_video.engine.loop import Hook, Loop, Steps
+from mvit_video.engine.losses import objective_from
 from mvit_video.engine.nonfinite import NonFiniteStep, write_report
 from mvit_video.engine.parallel import whole_tensors
-from mvit_video.engine.trainer import Trainer, make_learner
+from mvit_video.engine.trainer import effective_precision, learner_from, trainer_from
 from mvit_video.model.weights.card import ModelCard
 
 CPU = torch.device("cpu")
@@ -44,8 +45,16 @@ def trainer(parallel="ddp", **changes):
     settings = TrainSettings(**{"clips_per_step": 8, "clip_gradient": None, "parallel": parallel, **changes})
     model = tiny_video(drop_path_rate=0.0, dropout_rate=0.0)
     model.activation_checkpointing = settings.activation_checkpointing
-    learner = make_learner(model, settings, CPU)
-    return Trainer(learner, lambda step: 0.01, Mixer(settings, 5), settings, CPU)
+    learner = learner_from(settings, model, CPU, effective_precision(settings, CPU))
+    return trainer_from(
+        settings,
+        learner,
+        lambda step: 0.01,
+        mixer_from(settings, 5),
+        objective_from(settings),
+        CPU,
+        effective_precision(settings, CPU),
+    )
 
 
 def places(first):

@@ -11,7 +11,7 @@ import torch
 
 from mvit_video.compat import import_pytorchvideo, import_torchvision
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.dataset import ClipDataset, SampleKey
+from mvit_video.data.dataset import SampleKey, clip_dataset_from
 from mvit_video.data.lists.read import read_videos
 from mvit_video.data.synthetic import draw_video, write_video
 from mvit_video.errors import ConfigError
@@ -189,7 +189,7 @@ def test_pytorchvideo_transforms_take_our_clip_dictionary(tmp_path):
     (tmp_path / "list.csv").write_text("a.mp4 3\n")
     (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
     data = DataSettings(root=str(tmp_path), num_frames=8, short_side=48, crop_size=48)
-    sample = ClipDataset(read_videos("list.csv", str(tmp_path)), data, seed=0)[SampleKey(0, 0)]
+    sample = clip_dataset_from(data, read_videos("list.csv", str(tmp_path)), seed=0)[SampleKey(0, 0)]
     assert sample["video"].shape == (3, 8, 48, 48)
 
     subsampled = ApplyTransformToKey("video", UniformTemporalSubsample(4))(dict(sample))

@@ -85,3 +85,15 @@ def test_every_public_name_can_be_had():
 
     assert all(getattr(mvit_video, name) is not None for name in mvit_video.__all__)
     assert set(mvit_video.__all__) <= set(dir(mvit_video))
+
+
+@pytest.mark.parametrize("room", ["inference", "serve", "report"])
+def test_files_of_users_are_opened_in_guarded_processes_only(room):
+    """`Guard.open` and `Guard.play` decode elsewhere; a VideoReader, or av.open for reading, would do it here."""
+    for file in (PACKAGE / room).rglob("*.py"):
+        for call in calls(ast.parse(file.read_text())):
+            name = ast.unparse(call.func)
+            reads = (
+                name == "av.open" and ast.unparse(call.args[1:2][0] if call.args[1:] else ast.Constant("r")) != "'w'"
+            )
+            assert name != "VideoReader" and not reads, f"{file.name}, line {call.lineno}"

@@ -11,7 +11,7 @@ from mvit_video import plugins
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config, TrainSettings
 from mvit_video.data.transform_registry import TRANSFORMS, AddedTransforms, register_transform
-from mvit_video.engine.losses import LOSSES, Objective, register_loss
+from mvit_video.engine.losses import LOSSES, objective_from, register_loss
 from mvit_video.engine.trackers import TRACKERS, open_trackers, register_tracker, tracker_files
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.inference.export import EXPORTERS, export_checkpoint
@@ -194,7 +194,7 @@ def test_an_unknown_transform_is_refused_before_any_sample_is_made():
 
 
 def one_loss(name):
-    objective = Objective(TrainSettings(loss=name))
+    objective = objective_from(TrainSettings(loss=name))
     logits, targets = torch.randn(4, 5), torch.eye(5)[:4]
     from contextlib import nullcontext
 

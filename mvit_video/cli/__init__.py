@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from mvit_video.cli import data, doctor, evaluation, export, inference, models, serve, training
-from mvit_video.cli.common import complain
-from mvit_video.errors import MvitVideoError
+from mvit_video.cli.common import complain, say
+from mvit_video.errors import Interrupted, MvitVideoError
 from mvit_video.paths import ODD_BYTES
 from mvit_video.plugins import load_plugins
 from mvit_video.printable import printable
@@ -74,7 +74,7 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one verb. Errors that a user can cause are one line on stderr and exit code 1; usage errors are 2."""
+    """Run one verb. Errors that a user can cause are one line on stderr and exit code 1; usage errors are 2, a graceful stop is 75."""
     arguments = _parse(words)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -82,6 +82,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         load_plugins(arguments.plugin)
         return arguments.run(arguments)
+    except Interrupted as reason:
+        say(str(reason))
+        return reason.exit_code
     except (MvitVideoError, OSError) as reason:
         if arguments.debug:
             raise

@@ -84,7 +84,7 @@ def _feature_task(arguments: argparse.Namespace):
     if source is None:
         raise ConfigError("neither data.test nor data.val is set: name the list of videos, such as data.test=train.csv")
     videos = read_videos(source, data.root, need_labels=False)
-    return Task(videos, data.root, arguments.stage, data.decoder)
+    return Task(videos, data.root, arguments.stage, data.decoder, data.decode_timeout)
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:

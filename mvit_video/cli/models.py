@@ -39,7 +39,12 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a file, an http(s) address, or a name that `models` lists")
-    parser.add_argument("--to", required=True, choices=("native", "pyslowfast", "torchvision"))
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="FORMAT",
+        help="native, pyslowfast, torchvision, or a format of a plugin's network",
+    )
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
     parser.add_argument("--model", metavar="NAME", help="the network, where the shapes do not tell")

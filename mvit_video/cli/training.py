@@ -14,7 +14,6 @@ from mvit_video.cli.common import (
     show,
     whole_number,
 )
-from mvit_video.errors import Interrupted
 
 if TYPE_CHECKING:
     from mvit_video.config.schema import Config
@@ -28,12 +27,8 @@ def train(arguments: argparse.Namespace) -> int:
     """
     from mvit_video.engine.distributed import joined_processes
 
-    try:
-        with joined_processes():
-            return _train(arguments)
-    except Interrupted as reason:
-        say(str(reason))
-        return reason.exit_code
+    with joined_processes():
+        return _train(arguments)
 
 
 def _train(arguments: argparse.Namespace) -> int:

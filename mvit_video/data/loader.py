@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from multiprocessing import active_children
 from multiprocessing.util import Finalize
@@ -17,6 +17,7 @@ from mvit_video.data.draws import generator
 from mvit_video.data.video.guard import STOP_SIGNALS
 from mvit_video.data.video.guard_start import CAN_GUARD, launcher
 from mvit_video.errors import ConfigError, DecodeError
+from mvit_video.plugins import load_plugins, named_plugins
 
 
 class StepSampler(Sampler):
@@ -113,7 +114,7 @@ class StepLoader:
         device: torch.device | None,
     ) -> None:
         self.sampler, self.device = sampler, device
-        self.videos_per_part = max(clips_per_part // dataset.data.repeated_aug, 1) if clips_per_part else None
+        self.videos_per_part = max(clips_per_part // dataset.repeated_aug, 1) if clips_per_part else None
         most = max((len(self._parts(keys)) for keys in islice(sampler, 1)), default=1)
         self.parts = _loader(dataset, workers, prefetched(most, workers), batch_sampler=_Flat(self))
 
@@ -221,7 +222,7 @@ def _loader(dataset, workers: int, ahead: int, **arguments) -> DataLoader:
         num_workers=workers,
         prefetch_factor=ahead if workers else None,
         collate_fn=collate_fn or _as_is,
-        worker_init_fn=_be_a_worker,
+        worker_init_fn=partial(_be_a_worker, plugins=named_plugins()),
         pin_memory=torch.cuda.is_available(),
         **arguments,
     )
@@ -231,8 +232,12 @@ def _as_is(sample):
     return sample
 
 
-def _be_a_worker(_worker: int) -> None:
-    """One thread; what asks the program to stop is the main process's to handle, which still needs its batches."""
+def _be_a_worker(_worker: int, plugins: Sequence[str]) -> None:
+    """One thread, and the main process's plugins, which one that is no fork of it lacks.
+
+    What asks the program to stop is the main process's to handle, which still needs its batches.
+    """
+    load_plugins(plugins)
     torch.set_num_threads(1)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from mvit_video.config.schema import Config
-from mvit_video.data.dataset import ClipDataset
+from mvit_video.data.dataset import clip_dataset_from
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
-from mvit_video.data.mixing import Mixer
+from mvit_video.data.mixing import mixer_from
 from mvit_video.engine.checkpoint import Learner, environment, load_state
 from mvit_video.engine.determinism import deterministic_algorithms, seed_step
 from mvit_video.engine.distributed import is_first, rank, world_size
@@ -26,17 +26,17 @@ from mvit_video.engine.hooks.speed import Speed
 from mvit_video.engine.hooks.tracking import Track
 from mvit_video.engine.hooks.validation import Measure, Validation
 from mvit_video.engine.loop import Hook, Loop, Steps
-from mvit_video.engine.losses import Objective, check_resolutions
+from mvit_video.engine.losses import check_resolutions, objective_from
 from mvit_video.engine.nonfinite import GuardedStep
 from mvit_video.engine.plan import Plan
 from mvit_video.engine.preflight import preflight
 from mvit_video.engine.resolve import ResolvedRun
 from mvit_video.engine.resume import first_step
 from mvit_video.engine.run_folder import list_digest, open_folder
-from mvit_video.engine.schedule import learning_rate
+from mvit_video.engine.schedule import learning_rate_from
 from mvit_video.engine.teacher import read_teacher
 from mvit_video.engine.trackers import open_trackers
-from mvit_video.engine.trainer import Trainer, make_learner
+from mvit_video.engine.trainer import Trainer, learner_from, trainer_from
 from mvit_video.errors import ConfigError
 from mvit_video.model.registry import lacks, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card
@@ -62,7 +62,7 @@ def build(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None
     """
     settings = run.config.train
     sampler, trainer = step_sampler(run.config, len(run.train)), _trainer(run, say)
-    dataset = ClipDataset(run.train, run.config.data, settings.seed)
+    dataset = clip_dataset_from(run.config.data, run.train, settings.seed)
     with deterministic_algorithms(settings.deterministic):
         checked = preflight(trainer, dataset, run.config, run.folder)
     if run.state is not None:
@@ -85,11 +85,11 @@ def _trainer(run: ResolvedRun, say: Callable[[str], None]) -> Trainer:
     settings = run.config.train
     teacher = read_teacher(settings.teacher, run.card, run.device) if settings.teacher else None
     model = initial_model(run.config, run.card, say, run.state is not None)
-    learner = make_learner(model.to(run.device), settings, run.device)
+    learner = learner_from(settings, model.to(run.device), run.device, run.precision)
     learner = replace(learner, teacher=teacher.digest if teacher else None)
-    rate = learning_rate(settings, run.last_step, run.steps_per_epoch)
-    mixer, objective = Mixer(settings, len(run.train.classes)), Objective(settings, teacher)
-    return Trainer(learner, rate, mixer, settings, run.device, objective)
+    rate = learning_rate_from(settings, run.last_step, run.steps_per_epoch)
+    mixer, objective = mixer_from(settings, len(run.train.classes)), objective_from(settings, teacher)
+    return trainer_from(settings, learner, rate, mixer, objective, run.device, run.precision)
 
 
 def _hooks(

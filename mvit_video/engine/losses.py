@@ -6,7 +6,7 @@ second class token for the teacher's is not ours.
 
 # B clips, K classes, D numbers of a feature. Clips (B, C, T, H, W); logits and targets (B, K).
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -46,12 +46,25 @@ class Objective:
     """The loss of each clip, made for one resolution after the other.
 
     Args:
-        settings: resolutions, and distillation with its weight and temperature.
+        loss: (logits, targets) (B, K) -> (B,).
+        resolutions: smaller sizes that clips are seen at as well, falling; the network then also gives its feature.
         teacher: clips -> logits without a gradient, for the network's own classes; None for labels alone.
+        hard: learn the teacher's best class, instead of its whole distribution.
+        distillation_weight: share of the loss that is the teacher's.
+        temperature: divides the logits of both networks where the distribution is learnt.
     """
 
-    def __init__(self, settings: TrainSettings, teacher: Teach | None = None) -> None:
-        self.settings, self.teacher, self.loss = settings, teacher, LOSSES.get(settings.loss)
+    def __init__(
+        self,
+        loss: Loss = cross_entropy,
+        resolutions: Sequence[int | tuple[int, int]] = (),
+        teacher: Teach | None = None,
+        hard: bool = False,
+        distillation_weight: float = 0.5,
+        temperature: float = 1.0,
+    ) -> None:
+        self.loss, self.resolutions, self.teacher = loss, tuple(resolutions), teacher
+        self.hard, self.distillation_weight, self.temperature = hard, distillation_weight, temperature
 
     def parts(
         self,
@@ -65,7 +78,7 @@ class Objective:
         A part's gradient may be taken before the next part is asked for: one resolution is in memory at a time.
         Networks run under `autocast`, losses are of single precision.
         """
-        sizes = self.settings.resolutions
+        sizes = self.resolutions
         with autocast():
             taught = self.teacher(clips).float() if self.teacher is not None else None
         larger: Tensor | None = None
@@ -83,20 +96,37 @@ class Objective:
 
     def _losses(self, logits: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
         """(B,): the labels' loss, or with a teacher the weighted mean of both."""
-        settings = self.settings
         losses = self.loss(logits, targets)
-        if losses.shape != (len(logits),):
-            raise ConfigError(
-                f"train.loss = {settings.loss}: gave {tuple(losses.shape)} numbers for {len(logits)} clips, wanted one for each: "
-                f"it is the loss of the plugin '{LOSSES.plugin_of(settings.loss)}'"
-            )
         if taught is None:
             return losses
-        if settings.distillation == "hard":
+        if self.hard:
             distilled = F.cross_entropy(logits, taught.argmax(1), reduction="none")
         else:
-            distilled = soft_distillation(logits, taught, settings.distillation_temperature)
-        return torch.lerp(losses, distilled, settings.distillation_weight)
+            distilled = soft_distillation(logits, taught, self.temperature)
+        return torch.lerp(losses, distilled, self.distillation_weight)
+
+
+def objective_from(settings: TrainSettings, teacher: Teach | None = None) -> Objective:
+    """The settings' objective. Raises ConfigError for a loss that nothing has registered."""
+    loss, hard = checked_loss(settings.loss), settings.distillation == "hard"
+    distillation = hard, settings.distillation_weight, settings.distillation_temperature
+    return Objective(loss, settings.resolutions, teacher, *distillation)
+
+
+def checked_loss(name: str) -> Loss:
+    """A registered loss, which raises ConfigError where it does not give one number for each clip."""
+    loss = LOSSES.get(name)
+
+    def checked(logits: Tensor, targets: Tensor) -> Tensor:
+        losses = loss(logits, targets)
+        if losses.shape != (len(logits),):
+            raise ConfigError(
+                f"train.loss = {name}: gave {tuple(losses.shape)} numbers for {len(logits)} clips, wanted one for each: "
+                f"it is the loss of the plugin '{LOSSES.plugin_of(name)}'"
+            )
+        return losses
+
+    return checked
 
 
 def soft_distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:

@@ -8,7 +8,7 @@ from mvit_video.engine.parallel import is_sharded
 from mvit_video.model.registry import capabilities_of, head_of, lacks, name_of
 
 
-def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+def optimizer_from(settings: TrainSettings, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW (eps 1e-8) or SGD (Nesterov) over `parameter_groups`."""
     groups = parameter_groups(model, settings.weight_decay, settings.layer_decay)
     fused = not is_sharded(model) or None  # PyTorch has no fused SGD for sharded parameters; None leaves it the choice

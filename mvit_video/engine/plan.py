@@ -12,7 +12,7 @@ from mvit_video.data.transform_registry import TRANSFORMS
 from mvit_video.engine.distributed import world_size
 from mvit_video.engine.losses import LOSSES, check_resolutions
 from mvit_video.engine.optimizer import freeze_all_but_head
-from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate
+from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate_from
 from mvit_video.engine.trainer import effective_precision
 from mvit_video.model.registry import build_model, model_entry
 from mvit_video.plugins import Registry
@@ -182,7 +182,7 @@ class Plan:
         settings = self.settings
         per_epoch = self.per_epoch or 1000
         last = settings.epochs * per_epoch
-        rate = learning_rate(settings, last, per_epoch)
+        rate = learning_rate_from(settings, last, per_epoch)
         warmup = min(settings.warmup_epochs, settings.epochs)
         count = f" ({round(warmup * per_epoch):,} steps)" if self.per_epoch else ""
         yield f"{rate(0):.3g} at the start"

@@ -21,7 +21,15 @@ from mvit_video.engine.checkpoint import TrainingState
 from mvit_video.engine.distributed import is_first
 from mvit_video.engine.preflight import check_output
 from mvit_video.engine.resume import agreed_state, check_schedule
-from mvit_video.engine.run_folder import SETTINGS, check_folder, check_videos_stay, goes_on, never_started, same_lists
+from mvit_video.engine.run_folder import (
+    SETTINGS,
+    check_folder,
+    check_videos_stay,
+    goes_on,
+    never_started,
+    same_lists,
+    with_lists_of,
+)
 from mvit_video.engine.run_plugins import with_plugins
 from mvit_video.engine.trainer import effective_precision
 from mvit_video.model.registry import model_entry
@@ -72,7 +80,8 @@ def resolve(
         check_output(folder)
     if goes_on(folder, resume):
         load_config(folder / SETTINGS)  # raises where a plugin is missing, before anything asks for what it registers
-    config = with_network_of_weights(with_plugins(config))
+        config = with_lists_of(folder, config)
+    config = with_plugins(with_network_of_weights(config))
     train, val = training_lists(config.data)
     lists = [train] if val is None else [train, val]
     config = _with_numbers(config, train, folder if goes_on(folder, resume) else None, say)

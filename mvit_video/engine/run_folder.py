@@ -100,13 +100,27 @@ def open_folder(run: Path, config: Config, resume: bool, overwrite: bool, lists:
     if not goes_on(run, resume):
         fresh_folder(run, owned(run, config), overwrite or never_started(run))
         (run / METRICS).touch()  # first of all, since it tells `never_started` whose the rest is
-    write_whole(run / SETTINGS, dump_config(config))
     if missing := missing_text(lists):
         write_whole(run / MISSING, missing)
     if config.data.train == AUTO:
         for name, videos in zip(LISTS, lists, strict=False):
             write_whole(run / name, list_text(videos))
         write_whole(run / LISTS[2], "".join(f"{name}\n" for name in lists[0].classes))
+        config = config if missing else with_lists_of(run, config)
+    write_whole(run / SETTINGS, dump_config(config))
+
+
+def with_lists_of(run: Path, config: Config) -> Config:
+    """The configuration with the run's own lists where data.train=auto splits what lies under data.root.
+
+    Videos that are added there later would be split anew, and some that have been trained on be taken for validation.
+    """
+    found = found_lists(config.data)
+    if config.data.train != AUTO or found.val is not None or not all((run / name).is_file() for name in LISTS):
+        return config
+    train, val, classes = (str((run / name).resolve()) for name in LISTS)
+    data = found.model_copy(update={"train": train, "val": val, "classes": classes})
+    return config.model_copy(update={"data": data})
 
 
 def list_digest(videos: VideoList) -> dict[str, Any]:
@@ -152,8 +166,9 @@ def _read_files(config: Config) -> dict[str, Path]:
 
 def _same_settings(before: Config, now: Config, run: Path) -> None:
     old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    own = [str((run / name).resolve()) for name in LISTS]  # whose digests are in the states, wherever the run has moved
     for key in old.keys() | new.keys():
-        if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE):
+        if old.get(key) != new.get(key) and new.get(key) not in own and not key.startswith(MAY_CHANGE):
             raise ConfigError(
                 f"{run}: was trained with {key} = {old.get(key)}, asked to resume with {new.get(key)}: "
                 f"use the same settings, or another --output{from_weights_of(run) if key.startswith(LEARNING) else ''}"

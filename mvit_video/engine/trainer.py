@@ -17,7 +17,7 @@ from mvit_video.engine.distributed import everyones, rank, sum_on_device, world_
 from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.losses import Objective
 from mvit_video.engine.nonfinite import NonFiniteStep
-from mvit_video.engine.optimizer import build_optimizer, freeze_all_but_head
+from mvit_video.engine.optimizer import freeze_all_but_head, optimizer_from
 from mvit_video.engine.parallel import (
     average_buffers,
     averaging_gradients,
@@ -26,37 +26,49 @@ from mvit_video.engine.parallel import (
     share_out,
 )
 
-Mix = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
+MixClips = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
+"""(clips, labels, generator) -> clips and targets, such as `mixing.Mixer`."""
 
 
 class Trainer:
-    """One step at a time: what a step changes (`learner`), and what it reads (settings, schedule, device).
+    """One step at a time: what a step changes (`learner`), and what it reads.
 
-    The loss is the `objective`'s; without one it is the settings', which then name no teacher.
+    Args:
+        learning_rate: step (from 0) -> rate.
+        precision: fp32, bf16 or fp16, of the network by autocast.
+        clips_per_pass: most clips that go through the network at once; None for no limit.
+        clip_gradient: largest L2 norm of the whole step's gradient; None leaves it alone.
+        compile: run the network through torch.compile.
+        frozen: all but the head runs as in evaluation.
     """
 
     def __init__(
         self,
         learner: Learner,
         learning_rate: Callable[[int], float],
-        mix: Mix,
-        settings: TrainSettings,
+        mixer: MixClips,
+        objective: Objective,
         device: torch.device,
-        objective: Objective | None = None,
+        *,
+        seed: int = 0,
+        precision: str = "fp32",
+        clips_per_pass: int | None = None,
+        clip_gradient: float | None = None,
+        compile: bool = False,
+        frozen: bool = False,
     ) -> None:
-        self.objective = objective or Objective(settings)
-        self.learner, self.learning_rate, self.mix = learner, learning_rate, mix
-        self.settings, self.device = settings, device
+        self.learner, self.learning_rate, self.mixer, self.objective = learner, learning_rate, mixer, objective
+        self.device, self.seed, self.precision, self.frozen = device, seed, precision, frozen
+        self.clips_per_pass, self.clip_gradient = clips_per_pass, clip_gradient
         self.shared = averaging_gradients(learner.model)
-        dynamic = False if settings.resolutions else None  # one graph of all sizes takes minutes to trace
-        self.network = torch.compile(self.shared, dynamic=dynamic) if settings.compile else self.shared
-        self.precision = effective_precision(settings, device)
+        dynamic = False if objective.resolutions else None  # one graph of all sizes takes minutes to trace
+        self.network = torch.compile(self.shared, dynamic=dynamic) if compile else self.shared
         self.trained = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
         self.train_mode()
 
     def train_mode(self) -> None:
         """Dropout, drop path and batch statistics as training wants them: a linear probe's backbone has none of them."""
-        self.learner.model.train(self.settings.trainable == "all")
+        self.learner.model.train(not self.frozen)
 
     def train_step(self, step: int, clips: Tensor, labels: Tensor) -> dict[str, float]:
         """One optimiser step on clips (B, C, T, H, W) and labels (B,). Returns loss, lr, gradient_norm, top1.
@@ -65,7 +77,7 @@ class Trainer:
         passes and processes they are made; clips are mixed before they are split into passes. Raises NonFiniteStep, and
         changes nothing, where one of the two is NaN or Inf. The only wait for the device is where the numbers are read.
         """
-        seed_step(self.settings.seed, step, rank())
+        seed_step(self.seed, step, rank())
         lr = self._set_learning_rate(step)
         clips, labels = (tensor.to(self.device, non_blocking=True) for tensor in (clips, labels))
         clips, targets = self.mix_of_step(step)(clips, labels)
@@ -92,7 +104,7 @@ class Trainer:
         All processes make equally many passes, since they wait for each other in them: one with fewer clips (`shares`)
         makes the rest with a black clip that counts for nothing. Processes average, hence divide by clips per process.
         """
-        most, done = self.settings.clips_per_pass or max(shares), [(clips.new_zeros(0), clips.new_zeros(0))]
+        most, done = self.clips_per_pass or max(shares), [(clips.new_zeros(0), clips.new_zeros(0))]
         count = -(-max(shares) // most)
         for number in range(count):
             part = slice(number * most, (number + 1) * most)
@@ -116,7 +128,7 @@ class Trainer:
 
     def mix_of_step(self, step: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """What mixes a step's (clips, labels) into clips and targets: the same each time it is called."""
-        return lambda clips, labels: self.mix(clips, labels, mix_generator(self.settings.seed, step))
+        return lambda clips, labels: self.mixer(clips, labels, mix_generator(self.seed, step))
 
     def rehearse(self, clips: Tensor, targets: Tensor) -> None:
         """A pass forward and back for the sake of what it takes; its gradients are left in the network."""
@@ -124,8 +136,8 @@ class Trainer:
             losses.sum().backward()
 
     def _update(self, norm: Tensor) -> None:
-        if self.settings.clip_gradient is not None:
-            nn.utils.clip_grads_with_norm_(self.trained, self.settings.clip_gradient, norm)
+        if self.clip_gradient is not None:
+            nn.utils.clip_grads_with_norm_(self.trained, self.clip_gradient, norm)
         self.learner.scaler.step(self.learner.optimizer)
 
     def _set_learning_rate(self, step: int) -> float:
@@ -156,15 +168,39 @@ def put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
         buffer.copy_(before)
 
 
-def make_learner(model: nn.Module, settings: TrainSettings, device: torch.device) -> Learner:
+def learner_from(settings: TrainSettings, model: nn.Module, device: torch.device, precision: str) -> Learner:
     """A network on its device, with everything that training it needs."""
     if settings.trainable == "head":
         freeze_all_but_head(model)
     average = WeightAverage(model, settings.ema_decay) if settings.ema_decay is not None else None
     if settings.parallel == "fsdp":
         share_out([model] if average is None else [model, average.model], device)
-    scaler = torch.amp.GradScaler(device.type, enabled=effective_precision(settings, device) == "fp16")
-    return Learner(model, build_optimizer(model, settings), scaler, average)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    return Learner(model, optimizer_from(settings, model), scaler, average)
+
+
+def trainer_from(
+    settings: TrainSettings,
+    learner: Learner,
+    learning_rate: Callable[[int], float],
+    mixer: MixClips,
+    objective: Objective,
+    device: torch.device,
+    precision: str,
+) -> Trainer:
+    return Trainer(
+        learner,
+        learning_rate,
+        mixer,
+        objective,
+        device,
+        seed=settings.seed,
+        precision=precision,
+        clips_per_pass=settings.clips_per_pass,
+        clip_gradient=settings.clip_gradient,
+        compile=settings.compile,
+        frozen=settings.trainable == "head",
+    )
 
 
 def effective_precision(settings: TrainSettings, device: torch.device) -> str:

@@ -14,6 +14,7 @@ from mvit_video.data.dataset import BadVideo, ViewDataset
 from mvit_video.data.lists.read import VideoList
 from mvit_video.data.lists.selection import held_out_list
 from mvit_video.data.loader import lost_workers_told, view_loader
+from mvit_video.data.video.source import video_files_from
 from mvit_video.engine.distributed import gathered, is_first, rank, summed, world_size
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.evaluation.protocols import Protocol
@@ -37,19 +38,13 @@ class Evaluator:
     videos; every process must call `scores`.
     """
 
-    def __init__(
-        self, videos: VideoList, config: Config, preprocessing: InputSettings, protocol: Protocol, device: torch.device
-    ):
-        self.videos, self.config, self.device = videos, config, device
-        self.labels = true_labels(videos)
-        data = config.data
-        self.dataset = ViewDataset(
-            videos, data.root, preprocessing, protocol.clips, protocol.crops, data.decoder, data.decode_timeout
-        )
+    def __init__(self, dataset: ViewDataset, device: torch.device, views_per_batch: int = 16, workers: int = 0) -> None:
+        self.dataset, self.device, self.views_per_batch, self.workers = dataset, device, views_per_batch, workers
+        self.videos, self.labels = dataset.videos, true_labels(dataset.videos)
 
     def scores(self, model: nn.Module, reorder: Reorder | None = None, title: str = "evaluating") -> VideoScores:
-        loader = view_loader(self.dataset, self.config.data.workers, rank(), world_size())
-        sizes = len(self.videos), len(self.videos.classes), self.config.evaluation.views_per_batch
+        loader = view_loader(self.dataset, self.workers, rank(), world_size())
+        sizes = len(self.videos), len(self.videos.classes), self.views_per_batch
         scorer = ViewScorer(model, *sizes, self.device, multi_label=self.labels.ndim == 2)
         with lost_workers_told(), progress_bar(title, len(loader)) if is_first() else nullcontext() as bar:
             bad = score_views(scorer, loader, reorder, bar.advance if bar else lambda: None)
@@ -68,6 +63,14 @@ class Evaluator:
         )
 
 
+def evaluator_from(
+    config: Config, videos: VideoList, input: InputSettings, protocol: Protocol, device: torch.device
+) -> Evaluator:
+    source = video_files_from(config.data.root, config.data.decoding)
+    dataset = ViewDataset(videos, source, input, protocol.clips, protocol.crops, on_bad="return")
+    return Evaluator(dataset, device, config.evaluation.views_per_batch, config.data.workers)
+
+
 def true_labels(videos: VideoList) -> np.ndarray:
     """Class numbers (n,); of a list where a video has several labels, which of all classes each video has, (n, K) bool."""
     more = [record.more_labels for record in videos.records]
@@ -82,7 +85,7 @@ def true_labels(videos: VideoList) -> np.ndarray:
 
 def validator(videos: VideoList, config: Config, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
     """What training calls, in every process: one centre view per video -> {"top1", "top5"} of all videos."""
-    evaluator = Evaluator(videos, config, config.data.input, Protocol(1, 1), device)
+    evaluator = evaluator_from(config, videos, config.data.input, Protocol(1, 1), device)
     return lambda model: accuracies(evaluator.scores(model, title="validating"))
 
 
@@ -106,7 +109,7 @@ class EvaluationTask:
     def run(self) -> EvaluationResult:
         """Score the videos; every process must call this, and gets the whole result."""
         shown, start = self.shown or self.card.preprocessing, time.monotonic()
-        evaluator = Evaluator(self.videos, self.config, shown, self.protocol, self.device)
+        evaluator = evaluator_from(self.config, self.videos, shown, self.protocol, self.device)
         scores = evaluator.scores(self.model.to(self.device), frame_order(self.frames))
         numbers = results(scores, self.card.classes, self.protocol, time.monotonic() - start)
         origin = circumstances(

@@ -178,12 +178,25 @@ def _linear_layers(graph) -> list[str]:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Without the quantiser's advice to optimise the graph first, which has been done."""
-    logging.disable(logging.WARNING)
+    """Without the quantiser's advice to optimise the graph first, which has been done. All other logging stays as it is.
+
+    The quantiser logs to the root, which would give it a handler for good where it has none.
+    """
+    root = logging.getLogger()
+    handlers = [logging.lastResort] if logging.lastResort and not root.handlers else []
+    root.addFilter(_not_of_the_quantiser)
+    for handler in handlers:
+        root.addHandler(handler)
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        root.removeFilter(_not_of_the_quantiser)
+        for handler in handlers:
+            root.removeHandler(handler)
+
+
+def _not_of_the_quantiser(record: logging.LogRecord) -> bool:
+    return "onnxruntime" not in Path(record.pathname).parts
 
 
 def onnx_run(content: bytes) -> Run:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import view_indices
 from mvit_video.data.transforms import ViewTransform
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.reader import Reader
 from mvit_video.errors import ConfigError
 
 SEGMENT_SECONDS = 4.0  # the mean length of Something-Something's videos, which segment sampling was made for
@@ -55,7 +55,7 @@ def window_seconds(settings: InputSettings) -> float:
     return settings.num_frames * settings.sampling_rate / settings.target_fps
 
 
-def shown_at(reader: VideoReader) -> np.ndarray:
+def shown_at(reader: Reader) -> np.ndarray:
     """Seconds from the first frame to each one, and to the end of the last: (frames + 1,)."""
     times = np.array([float(time) for time in reader.times()])
     return np.append(times, times[-1] + 1 / reader.fps) - times[0]

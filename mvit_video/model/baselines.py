@@ -13,6 +13,7 @@ from mvit_video.compat import import_pytorchvideo, import_torchvision
 from mvit_video.errors import ConfigError
 from mvit_video.model.evidence import entering
 from mvit_video.model.registry import Capabilities, register_model
+from mvit_video.model.weights.swin_formats import SWIN_FORMATS
 
 Size = tuple[int, int, int]  # frames, height, width of a clip
 
@@ -38,7 +39,8 @@ SWIN = Capabilities(
     head="head",
     blocks=lambda network: [block for stage in _swin_stages(network) for block in stage],
     evidence=entering(lambda network: _swin_stages(network)[-1], channels_last=True),
-    formats=("torchvision Swin", "torchvision image Swin", "Swin"),
+    formats=SWIN_FORMATS,
+    meta=True,
 )
 
 

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.errors import ConfigError
-from mvit_video.model.evidence import entering
-from mvit_video.model.layers import (
+from mvit_video.model.backbone import (
     DropPath,
     Mlp,
     VideoBackbone,
@@ -25,6 +24,8 @@ from mvit_video.model.layers import (
     height_and_width,
     register_family,
 )
+from mvit_video.model.checkpoint_format import CheckpointFormat, has
+from mvit_video.model.evidence import entering
 from mvit_video.model.partition import Grid, from_windows, padded, unpadded, windows
 from mvit_video.model.registry import Capabilities
 
@@ -225,7 +226,7 @@ CSWIN = Capabilities(
     stage_maps=True,
     evidence=entering(_last_stage, channels_last=True),
     activation_checkpointing=True,
-    formats=("CSWin",),
+    formats=(CheckpointFormat("CSWin", has("stage1_conv_embed.0.weight")),),
     meta=True,
 )
 register_family("cswin", CSWin, SIZES, CSWIN)

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.errors import ConfigError, InputError, MvitVideoError
-from mvit_video.model.evidence import entering
-from mvit_video.model.layers import (
+from mvit_video.model.backbone import (
     DropPath,
     Mlp,
     VideoBackbone,
@@ -26,6 +25,8 @@ from mvit_video.model.layers import (
     height_and_width,
     register_family,
 )
+from mvit_video.model.checkpoint_format import CheckpointFormat, has
+from mvit_video.model.evidence import entering
 from mvit_video.model.partition import Grid, from_grids, from_windows, grids, largest_divisor, windows
 from mvit_video.model.registry import Capabilities
 
@@ -371,7 +372,7 @@ MAXVIT = Capabilities(
     stage_maps=True,
     evidence=entering(_last_stage),
     activation_checkpointing=True,
-    formats=("timm MaxViT",),
+    formats=(CheckpointFormat("timm MaxViT", has("stages.0.blocks.0.attn_block.attn.qkv.weight")),),
     meta=True,
 )
 register_family("maxvit", MaxViT, SIZES, MAXVIT)

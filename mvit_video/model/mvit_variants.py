@@ -9,6 +9,7 @@ from torch import nn
 from mvit_video.model.evidence import entering
 from mvit_video.model.mvit import MViT
 from mvit_video.model.registry import Capabilities, register_model
+from mvit_video.model.weights.formats import MVIT_FORMATS
 
 # Paper Tables 8 and 9: blocks per stage, and what else tells the sizes apart.
 _SIZES: dict[str, dict[str, Any]] = {
@@ -66,7 +67,7 @@ MVIT = Capabilities(
     stage_maps=True,
     evidence=entering(_last_stage),
     activation_checkpointing=True,
-    formats=("PySlowFast", "torchvision", "timm"),
+    formats=MVIT_FORMATS,
     plain={"attention": "reference"},
     meta=True,
 )

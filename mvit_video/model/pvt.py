@@ -14,8 +14,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvit_video.model.evidence import entering
-from mvit_video.model.layers import (
+from mvit_video.model.backbone import (
     DropPath,
     Mlp,
     VideoBackbone,
@@ -24,6 +23,8 @@ from mvit_video.model.layers import (
     drop_path_rates,
     register_family,
 )
+from mvit_video.model.checkpoint_format import CheckpointFormat, has
+from mvit_video.model.evidence import entering
 from mvit_video.model.partition import from_windows, padded, unpadded, windows
 from mvit_video.model.registry import Capabilities
 
@@ -337,7 +338,7 @@ def _stages(network: nn.Module) -> list[list[nn.Module]]:
     return [list((stage if name == "blocks" else stage.get_submodule("blocks")).children()) for stage in stages]
 
 
-def _capabilities(timm: str) -> Capabilities:
+def _capabilities(timm: CheckpointFormat) -> Capabilities:
     return Capabilities(
         head="head",
         blocks=lambda network: [block for stage in _stages(network) for block in stage],
@@ -374,6 +375,8 @@ PCPVT_SIZES: dict[str, dict[str, Any]] = {
     "b": _PCPVT | dict(depths=(3, 4, 18, 3), drop_path_rate=0.3),
     "l": _PCPVT | dict(depths=(3, 8, 27, 3), drop_path_rate=0.3),
 }
-register_family("pvt_v2", PVTv2, PVT_SIZES, _capabilities("timm PVT v2"))
-register_family("twins_svt", Twins, SVT_SIZES, _capabilities("timm Twins"))
-register_family("twins_pcpvt", Twins, PCPVT_SIZES, _capabilities("timm Twins"))
+TIMM_PVT = CheckpointFormat("timm PVT v2", has("stages.0.blocks.0.mlp.dwconv.weight"))
+TIMM_TWINS = CheckpointFormat("timm Twins", has("patch_embeds.0.proj.weight"))
+register_family("pvt_v2", PVTv2, PVT_SIZES, _capabilities(TIMM_PVT))
+register_family("twins_svt", Twins, SVT_SIZES, _capabilities(TIMM_TWINS))
+register_family("twins_pcpvt", Twins, PCPVT_SIZES, _capabilities(TIMM_TWINS))

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mvit_video.errors import ConfigError, did_you_mean
+from mvit_video.model.checkpoint_format import CheckpointFormat
 from mvit_video.plugins import Registry, calling_module
 
 # Every module of ours that registers networks: a new one is its file and a line here.
@@ -49,8 +50,8 @@ class Capabilities:
     `model/evidence.py`."""
     activation_checkpointing: bool = False
     """`network.activation_checkpointing` may be set to True: for the setting of that name."""
-    formats: tuple[str, ...] = ()
-    """Formats of other projects that its weights are read from and written in, besides ours."""
+    formats: tuple[CheckpointFormat, ...] = ()
+    """Formats of other projects that its weights are read from and written in, besides ours: see `model/checkpoint_format.py`."""
     plain: Mapping[str, Any] = field(default_factory=dict)
     """Arguments that make a network whose operations a counter sees, such as attention by the plain formula."""
     meta: bool = False
@@ -71,8 +72,7 @@ class ModelEntry:
     @property
     def defaults(self) -> dict[str, Any]:
         """What `build` is called with where nothing else is said: its own defaults, and what the name stands for."""
-        parameters = inspect.signature(self.build).parameters.values()
-        own = {one.name: one.default for one in parameters if one.default is not one.empty}
+        own = {one.name: one.default for one in parameters_of(self.build) if one.default is not one.empty}
         return own | dict(self.arguments)
 
     @property
@@ -133,10 +133,15 @@ def register_model(
 
 def arguments_of(entry: ModelEntry) -> list[str] | None:
     """The arguments that the network takes; None where it takes any."""
-    parameters = inspect.signature(entry.build).parameters.values()
+    parameters = parameters_of(entry.build)
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         return None
     return [one.name for one in parameters if one.kind is not one.VAR_POSITIONAL]
+
+
+def parameters_of(build: Callable[..., nn.Module]) -> list[inspect.Parameter]:
+    """What a constructor takes: its own parameters, or the fields of the dataclass that it names as `arguments_class`."""
+    return list(inspect.signature(getattr(build, "arguments_class", build)).parameters.values())
 
 
 def list_models() -> list[str]:

@@ -143,7 +143,7 @@ def _mistakes(scores: VideoScores, classes: Sequence[str], data: DataSettings) -
             ("true", f"{classes[true]} ({scores.scores[row, true]:.2f})"),
         )
         try:
-            films.append(film(scores.names[row], data.root, data.decoder, facts))
+            films.append(film(scores.names[row], data.root, data.decoder, data.decode_timeout, facts))
         except DecodeError:  # the views could be decoded, but another frame cannot
             lost += 1
     if not films:

@@ -13,7 +13,7 @@ from tiny_models import randomise
 from mvit_video import build_model, cli
 from mvit_video.config.load import dump_config, load_config
 from mvit_video.config.schema import InputSettings
-from mvit_video.data.dataset import ClipDataset, SampleKey
+from mvit_video.data.dataset import SampleKey, clip_dataset_from
 from mvit_video.data.lists.read import read_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch
 from mvit_video.data.strength import fitting_augmentation, strength
@@ -21,7 +21,7 @@ from mvit_video.engine.automatic import automatic_settings, clips_per_step, in_w
 from mvit_video.engine.dry_run import dry_run
 from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
-from mvit_video.engine.schedule import learning_rate
+from mvit_video.engine.schedule import learning_rate_from
 from mvit_video.errors import ConfigError
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.files import save_checkpoint
@@ -49,7 +49,7 @@ def test_a_run_on_any_number_of_videos_has_enough_steps_of_clips_that_are_there(
     assert train.clips_per_step <= 32 and (steps >= 20 or train.clips_per_step <= 8)
     assert len(StepSampler(videos, train.clips_per_step, 0, 0, 10)) == 10
     assert 10 <= train.epochs / train.validate_every_epochs < 30
-    rate = learning_rate(train, steps * train.epochs, steps)
+    rate = learning_rate_from(train, steps * train.epochs, steps)
     peak = max(rate(step) for step in range(steps * train.epochs)[:: max(steps // 7, 1)])
     assert peak == pytest.approx(peak_rate(train.clips_per_step, 128), rel=0.02) and rate(0) == pytest.approx(
         peak / 100, rel=0.02
@@ -95,9 +95,9 @@ def test_augmentation_grows_with_the_videos_from_mild_to_that_of_the_published_r
 def test_a_dataset_by_itself_has_the_augmentation_that_fits_its_videos(few_videos):
     words = [*NANO, f"data.root={few_videos}", "data.train=train.csv"]
     videos = read_videos("train.csv", str(few_videos))
-    auto = ClipDataset(videos, load_config(FINETUNE, words).data, 0)
+    auto = clip_dataset_from(load_config(FINETUNE, words).data, videos, seed=0)
     set_by_hand = ["data.crop_area=[0.25,1.0]", "data.randaugment=rand-m3-n2-mstd0.5-inc1", "data.erasing=0"]
-    plain = ClipDataset(videos, load_config(FINETUNE, [*words, *set_by_hand]).data, 0)
+    plain = clip_dataset_from(load_config(FINETUNE, [*words, *set_by_hand]).data, videos, seed=0)
     assert np.array_equal(auto[SampleKey(0, 3)]["video"], plain[SampleKey(0, 3)]["video"])
 
 

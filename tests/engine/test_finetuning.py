@@ -1,6 +1,7 @@
 """Fine-tuning in one command, from a folder of class folders to labels."""
 
 import json
+import shutil
 
 import pytest
 from class_folders import class_folders
@@ -76,17 +77,27 @@ def test_one_command_splits_trains_evaluates_and_leaves_weights_that_predict_tak
     video = next(iter(folder.rglob("*.mp4")))
     code, answer, _ = run(capsys, "predict", video, "--checkpoint", out / "model.safetensors", "--json")
     assert code == 0 and json.loads(answer)["predictions"][0]["label"] in card.classes
-    for config in ([CONFIG, *words], [out / "config.yaml"]):  # both find the same videos and the same input
+    configs = [[CONFIG, *words], [out / "config.yaml"]]  # both find the same videos and the same input
+    for config in configs:
         where = ["--checkpoint", out / "model.safetensors", "--output", tmp_path / "again", "--overwrite"]
         code, _, err = run(capsys, "evaluate", *config, *where)
         again = json.loads((tmp_path / "again/results.json").read_text())
         assert code == 0 and (again["top1"], again["num_videos"]) == (result["top1"], result["num_videos"]), err
 
-    moved = next(path for path in (folder / card.classes[0]).iterdir())
-    moved.rename(moved.with_name(f"other_{moved.name}"))
-    code, _, err = run(capsys, "train", CONFIG, *words, "--output", out, "--device", "cpu", "--resume", "auto")
-    assert code == 1 and "missing; paths, labels and classes count too): resume with the list and files that" in err
-    assert load_file(out / "model.safetensors").keys() == state.keys()
+    for place, name in enumerate(sorted(path.name for path in folder.iterdir())):  # new videos would be split anew
+        for number in range(place):
+            shutil.copy(video, folder / name / f"new_{number}.mp4")
+    code, _, err = run(capsys, "evaluate", *configs[1], *where)
+    again = json.loads((tmp_path / "again/results.json").read_text())
+    assert code == 0 and (again["top1"], again["num_videos"]) == (result["top1"], result["num_videos"]), err
+    resume = ["train", CONFIG, *words, "--device", "cpu", "--resume", "auto", "--output"]
+    moved = out.rename(tmp_path / "moved")
+    code, _, err = run(capsys, *resume, moved)
+    assert code == 0 and f"of {len(parts[1])} held-out videos" in err, err
+    video.rename(video.with_name(f"other_{video.name}"))
+    code, _, err = run(capsys, *resume, moved)
+    assert code == 1 and video.name in err
+    assert load_file(moved / "model.safetensors").keys() == state.keys()
 
 
 @pytest.mark.parametrize(

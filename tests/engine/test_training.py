@@ -15,14 +15,15 @@ from tiny_models import tiny_video
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import InputSettings, TrainSettings
 from mvit_video.data.lists.selection import training_lists
-from mvit_video.data.mixing import Mixer
+from mvit_video.data.mixing import mixer_from
 from mvit_video.engine import checkpoint as states
 from mvit_video.engine.determinism import seed_step
+from mvit_video.engine.losses import objective_from
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
 from mvit_video.engine.nonfinite import NonFiniteStep
 from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
-from mvit_video.engine.trainer import Trainer, make_learner
+from mvit_video.engine.trainer import Trainer, effective_precision, learner_from, trainer_from
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError, TrainingError
 from mvit_video.evaluation.evaluate import validator
 from mvit_video.model.weights.card import ModelCard
@@ -268,7 +269,9 @@ def test_a_run_that_meets_nan_stops_with_a_report_and_no_state_of_it(few_videos,
 @pytest.mark.parametrize("part", ["model", "average", "optimizer"])
 def test_a_state_with_nan_is_never_written(tmp_path, part):
     model = tiny_video()
-    learner = make_learner(model, TrainSettings(ema_decay=0.9), CPU)
+    learner = learner_from(
+        TrainSettings(ema_decay=0.9), model, CPU, effective_precision(TrainSettings(ema_decay=0.9), CPU)
+    )
     model(torch.zeros(1, 3, 8, 32, 32)).sum().backward()
     learner.optimizer.step()
     card = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=("a",), preprocessing=InputSettings())
@@ -542,8 +545,16 @@ def trainer(**changes):
     settings = TrainSettings(clips_per_step=2, **changes)
     model = Linear()
     descent = torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=1.0)
-    learner = replace(make_learner(model, settings, CPU), optimizer=descent)
-    return Trainer(learner, lambda step: 0.5, Mixer(settings, 2), settings, CPU)
+    learner = replace(learner_from(settings, model, CPU, effective_precision(settings, CPU)), optimizer=descent)
+    return trainer_from(
+        settings,
+        learner,
+        lambda step: 0.5,
+        mixer_from(settings, 2),
+        objective_from(settings),
+        CPU,
+        effective_precision(settings, CPU),
+    )
 
 
 CLIPS, LABELS = torch.tensor([[1.0, 2.0], [3.0, -1.0]]).view(2, 2, 1, 1, 1), torch.tensor([0, 1])
@@ -612,7 +623,7 @@ def test_a_state_that_cannot_be_written_leaves_the_ones_before_it(whole_run, few
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(states, "write_whole", full)
-    learner = make_learner(torch.nn.Linear(1, 1), TrainSettings(), CPU)
+    learner = learner_from(TrainSettings(), torch.nn.Linear(1, 1), CPU, effective_precision(TrainSettings(), CPU))
     card = states.read_checkpoint(run / "model.safetensors")[1]
     with pytest.raises(CheckpointError, match=r"step_00000099: cannot be written \(No space left on device\)"):
         states.save_state(run, 99, learner, card, {}, keep=1)

@@ -9,8 +9,9 @@ from conftest import REPOSITORY
 from mvit_video.config.load import load_config
 from mvit_video.data.dataset import ViewDataset
 from mvit_video.data.lists.read import read_videos
+from mvit_video.data.video.source import VideoFiles
 from mvit_video.errors import ConfigError
-from mvit_video.evaluation.evaluate import EvaluationTask, Evaluator, check_agreement, validator
+from mvit_video.evaluation.evaluate import EvaluationTask, check_agreement, evaluator_from, validator
 from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies
@@ -27,7 +28,7 @@ def model(trained):
 
 def evaluator(trained, videos, protocol="2x3", **changes):
     config = trained.config.model_copy(update=changes)
-    return Evaluator(videos, config, config.data.input, Protocol.parse(protocol), CPU)
+    return evaluator_from(config, videos, config.data.input, Protocol.parse(protocol), CPU)
 
 
 @pytest.mark.parametrize("views_per_batch", [1, 5, 64])
@@ -39,8 +40,8 @@ def test_scores_are_the_mean_softmax_of_the_views(trained, model, few_videos, vi
         [f"data.root={few_videos}", f"evaluation.views_per_batch={views_per_batch}", "data.workers=0"],
     )
     videos, parsed = read_videos("val.csv", str(few_videos)), Protocol.parse(protocol)
-    ours = Evaluator(videos, config, config.data.input, parsed, CPU).scores(model)
-    dataset = ViewDataset(videos, str(few_videos), config.data, parsed.clips, parsed.crops, "pyav")
+    ours = evaluator_from(config, videos, config.data.input, parsed, CPU).scores(model)
+    dataset = ViewDataset(videos, VideoFiles(str(few_videos)), config.data, parsed.clips, parsed.crops, "return")
     for row in range(len(videos)):
         total = np.zeros(8)
         for view in dataset[row]["video"]:

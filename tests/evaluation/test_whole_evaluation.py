@@ -19,6 +19,7 @@ from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import ViewDataset
 from mvit_video.data.lists.read import read_videos
 from mvit_video.data.synthetic import write_video
+from mvit_video.data.video.source import VideoFiles
 from mvit_video.evaluation.scores_file import load_scores
 from mvit_video.model.weights import convert
 from mvit_video.model.weights.load import load_checkpoint
@@ -142,7 +143,14 @@ def test_frames_in_another_order_are_scored_and_named(data, checkpoint, evaluate
     whole = json.loads((evaluated / "results.json").read_text())
     assert whole["frames"] == "in-order" and "The frames of each clip" not in whole["protocol_in_words"]
     config, (model, card) = settings(data), load_checkpoint(checkpoint)
-    dataset = ViewDataset(read_videos("val.csv", str(data)), str(data), card.preprocessing, 1, 1, "pyav", 0)
+    dataset = ViewDataset(
+        read_videos("val.csv", str(data)),
+        VideoFiles(str(data), timeout=0),
+        card.preprocessing,
+        1,
+        1,
+        "return",
+    )
     found = load_scores(tmp_path / "out")[0].scores
     for row in (0, 4):
         order = list(range(config.data.num_frames))[::-1]

@@ -1,5 +1,6 @@
 import itertools
 import json
+import logging
 import runpy
 import subprocess
 import sys
@@ -290,3 +291,40 @@ def test_eight_bits_keep_the_accuracy_and_halve_the_file(trained, motion_data, t
         right[name] = sum(label == classes[int(row[1])] for label, row in zip(labels, rows, strict=True))
     assert right["full"] > 0.5 * len(rows)
     assert abs(right["full"] - right["int8"]) <= 0.05 * len(rows)
+
+
+class Kept(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def emit(self, record):
+        self.said.append(record.getMessage())
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("handled", [True, False], ids=["a program that logs", "a program that has set up nothing"])
+def test_an_export_leaves_the_logging_of_the_process_alone(tmp_path, handled):
+    checkpoint, root, kept = write_tiny(tmp_path / "a.safetensors"), logging.getLogger(), Kept()
+    before = root.handlers[:], logging.root.manager.disable, root.level, root.filters[:]
+    try:
+        root.handlers[:] = [kept] if handled else []
+        logging.disable(logging.DEBUG)
+        export_checkpoint(checkpoint, "onnx", tmp_path / "a.onnx", None, int8=True)
+        assert root.handlers == ([kept] if handled else []) and kept.said == []
+        assert (logging.root.manager.disable, root.level, root.filters) == (logging.DEBUG, *before[2:])
+    finally:
+        root.handlers[:] = before[0]
+        logging.disable(before[1])
+
+
+def test_what_others_log_while_the_quantiser_works_is_heard():
+    root, kept = logging.getLogger(), Kept()
+    root.addHandler(kept)
+    try:
+        with export._without_advice():
+            logging.warning("of another thread")
+            logging.getLogger("a library").warning("of a library")
+    finally:
+        root.removeHandler(kept)
+    assert kept.said == ["of another thread", "of a library"]

@@ -18,6 +18,8 @@ from mvit_video.model.weights.load import load_checkpoint, put_weights, read_wei
 SMALL = {
     "torchvision/mvit_v2_s": {},
     "torchvision/swin3d_t": dict(num_frames=4, crop_size=48),
+    "torchvision/swin3d_s": dict(num_frames=4, crop_size=48),
+    "torchvision/swin3d_b": dict(num_frames=4, crop_size=48),
     "pytorchvideo/slow_r50": dict(num_frames=4, crop_size=(40, 64)),
     "pytorchvideo/x3d_s": dict(num_frames=4, crop_size=(48, 32)),
     "pytorchvideo/mvit_base_16x4": dict(num_frames=4, crop_size=(32, 48)),

@@ -11,10 +11,15 @@ import torch
 from torch import nn
 
 import mvit_video
-from mvit_video import Capabilities, build_model, list_models, register_model
+from mvit_video import Capabilities, build_model, list_models, load_weights, register_model
+from mvit_video.config.schema import InputSettings
 from mvit_video.engine.optimizer import freeze_all_but_head, layer_numbers
-from mvit_video.errors import ConfigError
+from mvit_video.errors import CheckpointError, ConfigError
+from mvit_video.model.checkpoint_format import CheckpointFormat
 from mvit_video.model.registry import MODELS, NETWORKS, capabilities_of, model_entry
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.convert import convert
+from mvit_video.model.weights.files import save_checkpoint
 
 PACKAGE = Path(mvit_video.__file__).parent
 
@@ -163,3 +168,52 @@ def test_importing_the_package_imports_neither_torch_nor_a_network():
     code = "import sys, mvit_video; print([n for n in sys.modules if n == 'torch' or n.startswith('mvit_video.model')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# checkpoint formats
+
+
+def _theirs(state):
+    return {"network": {f"their.{name}": tensor for name, tensor in state.items()}}
+
+
+THEIRS = CheckpointFormat(
+    "Theirs",
+    matches=lambda names: all(name.startswith("their.") for name in names),
+    renamer=lambda state: lambda name: name.removeprefix("their."),
+    write=_theirs,
+)
+
+
+def test_a_format_that_a_network_names_is_read_converted_and_written(tmp_path):
+    """The head is not the last layer of this network, and not called as ours is."""
+    register_model("tiny", Tiny, dict(num_classes=5), Capabilities(head="head", formats=(THEIRS,)))
+    model = build_model("tiny")
+    torch.save({f"their.{name}": tensor for name, tensor in model.state_dict().items()}, tmp_path / "theirs.pth")
+    other = build_model("tiny")
+    report = load_weights(other, tmp_path / "theirs.pth")
+    assert report.format == "Theirs" and set(report.copied) == set(model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    more = build_model("tiny", num_classes=7)
+    with pytest.raises(CheckpointError, match="its head has 5 classes, the network's 7"):
+        load_weights(more, tmp_path / "theirs.pth")
+    convert(str(tmp_path / "theirs.pth"), "native", tmp_path / "ours.safetensors", classes=list("abcde"))
+    convert(str(tmp_path / "ours.safetensors"), "theirs", tmp_path / "again.pth")
+    again = torch.load(tmp_path / "again.pth", weights_only=True)["network"]
+    assert again.keys() == _theirs(model.state_dict())["network"].keys()
+    with pytest.raises(ConfigError, match="is of tiny, which has no form --to pyslowfast"):
+        convert(str(tmp_path / "ours.safetensors"), "pyslowfast", tmp_path / "no.pyth")
+    with pytest.raises(ConfigError, match="format 'onx' is unknown: allowed are native, "):
+        convert(str(tmp_path / "ours.safetensors"), "onx", tmp_path / "no.pyth")
+
+
+def test_a_head_that_starts_anew_is_the_one_that_the_entry_names(tmp_path):
+    register_model("tiny", Tiny, dict(num_classes=5), Capabilities(head="head"))
+    model, other = build_model("tiny"), build_model("tiny")
+    card = ModelCard(
+        name="tiny", arguments={}, classes=tuple("abcde"), preprocessing=InputSettings(num_frames=4, crop_size=16)
+    )
+    save_checkpoint(tmp_path / "tiny.safetensors", model, card)
+    report = load_weights(other, tmp_path / "tiny.safetensors", reset_head=True)
+    assert report.new == ("head.weight", "head.bias")
+    assert torch.equal(other.stem.weight, model.stem.weight) and not torch.equal(other.head.weight, model.head.weight)

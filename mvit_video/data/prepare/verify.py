@@ -55,16 +55,24 @@ def lists_of(data: DataSettings) -> list[VideoList]:
     return lists
 
 
-def verify(lists: Sequence[VideoList], plan: Plan, advance: Callable[[int, str], None]) -> dict:
+def verify(
+    lists: Sequence[VideoList],
+    plan: Plan,
+    advance: Callable[[int, str], None],
+    note: Callable[[str, str], None] = lambda path, text: None,
+) -> dict:
     """`{"num_videos", "bad": [...]}`: the rows of all lists, and those whose video is not wholly decodable.
 
-    A video that stands in several rows is decoded once. `advance` hears of each with a word on what was found.
+    A video that stands in several rows is decoded once. `advance` hears of each with a word on what was found, `note` of
+    those that are odd and read all the same.
     """
     paths = list(dict.fromkeys(record.path for videos in lists for record in videos.records))
     found: dict[str, tuple[str, float]] = {}
-    for path, reason, seconds in check_videos(paths, plan):
+    for path, reason, seconds, odd in check_videos(paths, plan):
         if reason:
             found[path] = (reason, seconds)
+        elif odd:
+            note(path, odd)
         advance(1, f"{len(found)} bad")
     bad = [
         BadFile(record.path, record.row, found[record.path][0], videos.source, round(found[record.path][1], 3))
@@ -80,10 +88,10 @@ def num_files(lists: Sequence[VideoList]) -> int:
     return len({record.path for videos in lists for record in videos.records})
 
 
-def check_videos(paths: Sequence[str], plan: Plan) -> Iterator[tuple[str, str, float]]:
-    """(path, reason, seconds) of each video, in the order in which they come to an end; no reason where it is good."""
+def check_videos(paths: Sequence[str], plan: Plan) -> Iterator[tuple[str, str, float, str]]:
+    """(path, reason, seconds, note) of each video, in the order in which they come to an end; no reason where it is good."""
     root = os.path.abspath(plan.root)
     jobs = (Job(path, "mvit_video.data.video.guard_child:check_video", (path, root, plan.backend)) for path in paths)
     with DecoderPool(imports=plan.imports) as pool:
         for done in pool.run(jobs, plan.workers, plan.timeout):
-            yield done.job.name, done.reason.removeprefix(f"{done.job.name}: "), done.seconds
+            yield done.job.name, done.reason.removeprefix(f"{done.job.name}: "), done.seconds, done.result or ""

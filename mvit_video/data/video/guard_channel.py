@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+WAITING, GOING_ON = "waiting", "going on"  # around what may take for ever, in what a decoding process plays
 MOST_FILES = 4  # that come with a message
 LENGTH = struct.Struct("<Q")
 CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)

@@ -14,19 +14,18 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from errno import EFBIG
 from typing import Any, NoReturn
 
 import numpy as np
 
-from mvit_video.data.video.guard_channel import Channel, SharedFrames, named_function, new_memory
+from mvit_video.data.video.guard_channel import GOING_ON, WAITING, Channel, SharedFrames, named_function, new_memory
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import ConfigError, DecodeError
 
 CHUNK_FRAMES, CHUNK_BYTES, CHUNK_SECONDS = 8, 32 << 20, 0.5  # of the frames that `next` gives at once
-WAITING, GOING_ON = "waiting", "going on"  # yielded by what plays, around waiting for a source that may be silent
 PR_SET_PDEATHSIG = 1
 
 
@@ -36,6 +35,8 @@ def be_the_child(end: socket.socket) -> NoReturn:
     try:
         _bind_to(parent)
         hello, _ = channel.receive()
+        os.environ.clear()
+        os.environ.update(hello["environment"])
         _limit_memory(hello["memory"])
         for module in hello["imports"]:
             importlib.import_module(module)
@@ -116,6 +117,7 @@ class Server:
             "frames": len(self._video),
             "fps": self._video.fps,
             "shortfall": self._video.shortfall,
+            "note": self._video.note,
         }
 
     def _learned(self) -> dict:
@@ -222,10 +224,11 @@ class Server:
             raise MemoryError from reason
 
 
-def check_video(path: str, root: str, backend: str) -> Iterator[None]:
-    """A job: all of a video, decoded. DecodeError where anything is not as it should be."""
+def check_video(path: str, root: str, backend: str) -> Generator[None, None, str]:
+    """A job: all of a video, decoded; its note. DecodeError where anything is not as it should be."""
     with VideoReader(path, root, backend) as reader:
         yield from reader.checking()
+        return reader.note
 
 
 def _bind_to(parent: int) -> None:

@@ -36,8 +36,8 @@ class Launcher:
         self._control = control
         self._ends: dict[int, socket.socket] = {}  # by child: what it talks over
         self._children: dict[int, int] = {}  # by the number of that file
-        self._woken, wake = os.pipe()
-        for end in (self._woken, wake):
+        self._pipe = self._woken, wake = os.pipe()
+        for end in self._pipe:
             os.set_blocking(end, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -88,6 +88,8 @@ class Launcher:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for end in (self._control, *self._ends.values()):
             end.close()
+        for number in self._pipe:
+            os.close(number)
 
     def _kill(self, child: int) -> None:
         with suppress(ProcessLookupError):

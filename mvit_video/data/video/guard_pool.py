@@ -178,10 +178,12 @@ class DecoderPool:
     Args:
         memory: bytes that each may take.
         imports: modules that each imports first, such as one that adds a decoder.
+        of: another pool, whose processes this one borrows. Closing this one then ends those at work for it, and no others.
     """
 
-    def __init__(self, memory: int = MEMORY, imports: Sequence[str] = ()) -> None:
-        self._new = partial(Decoder, memory, tuple(imports))
+    def __init__(self, memory: int = MEMORY, imports: Sequence[str] = (), of: "DecoderPool | None" = None) -> None:
+        self._of = of
+        self._new = of.take if of is not None else partial(Decoder, memory, tuple(imports))
         self._idle: list[Decoder] = []
         self._busy: weakref.WeakSet[Decoder] = weakref.WeakSet()
         self._pids: set[int] = set()
@@ -195,12 +197,16 @@ class DecoderPool:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def take(self) -> Decoder:
-        """An idle process, or a new one; `give` it back. DecoderLost where the pool is closed."""
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def take(self, new: bool = False) -> Decoder:
+        """An idle process, or a new one, which knows the environment of now; `give` it back. DecoderLost if the pool is closed."""
         decoder: Decoder | None = None
         while decoder is None:
             with self._lock:
-                decoder = self._idle.pop() if self._idle else None
+                decoder = self._idle.pop() if self._idle and not new else None
             if decoder is None:
                 decoder = self._new()
             elif not decoder.answers():
@@ -218,10 +224,13 @@ class DecoderPool:
         """Take back a process that is no longer wanted; one that is still at work is killed."""
         with self._lock:
             self._busy.discard(decoder)
-            kept = not decoder.busy and not self._closed and len(self._idle) < KEPT
+            kept = not decoder.busy and not self._closed and self._of is None and len(self._idle) < KEPT
             if kept:
                 self._idle.append(decoder)
-        if not kept:
+        if self._of is not None:
+            self._pids.discard(decoder.pid)
+            self._of.give(decoder)
+        elif not kept:
             decoder.kill()
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ class Launcher:
 
         A launcher that was killed or stopped is replaced. ConfigError where the system lets no process start.
         """
-        hello = {"memory": memory, "imports": list(imports)}
+        hello = {"memory": memory, "imports": list(imports), "environment": dict(os.environ)}
         for last in (False, True):
             control: socket.socket | None = None
             try:

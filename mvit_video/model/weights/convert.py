@@ -10,10 +10,10 @@ from torch import nn
 
 from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError, ConfigError
-from mvit_video.model.registry import build_model, model_entry
+from mvit_video.model.registry import build_model, head_name, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card, model_of_file
 from mvit_video.model.weights.files import save_checkpoint
-from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
+from mvit_video.model.weights.formats import known_formats
 from mvit_video.model.weights.load import (
     LoadReport,
     Weights,
@@ -25,8 +25,6 @@ from mvit_video.model.weights.load import (
 )
 from mvit_video.model.weights.zoo import ZOO, ZooEntry
 from mvit_video.paths import output_file, write_whole
-
-TARGETS = ("native", "pyslowfast", "torchvision")
 
 
 def convert(
@@ -43,8 +41,8 @@ def convert(
     a native checkpoint in place of those that are known. Tensors are checked against the network first; none is made up.
     Raises CheckpointError or ConfigError.
     """
-    if to not in TARGETS:
-        raise ConfigError(f"format '{to}' is unknown: allowed are {', '.join(TARGETS)}")
+    if to not in targets():
+        raise ConfigError(f"format '{to}' is unknown: allowed are {', '.join(targets())}")
     if classes and to != "native":
         raise ConfigError(f"--classes: a file --to {to} holds no class names: leave them out, or convert --to native")
     output = Path(output)
@@ -52,24 +50,35 @@ def convert(
         output.parent.mkdir(parents=True, exist_ok=True)
     output = output_file(output, overwrite)
     weights = _with_head(read_weights(source))
-    if weights.card is not None and weights.of_baseline and to != "native":
+    network = model_entry(_network_name(weights, name))
+    form = {each.name.lower(): each for each in network.capabilities.formats if each.write is not None}.get(to)
+    if form is None and to != "native":
         raise ConfigError(
-            f"{source}: is of {weights.card.name}, which has no form --to {to}: its own names are in --to native"
+            f"{source}: is of {network.name}, which has no form --to {to}: its own names are in --to native"
         )
-    with torch.device("cpu" if weights.of_baseline else "meta"):  # baselines read values while being built
-        model = _network(weights, name)
-    state, report = fit_weights(weights, model.state_dict())
+    with torch.device("meta" if network.capabilities.meta else "cpu"):
+        if weights.card is not None:
+            model = model_of_file(weights.card, source)
+        else:
+            model = build_model(network.name, num_classes=weights.num_classes)
+    state, report = fit_weights(weights, model.state_dict(), head_layer=head_name(model))
     if report.new:
         raise CheckpointError(f"{source}: lacks '{report.new[0]}', and a conversion makes nothing up: train it first")
     if to == "native":
-        card = _native_card(weights, name, classes)
+        card = _native_card(weights, network.name, classes)
         model.load_state_dict(state, assign=True)
         save_checkpoint(output, model, card)
         return report
     content = io.BytesIO()
-    torch.save({"model_state": to_pyslowfast(state)} if to == "pyslowfast" else to_torchvision(state), content)
+    assert form is not None and form.write is not None
+    torch.save(form.write(state), content)
     write_whole(output, content.getvalue())
     return report
+
+
+def targets() -> list[str]:
+    """What `convert` writes: our own format, then those of other projects that a network of theirs names."""
+    return ["native", *(each.name.lower() for each in known_formats() if each.write is not None)]
 
 
 def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
@@ -102,14 +111,13 @@ def _with_head(weights: Weights) -> Weights:
     return weights
 
 
-def _network(weights: Weights, name: str | None) -> nn.Module:
-    if weights.card is not None:
-        if name not in (None, weights.card.name):
-            raise ConfigError(
-                f"{weights.source}: is of {weights.card.name} by its card, not of {name}: leave --model out"
-            )
-        return model_of_file(weights.card, weights.source)
-    return build_model(name or _recognised(weights), num_classes=weights.num_classes)
+def _network_name(weights: Weights, name: str | None) -> str:
+    """The network's name: the card's, or the one that the user gives, or that of the network with these shapes."""
+    if weights.card is None:
+        return name or _recognised(weights)
+    if name not in (None, weights.card.name):
+        raise ConfigError(f"{weights.source}: is of {weights.card.name} by its card, not of {name}: leave --model out")
+    return weights.card.name
 
 
 def _recognised(weights: Weights) -> str:
@@ -121,10 +129,10 @@ def _recognised(weights: Weights) -> str:
     return name
 
 
-def _native_card(weights: Weights, name: str | None, classes: Sequence[str] | None) -> ModelCard:
+def _native_card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
     """The checkpoint's own card, where it has one, else one that is made for it; with these classes if there are any."""
     if weights.card is None:
-        return _card(weights, name or _recognised(weights), classes)
+        return _card(weights, name, classes)
     return weights.card.model_copy(update={"classes": _class_names(weights, classes)})
 
 

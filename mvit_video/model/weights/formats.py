@@ -7,12 +7,13 @@ Ours are PySlowFast's names, so its video files need no map. Its image files kee
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from mvit_video.errors import CheckpointError
+from mvit_video.model.checkpoint_format import CheckpointFormat, has
+from mvit_video.model.registry import MODELS
 from mvit_video.model.weights.inflate import INDEX_TABLE, is_image
 
 PATCH_FILTER = "patch_embed.proj.weight"
@@ -34,35 +35,22 @@ _TORCHVISION = (
     ("head.1.", "head.projection."),
 )
 _TIMM = (("shortcut_proj_attn.", "proj."), ("shortcut_proj_mlp.", "proj."), ("head.fc.", "head.projection."))
-MVIT_FORMATS = ("PySlowFast", "torchvision", "timm")
 _POSITIONS = ("pos_embed_spatial", "pos_embed_temporal")
 _CLASS_VECTORS = ("cls_token", "pos_embed_class")
-
-
-@dataclass(frozen=True)
-class Format:
-    """Another project's names: how they are told, and (from the whole state) what renames each to ours."""
-
-    name: str
-    matches: Callable[[Set[str]], bool]
-    renamer: Callable[[Mapping[str, Tensor]], Callable[[str], str]]
-    head: str = "head.projection"
-    """Our name of the layer that classifies."""
-
-
-def _unchanged(state: Mapping[str, Tensor]) -> Callable[[str], str]:
-    return str
-
-
-def _has(name: str) -> Callable[[Set[str]], bool]:
-    return lambda names: name in names
 
 
 def _is_pyslowfast(names: Set[str]) -> bool:
     return PATCH_FILTER in names and any(name.startswith("blocks.") for name in names)
 
 
-def format_of(names: Iterable[str], source: str | Path) -> Format:
+def known_formats() -> list[CheckpointFormat]:
+    """Those of all networks, those of plugins first."""
+    entries = [MODELS.get(name) for name in MODELS.names()]
+    entries.sort(key=lambda entry: entry.plugin is None)
+    return list(dict.fromkeys(each for entry in entries for each in entry.capabilities.formats))
+
+
+def format_of(names: Iterable[str], source: str | Path) -> CheckpointFormat:
     """The format whose names these are; CheckpointError where there is none."""
     names = set(names)
     if "stem.0.0.weight" in names and any(name.startswith("blocks.0.layers.") for name in names):
@@ -70,7 +58,7 @@ def format_of(names: Iterable[str], source: str | Path) -> Format:
             f"{source}: holds torchvision's MaxViT, another network than the paper's (other scale, activation and padding), "
             "which is not built here: take timm's maxvit_*_tf_* files"
         )
-    found = next((each for each in FORMATS if each.matches(names)), None)
+    found = next((each for each in known_formats() if each.matches(names)), None)
     if found is None:
         raise CheckpointError(
             f"{source}: holds weights of no network that is known here (the first is '{min(names, default='')}'): "
@@ -101,7 +89,9 @@ def to_ours(state: Mapping[str, Tensor], source: str | Path) -> tuple[str, dict[
 
 def head_names(kind: str) -> tuple[str, str]:
     """Our names of the head's weight and bias in weights of a format."""
-    head = next((each.head for each in FORMATS if each.name == kind), "head.projection")
+    entries = (MODELS.get(name) for name in MODELS.names())
+    heads = (e.capabilities.head for e in entries if any(each.name == kind for each in e.capabilities.formats))
+    head = next(heads, "head.projection")
     return f"{head}.weight", f"{head}.bias"
 
 
@@ -187,57 +177,14 @@ def _to_torchvision_name(name: str) -> str:
     return name
 
 
-# Swin's names in other projects, for torchvision's video network, whose names are kept here.
-_SWIN_LAYERS = re.compile(r"^(?:backbone\.)?layers\.(\d+)\.(blocks|downsample)\.")
-_SWIN = ((".mlp.fc1.", ".mlp.0."), (".mlp.fc2.", ".mlp.3."), ("cls_head.fc_cls.", "head."), ("head.fc.", "head."))
+def _is_timm(names: Set[str]) -> bool:
+    return any(name.startswith("stages.") and ".attn.pool_k." in name for name in names)
 
 
-def _swin_renamer(state: Mapping[str, Tensor]) -> Callable[[str], str]:
-    """Video Swin's, MMAction2's, Microsoft's and timm's: timm keeps a merge with the stage behind it, the others before."""
-    merges_first = not any("layers.0.downsample." in name for name in state)
-
-    def rename(name: str) -> str:
-        if found := _SWIN_LAYERS.match(name):
-            stage, part = int(found[1]), found[2]
-            place = 2 * stage if part == "blocks" else 2 * stage + (-1 if merges_first else 1)
-            name = f"features.{place}.{name[found.end() :]}"
-        name = name.removeprefix("backbone.")
-        for theirs, ours in _SWIN:
-            name = name.replace(theirs, ours)
-        return name
-
-    return rename
-
-
-def _swin_pictures_renamer(state: Mapping[str, Tensor]) -> Callable[[str], str]:
-    """torchvision's image network: its patches are its first stage."""
-
-    def rename(name: str) -> str:
-        for theirs, ours in (("features.0.0.", "patch_embed.proj."), ("features.0.2.", "patch_embed.norm.")):
-            if name.startswith(theirs):
-                return ours + name.removeprefix(theirs)
-        return re.sub(r"^features\.(\d+)", lambda found: f"features.{int(found[1]) - 1}", name)
-
-    return rename
-
-
-def _is_swin_of_layers(names: Set[str]) -> bool:
-    return bool(
-        {f"{prefix}layers.0.blocks.0.attn.relative_position_bias_table" for prefix in ("", "backbone.")} & names
-    )
-
-
-FORMATS = (
-    Format("CSWin", _has("stage1_conv_embed.0.weight"), _unchanged, "head"),
-    Format("timm MaxViT", _has("stages.0.blocks.0.attn_block.attn.qkv.weight"), _unchanged, "head.fc"),
-    Format("timm PVT v2", _has("stages.0.blocks.0.mlp.dwconv.weight"), _unchanged, "head"),
-    Format("timm Twins", _has("patch_embeds.0.proj.weight"), _unchanged, "head"),
-    Format("torchvision Swin", _has("features.0.0.attn.relative_position_bias_table"), _unchanged, "head"),
-    Format(
-        "torchvision image Swin", _has("features.1.0.attn.relative_position_bias_table"), _swin_pictures_renamer, "head"
+MVIT_FORMATS = (
+    CheckpointFormat("timm", _is_timm, _timm_renamer, numbered=True),
+    CheckpointFormat("torchvision", has("conv_proj.weight"), _torchvision_renamer, to_torchvision, numbered=True),
+    CheckpointFormat(
+        "PySlowFast", _is_pyslowfast, write=lambda state: {"model_state": to_pyslowfast(state)}, numbered=True
     ),
-    Format("Swin", _is_swin_of_layers, _swin_renamer, "head"),
-    Format("timm", lambda names: any(name.startswith("stages.") for name in names), _timm_renamer),
-    Format("torchvision", _has("conv_proj.weight"), _torchvision_renamer),
-    Format("PySlowFast", _is_pyslowfast, _unchanged),
 )

@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.download import local_file
 from mvit_video.errors import CheckpointError, did_you_mean
-from mvit_video.model.registry import MODELS, build_model, model_entry
+from mvit_video.model.registry import MODELS, build_model, head_name, model_entry
 from mvit_video.model.relative_position import resample_table
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
 from mvit_video.model.weights.files import check_whole, read_checkpoint, read_tensors
-from mvit_video.model.weights.formats import MVIT_FORMATS, head_names, to_ours
+from mvit_video.model.weights.formats import head_names, known_formats, to_ours
 from mvit_video.model.weights.inflate import INDEX_TABLE, check_inflation, inflate, is_image
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
-
-HEAD = ("head.projection.weight", "head.projection.bias")
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,14 @@ class Weights:
     """Of public checkpoints that the zoo lists."""
 
     @property
-    def of_baseline(self) -> bool:
+    def of_no_format(self) -> bool:
         """Whether these are weights of a network that no other project has files of."""
         return self.card is not None and not model_entry(self.card.name).capabilities.formats
 
     @property
     def num_classes(self) -> int | None:
         """Rows of the head; None for weights without one."""
-        if self.card is not None and self.of_baseline:
+        if self.card is not None:
             return len(self.card.classes)
         bias = head_names(self.format)[1]
         return self.state[bias].numel() if bias in self.state else None
@@ -164,29 +162,34 @@ def model_of_weights(card: ModelCard, state: dict[str, Tensor], source: str | Pa
 def put_weights(model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False) -> LoadReport:
     """`load_weights` for weights that are read already."""
     wanted = model.state_dict()
-    state, report = fit_weights(weights, wanted, inflation, reset_head)
+    state, report = fit_weights(weights, wanted, inflation, reset_head, head_name(model))
     model.load_state_dict(wanted | state)
     return report
 
 
 def fit_weights(
-    weights: Weights, wanted: Mapping[str, Tensor], inflation: str = "center", reset_head: bool = False
+    weights: Weights,
+    wanted: Mapping[str, Tensor],
+    inflation: str = "center",
+    reset_head: bool = False,
+    head_layer: str | None = None,
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """The tensors of `wanted`'s shapes that `weights` has for it (all but the report's `new`), and the report.
 
-    Looks at shapes only, so `wanted` may be on the meta device.
+    Looks at shapes only, so `wanted` may be on the meta device. `head_layer` is the name of the layer that classifies; without
+    one it is the last that there is.
     """
     check_inflation(inflation)
-    state, inflated, head = dict(weights.state), list[str](), _head_of(wanted)
+    state, inflated, head = dict(weights.state), list[str](), _head_of(wanted, head_layer)
     new = list(head) if reset_head or not any(name in state for name in head) else []
-    if not weights.of_baseline and is_image(state):
+    if not weights.of_no_format and is_image(state):
         new += [name for name in ("cls_token",) if name in wanted and name not in state]
         if not is_image(wanted):
             state, inflated = inflate(state, wanted, inflation)
     if difference := _difference(state, wanted, new):
         raise CheckpointError(f"{weights.source}: {difference}: {_what_fits(weights, wanted)}")
     used = {name: state[name] for name in wanted if name not in new}
-    fitted = {name: _fitted(name, tensor, wanted, weights) for name, tensor in used.items()}
+    fitted = {name: _fitted(name, tensor, wanted, weights, head) for name, tensor in used.items()}
     interpolated = [name for name in used if fitted[name] is not used[name]]
     made = {*inflated, *interpolated, *new}
     report = LoadReport(
@@ -237,18 +240,18 @@ def _difference(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], excep
     return f"{what} ({len(missing)} missing, {len(unknown)} unknown)"
 
 
-def _head_of(wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The names of a network's head: ours, or of a baseline the last two, the weight and bias of its last layer."""
-    return HEAD if HEAD[0] in wanted else tuple(wanted)[-2:]
+def _head_of(wanted: Mapping[str, Tensor], layer: str | None = None) -> tuple[str, ...]:
+    """The names of the tensors of a network's head: of this layer, or else the last two, a weight and a bias."""
+    return tuple(name for name in wanted if name.rpartition(".")[0] == layer) or tuple(wanted)[-2:]
 
 
-def _fitted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], weights: Weights) -> Tensor:
+def _fitted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], weights: Weights, head: tuple[str, ...]) -> Tensor:
     """The tensor itself where it has the shape, else a position table read at other rows; CheckpointError for the rest."""
     shape = wanted[name].shape
     _check_kind(name, tensor, wanted[name], weights.source)
     if tensor.shape == shape:
         return tensor
-    if name in _head_of(wanted):
+    if name in head:
         raise CheckpointError(
             f"{weights.source}: its head has {weights.num_classes} classes, the network's {shape[0]}: build the network "
             f"with num_classes={weights.num_classes}, or start its head new with reset_head=True"
@@ -280,17 +283,15 @@ def recognise_model(weights: Weights) -> str | None:
     """The registered network that has exactly these shapes, whatever its head; None where there is none."""
     shapes = _shapes(weights.state, head_names(weights.format))
     blocks = len({name.split(".")[1] for name in weights.state if name.startswith("blocks.")})
-    for name in MODELS.names():
-        entry = MODELS.get(name)
-        takes = entry.capabilities.formats
-        if weights.format not in takes and (weights.format != "native" or not takes):
-            continue
-        if weights.format in MVIT_FORMATS and sum(entry.defaults.get("depths", ())) != blocks:
-            continue  # shapes cost time
-        with torch.device("meta"):
-            wanted = build_model(name).state_dict()
-        if shapes == _shapes(wanted, _head_of(wanted)):
-            return name
+    own = [each for each in known_formats() if weights.format in (each.name, "native")]
+    for entry in map(MODELS.get, MODELS.names()):
+        formats = [each for each in entry.capabilities.formats if each in own]
+        if not formats or (formats[0].numbered and sum(entry.defaults["depths"]) != blocks):
+            continue  # building takes time
+        with torch.device("meta" if entry.capabilities.meta else "cpu"):
+            wanted = build_model(entry.name).state_dict()
+        if shapes == _shapes(wanted, _head_of(wanted, entry.capabilities.head)):
+            return entry.name
     return None
 
 
@@ -301,7 +302,7 @@ def _shapes(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, tor
 
 def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
     """The cure where weights are another network's."""
-    if weights.card is not None and weights.of_baseline:
+    if weights.card is not None and weights.of_no_format:
         return f"these are weights of {weights.card.name}, so build that one for the same clips"
     name = recognise_model(weights)
     if name is None:

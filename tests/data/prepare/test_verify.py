@@ -216,7 +216,7 @@ def test_a_video_may_take_longer_than_the_timeout_as_long_as_frames_come(tmp_pat
     plan = misbehaving(tmp_path, "slow", "slow-spin")
     plan = replace(plan, timeout=0.7)
     found = {
-        path: (reason, seconds) for path, reason, seconds in verify.check_videos(["slow.bad", "slow-spin.bad"], plan)
+        path: (reason, seconds) for path, reason, seconds, _ in verify.check_videos(["slow.bad", "slow-spin.bad"], plan)
     }
     assert found["slow.bad"][0] == "" and found["slow.bad"][1] > 1
     assert found["slow-spin.bad"][0] == "the decoder did not answer within 0.7 s"
@@ -232,14 +232,14 @@ def test_a_child_that_dies_between_two_videos_costs_none(sources, tmp_path):
     (child,) = decoding_processes() - before
     os.kill(child, 9)
     assert gone_within(child, 20)
-    assert [(path, reason) for path, reason, _ in [*found, *checked]] == [(name, "") for name in names]
+    assert [(path, reason) for path, reason, *_ in [*found, *checked]] == [(name, "") for name in names]
 
 
 def test_verifying_without_a_timeout_finds_the_same_in_this_process(planted):
     root, _, reasons = planted
     names = [*reasons, "good 000.mp4", "good 001.webm", "frames1"]
     before = decoding_processes()
-    found = {path: reason for path, reason, _ in verify.check_videos(names, Plan(str(root), timeout=0)) if reason}
+    found = {path: reason for path, reason, *_ in verify.check_videos(names, Plan(str(root), timeout=0)) if reason}
     assert set(found) == set(reasons) and decoding_processes() == before
 
 

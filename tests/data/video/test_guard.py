@@ -17,11 +17,11 @@ from processes import alive, decoding_processes, gone_within, launchers
 from torch.utils.data import DataLoader, Dataset
 
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.dataset import BadVideo, ClipDataset
+from mvit_video.data.dataset import BadVideo, clip_dataset_from
 from mvit_video.data.lists.read import VideoList, VideoRecord
 from mvit_video.data.loader import StepSampler, training_loader
 from mvit_video.data.video import guard
-from mvit_video.data.video.guard import GuardedReader, open_reader
+from mvit_video.data.video.guard import Guard, GuardedReader, open_reader
 from mvit_video.data.video.guard_pool import COPIED_BYTES, DecoderPool, Job
 from mvit_video.data.video.guard_start import launcher
 from mvit_video.data.video.reader import VideoReader
@@ -77,7 +77,7 @@ def test_a_file_that_is_cut_short_is_refused_or_read_as_far_as_it_goes(tmp_path,
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with_plain = [
         _frames_of(lambda: VideoReader(path, whole=whole)),
-        _frames_of(lambda: open_reader(path, whole=whole)),
+        _frames_of(lambda: Guard().open(path, whole=whole)),
     ]
     assert with_plain[0] == with_plain[1]
     assert whole == (with_plain[1][0] == []) and "cut short" in with_plain[1][1]
@@ -116,7 +116,7 @@ def test_large_clips_are_not_copied_and_outlive_the_next_one_too(video):
 
 
 def test_a_stream_holds_a_bounded_number_of_frames_whatever_their_size(pool, trouble):
-    with open_reader(trouble("none"), pool=pool) as reader:
+    with Guard(pool=pool).open(trouble("none")) as reader:
         frames, held = reader.stream(), []
         for number, frame in enumerate(frames):
             assert (frame == number).all() and frame.shape == (1200, 1600, 3)
@@ -137,7 +137,7 @@ def test_a_stream_that_nobody_reads_on_leaves_a_reader_that_works(video):
 
 
 def test_frames_before_the_end_of_a_stream_are_given_before_the_reason(pool, trouble):
-    with open_reader(trouble("mid-die"), timeout=TIMEOUT, pool=pool) as reader:
+    with Guard(timeout=TIMEOUT, pool=pool).open(trouble("mid-die")) as reader:
         seen = []
         with pytest.raises(DecodeError, match=r"mid-die.bad: the decoder died \(SIGSEGV\)"):
             seen.extend(reader.stream())
@@ -146,14 +146,14 @@ def test_frames_before_the_end_of_a_stream_are_given_before_the_reason(pool, tro
 
 def test_one_process_serves_one_reader_after_another_and_two_serve_two_at_once(video):
     with open_reader(video) as one:
-        child = one._decoder.pid
+        child = one.process
         with open_reader(video) as two:
-            assert two._decoder.pid != child
+            assert two.process != child
             assert read_number(two.frames([8])[0]) == 8 and read_number(one.frames([5])[0]) == 5
     pids = set()
     for _ in range(3):
         with open_reader(video) as reader:
-            pids.add(reader._decoder.pid)
+            pids.add(reader.process)
     assert len(pids) == 1
 
 
@@ -165,14 +165,14 @@ def test_no_timeout_means_no_process(video):
 def test_bad_files_and_wrong_questions_are_the_same_errors_and_the_process_goes_on(video, tmp_path):
     (tmp_path / "empty.mp4").touch()
     with open_reader(video) as reader:
-        child = reader._decoder.pid
+        child = reader.process
         with pytest.raises(DecodeError, match=r"a.mp4: frames \[30\] are wanted, it has 0 to 29"):
             reader.frames([30])
         assert read_number(reader.frames([2])[0]) == 2
     with pytest.raises(DecodeError, match=r"^empty.mp4: the file is empty \(0 bytes\)$"):
         open_reader("empty.mp4", tmp_path)
     with open_reader(video) as reader:
-        assert reader._decoder.pid == child
+        assert reader.process == child
 
 
 @pytest.mark.parametrize(
@@ -192,11 +192,11 @@ def test_a_decoder_that_hangs_or_dies_is_a_bad_video_within_the_timeout(pool, tr
     start = time.monotonic()
     with (
         pytest.raises(DecodeError, match=f"^{file}: {reason}"),
-        open_reader(file, timeout=TIMEOUT, pool=pool) as reader,
+        Guard(timeout=TIMEOUT, pool=pool).open(file) as reader,
     ):
         list(reader.stream()) if what.startswith("mid") else reader.frames([0])
     assert time.monotonic() - start < TIMEOUT + 1
-    with open_reader(video, timeout=20, pool=pool) as reader:
+    with Guard(timeout=20, pool=pool).open(video) as reader:
         assert read_number(reader.frames([11])[0]) == 11
 
 
@@ -205,15 +205,15 @@ def test_a_decoder_that_takes_all_memory_is_a_bad_video(trouble, video):
     file = trouble("eat")
     with DecoderPool(memory=1 << 30, imports=["misbehaving"]) as pool:
         with pytest.raises(DecodeError, match=rf"^{file}: decoding it needs more than 1\.1 GB of memory"):
-            open_reader(file, timeout=30, pool=pool)
-        with open_reader(video, timeout=20, pool=pool) as reader:
+            Guard(timeout=30, pool=pool).open(file)
+        with Guard(timeout=20, pool=pool).open(video) as reader:
             assert read_number(reader.frames([11])[0]) == 11
 
 
 def test_frames_above_a_limit_of_pixels_are_refused_wherever_they_are_asked_for(video):
-    with open_reader(video, most_pixels=48 * 144) as reader:
+    with Guard(most_pixels=48 * 144).open(video) as reader:
         assert reader.frames([0]).shape == (1, 48, 144, 3)
-    with open_reader(video, most_pixels=48 * 144 - 1) as reader:
+    with Guard(most_pixels=48 * 144 - 1).open(video) as reader:
         for ask in (lambda: reader.frames([0]), lambda: next(reader.stream())):
             with pytest.raises(DecodeError, match="its frames of 144×48 pixels are above the limit of 6,911 pixels"):
                 ask()
@@ -221,17 +221,17 @@ def test_frames_above_a_limit_of_pixels_are_refused_wherever_they_are_asked_for(
 
 def test_a_mistake_of_ours_in_the_process_is_not_called_a_bad_video(pool, trouble):
     with pytest.raises(RuntimeError, match="IndexError: a mistake of ours"):
-        open_reader(trouble("bug"), pool=pool)
+        Guard(pool=pool).open(trouble("bug"))
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=lambda how: how.name)
 def test_a_process_that_was_killed_or_stopped_while_idle_is_replaced(video, how, pool, monkeypatch):
     monkeypatch.setattr("mvit_video.data.video.guard_pool.PING_SECONDS", 0.3)
-    with open_reader(video, pool=pool) as reader:
-        child = reader._decoder.pid
+    with Guard(pool=pool).open(video) as reader:
+        child = reader.process
     os.kill(child, how)
-    with open_reader(video, pool=pool) as reader:
-        assert reader._decoder.pid != child and read_number(reader.frames([1])[0]) == 1
+    with Guard(pool=pool).open(video) as reader:
+        assert reader.process != child and read_number(reader.frames([1])[0]) == 1
     assert gone_within(child, 5)
 
 
@@ -243,7 +243,7 @@ def test_a_launcher_that_was_killed_or_stopped_is_replaced(video, how, monkeypat
         before = launchers()
         for process in before:
             os.kill(process, how)
-        with DecoderPool() as second, open_reader(video, pool=second) as reader:
+        with DecoderPool() as second, Guard(pool=second).open(video) as reader:
             assert read_number(reader.frames([1])[0]) == 1
             assert launchers() - before
     assert all(gone_within(process, 5) for process in before)
@@ -251,7 +251,7 @@ def test_a_launcher_that_was_killed_or_stopped_is_replaced(video, how, monkeypat
 
 def test_a_reader_that_is_forgotten_takes_its_process_along(video):
     reader = open_reader(video)
-    child = reader._decoder.pid
+    child = reader.process
     assert alive(child)
     del reader
     gc.collect()
@@ -259,7 +259,7 @@ def test_a_reader_that_is_forgotten_takes_its_process_along(video):
 
 
 def test_a_reader_that_lost_its_decoder_says_so(pool, trouble):
-    reader = open_reader(trouble("late-die"), timeout=TIMEOUT, pool=pool)
+    reader = Guard(timeout=TIMEOUT, pool=pool).open(trouble("late-die"))
     with pytest.raises(DecodeError, match="SIGSEGV"):
         reader.frames([0])
     with pytest.raises(DecodeError, match="its reader is closed, or its decoder was lost"):
@@ -271,11 +271,11 @@ def test_closing_a_pool_lets_go_whoever_waits_and_ends_every_process(pool, troub
 
     def wait():
         try:
-            open_reader(trouble("spin"), timeout=600, pool=pool)
+            Guard(timeout=600, pool=pool).open(trouble("spin"))
         except DecodeError as reason:
             reasons.append(str(reason))
 
-    with open_reader(video, pool=pool):
+    with Guard(pool=pool).open(video):
         threads = [threading.Thread(target=wait) for _ in range(3)]
         for thread in threads:
             thread.start()
@@ -291,7 +291,7 @@ def test_closing_a_pool_lets_go_whoever_waits_and_ends_every_process(pool, troub
     assert len(reasons) == 3 and all(reason.endswith("spin.bad: decoding was stopped") for reason in reasons)
     assert decoding_processes() <= before
     with pytest.raises(DecodeError, match=r"a.mp4: decoding was stopped"):
-        open_reader(video, pool=pool)
+        Guard(pool=pool).open(video)
 
 
 def test_threads_share_a_pool_and_a_thread_that_ends_takes_no_process_along(video, pool):
@@ -299,7 +299,7 @@ def test_threads_share_a_pool_and_a_thread_that_ends_takes_no_process_along(vide
 
     def read(number):
         for _ in range(5):
-            with open_reader(video, pool=pool) as reader:
+            with Guard(pool=pool).open(video) as reader:
                 numbers.append((number, read_number(reader.frames([number])[0])))
 
     for _ in range(2):
@@ -345,7 +345,7 @@ def test_training_goes_on_past_videos_whose_decoder_hangs_or_dies(tmp_path, pool
     )
     monkeypatch.setattr(guard, "shared_pool", pool)
     start = time.monotonic()
-    batches = list(training_loader(ClipDataset(videos, settings, seed=0), StepSampler(8, 4, 0, 0, 2), workers=2))
+    batches = list(training_loader(clip_dataset_from(settings, videos, seed=0), StepSampler(8, 4, 0, 0, 2), workers=2))
     bad = {video.path: video.reason for batch in batches for video in batch["bad"]}
     assert set(bad) == {"hang.bad", "crash.bad"} and all(isinstance(each, BadVideo) for each in batches[0]["bad"])
     assert "did not answer within" in bad["hang.bad"] and "died (SIGSEGV)" in bad["crash.bad"]
@@ -365,7 +365,7 @@ class ProcessOfWorker(Dataset):
     def __getitem__(self, index: int) -> tuple[int, int]:
         with open_reader(self.video) as reader:
             assert read_number(reader.frames([index])[0]) == index
-            return reader._decoder.pid, len(launchers())
+            return reader.process, len(launchers())
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ from mvit_video.data.video.guard_pool import DecoderPool
 pool = DecoderPool(imports=["misbehaving"])
 reader, busy = open_reader(sys.argv[1]), pool.take()
 busy.send("work", 600, seconds=600, name="x", function="misbehaving:hang", arguments=[])
-print(reader._decoder.pid, busy.pid, flush=True)
+print(reader.process, busy.pid, flush=True)
 if sys.argv[2] == "end":
     sys.exit()
 time.sleep(600)
@@ -430,8 +430,8 @@ def test_a_forked_process_has_a_decoder_of_its_own_and_leaves_that_of_its_parent
             status = 1
             try:
                 with open_reader(video) as other:
-                    status = 0 if read_number(other.frames([4])[0]) == 4 and other._decoder is not None else 1
-                    status = 2 if other._decoder.pid == reader._decoder.pid else status
+                    status = 0 if read_number(other.frames([4])[0]) == 4 and isinstance(other, GuardedReader) else 1
+                    status = 2 if other.process == reader.process else status
             finally:
                 os._exit(status)
         assert os.waitpid(forked, 0)[1] == 0
@@ -439,8 +439,8 @@ def test_a_forked_process_has_a_decoder_of_its_own_and_leaves_that_of_its_parent
 
 
 def test_the_process_holds_no_file_of_the_program_open(video, tmp_path):
-    with open(tmp_path / "held.txt", "w"), DecoderPool() as pool, open_reader(video, pool=pool) as reader:
-        folder = Path(f"/proc/{reader._decoder.pid}/fd")
+    with open(tmp_path / "held.txt", "w"), DecoderPool() as pool, Guard(pool=pool).open(video) as reader:
+        folder = Path(f"/proc/{reader.process}/fd")
         if not folder.exists():
             pytest.skip("no /proc")
         held = {os.readlink(link) for link in folder.iterdir()}
@@ -451,10 +451,11 @@ def test_the_process_holds_no_file_of_the_program_open(video, tmp_path):
 def test_memory_of_a_clip_is_given_back_by_the_next(video):
     with open_reader(video) as reader:
         reader.frames(list(range(30)) * 20)
-        memory = reader._decoder._frames.memory
-        assert os.fstat(memory).st_size == 600 * 48 * 144 * 3
+        links = Path(f"/proc/{reader.process}/fd").iterdir()
+        memory = next(link for link in links if "memfd:frames" in os.readlink(link))
+        assert os.stat(memory).st_size == 600 * 48 * 144 * 3
         reader.frames([0])
-        assert os.fstat(memory).st_size == 48 * 144 * 3
+        assert os.stat(memory).st_size == 48 * 144 * 3
 
 
 @pytest.mark.parametrize("root", ["data", None])
@@ -472,7 +473,7 @@ NOHUP = """
 import os, signal, sys
 from mvit_video.data.video.guard import open_reader
 with open_reader(sys.argv[1]) as reader:
-    children = [reader._decoder.pid, int(sys.argv[2]) or os.getpid()]
+    children = [reader.process, int(sys.argv[2]) or os.getpid()]
     for pid in children:
         print(next(line.split()[1] for line in open(f"/proc/{pid}/status") if line.startswith("SigIgn")))
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXFSZ):
@@ -515,7 +516,7 @@ def test_a_shell_that_limits_the_size_of_files_is_named_and_no_video_is_called_b
 HAMMER = """
 import sys, threading, time, importlib, logging
 import torch, av
-from mvit_video.data.video.guard import open_reader
+from mvit_video.data.video.guard import Guard
 from mvit_video.data.video.guard_pool import DecoderPool
 stop = threading.Event()
 def multiply():
@@ -536,7 +537,7 @@ for thread in threads: thread.start()
 slowest = 0.0
 for number in range(20):
     start = time.monotonic()
-    with DecoderPool() as pool, open_reader(sys.argv[1], timeout=30, pool=pool) as reader:
+    with DecoderPool() as pool, Guard(30, pool).open(sys.argv[1]) as reader:
         assert reader.frames([number % 30]).shape == (1, 48, 144, 3)
     slowest = max(slowest, time.monotonic() - start)
 stop.set()

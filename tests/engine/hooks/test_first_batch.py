@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mvit_video.config.schema import InputSettings, TrainSettings
-from mvit_video.data.mixing import Mixer, mix_generator
+from mvit_video.data.mixing import mix_generator, mixer_from
 from mvit_video.engine.hooks import first_batch
 
 
@@ -19,7 +19,7 @@ def test_the_first_batch_s_frames_are_the_ones_before_normalising():
 
 @pytest.mark.parametrize("batch", [3, 8, 11])
 def test_clips_mixed_for_the_picture_are_those_of_the_step(batch):
-    mixer = Mixer(TrainSettings(mixup=0.8, label_smoothing=0.0), 4)
+    mixer = mixer_from(TrainSettings(mixup=0.8, label_smoothing=0.0), 4)
     clips, labels = torch.randn(batch, 3, 2, 4, 4), torch.arange(batch) % 4
     wanted, targets = mixer(clips, labels, mix_generator(0, 1))
     found = first_batch.mixed_ends(clips, labels, 3, lambda *pair: mixer(*pair, mix_generator(0, 1)))

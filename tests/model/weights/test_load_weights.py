@@ -224,7 +224,7 @@ BROKEN = {
     ),
     "foreign": (
         lambda state: {"conv1.weight": torch.ones(1), "fc.bias": torch.ones(1)},
-        r"holds weights of no MViT that is known here \(the first is 'conv1.weight'\): known are the names of PySlowFast",
+        r"holds weights of no network that is known here \(the first is 'conv1.weight'\): known are the names of PySlowFast",
     ),
     "beside": (
         lambda state: {"model_state": state, "ema_state": state},
@@ -234,8 +234,8 @@ BROKEN = {
     "a list": (lambda state: list(state.values()), "holds no tensors by name: give a state dict"),
     "empty": (lambda state: {"model_state": {}}, "holds no tensors by name"),
     "twice": (
-        lambda state: state | {"stages.0.blocks.0.norm1.bias": state["norm.bias"]},
-        "holds two tensors for 'blocks.0.norm1.bias', one of them is 'stages.0.blocks.0.norm1.bias'",
+        lambda state: state | {"conv_proj.bias": state["norm.bias"], "conv_proj.weight": state["norm.weight"]},
+        r"holds two tensors for 'patch_embed.proj.\w+', one of them is 'conv_proj.\w+'",
     ),
 }
 
