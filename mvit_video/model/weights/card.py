@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, field_validator, model_serializer
 from torch import nn
@@ -42,7 +42,7 @@ class ModelCard(Settings):
 
     name: Word
     """The network's registered name."""
-    arguments: dict
+    arguments: dict[str, Any]
     """Constructor arguments besides those that follow from the classes and the preprocessing."""
     classes: tuple[Annotated[str, Field(max_length=10_000)], ...]
     """Class names in label order, no two alike."""
@@ -65,7 +65,7 @@ class ModelCard(Settings):
 
     @field_validator("arguments")
     @classmethod
-    def _arguments_are_bounded(cls, arguments: dict) -> dict:
+    def _arguments_are_bounded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         values = list(islice(_values(arguments), MOST_VALUES + 1))
         if len(values) > MOST_VALUES:
             raise ValueError(f"more than {MOST_VALUES} values are no arguments of a network")
@@ -80,7 +80,7 @@ class ModelCard(Settings):
         return arguments
 
     @model_serializer(mode="wrap")
-    def _without_no_plugin(self, dump: SerializerFunctionWrapHandler) -> dict:
+    def _without_no_plugin(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Cards of our own networks say nothing of plugins."""
         return {name: value for name, value in dump(self).items() if name != "plugin" or value is not None}
 
