@@ -1,13 +1,14 @@
 """Names of models and the plain arguments they stand for (RECIPES of the paper, Table 8 and PySlowFast's configs)."""
 
 import inspect
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
 
 from mvit_video.errors import ConfigError, did_you_mean
 from mvit_video.model.baselines import BASELINES, build_baseline
-from mvit_video.model.mvit import MViT
+from mvit_video.model.mvit import MViT, MViTArguments
 
 # Paper Tables 8 and 9: blocks per stage, and what else tells the sizes apart.
 _SIZES: dict[str, dict[str, Any]] = {
@@ -48,8 +49,7 @@ for _size, _arguments in _SIZES.items():
     VARIANTS[f"mvitv2_{_size}_in21k"] = _arguments | _IMAGE | dict(cls_token=True, num_classes=19168)
 VARIANTS["mvitv2_l_in1k"]["width_growth"] = "mlp"  # as published; every other MViTv2 grows in the attention
 
-_DEFAULTS = inspect.signature(MViT.__init__).parameters
-_ARGUMENTS = set(_DEFAULTS) - {"self"}
+_DEFAULTS = {field.name: field.default for field in fields(MViTArguments)}
 _BASELINE_ARGUMENTS = set(inspect.signature(build_baseline).parameters) - {"name"}
 
 
@@ -59,7 +59,7 @@ def list_models() -> list[str]:
 
 
 def build_model(name: str, num_classes: int | None = None, **arguments: Any) -> nn.Module:
-    """A network by name, with new (random) weights; `arguments` are those of `MViT` and win over the named ones.
+    """A network by name, with new (random) weights; `arguments` are those of `MViTArguments` and win over the named ones.
 
     Without `num_classes` the head is the published one: 400 for video, 1000 for in1k, 19168 for in21k.
     A baseline such as "torchvision/mvit_v2_s" takes num_classes, num_frames and crop_size, and imports its package now.
@@ -81,7 +81,7 @@ def build_model(name: str, num_classes: int | None = None, **arguments: Any) -> 
 def model_arguments(name: str, **arguments: Any) -> dict[str, Any]:
     """The plain arguments that `name` stands for, with `arguments` put in."""
     check_name(name)
-    allowed = _BASELINE_ARGUMENTS if name in BASELINES else _ARGUMENTS
+    allowed = _BASELINE_ARGUMENTS if name in BASELINES else set(_DEFAULTS)
     for argument in arguments:
         if argument not in allowed:
             near = did_you_mean(argument, allowed)
@@ -101,7 +101,7 @@ def input_size(name: str) -> tuple[int, int, int]:
     check_name(name)
     if name in BASELINES:
         return BASELINES[name].num_frames, BASELINES[name].crop_size, BASELINES[name].crop_size
-    arguments = {argument: _DEFAULTS[argument].default for argument in ("num_frames", "crop_size")} | VARIANTS[name]
+    arguments = {argument: _DEFAULTS[argument] for argument in ("num_frames", "crop_size")} | VARIANTS[name]
     crop = arguments["crop_size"]
     height, width = (crop, crop) if isinstance(crop, int) else crop
     return arguments["num_frames"], height, width

@@ -1,0 +1,145 @@
+"""LayerNorm whose output need not be kept: layers behind it keep what it was made from, and make it again.
+
+A norm's input is kept by the norm itself, and its output would be kept a second time by each linear layer behind it.
+`LayerNorm` notes what its output was made from while the output lives; `made_from` tells it to the next operator.
+"""
+
+# N rows (tokens of all clips), C channels
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from mvit_video.model.ops import device
+from mvit_video.model.ops.operators import autograd_rule, by_formula, in_place, operator, wanted_only
+
+ROWS_PER_THREAD = 512
+
+
+class NormInput(NamedTuple):
+    """What a norm's output is made from: x (..., C), scale and shift (C,); and the output's version when it was made."""
+
+    x: Tensor
+    scale: Tensor
+    shift: Tensor
+    eps: float
+    version: int
+
+
+_NORM_INPUTS = WeakTensorKeyDictionary()  # the output of a `LayerNorm` -> its NormInput, while the output lives
+
+
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm over channels, computed in the type of its weights, given in that of matrix products."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = device.compute_dtype(x)
+        if device.is_fused_anyway():
+            return super().forward(x).to(dtype)
+        out = _layer_norm(x, self.weight, self.bias, self.eps, dtype)
+        if out.requires_grad:
+            _NORM_INPUTS[out] = NormInput(x, self.weight, self.bias, self.eps, out._version)
+        return out
+
+
+def made_from(x: Tensor) -> NormInput | None:
+    """What x was made from where a `LayerNorm` has made it and nobody has changed it since."""
+    if not x.requires_grad or device.is_fused_anyway():
+        return None
+    found = _NORM_INPUTS.get(x)
+    return found if found is not None and found.version == x._version else None
+
+
+def slices(rows: Tensor) -> Iterator[slice]:
+    """All rows at once on a GPU, which hides its memory's latency otherwise; on a CPU as many as stay in the cache."""
+    step = ROWS_PER_THREAD * torch.get_num_threads() if rows.device.type == "cpu" else len(rows)
+    return (slice(start, start + step) for start in range(0, len(rows), max(step, 1)))
+
+
+def zeros(*size: int, like: Tensor) -> Tensor:
+    """Where a sum over slices starts: in single precision at least, or each slice would round the whole sum again."""
+    return like.new_zeros(size, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def norm_rows(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """The norm of rows (N, C), computed in the type of `scale`, in `dtype`."""
+    kernels = device.kernels_for(rows)
+    if kernels:
+        return kernels.layer_norm(rows.contiguous(), scale, shift, eps, dtype)
+    return F.layer_norm(rows.to(scale.dtype), scale.shape, scale, shift, eps).to(dtype)
+
+
+def norm_rows_backward(
+    rows: Tensor, scale: Tensor, shift: Tensor, eps: float, gradient: Tensor, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of rows (N, C), scale and shift, those that are wanted, from that of the output; mean and deviation made again."""
+    kernels = device.kernels_for(rows)
+    if kernels:
+        return list(kernels.layer_norm_backward(rows.contiguous(), scale, eps, gradient.contiguous()))
+    of_rows = torch.empty_like(rows, memory_format=torch.contiguous_format) if wanted[0] else None
+    of_scale, of_shift = (
+        zeros(*part.shape, like=part) if want else None for part, want in ((scale, wanted[1]), (shift, wanted[2]))
+    )
+    for place in slices(rows):
+        part = rows[place].to(scale.dtype)
+        _, mean, rstd = torch.native_layer_norm(part, scale.shape, scale, shift, eps)
+        found = torch.ops.aten.native_layer_norm_backward(
+            gradient[place].to(scale.dtype), part, scale.shape, mean, rstd, scale, shift, list(wanted)
+        )
+        if of_rows is not None:
+            of_rows[place] = found[0]
+        for total, share in ((of_scale, found[1]), (of_shift, found[2])):
+            if total is not None:
+                total += share
+    return [of_rows, *(None if total is None else total.to(scale.dtype) for total in (of_scale, of_shift))]
+
+
+def _fake_layer_norm(x, scale, shift, eps, dtype):
+    return x.new_empty(x.shape, dtype=dtype)
+
+
+@operator(_fake_layer_norm)
+def _layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    if x.device.type != "cpu" or scale.dtype == dtype:
+        return norm_rows(x.reshape(-1, x.shape[-1]), scale, shift, eps, dtype).view(x.shape)
+    rows, out = x.reshape(-1, x.shape[-1]), x.new_empty(x.shape, dtype=dtype)
+    for place in slices(rows):
+        out.view_as(rows)[place] = norm_rows(rows[place], scale, shift, eps, dtype)
+    return out
+
+
+def _fake_layer_norm_backward(gradient, x, scale, shift, eps, wanted):
+    return wanted_only([part.new_empty(part.shape) for part in (x, scale, shift)], wanted)
+
+
+@operator(_fake_layer_norm_backward)
+def _layer_norm_backward(
+    gradient: Tensor, x: Tensor, scale: Tensor, shift: Tensor, eps: float, wanted: Sequence[bool]
+) -> list[Tensor]:
+    rows, back = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (x, gradient))
+    of_x, of_scale, of_shift = norm_rows_backward(rows, scale, shift, eps, back, wanted)
+    found = [None if of_x is None else of_x.view(x.shape), of_scale, of_shift]
+    return wanted_only(found, wanted)
+
+
+def _keep(ctx, inputs, output) -> None:
+    x, scale, shift, ctx.eps, ctx.dtype = inputs
+    ctx.save_for_backward(x, scale, shift)
+
+
+def _backward(ctx, gradient):
+    given, wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
+    if torch.is_grad_enabled():
+        return *by_formula(lambda *parts: _formula(*parts, ctx.eps, ctx.dtype), given, wanted, [gradient]), None, None
+    return *in_place(_layer_norm_backward(gradient, *given, ctx.eps, wanted), wanted), None, None
+
+
+def _formula(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    return F.layer_norm(x.to(scale.dtype), scale.shape, scale, shift, eps).to(dtype)
+
+
+autograd_rule(_layer_norm, _keep, _backward)

@@ -1,0 +1,58 @@
+"""How an operator of this package is made: one schema, one body for all devices, a fake, an autograd rule.
+
+`torch.library.custom_op` would do as well, but loads PyTorch's compiler at the first call: seconds, and 170 MiB.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LIBRARY = torch.library.Library("mvit_video", "DEF")
+
+
+def operator(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator: the function that computes an operator becomes torch.ops.mvit_video.NAME, its name without "_".
+
+    `fake` tells shapes, strides and types of what it gives, from tensors without data.
+    """
+
+    def make(body: Callable[..., Any]) -> Any:
+        name = body.__name__.lstrip("_")
+        _LIBRARY.define(name + torch.library.infer_schema(body, mutates_args=()))
+        _LIBRARY.impl(name, body, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"mvit_video::{name}", fake, lib=_LIBRARY)
+        return getattr(torch.ops.mvit_video, name).default
+
+    return make
+
+
+def autograd_rule(made: Any, keep: Callable[..., None], backward: Callable[..., Any]) -> None:
+    """How gradients pass an operator: `keep(ctx, inputs, output)` in the forward pass, `backward(ctx, *gradients)`."""
+    torch.library.register_autograd(made.name(), backward, setup_context=keep, lib=_LIBRARY)
+
+
+def wanted_only(tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor]:
+    """The tensors that are wanted: an operator gives no None."""
+    return [tensor for tensor, want in zip(tensors, wanted, strict=True) if want and tensor is not None]
+
+
+def in_place(found: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+    """The reverse of `wanted_only`: what was found at the places where it is wanted, None elsewhere."""
+    rest = iter(found)
+    return [next(rest) if want else None for want in wanted]
+
+
+def by_formula(
+    formula: Callable[..., Tensor | Sequence[Tensor]],
+    given: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    gradients: Sequence[Tensor],
+) -> list[Tensor | None]:
+    """The gradients of a plain formula, where they shall be differentiated again; None for what is not wanted."""
+    outs = formula(*given)
+    outs = [outs] if isinstance(outs, Tensor) else list(outs)
+    leaves = [tensor for tensor, want in zip(given, wanted, strict=True) if want]
+    found = torch.autograd.grad(outs, leaves, list(gradients), create_graph=True, allow_unused=True)
+    return in_place(found, wanted)
