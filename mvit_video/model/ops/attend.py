@@ -77,7 +77,7 @@ def _keep(ctx, inputs, output) -> None:
 def _backward(ctx, gradient, _):
     *given, out, sums = ctx.saved_tensors
     if torch.is_grad_enabled():
-        return tuple(by_formula(attention_formula, given, ctx.needs_input_grad, [gradient]))
+        return tuple(by_formula(attention_formula, given, ctx.needs_input_grad[1:], [gradient]))
     return _attention_backward(gradient, *given, out, sums)
 
 

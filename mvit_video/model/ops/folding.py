@@ -178,7 +178,7 @@ def _keep_queries(ctx, inputs, output) -> None:
 
 def _back_through_queries(ctx, gradient):
     cls, grid, *tables = ctx.saved_tensors
-    num_cls, wanted, nothing = ctx.num_cls, ctx.needs_input_grad[:5], (None,) * 4
+    num_cls, wanted, nothing = ctx.num_cls, ctx.needs_input_grad[1:6], (None,) * 4
     if torch.is_grad_enabled():
         cls = grid[:, :0] if cls is None else cls
         formula = partial(queries_formula, ctx.thw, ctx.k_thw, ctx.sizes, ctx.channels)
@@ -219,13 +219,13 @@ class _Axes:
             if table is None:
                 found.append(None)
                 continue
-            embedding = F.pad(
-                self._embedding(table, axis).to(self.dtype), (0, 0, 0, self.sizes[axis] - self.k_thw[axis])
-            )
-            if axis == 2:
-                found.append(embedding.repeat_interleave(self.heads, 0))
-            else:
-                found.append(embedding.repeat(self.repeats[axis], 1, 1))
+            embedding, empty = self._embedding(table, axis).to(self.dtype), self.sizes[axis] - self.k_thw[axis]
+            embedding = F.pad(embedding, (0, 0, 0, empty)) if empty else embedding
+            times = self.heads if axis == 2 else self.repeats[axis]
+            if times != 1:
+                spread = embedding[:, None] if axis == 2 else embedding[None]
+                embedding = spread.expand(*((-1, times) if axis == 2 else (times, -1)), -1, -1).flatten(0, 1)
+            found.append(embedding)
         return found
 
     def _embedding(self, table: Tensor, axis: int) -> Tensor:

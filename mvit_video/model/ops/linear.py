@@ -92,6 +92,8 @@ def _linear(
     norm_x: Tensor | None, scale: Tensor | None, shift: Tensor | None, eps: float,
 ) -> list[Tensor]:  # fmt: skip
     """`parts` tensors (..., O); what the norm was made from is for the backward pass alone."""
+    if parts == 1:
+        return [F.linear(x, weight, bias)]
     layers = zip(weight.chunk(parts), bias.chunk(parts), strict=True)
     return [F.linear(x, some_weights, some_bias) for some_weights, some_bias in layers]
 
@@ -107,27 +109,28 @@ def _linear_backward(
     norm_x: Tensor | None, scale: Tensor | None, shift: Tensor | None, eps: float, wanted: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
     backs = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
-    of_x = of_weight = of_bias = None
+    found = []
     if wanted[0]:
         weights = weight.chunk(len(backs))
         of_x = backs[0] @ weights[0]
         for back, part in zip(backs[1:], weights[1:], strict=True):
             of_x.addmm_(back, part)
-        of_x = of_x.view(*gradients[0].shape[:-1], -1)
+        found.append(of_x.view(*gradients[0].shape[:-1], weight.shape[1]))
     if wanted[1]:
-        of_weight = _products_with_rows(backs, _Rows(x, (norm_x, scale, shift), eps, weight.dtype))
+        found.append(_products_with_rows(backs, _Rows(x, (norm_x, scale, shift), eps, weight.dtype)))
     if wanted[2]:
-        of_bias = torch.cat([column_sums(back, weight.dtype) for back in backs])
-    return wanted_only([of_x, of_weight, of_bias], wanted)
+        sums = [column_sums(back, weight.dtype) for back in backs]
+        found.append(torch.cat(sums) if len(sums) > 1 else sums[0])
+    return found
 
 
 def _products_with_rows(backs: Sequence[Tensor], rows: _Rows) -> Tensor:
     """Gradients of the weights of all parts, one below the other; in slices where the rows are made again."""
     if rows.norm is None or rows.rows.device.type != "cpu":
         made = rows[:]
-        return torch.cat([back.t() @ made for back in backs])
+        return torch.cat([back.t() @ made for back in backs]) if len(backs) > 1 else backs[0].t() @ made
     totals = zeros(len(backs), backs[0].shape[1], rows.rows.shape[1], like=backs[0])
-    for place in slices(rows.rows):
+    for place in slices(rows.rows, rows.rows.shape[1]):
         made = rows[place]
         for back, total in zip(backs, totals, strict=True):
             _add_product(total, back[place].t(), made)
@@ -153,8 +156,8 @@ def _keep_linear(ctx, inputs, output) -> None:
     ctx.save_for_backward(None if norm_x is not None else x, weight, norm_x, scale, shift)
 
 
-def _back_through_linear(ctx, gradients):
-    (x, weight, *norm), wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
+def _back_through_linear(ctx, *gradients):
+    (x, weight, *norm), wanted = ctx.saved_tensors, ctx.needs_input_grad[1:4]
     nothing = (None,) * 5
     if not torch.is_grad_enabled():
         return *in_place(_linear_backward(gradients, x, weight, *norm, ctx.eps, wanted), wanted), *nothing
@@ -184,7 +187,7 @@ def _mlp(
     """The output (..., O), and with `keep` the hidden values before the GELU (N, K), else none of them."""
     rows = x.reshape(-1, x.shape[-1])
     out, hidden = w2.new_empty(len(rows), len(w2)), w1.new_empty(len(rows) if keep else 0, len(w1))
-    for place in slices(rows):
+    for place in slices(rows, len(w1)):
         wide = torch.addmm(b1, rows[place], w1.t(), out=hidden[place]) if keep else torch.addmm(b1, rows[place], w1.t())
         torch.addmm(b2, F.gelu(wide), w2.t(), out=out[place])
     return out.view(*x.shape[:-1], len(w2)), hidden
@@ -206,7 +209,7 @@ def _mlp_backward(
         zeros(*size, like=w1) if want else None
         for size, want in zip((w1.shape, w1.shape[:1], w2.shape), wanted[1:4], strict=True)
     )
-    for place in slices(hidden):
+    for place in slices(hidden, len(w1)):
         if of_w2 is not None:
             _add_product(of_w2, back[place].t(), F.gelu(hidden[place]))
         if not any(wanted[:3]):
@@ -230,7 +233,7 @@ def _keep_mlp(ctx, inputs, output) -> None:
 
 
 def _back_through_mlp(ctx, gradient, _):
-    (x, w1, b1, w2, b2, hidden, *norm), wanted = ctx.saved_tensors, ctx.needs_input_grad[:5]
+    (x, w1, b1, w2, b2, hidden, *norm), wanted = ctx.saved_tensors, ctx.needs_input_grad[1:6]
     nothing = (None,) * 5
     if not torch.is_grad_enabled():
         found = _mlp_backward(gradient, hidden, x, w1, w2, *norm, ctx.eps, wanted)

@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from mvit_video.model.ops import device
 from mvit_video.model.ops.operators import autograd_rule, by_formula, in_place, operator, wanted_only
 
-ROWS_PER_THREAD = 512
+ROWS, VALUES = 512, 512 * 384  # of a slice and thread: rows at least, and values where rows are short
 
 
 class NormInput(NamedTuple):
@@ -40,7 +40,9 @@ class LayerNorm(nn.LayerNorm):
         dtype = device.compute_dtype(x)
         if device.is_fused_anyway():
             return super().forward(x).to(dtype)
-        out = _layer_norm(x, self.weight, self.bias, self.eps, dtype)
+        by_kernels = device.kernels_for(x) is not None
+        given = (x, self.weight, self.bias, self.eps, dtype)
+        out = _layer_norm(*given) if by_kernels else super().forward(x).to(dtype)
         if out.requires_grad:
             _NORM_INPUTS[out] = NormInput(x, self.weight, self.bias, self.eps, out._version)
         return out
@@ -54,9 +56,12 @@ def made_from(x: Tensor) -> NormInput | None:
     return found if found is not None and found.version == x._version else None
 
 
-def slices(rows: Tensor) -> Iterator[slice]:
-    """All rows at once on a GPU, which hides its memory's latency otherwise; on a CPU as many as stay in the cache."""
-    step = ROWS_PER_THREAD * torch.get_num_threads() if rows.device.type == "cpu" else len(rows)
+def slices(rows: Tensor, width: int) -> Iterator[slice]:
+    """All rows at once on a GPU, which hides its memory's latency otherwise; on a CPU as many as stay in the cache.
+
+    `width` is the widest of the tensors that are worked on.
+    """
+    step = max(ROWS, VALUES // width) * torch.get_num_threads() if rows.device.type == "cpu" else len(rows)
     return (slice(start, start + step) for start in range(0, len(rows), max(step, 1)))
 
 
@@ -74,28 +79,21 @@ def norm_rows(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: tor
 
 
 def norm_rows_backward(
-    rows: Tensor, scale: Tensor, shift: Tensor, eps: float, gradient: Tensor, wanted: Sequence[bool]
-) -> list[Tensor | None]:
-    """Gradients of rows (N, C), scale and shift, those that are wanted, from that of the output; mean and deviation made again."""
+    rows: Tensor, scale: Tensor, shift: Tensor, eps: float, gradient: Tensor, wanted: Sequence[bool],
+    statistics: Sequence[Tensor] = (),
+) -> list[Tensor | None]:  # fmt: skip
+    """Gradients of rows (N, C), scale and shift, those that are wanted, from that of the output.
+
+    `statistics` are mean and 1 / deviation of each row, made again where they are not given.
+    """
     kernels = device.kernels_for(rows)
     if kernels:
         return list(kernels.layer_norm_backward(rows.contiguous(), scale, eps, gradient.contiguous()))
-    of_rows = torch.empty_like(rows, memory_format=torch.contiguous_format) if wanted[0] else None
-    of_scale, of_shift = (
-        zeros(*part.shape, like=part) if want else None for part, want in ((scale, wanted[1]), (shift, wanted[2]))
-    )
-    for place in slices(rows):
-        part = rows[place].to(scale.dtype)
-        _, mean, rstd = torch.native_layer_norm(part, scale.shape, scale, shift, eps)
-        found = torch.ops.aten.native_layer_norm_backward(
-            gradient[place].to(scale.dtype), part, scale.shape, mean, rstd, scale, shift, list(wanted)
-        )
-        if of_rows is not None:
-            of_rows[place] = found[0]
-        for total, share in ((of_scale, found[1]), (of_shift, found[2])):
-            if total is not None:
-                total += share
-    return [of_rows, *(None if total is None else total.to(scale.dtype) for total in (of_scale, of_shift))]
+    given, gradient = rows.to(scale.dtype), gradient.to(scale.dtype)
+    mean, rstd = statistics or torch.native_layer_norm(given, scale.shape, scale, shift, eps)[1:]
+    arguments = (gradient, given, scale.shape, mean, rstd, scale, shift, list(wanted))
+    of_rows, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(*arguments)
+    return [of_rows.to(rows.dtype) if wanted[0] else None, of_scale, of_shift]
 
 
 def _fake_layer_norm(x, scale, shift, eps, dtype):
@@ -104,12 +102,7 @@ def _fake_layer_norm(x, scale, shift, eps, dtype):
 
 @operator(_fake_layer_norm)
 def _layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    if x.device.type != "cpu" or scale.dtype == dtype:
-        return norm_rows(x.reshape(-1, x.shape[-1]), scale, shift, eps, dtype).view(x.shape)
-    rows, out = x.reshape(-1, x.shape[-1]), x.new_empty(x.shape, dtype=dtype)
-    for place in slices(rows):
-        out.view_as(rows)[place] = norm_rows(rows[place], scale, shift, eps, dtype)
-    return out
+    return norm_rows(x.reshape(-1, x.shape[-1]), scale, shift, eps, dtype).view(x.shape)
 
 
 def _fake_layer_norm_backward(gradient, x, scale, shift, eps, wanted):
@@ -132,7 +125,7 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, gradient):
-    given, wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
+    given, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:4]
     if torch.is_grad_enabled():
         return *by_formula(lambda *parts: _formula(*parts, ctx.eps, ctx.dtype), given, wanted, [gradient]), None, None
     return *in_place(_layer_norm_backward(gradient, *given, ctx.eps, wanted), wanted), None, None

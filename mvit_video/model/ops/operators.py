@@ -29,8 +29,51 @@ def operator(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
 
 
 def autograd_rule(made: Any, keep: Callable[..., None], backward: Callable[..., Any]) -> None:
-    """How gradients pass an operator: `keep(ctx, inputs, output)` in the forward pass, `backward(ctx, *gradients)`."""
-    torch.library.register_autograd(made.name(), backward, setup_context=keep, lib=_LIBRARY)
+    """How gradients pass an operator: `keep(ctx, inputs, output)` in the forward pass, `backward(ctx, *gradients)`.
+
+    A list of tensors, given or found, is passed on as so many single ones. `torch.library.register_autograd` takes lists
+    as they are, for 100 microseconds a call: a tenth of a small network's step.
+    """
+
+    name = made._schema.name.split("::")[1]
+
+    class Rule(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, arrange, *flat):
+            inputs = arrange(flat)
+            with torch._C._AutoDispatchBelowAutograd():
+                output = made(*inputs)
+            keep(ctx, inputs, output)
+            return tuple(output) if isinstance(output, list) else output
+
+        @staticmethod
+        def backward(ctx, *gradients):
+            return None, *backward(ctx, *gradients)
+
+    Rule.__name__ = name  # what profilers and grad_fn show
+    gives_list = isinstance(made._schema.returns[0].type, torch.ListType)
+    lists = [place for place, given in enumerate(made._schema.arguments) if str(given.type) == "List[Tensor]"]
+
+    def kernel(*inputs):
+        if not torch.is_grad_enabled():
+            with torch._C._AutoDispatchBelowAutograd():
+                return made(*inputs)
+        if not lists:
+            found = Rule.apply(_as_given, *inputs)
+            return list(found) if gives_list else found
+        (place,) = lists
+        count = len(inputs[place])
+        flat = (*inputs[:place], *inputs[place], *inputs[place + 1 :])
+        found = Rule.apply(
+            lambda flat: (*flat[:place], list(flat[place : place + count]), *flat[place + count :]), *flat
+        )
+        return list(found) if gives_list else found
+
+    _LIBRARY.impl(name, kernel, "Autograd")
+
+
+def _as_given(flat: tuple[Any, ...]) -> tuple[Any, ...]:
+    return flat
 
 
 def wanted_only(tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor]:

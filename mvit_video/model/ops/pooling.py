@@ -50,7 +50,8 @@ def _pool_parts(x: Tensor, thw: Grid, pools: Sequence[Pool]) -> list[Heads]:
         return [Heads(*found[2 * place :][:2], _pooled_size(thw, stride)) for place, stride in enumerate(strides)]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))
     found = _pool_norms(x, parameters, pools[0][1].eps, thw, [step for stride in strides for step in stride], keep)
-    return [Heads(*found[3 * place :][:2], _pooled_size(thw, stride)) for place, stride in enumerate(strides)]
+    each = len(found) // len(pools)
+    return [Heads(*found[each * place :][:2], _pooled_size(thw, stride)) for place, stride in enumerate(strides)]
 
 
 def _is_usual(conv: nn.Module | None, norm: nn.Module | None) -> bool:
@@ -80,29 +81,41 @@ def _fake_pool_norms(x, parameters, eps, thw, strides, keep):
     found, num_cls = [], x.shape[1] - prod(thw)
     for stride in _by_three(strides):
         cells = x.new_empty(x.shape[0], prod(_pooled_size(thw, stride)), *x.shape[3:])
-        kept = torch.empty_like(cells) if keep and x.device.type == "cpu" else x.new_empty(0)
-        found += [x.new_empty(x.shape[0], num_cls, *x.shape[3:]), cells, kept]
+        found += [x.new_empty(x.shape[0], num_cls, *x.shape[3:]), cells]
+        if _keeps_pooled(x, keep):
+            sums = parameters[1].new_empty(cells.shape[:-1].numel(), 1)
+            found += [torch.empty_like(cells), sums, torch.empty_like(sums)]
     return found
+
+
+def _keeps_pooled(x: Tensor, keep: bool) -> bool:
+    """On a CPU to convolve again would cost more than it saves."""
+    return keep and x.device.type == "cpu"
 
 
 @operator(_fake_pool_norms)
 def _pool_norms(
     x: Tensor, parameters: Sequence[Tensor], eps: float, thw: Sequence[int], strides: Sequence[int], keep: bool
 ) -> list[Tensor]:
-    """Class tokens, grid, and with `keep` on a CPU the grid before its norm: P times three.
+    """Class tokens and grid, and where they are kept the grid before its norm, its means and 1 / deviations: of each of P.
 
     `parameters` are weight (d, 1, t, h, w), scale and shift of each tensor, `strides` three numbers of each.
     """
     kernels = _pool_kernels(x, parameters)
     if kernels:
         found = kernels.pool_norms(x, parameters, eps, tuple(thw), _by_three(strides))
-        return [tensor for cls, grid in found for tensor in (cls, grid, x.new_empty(0))]
+        return [tensor for pair in found for tensor in pair]
     found, num_cls = [], x.shape[1] - prod(thw)
     for place, stride in enumerate(_by_three(strides)):
         weight, scale, shift = parameters[3 * place : 3 * place + 3]
         cls, pooled = x[:, :num_cls, place], _pool(x[:, num_cls:, place], weight, thw, stride)
-        found += [norm_rows(part.flatten(0, -2), scale, shift, eps, x.dtype).view(part.shape) for part in (cls, pooled)]
-        found.append(pooled if keep and x.device.type == "cpu" else x.new_empty(0))
+        found.append(norm_rows(cls.flatten(0, -2), scale, shift, eps, x.dtype).view(cls.shape))
+        grid, *statistics = torch.native_layer_norm(
+            pooled.flatten(0, -2).to(scale.dtype), scale.shape, scale, shift, eps
+        )
+        found.append(grid.to(x.dtype).view(pooled.shape))
+        if _keeps_pooled(x, keep):
+            found += [pooled, *statistics]
     return found
 
 
@@ -112,7 +125,7 @@ def _pool_kernels(x: Tensor, parameters: Sequence[Tensor]):
     return kernels if kernels and all(kernels.can_pool(weight) for weight in parameters[::3]) else None
 
 
-def _fake_pool_norms_backward(gradients, x, parameters, pooled, eps, thw, strides, wanted):
+def _fake_pool_norms_backward(gradients, x, parameters, kept, eps, thw, strides, wanted):
     weight, scale = parameters[:2]
     of_norms = scale.new_empty(len(parameters) // 3, 2, scale.shape[0])
     return wanted_only([x.new_empty(x.shape), weight.new_empty(len(of_norms), *weight.shape), of_norms], wanted)
@@ -120,7 +133,7 @@ def _fake_pool_norms_backward(gradients, x, parameters, pooled, eps, thw, stride
 
 @operator(_fake_pool_norms_backward)
 def _pool_norms_backward(
-    gradients: Sequence[Tensor], x: Tensor, parameters: Sequence[Tensor], pooled: Sequence[Tensor],
+    gradients: Sequence[Tensor], x: Tensor, parameters: Sequence[Tensor], kept: Sequence[Tensor],
     eps: float, thw: Sequence[int], strides: Sequence[int], wanted: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of x, of the filters (P, d, 1, t, h, w), and of scale and shift (P, 2, d), those that are wanted.
@@ -134,8 +147,9 @@ def _pool_norms_backward(
     of_x, found, num_cls = x.new_empty(x.shape) if wanted[0] else None, [], x.shape[1] - prod(thw)
     for place, stride in enumerate(_by_three(strides)):
         given, back = parameters[3 * place : 3 * place + 3], gradients[2 * place : 2 * place + 2]
-        kept = pooled[place] if pooled[place].numel() else None
-        of_part, *of_given = _pool_norm_backward(x[:, :, place], given, kept, eps, thw, stride, back, wanted)
+        of_part, *of_given = _pool_norm_backward(
+            x[:, :, place], given, kept[3 * place : 3 * place + 3], eps, thw, stride, back, wanted
+        )
         found.append(of_given)
         if of_x is not None:
             of_x[:, :num_cls, place], of_x[:, num_cls:, place] = of_part
@@ -145,16 +159,16 @@ def _pool_norms_backward(
     return wanted_only([of_x, of_filters, of_norms], wanted)
 
 
-def _pool_norm_backward(x: Tensor, given: Sequence[Tensor], pooled, eps: float, thw, stride: Grid, back, wanted):
+def _pool_norm_backward(x: Tensor, given, kept: Sequence[Tensor], eps: float, thw, stride: Grid, back, wanted):
     """Of one tensor (B, N, h, d): gradients of its class tokens and of its cells, and those of its three parameters."""
     weight, scale, shift = given
     cls, cells = x.split([x.shape[1] - prod(thw), prod(thw)], 1)
-    pooled = _pool(cells, weight, thw, stride) if pooled is None else pooled
+    pooled, *statistics = kept or [_pool(cells, weight, thw, stride)]
     of_x, of_filter, of_norm = wanted
     wants = [of_x or of_filter, of_norm, of_norm]
     back_cls, back_pooled = (
-        norm_rows_backward(part.flatten(0, -2), scale, shift, eps, of_part.flatten(0, -2), wants)
-        for part, of_part in zip((cls, pooled), back, strict=True)
+        norm_rows_backward(part.flatten(0, -2), scale, shift, eps, of_part.flatten(0, -2), wants, stats)
+        for part, of_part, stats in zip((cls, pooled), back, ((), statistics), strict=True)
     )
     of_parts = of_weight = None
     if wants[0]:
@@ -172,24 +186,25 @@ def _pool_norm_backward(x: Tensor, given: Sequence[Tensor], pooled, eps: float, 
 
 def _keep(ctx, inputs, output) -> None:
     x, parameters, ctx.eps, ctx.thw, ctx.strides, _ = inputs
-    pooled = output[2::3]
-    ctx.mark_non_differentiable(*pooled)
-    ctx.count = len(parameters)
-    ctx.save_for_backward(x, *parameters, *pooled)
+    ctx.count, ctx.each = len(parameters), 3 * len(output) // len(parameters)
+    kept = [tensor for place, tensor in enumerate(output) if place % ctx.each >= 2]
+    ctx.mark_non_differentiable(*kept)
+    ctx.save_for_backward(x, *parameters, *kept)
 
 
-def _backward(ctx, gradients):
-    (x, *rest), (of_x, of_parameters, *_) = ctx.saved_tensors, ctx.needs_input_grad
-    parameters, pooled, wanted = rest[: ctx.count], rest[ctx.count :], [of_x, *of_parameters]
-    gradients = [gradient for place, gradient in enumerate(gradients) if place % 3 < 2]
+def _backward(ctx, *gradients):
+    (x, *rest), (_, of_x, *needed) = ctx.saved_tensors, ctx.needs_input_grad
+    parameters, kept, of_parameters = rest[: ctx.count], rest[ctx.count :], needed[: ctx.count]
+    wanted = [of_x, *of_parameters]
+    gradients = [gradient for place, gradient in enumerate(gradients) if place % ctx.each < 2]
     if torch.is_grad_enabled():
         formula = partial(_formula, ctx.eps, ctx.thw, _by_three(ctx.strides))
         found = by_formula(formula, [x, *parameters], wanted, gradients)
     else:
         wants = [of_x, any(of_parameters[::3]), any(of_parameters[1::3]) or any(of_parameters[2::3])]
-        found = _pool_norms_backward(gradients, x, parameters, pooled, ctx.eps, ctx.thw, ctx.strides, wants)
+        found = _pool_norms_backward(gradients, x, parameters, kept, ctx.eps, ctx.thw, ctx.strides, wants)
         found = _by_parameter(*in_place(found, wants), parameters, of_parameters)
-    return found[0], found[1:], None, None, None, None
+    return *found, None, None, None, None
 
 
 def _by_parameter(of_x, of_filters, of_norms, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> list:
@@ -230,7 +245,8 @@ def _as_grid(cells: Tensor, thw: Sequence[int]) -> Tensor:
 
 def _of_all_heads(weight: Tensor, like: Tensor) -> Tensor:
     """The filter (d, 1, t, h, w) that the heads of `like` (B, N, h, d) share, for each of them: (h·d, 1, t, h, w)."""
-    return weight.to(like.dtype).repeat(like.shape[2], 1, 1, 1, 1)
+    weight, heads = weight.to(like.dtype), like.shape[2]
+    return weight.repeat(heads, 1, 1, 1, 1) if heads > 1 else weight
 
 
 def _convolve(grid: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
@@ -307,8 +323,8 @@ def conv_of_pictures(clips: Tensor, conv: nn.Conv3d) -> Tensor:
 
 
 def _as_pictures(grid: Tensor) -> Tensor:
-    """(B, C, T, H, W) -> (B·T, C, H, W), channels last in memory; a view where possible."""
-    return grid.transpose(1, 2).flatten(0, 1)
+    """(B, C, T, H, W) -> (B·T, C, H, W), channels last in memory; a view where possible, else copied in that order."""
+    return grid.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def _by_three(strides: Sequence[int]) -> list[Grid]:
