@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from mvit_video.errors import ConfigError
-from mvit_video.model.baselines import BASELINES
 from mvit_video.model.variants import build_model, input_size
 
 PHASES = ("inference", "training")
@@ -105,9 +104,8 @@ def count_multiply_adds(name: str, device: torch.device | None = None) -> dict[s
     """
     from fvcore.nn import FlopCountAnalysis
 
-    plain = name if name in BASELINES or name.startswith(REFERENCE) else REFERENCE + name
     clip = torch.zeros(1, 3, *usual_size(name), device=device)
-    analysis = FlopCountAnalysis(new_network(plain).to(device).eval(), clip)
+    analysis = FlopCountAnalysis(new_network(name).to(device).eval(), clip)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     with torch.no_grad():
         operators: Counter = analysis.by_operator()

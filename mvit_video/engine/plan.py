@@ -40,8 +40,7 @@ def giga_multiply_adds(config: Config) -> float | None:
     """Multiply-adds of one clip in 10⁹, those of matrix products and convolutions; None for baselines. Takes seconds."""
     if config.model.name not in VARIANTS:
         return None
-    arguments = config.model.arguments | {"attention": "reference"}
-    model = dry_model(config.model_copy(update={"model": config.model.model_copy(update={"arguments": arguments})}), 1)
+    model = dry_model(config, 1)
     clip = torch.zeros(1, 3, config.data.num_frames, *config.data.crop_hw, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.eval()(clip)

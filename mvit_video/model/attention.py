@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvit_video.model.heads import Grid, Heads
-from mvit_video.model.ops.attend import attend
-from mvit_video.model.ops.folding import fold
+from mvit_video.model.ops.attend import folded_attention
 from mvit_video.model.relative_position import axis_terms
 
 Tables = Sequence[Tensor | None]  # of t, h, w; None where an axis has no positions
@@ -44,12 +43,8 @@ def _position_bias(q: Heads, tables: Tables, k_thw: Grid) -> Tensor | None:
 
 
 def flash_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: float) -> Tensor:
-    """The same as `reference_attention`, exactly, by a fused kernel without a mask: (B, N, h, d).
-
-    Positions become channels of queries and keys, whose products then are q·kᵀ·scale + E.
-    """
-    queries, keys = fold(q, k, tables, scale)
-    return attend(queries, keys, v)
+    """The same as `reference_attention`, exactly, by a fused kernel without a mask: (B, N, h, d)."""
+    return folded_attention(q, k, v, tables, scale, reference_attention)
 
 
 ATTENTION = {"flash": flash_attention, "reference": reference_attention}

@@ -150,13 +150,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
         normed = self.norm1(x)
-        branch = self.drop_path(self.attn(normed, thw))
-        skip, thw = self.pool_skip(self.proj(normed) if self.grows_in_attention else x, thw)
-        x = skip + branch
+        branch = self.attn(normed, thw)
+        skip, thw = self.pool_skip(self._skip(x, normed, self.grows_in_attention), thw)
+        x = skip + self.drop_path(branch)
         normed = self.norm2(x)
-        skip = self.proj(normed) if self.grows_in_mlp else x
-        x = skip + self.drop_path(self.mlp(normed))
+        branch = self.mlp(normed)
+        x = self._skip(x, normed, self.grows_in_mlp) + self.drop_path(branch)
         return x, thw
+
+    def _skip(self, x: Tensor, normed: Tensor, grows: bool) -> Tensor:
+        return self.proj(normed) if grows and self.proj is not None else x
 
 
 class Head(nn.Module):

@@ -49,7 +49,7 @@ for _size, _arguments in _SIZES.items():
     VARIANTS[f"mvitv2_{_size}_in21k"] = _arguments | _IMAGE | dict(cls_token=True, num_classes=19168)
 VARIANTS["mvitv2_l_in1k"]["width_growth"] = "mlp"  # as published; every other MViTv2 grows in the attention
 
-_DEFAULTS = {field.name: field.default for field in fields(MViTArguments)}
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MViTArguments)}
 _BASELINE_ARGUMENTS = set(inspect.signature(build_baseline).parameters) - {"name"}
 
 

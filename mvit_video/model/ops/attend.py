@@ -2,29 +2,37 @@
 
 # B batch, N queries, M keys, h heads, d channels of a head, D channels of folded queries and keys
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mvit_video.model.heads import Heads
 from mvit_video.model.ops import device
-from mvit_video.model.ops.folding import widen
+from mvit_video.model.ops.folding import Tables, fold, widen
 from mvit_video.model.ops.operators import autograd_rule, by_formula, operator
 
 
-def attend(queries: Tensor, keys: Tensor, values: Heads) -> Tensor:
-    """softmax(queries·keysᵀ)·values without an N×M matrix: (B, N, h, D), (B, M, h, D), (B, M, h, d) -> (B, N, h, d).
+def folded_attention(
+    q: Heads, k: Heads, v: Heads, tables: Tables, scale: float, formula: Callable[..., Tensor]
+) -> Tensor:
+    """softmax(q·kᵀ·scale + E)·v without an N×M matrix: (B, N, h, d). `formula` is the same with it, for who looks on.
 
-    The fused kernels want one channel count for all, so the values get zeros that are cut off again.
+    Positions become channels of queries and keys. The fused kernels want one channel count for all, so the values get
+    zeros that are cut off again.
     """
-    wide = widen(values, queries.shape[-1])
-    if queries.device.type in ("cpu", "meta") and not device.is_seen_through():
+    if device.is_watched():
+        return formula(q, k, v, tables, scale)
+    queries, keys = fold(q, k, tables, scale)
+    values = widen(v, queries.shape[-1])
+    if queries.device.type == "cpu" and not device.is_decomposed():
         dtype = device.compute_dtype(queries)
-        out, _ = _attention(queries.to(dtype), keys.to(dtype), wide.to(dtype))
+        out, _ = _attention(queries.to(dtype), keys.to(dtype), values.to(dtype))
     else:
-        parts = (tokens.transpose(1, 2) for tokens in (queries, keys, wide))
-        out = F.scaled_dot_product_attention(*parts, scale=1.0).transpose(1, 2)
-    return out[..., : values.grid.shape[-1]]
+        queries, keys, values = (tokens.transpose(1, 2) for tokens in (queries, keys, values))
+        out = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)
+    return out[..., : v.grid.shape[-1]]
 
 
 def attention_formula(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -86,7 +94,7 @@ autograd_rule(_attention, _keep, _backward)
 
 def add_residual(out: Tensor, q: Heads) -> Tensor:
     """Residual pooling (paper §4.1): the pooled queries are added to the attention's output, the class token's not."""
-    if device.is_seen_through():
+    if device.is_decomposed():
         num_cls = q.cls.shape[1]
         return torch.cat([out[:, :num_cls], out[:, num_cls:] + q.grid], 1)
     return _add_residual(out, q.grid)

@@ -1,7 +1,7 @@
 """Which way an operator goes: through Triton kernels, or PyTorch's own functions; and when a network is looked into.
 
 Every function of this room takes the ordinary way, module by module, where someone wants to see it: modules with hooks,
-exporters, tracers and the transforms of torch.func.
+exporters, tracers, counters and the transforms of torch.func.
 """
 
 import warnings
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 HAS_TRITON = find_spec("triton") is not None  # it comes with PyTorch's builds for GPUs on Linux
 KERNELS_CURE = "install triton in the version that torch names, and a C compiler"
@@ -61,16 +62,21 @@ def is_plain(kinds: Collection[type[nn.Module]], *modules: nn.Module) -> bool:
     return all(type(module) in kinds and not any(getattr(module, hooks) for hooks in _HOOKS) for module in modules)
 
 
-def is_seen_through() -> bool:
-    """Whether an exporter, a tracer or a transform of torch.func looks at each operation: they get PyTorch's own."""
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
-        return True
-    return torch._C._are_functorch_transforms_active()
+def is_watched() -> bool:
+    """Whether a tracer, a counter of operations or a transform of torch.func looks on: they get PyTorch's own operations."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or is_in_torch_dispatch_mode(False)
+
+
+def is_decomposed() -> bool:
+    """`is_watched`, or an exporter is at work, whose file must not need this package."""
+    return torch.compiler.is_exporting() or is_watched()
 
 
 def is_fused_anyway() -> bool:
-    """`is_seen_through`, or a compiler is at work, which fuses and makes again what is simple by itself."""
-    return torch.compiler.is_compiling() or is_seen_through()
+    """`is_decomposed`, or a compiler is at work, which fuses and makes again what is simple by itself."""
+    return torch.compiler.is_compiling() or is_decomposed()
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

@@ -30,7 +30,7 @@ def fold(q: Heads, k: Heads, tables: Tables, scale: float) -> tuple[Tensor, Tens
     channels, padded = rounded(head_dim + sum(sizes)), [rounded(size) for size in sizes]
     if device.kernels_for(q.grid) and head_dim + sum(padded) <= channels:
         sizes = padded  # products of 8 columns are faster than those of 7, and here they cost no channel
-    if device.is_seen_through():
+    if device.is_decomposed():
         queries = queries_formula(q.thw, k.thw, sizes, channels, q.cls, q.grid, *tables)
         return queries, keys_formula(k, tables, scale, channels)
     queries = _fold_queries(q.cls, q.grid, *tables, q.thw, k.thw, sizes, channels)
@@ -44,7 +44,7 @@ def rounded(channels: int) -> int:
 
 def widen(tokens: Heads, channels: int) -> Tensor:
     """[tokens, zeros]: (B, N, h, channels)."""
-    if device.is_seen_through():
+    if device.is_decomposed():
         return _widened(tokens.joined(), channels)
     return _fold_keys(tokens.cls, tokens.grid, tokens.thw, (0, 0, 0), 1.0, channels)
 
@@ -91,7 +91,7 @@ def keys_formula(k: Heads, tables: Tables, scale: float, channels: int) -> Tenso
     return torch.cat([keys, one_hot[:, None].expand(keys.shape[0], -1, keys.shape[2], -1)], -1)
 
 
-def key_coordinates(k_thw: Grid, sizes: Sequence[int], like: Tensor) -> Tensor:
+def key_coordinates(k_thw: Sequence[int], sizes: Sequence[int], like: Tensor) -> Tensor:
     """One-hot coordinates of every key of the grid in `sizes` channels an axis, 0 where it has none: (cells, their sum)."""
     spread = []
     for axis, (count, size) in enumerate(zip(k_thw, sizes, strict=True)):
@@ -116,14 +116,13 @@ def _fold_queries(
     thw: Sequence[int], k_thw: Sequence[int], sizes: Sequence[int], channels: int,
 ) -> Tensor:  # fmt: skip
     axes = _Axes(grid, thw, k_thw, sizes)
-    embeddings, queries, terms = axes.read((table_t, table_h, table_w)), axes.views(grid.contiguous()), []
-    for axis, embedding in enumerate(embeddings):
+    queries = axes.views(grid.contiguous())
+    terms: list[Tensor | None] = [None, None, None]
+    for axis, embedding in enumerate(axes.read((table_t, table_h, table_w))):
         if embedding is not None:
             term = torch.bmm(queries[axis], embedding.transpose(1, 2))  # (batch of the axis, rows, K)
             term = term.transpose(0, 1) if axis == 2 else term
-            terms.append(term.reshape(grid.shape[0], *thw, grid.shape[2], embedding.shape[1]))
-        else:
-            terms.append(None)
+            terms[axis] = term.reshape(grid.shape[0], *thw, grid.shape[2], embedding.shape[1])
     kernels = device.kernels_for(grid)
     if kernels:
         return kernels.fold_queries(cls, grid, tuple(thw), terms, channels)
@@ -293,7 +292,7 @@ def _fold_keys(
     if kernels:
         return kernels.fold_keys(cls, grid, tuple(thw), sizes, scale, channels)
     out = grid.new_empty(grid.shape[0], cls.shape[1] + grid.shape[1], grid.shape[2], channels)
-    one_hot = key_coordinates(tuple(thw), sizes, grid)[:, None].expand(-1, grid.shape[2], -1)
+    one_hot = key_coordinates(thw, sizes, grid)[:, None].expand(-1, grid.shape[2], -1)
     if scale != 1.0:
         cls, grid = cls * scale, grid * scale
     return _write(out, cls, grid, [one_hot])

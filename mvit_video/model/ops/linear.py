@@ -9,13 +9,14 @@ Nothing is computed for frozen weights.
 # N rows (tokens of all clips), C channels of x, O channels of one output, K hidden channels
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.model.ops import device
-from mvit_video.model.ops.norm import made_from, norm_rows, slices, zeros
+from mvit_video.model.ops.norm import made_from, norm_formula, norm_rows, slices, zeros
 from mvit_video.model.ops.operators import autograd_rule, by_formula, in_place, operator, wanted_only
 
 
@@ -28,7 +29,7 @@ class Linear(nn.Linear):
         return _linear(*_in_compute_dtype(x, self.weight, self.bias), 1, *_norm_input(x))[0]
 
 
-def linear_in_parts(x: Tensor, layer: nn.Module, parts: int) -> Iterator[Tensor]:
+def linear_in_parts(x: Tensor, layer: Any, parts: int) -> Iterator[Tensor]:
     """layer(x) with its channels cut into parts, such as q, k and v: (..., C) -> some (..., p, O) with `parts` p in all.
 
     On a GPU all come together; on a CPU each is a tensor of its own, and where no gradient is wanted only made when its
@@ -46,7 +47,7 @@ def linear_in_parts(x: Tensor, layer: nn.Module, parts: int) -> Iterator[Tensor]
             yield _linear(*_in_compute_dtype(x, weight, bias), 1, *_norm_input(x))[0].unsqueeze(-2)
 
 
-def mlp(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> Tensor:
+def mlp(x: Tensor, fc1: Any, fc2: Any) -> Tensor:
     """fc2(gelu(fc1(x))): x (..., C) -> (..., O)."""
     if device.is_fused_anyway() or not device.is_plain(_KINDS, fc1, fc2):
         return fc2(F.gelu(fc1(x)))
@@ -71,15 +72,17 @@ def _norm_input(x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None,
 class _Rows:
     """Rows (N, C) that were kept, or are made again from a norm's input."""
 
-    def __init__(self, x: Tensor | None, norm: Sequence[Tensor | None], eps: float, dtype: torch.dtype) -> None:
-        kept = x if x is not None else norm[0]
+    def __init__(
+        self, x: Tensor | None, norm_x: Tensor | None, scale: Tensor | None, shift: Tensor | None, eps: float,
+        dtype: torch.dtype,
+    ) -> None:  # fmt: skip
+        kept = norm_x if x is None else x
         assert kept is not None
-        self.rows, self.dtype = kept.reshape(-1, kept.shape[-1]), dtype
-        self.norm = None if x is not None else (norm[1], norm[2], eps)
+        self.rows, self.made_again = kept.reshape(-1, kept.shape[-1]), x is None
+        self._norm: Any = scale, shift, eps, dtype
 
     def __getitem__(self, place: slice) -> Tensor:
-        part = self.rows[place]
-        return part if self.norm is None else norm_rows(part, *self.norm, self.dtype)
+        return norm_rows(self.rows[place], *self._norm) if self.made_again else self.rows[place]
 
 
 def _fake_linear(x, weight, bias, parts, norm_x, scale, shift, eps):
@@ -117,7 +120,7 @@ def _linear_backward(
             of_x.addmm_(back, part)
         found.append(of_x.view(*gradients[0].shape[:-1], weight.shape[1]))
     if wanted[1]:
-        found.append(_products_with_rows(backs, _Rows(x, (norm_x, scale, shift), eps, weight.dtype)))
+        found.append(_products_with_rows(backs, _Rows(x, norm_x, scale, shift, eps, weight.dtype)))
     if wanted[2]:
         sums = [column_sums(back, weight.dtype) for back in backs]
         found.append(torch.cat(sums) if len(sums) > 1 else sums[0])
@@ -126,7 +129,7 @@ def _linear_backward(
 
 def _products_with_rows(backs: Sequence[Tensor], rows: _Rows) -> Tensor:
     """Gradients of the weights of all parts, one below the other; in slices where the rows are made again."""
-    if rows.norm is None or rows.rows.device.type != "cpu":
+    if not rows.made_again or rows.rows.device.type != "cpu":
         made = rows[:]
         return torch.cat([back.t() @ made for back in backs]) if len(backs) > 1 else backs[0].t() @ made
     totals = zeros(len(backs), backs[0].shape[1], rows.rows.shape[1], like=backs[0])
@@ -162,13 +165,9 @@ def _back_through_linear(ctx, *gradients):
     if not torch.is_grad_enabled():
         return *in_place(_linear_backward(gradients, x, weight, *norm, ctx.eps, wanted), wanted), *nothing
     back = torch.cat(gradients, -1)
-    made = _norm_formula(*norm, ctx.eps, weight.dtype) if x is None else x
+    made = norm_formula(norm[0], norm[1], norm[2], ctx.eps, weight.dtype) if x is None else x
     of_weight = back.flatten(0, -2).t() @ made.flatten(0, -2)
     return back @ weight, of_weight, back.flatten(0, -2).sum(0), *nothing
-
-
-def _norm_formula(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    return F.layer_norm(x.to(scale.dtype), scale.shape, scale, shift, eps).to(dtype)
 
 
 autograd_rule(_linear, _keep_linear, _back_through_linear)
@@ -203,7 +202,7 @@ def _mlp_backward(
     gradient: Tensor, hidden: Tensor, x: Tensor | None, w1: Tensor, w2: Tensor,
     norm_x: Tensor | None, scale: Tensor | None, shift: Tensor | None, eps: float, wanted: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
-    back, rows = gradient.reshape(-1, gradient.shape[-1]), _Rows(x, (norm_x, scale, shift), eps, w1.dtype)
+    back, rows = gradient.reshape(-1, gradient.shape[-1]), _Rows(x, norm_x, scale, shift, eps, w1.dtype)
     of_x = w1.new_empty(len(back), w1.shape[1]) if wanted[0] else None
     of_w1, of_b1, of_w2 = (
         zeros(*size, like=w1) if want else None
@@ -238,7 +237,7 @@ def _back_through_mlp(ctx, gradient, _):
     if not torch.is_grad_enabled():
         found = _mlp_backward(gradient, hidden, x, w1, w2, *norm, ctx.eps, wanted)
         return *in_place(found, wanted), *nothing
-    made = _norm_formula(*norm, ctx.eps, w1.dtype) if x is None else x
+    made = norm_formula(norm[0], norm[1], norm[2], ctx.eps, w1.dtype) if x is None else x
     return *by_formula(_mlp_formula, (made, w1, b1, w2, b2), wanted, [gradient]), *nothing
 
 

@@ -7,6 +7,7 @@ A norm's input is kept by the norm itself, and its output would be kept a second
 # N rows (tokens of all clips), C channels
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -127,11 +128,13 @@ def _keep(ctx, inputs, output) -> None:
 def _backward(ctx, gradient):
     given, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:4]
     if torch.is_grad_enabled():
-        return *by_formula(lambda *parts: _formula(*parts, ctx.eps, ctx.dtype), given, wanted, [gradient]), None, None
+        formula = partial(norm_formula, eps=ctx.eps, dtype=ctx.dtype)
+        return *by_formula(formula, given, wanted, [gradient]), None, None
     return *in_place(_layer_norm_backward(gradient, *given, ctx.eps, wanted), wanted), None, None
 
 
-def _formula(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+def norm_formula(x: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """The norm in plain operations."""
     return F.layer_norm(x.to(scale.dtype), scale.shape, scale, shift, eps).to(dtype)
 
 

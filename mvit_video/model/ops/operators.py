@@ -96,6 +96,6 @@ def by_formula(
     """The gradients of a plain formula, where they shall be differentiated again; None for what is not wanted."""
     outs = formula(*given)
     outs = [outs] if isinstance(outs, Tensor) else list(outs)
-    leaves = [tensor for tensor, want in zip(given, wanted, strict=True) if want]
+    leaves = [tensor for tensor, want in zip(given, wanted, strict=True) if want and tensor is not None]
     found = torch.autograd.grad(outs, leaves, list(gradients), create_graph=True, allow_unused=True)
-    return in_place(found, wanted)
+    return in_place(list(found), wanted)

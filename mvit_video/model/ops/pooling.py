@@ -41,24 +41,29 @@ def project_and_pool(x: Tensor, thw: Grid, layer: nn.Module, pools: Sequence[Poo
 
 def _pool_parts(x: Tensor, thw: Grid, pools: Sequence[Pool]) -> list[Heads]:
     """P tensors of tokens x (B, N, P, h, d), each through its filter and its norm."""
-    if not all(_is_usual(*pool) for pool in pools):
+    if not all(_is_usual(*pool) for pool in pools) or len({conv.weight.shape for conv, _ in pools}) > 1:
         return [_pool_part(part, thw, *pool) for part, pool in zip(x.unbind(2), pools, strict=True)]
     strides = [_grid(conv.stride) for conv, _ in pools]
     parameters = [tensor for conv, norm in pools for tensor in (conv.weight, norm.weight, norm.bias)]
-    if device.is_seen_through():
+    if device.is_decomposed():
         found = _formula(pools[0][1].eps, thw, strides, x, *parameters)
-        return [Heads(*found[2 * place :][:2], _pooled_size(thw, stride)) for place, stride in enumerate(strides)]
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))
-    found = _pool_norms(x, parameters, pools[0][1].eps, thw, [step for stride in strides for step in stride], keep)
-    each = len(found) // len(pools)
-    return [Heads(*found[each * place :][:2], _pooled_size(thw, stride)) for place, stride in enumerate(strides)]
+    else:
+        keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))
+        found = _pool_norms(x, parameters, pools[0][1].eps, thw, [step for stride in strides for step in stride], keep)
+    each = len(found) // len(pools)  # class tokens, grid, and what is kept for the backward pass
+    firsts = range(0, len(found), each)
+    return [Heads(found[at], found[at + 1], _pooled_size(thw, by)) for at, by in zip(firsts, strides, strict=True)]
 
 
-def _is_usual(conv: nn.Module | None, norm: nn.Module | None) -> bool:
+def _is_usual(conv: Any, norm: Any) -> bool:
     """Whether these are a filter and a norm as a network makes them, with nothing of other people's on them."""
-    if conv is None or norm is None or not device.is_plain((nn.LayerNorm,), norm):
+    if conv is None or norm is None:
         return False
-    return device.is_plain((nn.Conv3d,), conv) and conv.bias is None and conv.groups == conv.out_channels
+    if not device.is_plain((nn.LayerNorm,), norm) or not device.is_plain((nn.Conv3d,), conv):
+        return False
+    middle = tuple(size // 2 for size in conv.kernel_size)
+    depthwise = conv.bias is None and conv.groups == conv.out_channels == conv.in_channels
+    return depthwise and conv.padding == middle and conv.dilation == (1, 1, 1) and conv.padding_mode == "zeros"
 
 
 def _pool_part(x: Tensor, thw: Grid, conv: nn.Module | None, norm: nn.Module | None) -> Heads:
@@ -108,7 +113,7 @@ def _pool_norms(
     found, num_cls = [], x.shape[1] - prod(thw)
     for place, stride in enumerate(_by_three(strides)):
         weight, scale, shift = parameters[3 * place : 3 * place + 3]
-        cls, pooled = x[:, :num_cls, place], _pool(x[:, num_cls:, place], weight, thw, stride)
+        cls, pooled = x[:, :num_cls, place], _pool(x[:, num_cls:, place], weight, thw, stride).contiguous()
         found.append(norm_rows(cls.flatten(0, -2), scale, shift, eps, x.dtype).view(cls.shape))
         grid, *statistics = torch.native_layer_norm(
             pooled.flatten(0, -2).to(scale.dtype), scale.shape, scale, shift, eps
@@ -159,19 +164,19 @@ def _pool_norms_backward(
     return wanted_only([of_x, of_filters, of_norms], wanted)
 
 
-def _pool_norm_backward(x: Tensor, given, kept: Sequence[Tensor], eps: float, thw, stride: Grid, back, wanted):
+def _pool_norm_backward(x: Tensor, given, kept: Sequence[Tensor], eps: float, thw, stride: Grid, back, wanted) -> Any:
     """Of one tensor (B, N, h, d): gradients of its class tokens and of its cells, and those of its three parameters."""
     weight, scale, shift = given
     cls, cells = x.split([x.shape[1] - prod(thw), prod(thw)], 1)
     pooled, *statistics = kept or [_pool(cells, weight, thw, stride)]
     of_x, of_filter, of_norm = wanted
     wants = [of_x or of_filter, of_norm, of_norm]
-    back_cls, back_pooled = (
+    back_cls, back_pooled = (  # of the rows, of scale and of shift
         norm_rows_backward(part.flatten(0, -2), scale, shift, eps, of_part.flatten(0, -2), wants, stats)
         for part, of_part, stats in zip((cls, pooled), back, ((), statistics), strict=True)
     )
-    of_parts = of_weight = None
-    if wants[0]:
+    of_parts = of_weight = of_norms = None
+    if back_cls[0] is not None and back_pooled[0] is not None:
         of_grid = _as_grid(back_pooled[0].view(pooled.shape), _pooled_size(thw, stride))
         filters, grid = _of_all_heads(weight, x), _as_grid(cells, thw)
         if of_x:
@@ -180,8 +185,10 @@ def _pool_norm_backward(x: Tensor, given, kept: Sequence[Tensor], eps: float, th
         if of_filter:
             of_heads = filter_gradient(of_grid, grid, filters, stride).unflatten(0, (x.shape[2], -1))
             of_weight = of_heads.sum(0, dtype=weight.dtype)
-    sums = [one + other for one, other in zip(back_cls[1:], back_pooled[1:], strict=True)] if of_norm else None
-    return of_parts, of_weight, torch.stack(sums) if sums else None
+    if of_norm:
+        of_norms = torch.stack([part for part in back_cls[1:] if part is not None])
+        of_norms += torch.stack([part for part in back_pooled[1:] if part is not None])
+    return of_parts, of_weight, of_norms
 
 
 def _keep(ctx, inputs, output) -> None:
@@ -196,14 +203,15 @@ def _backward(ctx, *gradients):
     (x, *rest), (_, of_x, *needed) = ctx.saved_tensors, ctx.needs_input_grad
     parameters, kept, of_parameters = rest[: ctx.count], rest[ctx.count :], needed[: ctx.count]
     wanted = [of_x, *of_parameters]
-    gradients = [gradient for place, gradient in enumerate(gradients) if place % ctx.each < 2]
+    backs = [gradient for place, gradient in enumerate(gradients) if place % ctx.each < 2]
     if torch.is_grad_enabled():
         formula = partial(_formula, ctx.eps, ctx.thw, _by_three(ctx.strides))
-        found = by_formula(formula, [x, *parameters], wanted, gradients)
+        found = by_formula(formula, [x, *parameters], wanted, backs)
     else:
         wants = [of_x, any(of_parameters[::3]), any(of_parameters[1::3]) or any(of_parameters[2::3])]
-        found = _pool_norms_backward(gradients, x, parameters, kept, ctx.eps, ctx.thw, ctx.strides, wants)
-        found = _by_parameter(*in_place(found, wants), parameters, of_parameters)
+        found = _pool_norms_backward(backs, x, parameters, kept, ctx.eps, ctx.thw, ctx.strides, wants)
+        of_x, of_filters, of_norms = in_place(found, wants)
+        found = _by_parameter(of_x, of_filters, of_norms, parameters, of_parameters)
     return *found, None, None, None, None
 
 
@@ -296,7 +304,6 @@ def max_pool(grid: Tensor, stride: Grid) -> Tensor:
     padding = tuple(length // 2 for length in kernel)
     if stride[0] > 1:
         return F.max_pool3d(grid, kernel, stride, padding)
-    grid = grid.contiguous(memory_format=torch.channels_last_3d)  # tokens behind a class token are not
     pictures = F.max_pool2d(_as_pictures(grid), kernel[1:], stride[1:], padding[1:])
     return pictures.unflatten(0, (grid.shape[0], grid.shape[2])).transpose(1, 2)
 
@@ -313,7 +320,7 @@ def patch_conv(clips: Tensor, conv: nn.Conv3d) -> Tensor:
 
 def conv_of_pictures(clips: Tensor, conv: nn.Conv3d) -> Tensor:
     """The same as a 2D convolution over channels × taps in time."""
-    taps, step, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
+    taps, step, padding = conv.kernel_size[0], conv.stride[0], conv.kernel_size[0] // 2
     clips = F.pad(clips.to(device.compute_dtype(clips)), (0, 0, 0, 0, padding, padding))
     frames = clips.unfold(2, taps, step)
     pictures = frames.permute(0, 2, 1, 5, 3, 4).flatten(2, 3)  # (B, T, c · taps, H, W)
