@@ -62,7 +62,7 @@ class Runner:
         """Which of a video's frames make one of its test clips: (T,)."""
         length, settings = self.settings["num_frames"], self.settings
         if settings["sampling"] == "segment":
-            edges = np.round(np.arange(length + 1) * (count - 1) / length).astype(int)
+            edges = np.round((count - 1) / length * np.arange(length + 1)).astype(int)
             return (edges[:-1] + edges[1:]) // 2
         window = length * settings["sampling_rate"] * fps / settings["target_fps"]
         room = max(count - window, 0.0)
@@ -74,27 +74,35 @@ class Runner:
         return np.clip(numbers, 0, count - 1).astype(int)
 
     def scaled(self, frame: np.ndarray) -> np.ndarray:
-        """A frame (H, W, 3) with its shorter side at short_side, normalised: float32 (3, h, w)."""
-        height, width = frame.shape[:2]
-        short = self.settings["short_side"]
-        if width < height:
-            height, width = math.floor(height / width * short), short
-        else:
-            height, width = short, math.floor(width / height * short)
+        """A frame (H, W, 3) as large as its crops need it, normalised: float32 (3, h, w)."""
+        height, width = self.scaled_size(*frame.shape[:2])
         picture = resize(resize(frame.astype(np.float32) / 255, height, 0), width, 1)
         mean, std = np.float32(self.settings["mean"]), np.float32(self.settings["std"])
         return ((picture - mean) / std).transpose(2, 0, 1)
 
-    def crop(self, clip: np.ndarray, position: int) -> np.ndarray:
-        """Position 0, 1 or 2 along the longer side, centred on the other: (3, T, h, w) -> (3, T, H, W)."""
+    def scaled_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width with the shorter side at short_side, or, where a crop would stick out of that, at more."""
+        short, (tall, wide) = self.settings["short_side"], self.crop_size()
+        scaled = max(short, math.floor(height / width * short)), max(short, math.floor(width / height * short))
+        if scaled[0] >= tall and scaled[1] >= wide:
+            return scaled
+        if width * tall > height * wide:
+            return tall, max(math.floor(width / height * tall), wide)
+        return max(math.floor(height / width * wide), tall), wide
+
+    def crop_size(self) -> tuple[int, int]:
         size = self.settings["crop_size"]
-        tall, wide = (size, size) if isinstance(size, int) else size
-        height, width = clip.shape[-2:]
-        top, left = math.ceil((height - tall) / 2), math.ceil((width - wide) / 2)
-        if position != 1 and height > width:
-            top = 0 if position == 0 else height - tall
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    def crop(self, clip: np.ndarray, position: int) -> np.ndarray:
+        """Position 0, 1 or 2 along the side with more room, centred on the other: (3, T, h, w) -> (3, T, H, W)."""
+        tall, wide = self.crop_size()
+        spare_height, spare_width = clip.shape[-2] - tall, clip.shape[-1] - wide
+        top, left = math.ceil(spare_height / 2), math.ceil(spare_width / 2)
+        if position != 1 and spare_height > spare_width:
+            top = 0 if position == 0 else spare_height
         elif position != 1:
-            left = 0 if position == 0 else width - wide
+            left = 0 if position == 0 else spare_width
         return clip[..., top : top + tall, left : left + wide]
 
 

@@ -1,22 +1,60 @@
 """Video action recognition around a spatiotemporal MViTv2."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mvit_video.model.variants import build_model, list_models
-from mvit_video.model.weights import zoo
-from mvit_video.model.weights.checkpoints import load_weights
 from mvit_video.version import __version__
 
 if TYPE_CHECKING:
+    from mvit_video.data.transform_registry import register_transform
+    from mvit_video.data.video.reader import VideoReader
+    from mvit_video.engine.losses import register_loss
+    from mvit_video.engine.trackers import register_tracker
+    from mvit_video.inference.export import register_exporter
     from mvit_video.inference.predictor import Predictor
+    from mvit_video.model.registry import Capabilities, build_model, list_models, register_model
+    from mvit_video.model.weights import zoo
+    from mvit_video.model.weights.load import load_weights
 
-__all__ = ["Predictor", "__version__", "build_model", "list_models", "load_weights", "zoo"]
+__all__ = [
+    "Capabilities",
+    "Predictor",
+    "VideoReader",
+    "__version__",
+    "build_model",
+    "list_models",
+    "load_weights",
+    "register_exporter",
+    "register_loss",
+    "register_model",
+    "register_tracker",
+    "register_transform",
+    "zoo",
+]
+
+# Imported where they are first used: the processes that decode need neither torch nor the networks.
+_MODULES = {
+    "Capabilities": "mvit_video.model.registry",
+    "Predictor": "mvit_video.inference.predictor",
+    "VideoReader": "mvit_video.data.video.reader",
+    "build_model": "mvit_video.model.registry",
+    "list_models": "mvit_video.model.registry",
+    "load_weights": "mvit_video.model.weights.load",
+    "register_model": "mvit_video.model.registry",
+    "register_exporter": "mvit_video.inference.export",
+    "register_loss": "mvit_video.engine.losses",
+    "register_tracker": "mvit_video.engine.trackers",
+    "register_transform": "mvit_video.data.transform_registry",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """The predictor brings the video decoder with it, so it is imported where it is first used."""
-    if name == "Predictor":
-        from mvit_video.inference.predictor import Predictor
-
-        return Predictor
+    if name == "zoo":
+        return import_module("mvit_video.model.weights.zoo")
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'mvit_video' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

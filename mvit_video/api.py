@@ -1,69 +1,199 @@
-"""The end of a run: its weights measured by the configuration's own protocol, and the numbers put on their card."""
+"""What `mvit_video` offers to programs beside networks and predictions: `train` and `evaluate`, as the command line has them."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from mvit_video.config.schema import AUTO, Config
-from mvit_video.data.lists.read import checked_list
+from mvit_video.config.load import load_config, with_overrides
+from mvit_video.config.schema import Config
+from mvit_video.data.lists.checks import MISSING, missing_text
 from mvit_video.data.lists.records import VideoList
-from mvit_video.data.lists.split import found_lists
-from mvit_video.engine.distributed import is_first
-from mvit_video.engine.run import training_lists
-from mvit_video.engine.run_folder import AVERAGED_WEIGHTS, EVALUATION, WEIGHTS
+from mvit_video.data.lists.selection import has_held_out_list
+from mvit_video.engine.checkpoint import VALIDATION
+from mvit_video.engine.distributed import is_first, joined_processes
+from mvit_video.engine.hooks.records import METRICS
+from mvit_video.engine.metrics_log import read_metrics
+from mvit_video.engine.resolve import ResolvedRun, resolve
+from mvit_video.engine.run import train_run
+from mvit_video.engine.run_folder import AVERAGED_WEIGHTS, EVALUATION, SETTINGS, WEIGHTS
 from mvit_video.errors import ConfigError
-from mvit_video.evaluation.evaluate import evaluate
+from mvit_video.evaluation.evaluate import EvaluationTask, evaluation_task, validator
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.evaluation.results import FILES, NAMES, REPORT, circumstances, write_results
-from mvit_video.model.weights.checkpoints import Measured, load_checkpoint, save_checkpoint
-from mvit_video.paths import fresh_folder
+from mvit_video.evaluation.results import FILES, NAMES, REPORT, EvaluationResult, described_checkpoint
+from mvit_video.inference.predictor import choose_device
+from mvit_video.locks import alone_in
+from mvit_video.model.weights.auto import with_network_of_weights
+from mvit_video.model.weights.card import Measured
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.load import checkpoint_file
+from mvit_video.paths import fresh_folder, write_whole
 from mvit_video.report.evaluation_page import evaluation_report
 
+Say = Callable[[str], None]
 
-def held_out_list(config: Config, classes: tuple[str, ...]) -> VideoList:
-    """The videos to evaluate on: data.test, or else data.val, or the validation part that data.train=auto splits off."""
-    data = found_lists(config.data)
-    source = data.test or data.val
-    if source is not None:
-        return checked_list(source, data, classes, keep_missing=True)
-    val = training_lists(config)[1] if config.data.train == AUTO else None
-    if val is None:
-        raise ConfigError("neither data.test nor data.val is set: name the list of videos to evaluate on")
-    return val
+
+def _silent(text: str) -> None:
+    """For those who do not want to be told."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run has left in its folder."""
+
+    folder: Path
+    weights: Path
+    """model.safetensors: weights with the card that `Predictor.from_checkpoint` and `evaluate` need."""
+    averaged_weights: Path | None
+    """model_ema.safetensors, where train.ema_decay is set."""
+    classes: tuple[str, ...]
+    config: Config
+    """The settings in effect, with numbers where they were `auto`."""
+    evaluation: EvaluationResult | None = None
+    """Of the weights on the held-out videos, where evaluation.after_training is set."""
+    averaged_evaluation: EvaluationResult | None = None
+    """The same of the averaged weights."""
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The record of every step, as metrics.jsonl holds it: step, epoch, loss, lr, gradient_norm, top1 and more."""
+        return read_metrics(self.folder / METRICS)
+
+    @property
+    def validations(self) -> list[dict[str, Any]]:
+        """The record of every validation, as validation.jsonl holds it: step, epoch, top1, top5; those of averaged weights as ema_…"""
+        return read_metrics(self.folder / VALIDATION)
+
+
+def train(
+    config: Config | str | Path,
+    output: str | Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Say = _silent,
+    **overrides: Any,
+) -> TrainResult:
+    """Train a network; what `mvit-video train` does.
+
+    >>> mvit_video.train("config.yaml", "runs/mine", data={"root": "videos"}, train={"epochs": 20})  # doctest: +SKIP
+
+    Args:
+        config: a YAML file, or settings.
+        output: the folder of the run. One that holds a run is refused, unless `resume` goes on with it from its newest
+            saved state (a folder without one starts anew), or `overwrite` deletes it.
+        device: auto (a GPU where there is one), cpu, cuda, cuda:1 …
+        say: told what a user should know, a sentence at a time.
+        overrides: settings that win over the file's, by section (`train={"epochs": 20}`) or as `**{"train.epochs": 20}`.
+
+    Started by torchrun, the processes share each step's clips. Raises ConfigError, DecodeError, CheckpointError or
+    TrainingError, and Interrupted where a signal asked it to stop; all are MvitVideoErrors of one sentence.
+    """
+    if resume and overwrite:
+        raise ConfigError("resume goes on with a run and overwrite deletes it: choose one of them")
+    settings = with_overrides(config, overrides)
+    with joined_processes(), alone_in(output, say) if is_first() else nullcontext():
+        run = resolve(settings, Path(output), choose_device(device), say, resume, overwrite)
+        check_evaluation(run.config)
+        train_run(run, lambda videos: validator(videos, run.config, run.device), say)
+        return _evaluated(run, say)
+
+
+def _evaluated(run: ResolvedRun, say: Say) -> TrainResult:
+    """The result, with the evaluation that evaluation.after_training asks for."""
+    averaged = run.folder / AVERAGED_WEIGHTS if run.config.train.ema_decay is not None else None
+    result = TrainResult(run.folder, run.folder / WEIGHTS, averaged, run.card.classes, run.config)
+    if not run.config.evaluation.after_training:
+        return result
+    result = replace(result, evaluation=_evaluate_weights(run, result.weights, run.folder / EVALUATION, say))
+    if averaged is None:
+        return result
+    folder = run.folder / f"{EVALUATION}_ema"
+    return replace(result, averaged_evaluation=_evaluate_weights(run, averaged, folder, say))
+
+
+def _evaluate_weights(run: ResolvedRun, file: Path, folder: Path, say: Say) -> EvaluationResult:
+    """Results in `folder`, and the numbers on the card of the weights. Every process must call this; rank 0 writes."""
+    config = load_config(run.folder / SETTINGS)  # which names the lists that the run was trained on
+    task = evaluation_task(config, str(file), run.device)
+    result = task.run()
+    if not is_first():
+        return result
+    numbers, views = result.accuracies, str(task.protocol)
+    measured = Measured(protocol=views, num_videos=len(task.videos), list=task.videos.source, percent=numbers)
+    card = task.card.model_copy(update={"measured": measured})
+    save_checkpoint(file, task.model, card)
+    result = replace(result, content=result.content | {"checkpoint": described_checkpoint(str(file), card)})
+    page = _write(result, task, fresh_folder(folder, FILES, overwrite=True))
+    ranges = {name: "{:.1f} to {:.1f} with 95 %".format(*result.intervals_95[name]) for name in numbers}
+    text = ", ".join(f"{NAMES[name]} {value:.2f} % ({ranges[name]})" for name, value in numbers.items())
+    say(f"{file}: {text} of {len(task.videos)} held-out videos, {views}; details in {page}")
+    return result
+
+
+def evaluate(
+    config: Config | str | Path,
+    checkpoint: str | Path,
+    output: str | Path | None = None,
+    *,
+    protocol: str | None = None,
+    frames: str = "in-order",
+    resolution: int | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    say: Say = _silent,
+    **overrides: Any,
+) -> EvaluationResult:
+    """Score every video of data.test (or data.val) over several views; what `mvit-video evaluate` does.
+
+    Args:
+        config: a YAML file, or settings: which videos, and how they are read.
+        checkpoint: a file, an address, or a name that `mvit-video models` lists.
+        output: a folder for results.json, scores.npz, per_class.csv, confusion.csv and report.html; None writes nothing.
+        protocol: views per video, clips × crops such as "5x1", or a published protocol by its name; the config's by default.
+        frames: "in-order", "reversed" or "shuffled:SEED", to see what the order of a clip's frames is worth.
+        resolution: pixels of the crop's shorter side, other than the checkpoint was trained for.
+        device, say, overrides: as of `train`.
+        overwrite: delete what an earlier call left in `output`.
+
+    Started by torchrun, the processes share the videos, and each gets the whole result. Raises ConfigError or
+    CheckpointError; a video that cannot be decoded counts as wrong, and is in the result.
+    """
+    settings = with_network_of_weights(with_overrides(config, overrides))
+    with joined_processes(), alone_in(output, say) if is_first() and output is not None else nullcontext():
+        task = evaluation_task(settings, str(checkpoint), choose_device(device), protocol, frames, resolution)
+        folder = None
+        if is_first():
+            for note in task.videos.notes:
+                say(f"note: {note}")
+            folder = _opened(output, task.videos, overwrite) if output is not None else None
+        result = task.run()
+        if folder is not None:
+            _write(result, task, folder)
+        return result
+
+
+def _opened(output: str | Path, videos: VideoList, overwrite: bool) -> Path:
+    """The folder for results; it names the videos of the list that are missing."""
+    folder = fresh_folder(output, (*FILES, MISSING), overwrite)
+    if videos.missing:
+        write_whole(folder / MISSING, missing_text([videos]))
+    return folder
+
+
+def _write(result: EvaluationResult, task: EvaluationTask, folder: Path) -> Path:
+    """All files of a result; returns the page."""
+    result.write(folder)
+    run, data = checkpoint_file(task.checkpoint).parent, task.config.data
+    evaluation_report(result.scores, result.classes, result.content, data, run).write(folder / REPORT)
+    return folder / REPORT
 
 
 def check_evaluation(config: Config) -> None:
     """ConfigError, before the training, where the evaluation after it could not be made."""
     if config.evaluation.after_training:
-        Protocol.parse(config.evaluation.protocol).check(config.data.preprocessing())
-        if config.data.train != AUTO and config.data.test is None and config.data.val is None:
+        Protocol.parse(config.evaluation.protocol).check(config.data.input)
+        if not has_held_out_list(config.data):
             raise ConfigError("evaluation.after_training wants data.test or data.val: name one of them, or unset it")
-
-
-def evaluate_run(run: Path, config: Config, device: torch.device, say: Callable[[str], None]) -> None:
-    """Measure the run's weights, and their average: results in evaluation/ and evaluation_ema/, numbers on the cards.
-
-    Every process must call it; the first one writes.
-    """
-    _evaluate(run / WEIGHTS, run / EVALUATION, config, device, say)
-    if config.train.ema_decay is not None:
-        _evaluate(run / AVERAGED_WEIGHTS, run / f"{EVALUATION}_ema", config, device, say)
-
-
-def _evaluate(file: Path, folder: Path, config: Config, device: torch.device, say: Callable[[str], None]) -> None:
-    model, card = load_checkpoint(file)
-    protocol, videos = Protocol.parse(config.evaluation.protocol), held_out_list(config, card.classes)
-    scores, result = evaluate(model.to(device), card, videos, config, protocol, device)
-    if not is_first():
-        return
-    numbers = {name: result[name] for name in NAMES if name in result}
-    measured = Measured(protocol=str(protocol), num_videos=len(videos), list=videos.source, percent=numbers)
-    card = card.model_copy(update={"measured": measured})
-    save_checkpoint(file, model, card)
-    result |= circumstances(str(file), card, videos, config, protocol, device, scores.multi_label)
-    fresh_folder(folder, FILES, overwrite=True)
-    write_results(folder, scores, card.classes, result)
-    evaluation_report(scores, card.classes, result, config.data, file.parent).write(folder / REPORT)
-    text = ", ".join(f"{NAMES[name]} {value:.2f} %" for name, value in numbers.items())
-    say(f"{file}: {text} of {len(videos)} held-out videos, {protocol}; details in {folder / REPORT}")

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mvit_video.api import train
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config
+from mvit_video.data.lists.selection import training_lists
 from mvit_video.data.synthetic import write_dataset
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.guard import open_reader
 from mvit_video.engine.metrics_log import read_metrics
-from mvit_video.engine.run import WEIGHTS, train_run, training_lists
-from mvit_video.evaluation.evaluate import Evaluator, validator
+from mvit_video.engine.run_folder import WEIGHTS
+from mvit_video.errors import Interrupted
+from mvit_video.evaluation.evaluate import evaluator_from
 from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies, results
@@ -34,15 +37,21 @@ OWNED = ("data", "run", WEIGHTS, "results.json", "report.html", "predictions.jso
 
 
 def run_demo(config_path: str, output: str, overwrite: bool, device: torch.device, say: Callable[[str], None]) -> Path:
-    """Do all of it in the folder `output`; returns the path of the report."""
+    """Do all of it in the folder `output`; returns the path of the report.
+
+    Raises Interrupted where a signal has asked to stop.
+    """
     start = time.monotonic()
     folder = fresh_folder(output, OWNED, overwrite)
     config = load_config(config_path, [f"data.root={folder / 'data'}"])
     say(f"writing {NUM_TRAIN + NUM_VAL} videos to {folder / 'data'}")
     write_dataset(folder / "data", NUM_TRAIN, NUM_VAL, config.train.seed, workers=2)
     run = folder / "run"
-    weights = train_run(config, run, device, lambda videos: validator(videos, config, device), say)
-    write_whole(folder / WEIGHTS, weights.read_bytes())
+    try:
+        trained = train(config, run, device=str(device), say=say)
+    except Interrupted:  # its run could go on, but not what comes after it
+        raise Interrupted("stopped: call demo again with --overwrite, which begins anew") from None
+    write_whole(folder / WEIGHTS, trained.weights.read_bytes())
 
     predictor = Predictor.from_checkpoint(folder / WEIGHTS, str(device))
     scores, result = _evaluate(predictor, config, device, say)
@@ -61,10 +70,10 @@ def _evaluate(
     predictor: Predictor, config: Config, device: torch.device, say: Callable[[str], None]
 ) -> tuple[VideoScores, dict]:
     """The result with its three controls: shuffled frames (mean over orders), reversed frames, one frame alone."""
-    train, val = training_lists(config)
+    train, val = training_lists(config.data)
     assert val is not None
     protocol = Protocol.parse(config.evaluation.protocol)
-    evaluator = Evaluator(val, config, predictor.card.preprocessing, protocol, device)
+    evaluator = evaluator_from(config, val, predictor.card.preprocessing, protocol, device)
     start = time.monotonic()
     scores = evaluator.scores(predictor.model)
     result = results(scores, val.classes, protocol, time.monotonic() - start)
@@ -158,5 +167,5 @@ def _strip(folder: Path, name: str, true: str, prediction: dict) -> tuple[np.nda
 
 def _film(path: Path, count: int = 8) -> np.ndarray:
     """Frames from the middles of `count` equal parts of a video."""
-    with VideoReader(path) as reader:
+    with open_reader(path) as reader:
         return reader.frames(middles(len(reader), count))

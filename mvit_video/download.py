@@ -1,39 +1,82 @@
-"""Files from http(s), fetched once, kept in one folder and compared with their sha256 at every use.
+"""Files that a user names: local ones, and those of http(s) addresses, which are fetched once and kept in one folder.
 
-The folder is $MVIT_VIDEO_CACHE, or ~/.cache/mvit_video; a file lies in it at host/path, with its digest beside it. A file
-put there by hand is used like a downloaded one, so a machine without a network needs no switch.
+What is kept was whole when it came and is no page that a server sent in the file's place; it is compared with its
+sha256 at every use. The folder is $MVIT_VIDEO_CACHE, or ~/.cache/mvit_video; a file lies in it at host/path, with its
+digest beside it. A file put there by hand is used like a downloaded one, so a machine without a network needs no switch.
 """
 
 import hashlib
 import http.client
 import os
 import re
-import tempfile
+import time
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from iopath.common.file_io import PathHandler, file_lock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from mvit_video.paths import write_whole
+from mvit_video.errors import ConfigError, MvitVideoError
+from mvit_video.locks import locked
+from mvit_video.paths import remove_unfinished, unfinished, write_whole
 
 CACHE_VARIABLE = "MVIT_VIDEO_CACHE"
 TIMEOUT_SECONDS = 30
 BLOCK = 1 << 20
 DIGESTS_IN_NAMES = ("download.pytorch.org",)  # hosts whose file names end in the first digits of the sha256
+PAGE = re.compile(  # how a page for people starts, or an error in XML
+    rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|title|meta|script|body|\?xml)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+SETTLED_SECONDS = 2.0  # after which a file that changes has another time than before, whatever the file system
+
+Check = Callable[[Path], None]
 
 
-class CachedDownloads(PathHandler):
-    """iopath's handler for http(s) addresses; its own one neither checks what it fetched nor says where it belongs."""
+def any_file(file: Path) -> None:
+    """The check of files of which nothing is known but that they are no page."""
 
-    def _get_supported_prefixes(self) -> list[str]:
-        return ["http://", "https://"]
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs: object) -> str:
-        self._check_kwargs(kwargs)
-        return str(cached_file(path))
+@cache
+def _manager():
+    from iopath.common.file_io import PathHandler, PathManager
+
+    class CachedDownloads(PathHandler):
+        """iopath's own handler of http(s) neither checks what it fetched nor says where it belongs."""
+
+        def _get_supported_prefixes(self) -> list[str]:
+            return ["http://", "https://"]
+
+        def _get_local_path(self, path: str, force: bool = False, check: Check = any_file, **kwargs: object) -> str:
+            self._check_kwargs(kwargs)
+            return str(cached_file(path, check))
+
+    manager = PathManager()
+    manager.register_handler(CachedDownloads())
+    return manager
+
+
+def local_file(path: str | Path, error: type[MvitVideoError] = ConfigError, check: Check = any_file) -> Path:
+    """A file on this machine for a local path or an http(s) address.
+
+    Raises `error` where there is no such file, it is a folder, or the address cannot be fetched. A download of which
+    `check` raises is not kept, and its error is raised.
+    """
+    text = str(path)
+    if text.startswith(("http://", "https://")):
+        try:
+            return Path(_manager().get_local_path(text, check=check))
+        except OSError as reason:
+            raise error(str(reason)) from None
+    if not Path(text).exists():
+        raise error(f"{text}: no such file")
+    if Path(text).is_dir():
+        raise error(f"{text}: is a folder, wanted a file")
+    return Path(text)
 
 
 def cache_folder() -> Path:
@@ -56,10 +99,15 @@ def cache_place(url: str) -> Path:
     return cache_folder().joinpath(*places)
 
 
-def cached_file(url: str) -> Path:
-    """The file of an address, fetched if it is not in the cache, and found to be what it was. OSError in one sentence."""
+def cached_file(url: str, check: Check = any_file) -> Path:
+    """The file of an address, fetched if it is not in the cache, and found to be what it was. OSError in one sentence.
+
+    What `check` raises of a file that was fetched goes through, and the file is not kept.
+    """
     place = cache_place(url)
     if place.exists():
+        if _is_page(place):
+            raise OSError(f"{url}: {place} is a web page and not the file: delete it to fetch the file again")
         check_digest(url, place, place)
         return place
     try:
@@ -68,10 +116,31 @@ def cached_file(url: str) -> Path:
         raise OSError(
             f"{place.parent}: cannot be created for downloads ({reason.strerror}): set {CACHE_VARIABLE} to another folder"
         ) from None
-    with file_lock(str(place)):  # other processes wait here for the first one's download
+    with (
+        _written(place),
+        locked(place.with_name(f"{place.name}.lock")),
+    ):  # others wait here for the first one's download
         if not place.exists():
-            _download(url, place)
+            remove_unfinished(place.parent, place.name)
+            _download(url, place, check)
     return place
+
+
+class _Told(OSError):
+    """An OSError that is a sentence already."""
+
+
+@contextmanager
+def _written(place: Path) -> Iterator[None]:
+    """What goes wrong inside is the cache's fault."""
+    try:
+        yield
+    except _Told:
+        raise
+    except OSError as reason:
+        raise _Told(
+            f"{place}: cannot be written ({reason.strerror}): make room, or set {CACHE_VARIABLE} to another folder"
+        ) from None
 
 
 def check_digest(url: str, file: Path, place: Path) -> None:
@@ -80,20 +149,20 @@ def check_digest(url: str, file: Path, place: Path) -> None:
     Known are the digits in a name such as mvit_v2_s-ae3be167.pth, of a host that promises them, and the digest recorded
     at the first download. Where none is recorded yet, this file's is, unless only others may write to the cache.
     """
-    found, record = sha256(file), digest_file(place)
+    found, record = known_sha256(file), digest_file(place)
     stated = re.search(r"-([0-9a-f]{8,64})\.(?:pth|pt|pyth|safetensors)$", place.name)
     if stated and urlsplit(url).hostname in DIGESTS_IN_NAMES and not found.startswith(stated[1]):
         cure = f"delete {place} and fetch it again" if file == place else "fetch it again"
-        raise OSError(
+        raise _Told(
             f"{url}: its sha256 starts with {found[:8]}, its name says {stated[1]}: it is damaged or not the "
             f"published file, so {cure}"
         )
     if not record.exists():
         if os.access(record.parent, os.W_OK):
             write_whole(record, f"{found}  {place.name}\n")
-    elif record.read_text().split(" ")[0] != found:
+    elif record.read_text(errors="replace").split(" ")[0] != found:
         cure = f"delete {place} to fetch it again" if file == place else f"delete {record} if the change is meant"
-        raise OSError(f"{url}: its sha256 starts with {found[:8]}, at the first download it did not: {cure}")
+        raise _Told(f"{url}: its sha256 starts with {found[:8]}, at the first download it did not: {cure}")
 
 
 def digest_file(place: Path) -> Path:
@@ -109,36 +178,67 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(url: str, place: Path) -> None:
+def known_sha256(file: Path) -> str:
+    """`sha256`, taken once in this process of a file that has not changed since."""
+    found = file.stat()
+    key = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    if key not in _digests:
+        digest = sha256(file)
+        if found.st_mtime + SETTLED_SECONDS > time.time():
+            return digest
+        _digests[key] = digest
+    return _digests[key]
+
+
+_digests: dict[tuple[int, int, int, int], str] = {}
+
+
+def _download(url: str, place: Path, check: Check) -> None:
     """Fetch to a temporary name, compare, then rename: the place holds the whole file or none."""
-    handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-    temporary = Path(name)
+    temporary = unfinished(place)
     try:
-        with os.fdopen(handle, "wb") as file:
-            try:
-                _fetch(url, file)
-            except (OSError, http.client.HTTPException, ValueError) as reason:
-                raise OSError(
-                    f"{url}: cannot be fetched ({reason or type(reason).__name__}): get this file by other means, "
-                    f"put it at {place}, and call again"
-                ) from None
+        with temporary.open("xb") as file:
+            for block in _fetched(url, place):
+                file.write(block)
+        if _is_page(temporary):
+            raise _not_fetched(url, place, "the server sends a web page in its place, perhaps to log in")
+        check(temporary)
         check_digest(url, temporary, place)
-        temporary.chmod(0o644)
         temporary.replace(place)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _fetch(url: str, file) -> None:
-    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
-        size = int(answer.headers.get("Content-Length") or 0)
-        with _bytes_bar() as bar:
+def _fetched(url: str, place: Path) -> Iterator[bytes]:
+    """The blocks of the file of an address. OSError in one sentence where they are not the whole of it, as it is."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, _bytes_bar() as bar:
+            encoding = answer.headers.get("Content-Encoding", "identity")
+            if encoding.lower() != "identity":  # which is all that was asked for
+                raise OSError(f"the server sends it packed, by {encoding}")
+            size, taken = int(answer.headers.get("Content-Length") or 0), 0
             task = bar.add_task(Path(urlsplit(url).path).name, total=size or None)
             while block := answer.read(BLOCK):
-                file.write(block)
+                yield block
+                taken += len(block)
                 bar.advance(task, len(block))
-    if size and file.tell() != size:
-        raise OSError(f"the connection ended after {file.tell():,} of {size:,} bytes")
+        if not taken:
+            raise OSError("the server sends nothing")
+        if size and taken != size:
+            raise OSError(f"the connection ended after {taken:,} of {size:,} bytes")
+    except (OSError, http.client.HTTPException, ValueError) as reason:
+        raise _not_fetched(url, place, reason or type(reason).__name__) from None
+
+
+def _not_fetched(url: str, place: Path, reason: object) -> OSError:
+    return _Told(
+        f"{url}: cannot be fetched ({reason}): get this file by other means, put it at {place}, and call again"
+    )
+
+
+def _is_page(file: Path) -> bool:
+    with file.open("rb") as content:
+        return PAGE.match(content.read(1024)) is not None
 
 
 def _bytes_bar() -> Progress:

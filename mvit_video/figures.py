@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,8 +22,11 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **a
 
 
 def png(figure: Figure) -> bytes:
+    """Letters that no font has here, such as those of a class name in Chinese, are drawn as boxes without a word."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(content, format="png", dpi=DPI)
     return content.getvalue()
 
 

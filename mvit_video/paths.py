@@ -1,48 +1,26 @@
-"""Paths that a user gives: local or http(s) in, folders out. Nothing is overwritten that the user did not name."""
+"""Files and folders that are written: whole or not at all, and nothing over what the user did not name."""
 
+import errno
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mvit_video.errors import ConfigError, MvitVideoError
+from mvit_video.errors import ConfigError
 
 ODD_BYTES = (
     "backslashreplace"  # of file names that are not UTF-8, wherever we write them: in JSON it reads back as the name
 )
 
 
-@cache
-def _manager():
-    from iopath.common.file_io import PathManager
-
-    from mvit_video.download import CachedDownloads
-
-    manager = PathManager()
-    manager.register_handler(CachedDownloads())
-    return manager
-
-
-def local_file(path: str | Path, error: type[MvitVideoError] = ConfigError) -> Path:
-    """A file on this machine for a local path or an http(s) address (fetched once: see download.py).
-
-    Raises `error` where there is no such file, it is a folder, or the address cannot be fetched.
-    """
-    text = str(path)
-    if text.startswith(("http://", "https://")):
-        try:
-            return Path(_manager().get_local_path(text))
-        except OSError as reason:
-            raise error(str(reason)) from None
-    if not Path(text).exists():
-        raise error(f"{text}: no such file")
-    if Path(text).is_dir():
-        raise error(f"{text}: is a folder, wanted a file")
-    return Path(text)
+UNFINISHED = re.compile(
+    r"^\..*\.[0-9a-f]{8}\.unfinished$", re.DOTALL
+)  # temporary names; those of killed processes stay behind
+LONGEST_NAME = 100  # bytes of a name that go into its temporary one
 
 
 def fresh_folder(folder: str | Path, owned: tuple[str, ...], overwrite: bool) -> Path:
@@ -105,20 +83,60 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes it, synced, when all has gone well."""
+    """A temporary name beside `path` that becomes it, synced, when all has gone well. An OSError names `path`.
+
+    Its permissions are those that the user's umask gives to any new file.
+    """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = unfinished(path)
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        sync(temporary)
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        sync(path.parent)
+    except OSError as reason:
+        if reason.filename in (None, str(temporary)):
+            raise OSError(reason.errno, reason.strerror or str(reason), str(path)) from None
         raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def unfinished(path: Path) -> Path:
+    """A temporary name beside `path`, which `remove_unfinished` knows."""
+    return path.with_name(f"{_start(path.name)}{secrets.token_hex(4)}.unfinished")
+
+
+def _start(name: str) -> str:
+    return f".{os.fsdecode(os.fsencode(name)[:LONGEST_NAME])}."
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or a folder's names, on the disk itself; folders where the file system can do that."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
+    try:
+        os.fsync(handle)
+    except OSError as reason:
+        if not path.is_dir() or reason.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_unfinished(folder: Path, name: str = "") -> None:
+    """Delete what killed processes have left half-written in a folder, of the file `name` or of all, while nobody else
+    writes there (see locks.py)."""
+    start = _start(name) if name else "."
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith(start) and UNFINISHED.match(path.name):
+            _delete(path)
 
 
 def write_json(path: str | Path, content: object) -> None:

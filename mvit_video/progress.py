@@ -13,7 +13,10 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class Bar:
-    """What a loop needs: `advance` by some units, with a short text such as `loss 1.23`."""
+    """What a loop needs: `advance` by some units, with a short text such as `loss 1.23`.
+
+    In a log file a loop without a text leaves no line where it takes less time than is between two.
+    """
 
     def __init__(self, total: int, done: int, console: Console, progress: Progress | None, description: str) -> None:
         self._total, self._done, self._first = total, done, done
@@ -25,8 +28,11 @@ class Bar:
         self._done += count
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self._done, text=text)
-        elif self._done >= self._total or time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
+        elif time.monotonic() - self._printed > SECONDS_BETWEEN_LINES or self._is_told_to_end(text):
             self._line(text)
+
+    def _is_told_to_end(self, text: str) -> bool:
+        return self._done >= self._total and bool(text or self._printed > self._start)
 
     def _line(self, text: str) -> None:
         self._printed = time.monotonic()

@@ -11,8 +11,10 @@ from filelock import FileLock
 
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config
+from mvit_video.data.lists.selection import training_lists
 from mvit_video.data.synthetic import write_dataset
-from mvit_video.engine.run import train_run, training_lists
+from mvit_video.engine.resolve import resolve
+from mvit_video.engine.run import train_run
 from mvit_video.evaluation.evaluate import validator
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -66,11 +68,11 @@ def trained(motion_data, tmp_path_factory) -> TrainedRun:
     config, device = load_config(REPOSITORY / "configs/demo/motion.yaml", words), torch.device("cpu")
 
     def make(folder: Path) -> None:
-        train_run(config, folder, device, lambda videos: validator(videos, config, device), silent)
+        train_run(resolve(config, folder, device, silent), lambda videos: validator(videos, config, device), silent)
 
     return TrainedRun(made_once(tmp_path_factory, "trained", make), config)
 
 
 @pytest.fixture
 def validation_list(trained):
-    return training_lists(trained.config)[1]
+    return training_lists(trained.config.data)[1]

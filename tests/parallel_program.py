@@ -9,20 +9,23 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import tiny_video
 
-from mvit_video.config.schema import Preprocessing, TrainSettings
+from mvit_video.config.schema import InputSettings, TrainSettings
 from mvit_video.data.loader import StepSampler
-from mvit_video.data.mixing import Mixer
+from mvit_video.data.mixing import mixer_from
 from mvit_video.engine.checkpoint import load_state, newest_state, save_state
 from mvit_video.engine.distributed import is_first, joined_processes, rank, world_size
+from mvit_video.engine.hooks.averaging import AverageWeights
+from mvit_video.engine.loop import Hook, Loop, Steps
+from mvit_video.engine.losses import objective_from
 from mvit_video.engine.nonfinite import NonFiniteStep, write_report
 from mvit_video.engine.parallel import whole_tensors
-from mvit_video.engine.trainer import Trainer, make_learner
-from mvit_video.model.weights.checkpoints import ModelCard
+from mvit_video.engine.trainer import effective_precision, learner_from, trainer_from
+from mvit_video.model.weights.card import ModelCard
 
 CPU = torch.device("cpu")
 CLIPS = torch.randn(8, 3, 8, 32, 32, generator=torch.Generator().manual_seed(3))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
-CARD = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=tuple("abcde"), preprocessing=Preprocessing())
+CARD = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=tuple("abcde"), preprocessing=InputSettings())
 MIXED = {"mixup": 0.8, "cutmix": 1.0}
 SCENARIOS = {  # settings, then how many of the step's first clips the first process has, or None for its share
     "plain": ({"optimizer": "sgd"}, None),
@@ -42,8 +45,16 @@ def trainer(parallel="ddp", **changes):
     settings = TrainSettings(**{"clips_per_step": 8, "clip_gradient": None, "parallel": parallel, **changes})
     model = tiny_video(drop_path_rate=0.0, dropout_rate=0.0)
     model.activation_checkpointing = settings.activation_checkpointing
-    learner = make_learner(model, settings, CPU)
-    return Trainer(learner, lambda step: 0.01, Mixer(settings, 5), settings, CPU)
+    learner = learner_from(settings, model, CPU, effective_precision(settings, CPU))
+    return trainer_from(
+        settings,
+        learner,
+        lambda step: 0.01,
+        mixer_from(settings, 5),
+        objective_from(settings),
+        CPU,
+        effective_precision(settings, CPU),
+    )
 
 
 def places(first):
@@ -55,10 +66,31 @@ def places(first):
     return StepSampler(8, 8, 0, 0, 1, 1, rank(), world_size()).places
 
 
+class Keep(Hook):
+    """The records of all steps."""
+
+    def __init__(self):
+        self.records = []
+
+    def after_step(self, loop):
+        self.records.append(loop.record)
+
+
+def train(machine, mine, steps):
+    """Some steps on this process's clips, as a run makes them; their records."""
+    kept, average = Keep(), machine.learner.average
+    hooks = [kept] if average is None else [kept, AverageWeights(average, machine.learner.model)]
+    batch = {"video": CLIPS[mine], "label": LABELS[mine]}
+    Loop(
+        lambda number, batch: machine.train_step(number, batch["video"], batch["label"]), Steps(0, steps, steps), hooks
+    ).run([batch] * steps)
+    return kept.records
+
+
 def run_scenario(name, parallel, folder):
     changes, first = SCENARIOS[name]
     machine, mine = trainer(parallel, **changes), places(first)
-    records = [machine.train_step(step, CLIPS[mine], LABELS[mine]) for step in range(2)]
+    records = train(machine, mine, 2)
     tensors = {f"model.{key}": value for key, value in whole_tensors(machine.learner.model.state_dict()).items()}
     if machine.learner.average is not None:
         average = whole_tensors(machine.learner.average.model.state_dict())
@@ -95,9 +127,7 @@ def go_on(folder, states):
         state, _ = newest_state(states)
         if state is not None:
             load_state(state, machine.learner)
-        mine = places(None)
-        for step in range(2):
-            machine.train_step(step, CLIPS[mine], LABELS[mine])
+        train(machine, places(None), 2)
         save_state(folder / parallel, 2, machine.learner, CARD, {}, keep=1)
 
 

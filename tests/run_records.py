@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from mvit_video.engine.hooks.speed import SPEED
 from mvit_video.engine.metrics_log import read_metrics
-from mvit_video.engine.watching import SPEED
 
 
 def numbers_of_steps(path: Path) -> list[dict]:

@@ -8,7 +8,8 @@ from tiny_models import randomise
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config
 from mvit_video.evaluation.views import VideoScores
-from mvit_video.model.weights.checkpoints import ModelCard, model_from_card, save_checkpoint
+from mvit_video.model.weights.card import ModelCard, model_from_card
+from mvit_video.model.weights.files import save_checkpoint
 
 DEMO = Path(__file__).resolve().parents[1] / "configs/demo/motion.yaml"
 INPUT = ["data.num_frames=4", "data.short_side=40", "data.crop_size=32", "data.workers=0"]
@@ -21,7 +22,7 @@ def settings(root: Path, *words: str) -> Config:
 def random_checkpoint(path: Path, config: Config, classes: tuple[str, ...]) -> Path:
     """The demonstration's network for the input of `settings`, with weights that make its answers differ."""
     card = ModelCard(
-        name=config.model.name, arguments={}, classes=classes, preprocessing=config.data.preprocessing(), protocol="2x3"
+        name=config.model.name, arguments={}, classes=classes, preprocessing=config.data.input, protocol="2x3"
     )
     save_checkpoint(path, randomise(model_from_card(card), seed=4), card)
     return path

@@ -11,7 +11,7 @@ import torch
 
 from mvit_video.compat import import_pytorchvideo, import_torchvision
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.dataset import ClipDataset, SampleKey
+from mvit_video.data.dataset import SampleKey, clip_dataset_from
 from mvit_video.data.lists.read import read_videos
 from mvit_video.data.synthetic import draw_video, write_video
 from mvit_video.errors import ConfigError
@@ -55,14 +55,15 @@ def test_our_networks_and_inference_work_with_torchvision_and_pytorchvideo_block
         f"""
         sys.modules["torchvision"] = sys.modules["pytorchvideo"] = None  # importing either is now an ImportError
         import torch, mvit_video
-        from mvit_video.config.schema import Preprocessing
+        from mvit_video.config.schema import InputSettings
         from mvit_video.errors import ConfigError
         from mvit_video.inference.predictor import Predictor
-        from mvit_video.model.weights.checkpoints import ModelCard, save_checkpoint
+        from mvit_video.model.weights.card import ModelCard
+        from mvit_video.model.weights.files import save_checkpoint
 
         model = mvit_video.build_model("mvitv2_nano_8x3", num_classes=2)
         assert model(torch.zeros(1, 3, 8, 48, 48)).shape == (1, 2)
-        size = Preprocessing(num_frames=8, crop_size=48, short_side=48)
+        size = InputSettings(num_frames=8, crop_size=48, short_side=48)
         card = ModelCard(name="mvitv2_nano_8x3", arguments={{}}, classes=("a", "b"), preprocessing=size)
         save_checkpoint("{tmp_path}/model.safetensors", model, card)
         video, = Predictor.from_checkpoint("{tmp_path}/model.safetensors", "cpu")("{tmp_path}/video.mp4")
@@ -188,7 +189,7 @@ def test_pytorchvideo_transforms_take_our_clip_dictionary(tmp_path):
     (tmp_path / "list.csv").write_text("a.mp4 3\n")
     (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
     data = DataSettings(root=str(tmp_path), num_frames=8, short_side=48, crop_size=48)
-    sample = ClipDataset(read_videos("list.csv", str(tmp_path)), data, seed=0)[SampleKey(0, 0)]
+    sample = clip_dataset_from(data, read_videos("list.csv", str(tmp_path)), seed=0)[SampleKey(0, 0)]
     assert sample["video"].shape == (3, 8, 48, 48)
 
     subsampled = ApplyTransformToKey("video", UniformTemporalSubsample(4))(dict(sample))

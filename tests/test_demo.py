@@ -1,9 +1,15 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from conftest import REPOSITORY
 
-from mvit_video import cli
+from mvit_video import cli, demo
+from mvit_video.errors import Interrupted
 
 
 @pytest.mark.long
@@ -19,3 +25,32 @@ def test_the_demonstration_reaches_ninety_percent_by_motion_alone(tmp_path):
     assert "turning counter-clockwise" in page
     assert (tmp_path / "out/model.safetensors").exists()
     assert cli.main(words) == 1, "a second call without --overwrite must refuse"
+
+
+@pytest.mark.long
+def test_a_demonstration_that_is_asked_to_stop_ends_with_75_and_does_not_speak_of_going_on(tmp_path):
+    output, config = tmp_path / "out", str(REPOSITORY / "configs/demo/motion.yaml")
+    command = [sys.executable, "-m", "mvit_video", "demo", config, "--output", str(output), "--device", "cpu"]
+    program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        while program.poll() is None and not (output / "run/metrics.jsonl").exists():
+            time.sleep(0.2)
+        program.send_signal(signal.SIGTERM)
+        said = program.communicate(timeout=300)[1]
+    finally:
+        program.kill()
+    assert program.returncode == 75 and "--resume" not in said
+    assert said.splitlines()[-1] == "stopped: call demo again with --overwrite, which begins anew"
+
+
+def test_a_stopped_demonstration_is_a_sentence_and_exit_code_75(tmp_path, monkeypatch, capsys):
+    def stopped(*words, **more):
+        raise Interrupted("SIGTERM: the same command with --resume auto goes on")
+
+    monkeypatch.setattr(demo, "write_dataset", lambda *words, **more: None)
+    monkeypatch.setattr(demo, "train", stopped)
+    words = ["demo", str(REPOSITORY / "configs/demo/motion.yaml"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert cli.main(words) == 75
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1] == "stopped: call demo again with --overwrite, which begins anew"
+    assert "--resume" not in said and "error" not in said

@@ -1,27 +1,36 @@
 """Downloads, from a server on this machine's loopback only."""
 
+import errno
+import gzip
 import hashlib
 import http.server
 import os
 import threading
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_models import tiny_video
 
-from mvit_video import download, load_weights
+from mvit_video import build_model, download, load_weights
+from mvit_video.download import cache_place, local_file
 from mvit_video.errors import CheckpointError
+from mvit_video.model.weights.convert import load_any
 from mvit_video.model.weights.zoo import ZOO
-from mvit_video.paths import local_file
+from mvit_video.paths import unfinished
 
 CONTENT = b"weights" * 1000
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.files`; counts what is asked for; a file under /cut/ ends early."""
+    """Serves `server.files`; counts what is asked for; a file under /cut/ ends early, one under /endless/ tells no length,
+    and one under /packed/ says that it is packed."""
 
     def do_GET(self):
         self.server.asked.append(self.path)
@@ -29,7 +38,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if content is None:
             return self.send_error(404)
         self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
+        if not self.path.startswith("/endless/"):
+            self.send_header("Content-Length", str(len(content)))
+        if self.path.startswith("/packed/"):
+            self.send_header("Content-Encoding", "gzip")
         self.end_headers()
         self.wfile.write(content[:100] if self.path.startswith("/cut/") else content)
 
@@ -128,6 +140,142 @@ def test_a_download_that_ends_early_leaves_nothing(server):
     with pytest.raises(CheckpointError, match=r"cannot be fetched \(the connection ended after 100 of 7,000 bytes\)"):
         fetch(server.url + "/cut/x.pyth")
     assert not any(file.name != "x.pyth.lock" for file in (server.cache / "cut").iterdir())
+
+
+def kept(server):
+    """All files of the cache."""
+    return [file.name for file in server.cache.parent.rglob("*") if file.is_file()]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<html>log in first</html>",
+        b"\n <!DOCTYPE HTML>\n<title>Sign in</title>",
+        b"\xef\xbb\xbf<HEAD></HEAD>",
+        b'<?xml version="1.0"?><Error/>',
+    ],
+)
+@pytest.mark.parametrize("name", ["x.pyth", "x.csv"])
+def test_a_page_that_comes_in_place_of_a_file_is_refused_each_time_and_not_kept(server, page, name):
+    server.files[f"/{name}"] = page
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"the server sends a web page in its place, .*put it at .*/x\."):
+            fetch(f"{server.url}/{name}")
+        assert kept(server) == []
+
+
+def test_a_page_that_lies_in_the_cache_already_is_named_with_its_place(server):
+    place = server.cache / "x.pyth"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"<html>log in first</html>")
+    with pytest.raises(CheckpointError, match=rf"{place} is a web page and not the file: delete it to fetch the file"):
+        load_weights(tiny_video(), server.url + "/x.pyth")
+
+
+def test_a_file_that_comes_packed_or_empty_is_refused_and_not_kept(server):
+    server.files |= {"/packed/x.pyth": gzip.compress(CONTENT), "/empty.pyth": b"", "/endless/empty.pyth": b""}
+    for path, why in (
+        ("/packed/x.pyth", "packed, by gzip"),
+        ("/empty.pyth", "nothing"),
+        ("/endless/empty.pyth", "nothing"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"cannot be fetched \(the server sends.* {why}\)"):
+            fetch(server.url + path)
+    assert kept(server) == []
+
+
+def weights_files(folder):
+    """The same weights in the three forms that are read."""
+    state = tiny_video(seed=1).state_dict()
+    torch.save(state, folder / "zip.pyth")
+    torch.save(state, folder / "pickle.pyth", _use_new_zipfile_serialization=False)
+    save_file(state, folder / "safetensors.pyth")
+    return {file.name: file.read_bytes() for file in folder.glob("*.pyth")}
+
+
+@pytest.mark.parametrize("form", ["zip.pyth", "pickle.pyth", "safetensors.pyth"])
+@pytest.mark.parametrize("share", [0.3, 0.999])
+def test_half_a_file_of_weights_of_untold_length_is_refused_and_not_kept(server, tmp_path, form, share):
+    content = weights_files(tmp_path)[form]
+    server.files[f"/endless/{form}"] = content[: int(len(content) * share)]
+    model, url = tiny_video(seed=2), f"{server.url}/endless/{form}"
+    with pytest.raises(CheckpointError, match=rf"{url}: is not a whole (PyTorch|safetensors) file .*get it again$"):
+        load_weights(model, url)
+    assert kept(server) == []
+    server.files[f"/endless/{form}"] = content
+    assert len(load_weights(model, url).copied) == len(model.state_dict())
+    assert kept(server) == [form, f"{form}.sha256"] or kept(server) == [f"{form}.sha256", form]
+
+
+def test_other_bytes_than_weights_are_not_kept_as_weights(server):
+    server.files["/x.pyth"] = gzip.compress(CONTENT)
+    with pytest.raises(CheckpointError, match=r"x.pyth: is neither a PyTorch nor a safetensors file"):
+        load_weights(tiny_video(), server.url + "/x.pyth")
+    assert kept(server) == []
+
+
+def test_weights_in_the_cache_that_cannot_be_read_are_named_with_their_place(server):
+    place = server.cache / "x.pyth"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"\x80 damaged")
+    with pytest.raises(CheckpointError, match=rf"x.pyth: is damaged, or a pickle .*; the file is {place}$"):
+        load_weights(tiny_video(), server.url + "/x.pyth")
+
+
+def test_what_killed_downloads_have_left_goes_with_the_next_one(server):
+    place = server.cache / "zoo/x.pyth"
+    place.parent.mkdir(parents=True)
+    unfinished(place).write_bytes(b"half")
+    other = unfinished(place.with_name("y.pyth"))
+    other.write_bytes(b"of a download that may be under way")
+    fetch(server.url + "/zoo/x.pyth")
+    assert sorted(kept(server)) == sorted(["x.pyth", "x.pyth.sha256", other.name])
+
+
+def test_several_processes_fetch_a_file_once(server):
+    with ThreadPoolExecutor(8) as pool:
+        places = set(pool.map(fetch, [server.url + "/zoo/x.pyth"] * 8))
+    assert len(places) == 1 and server.asked == ["/zoo/x.pyth"]
+
+
+def test_a_cache_without_room_is_told_as_such(server, monkeypatch):
+    def full(self, *words, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    told = (
+        r"x.pyth: cannot be written \(No space left on device\): make room, or set MVIT_VIDEO_CACHE to another folder"
+    )
+    with pytest.raises(CheckpointError, match=told):
+        fetch(server.url + "/zoo/x.pyth")
+
+
+def test_a_file_is_hashed_once_in_a_process_while_it_stays_the_same(server, monkeypatch):
+    place = fetch(server.url + "/zoo/x.pyth")
+    hashed, plain = [], download.sha256
+    monkeypatch.setattr(download, "sha256", lambda file: (hashed.append(file), plain(file))[1])
+    hour_ago = time.time() - 3600
+    os.utime(place, (hour_ago, hour_ago))
+    for _ in range(3):
+        fetch(server.url + "/zoo/x.pyth")
+    assert hashed == [place]
+    place.write_bytes(CONTENT[::-1])
+    with pytest.raises(CheckpointError, match="at the first download it did not"):
+        fetch(server.url + "/zoo/x.pyth")
+
+
+def test_loading_a_public_checkpoint_hashes_its_file_once(tmp_path, monkeypatch):
+    """Also one that was put into the cache a moment ago."""
+    monkeypatch.setenv("MVIT_VIDEO_CACHE", str(tmp_path))
+    monkeypatch.setitem(ZOO, "tiny", ZOO["mvitv2_s_16x4_k400"].model_copy(update={"url": "https://host/tiny.pyth"}))
+    place = cache_place("https://host/tiny.pyth")
+    place.parent.mkdir(parents=True)
+    torch.save(build_model("mvitv2_nano_8x3").state_dict(), place)
+    hashed, plain = [], download.sha256
+    monkeypatch.setattr(download, "sha256", lambda file: (hashed.append(file), plain(file))[1])
+    load_any("tiny")
+    assert hashed == [place]
 
 
 def test_an_address_without_a_file_says_where_to_put_it(server):

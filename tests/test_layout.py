@@ -37,7 +37,16 @@ def test_imports_point_left_only(room):
 
 
 def test_leaves_import_no_room():
-    for name in ("errors.py", "paths.py", "download.py", "compat.py", "progress.py", "figures.py", "version.py"):
+    for name in (
+        "errors.py",
+        "paths.py",
+        "download.py",
+        "locks.py",
+        "compat.py",
+        "progress.py",
+        "figures.py",
+        "version.py",
+    ):
         assert list(imported_rooms(ast.parse((PACKAGE / name).read_text()))) == []
 
 
@@ -61,3 +70,29 @@ def test_importing_the_package_loads_neither_torchvision_nor_pytorchvideo():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize("module", ["mvit_video", "mvit_video.data.video.reader"])
+def test_the_package_and_its_decoders_load_without_torch(module):
+    code = f"import sys, {module}; print([n for n in ('torch', 'pydantic', 'matplotlib') if n in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert found == "[]"
+
+
+def test_every_public_name_can_be_had():
+    import mvit_video
+
+    assert all(getattr(mvit_video, name) is not None for name in mvit_video.__all__)
+    assert set(mvit_video.__all__) <= set(dir(mvit_video))
+
+
+@pytest.mark.parametrize("room", ["inference", "serve", "report"])
+def test_files_of_users_are_opened_in_guarded_processes_only(room):
+    """`Guard.open` and `Guard.play` decode elsewhere; a VideoReader, or av.open for reading, would do it here."""
+    for file in (PACKAGE / room).rglob("*.py"):
+        for call in calls(ast.parse(file.read_text())):
+            name = ast.unparse(call.func)
+            reads = (
+                name == "av.open" and ast.unparse(call.args[1:2][0] if call.args[1:] else ast.Constant("r")) != "'w'"
+            )
+            assert name != "VideoReader" and not reads, f"{file.name}, line {call.lineno}"

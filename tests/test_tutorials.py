@@ -17,7 +17,7 @@ from conftest import REPOSITORY
 from tiny_models import randomise
 
 from mvit_video import build_model, cli
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.model.weights.zoo import ZOO
 from mvit_video.report.outputs import EXPLAIN_FILES, TIMELINE_FILES
@@ -49,7 +49,7 @@ def publish(tmp_path, monkeypatch):
     """Puts a small network's weights where the published ones of S lie after their download."""
 
     def put(short_side=48, crop_size=48):
-        inputs = Preprocessing(num_frames=4, sampling_rate=2, short_side=short_side, crop_size=crop_size)
+        inputs = InputSettings(num_frames=4, sampling_rate=2, short_side=short_side, crop_size=crop_size)
         words = {"url": "http://localhost/s.pyth", "model": "mvitv2_nano_8x3", "preprocessing": inputs}
         monkeypatch.setitem(ZOO, PUBLISHED, ZOO[PUBLISHED].model_copy(update=words))
         monkeypatch.setenv("MVIT_VIDEO_CACHE", str(tmp_path / "cache"))

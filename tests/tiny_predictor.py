@@ -5,12 +5,12 @@ from tiny_models import randomise
 from torch import nn
 
 from mvit_video import build_model
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.synthetic import CLASSES
 from mvit_video.inference.predictor import Predictor
-from mvit_video.model.weights.checkpoints import ModelCard
+from mvit_video.model.weights.card import ModelCard
 
-NANO = Preprocessing(num_frames=8, sampling_rate=3, target_fps=15.0, short_side=48, crop_size=48)
+NANO = InputSettings(num_frames=8, sampling_rate=3, target_fps=15.0, short_side=48, crop_size=48)
 
 
 def nano_card(sampling: str = "dense", protocol: str = "1x1") -> ModelCard:

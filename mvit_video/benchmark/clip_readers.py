@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from mvit_video.compat import import_pytorchvideo
-from mvit_video.config.schema import DataSettings, Preprocessing
+from mvit_video.config.schema import DataSettings, InputSettings
 from mvit_video.data.lists.read import VideoList
 from mvit_video.data.sampling import clip_window, dense_indices
 from mvit_video.data.transforms import ViewTransform, crop_at
@@ -85,7 +85,7 @@ def _originals(clips: Sequence[Clip], root: str, originals: str) -> list[Clip]:
     return [replace(clip, file=sources[clip.file]) for clip in clips]
 
 
-def _ours(clips: Sequence[Clip], data: Preprocessing) -> Contender:
+def _ours(clips: Sequence[Clip], data: InputSettings) -> Contender:
     transform = ViewTransform(data.crop_hw, data.mean, data.std, data.short_side, 1)
 
     def read(number: int) -> np.ndarray:
@@ -96,7 +96,7 @@ def _ours(clips: Sequence[Clip], data: Preprocessing) -> Contender:
     return Contender(read, lambda frames: transform(frames)[0])
 
 
-def _pytorchvideo(clips: Sequence[Clip], data: Preprocessing) -> Contender:
+def _pytorchvideo(clips: Sequence[Clip], data: InputSettings) -> Contender:
     """Its LabeledVideoDataset with PyAV, without sound, and its transforms in the order of its tutorials."""
     import_pytorchvideo()
     from pytorchvideo.data import LabeledVideoDataset

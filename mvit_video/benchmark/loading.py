@@ -22,13 +22,14 @@ from rich.table import Table
 
 from mvit_video.benchmark.clip_readers import Clip, contenders, draw_clips
 from mvit_video.config.schema import Config
-from mvit_video.data.dataset import ClipDataset, SampleKey, ViewDataset
+from mvit_video.data.dataset import SampleKey, ViewDataset, clip_dataset_from
 from mvit_video.data.lists.read import VideoList
 from mvit_video.data.lists.split import found_lists
 from mvit_video.data.loader import StepSampler, collate, training_loader
 from mvit_video.data.prepare.verify import lists_of
 from mvit_video.data.video import reader as decode
 from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.source import VideoFiles
 from mvit_video.errors import ConfigError
 from mvit_video.progress import progress_bar
 
@@ -45,8 +46,8 @@ def benchmark_loading(config: Config, clips: int, against: str | None, originals
     if config.data.train is None:
         raise ConfigError("data.train is not set: name the list of videos to load")
     data = found_lists(config.data).model_copy(update={"val": None, "test": None})
-    config = config.model_copy(update={"data": data})
     (videos,) = lists_of(data)
+    config = config.model_copy(update={"data": data})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -73,7 +74,7 @@ def time_stages(videos: VideoList, config: Config, clips: int) -> dict[str, Any]
     With repeated augmentation a sample is several clips of one video, which share its decoding.
     """
     here = config.data.model_copy(update={"decode_timeout": 0.0})  # times of another process could not be told apart
-    dataset, keys = ClipDataset(videos, here, config.train.seed), _keys(videos, clips)
+    dataset, keys = clip_dataset_from(here, videos, config.train.seed), _keys(videos, clips)
     dataset[keys[0]]  # the first one pays for imports and memory
     samples: list[dict[str, float]] = []
     for first in range(0, clips, BATCH):
@@ -131,7 +132,7 @@ def time_loader(videos: VideoList, config: Config, clips: int) -> dict[str, Any]
     """Clips per second of wall time from the training loader with data.workers processes, after its first batch."""
     size = max(min(BATCH, len(videos)), 1)
     steps = max(clips // size, 2) + 1
-    dataset = ClipDataset(videos, config.data, config.train.seed)
+    dataset = clip_dataset_from(config.data, videos, config.train.seed)
     batches = iter(training_loader(dataset, StepSampler(len(videos), size, 0, 0, steps), config.data.workers))
     next(batches)
     started = time.monotonic()
@@ -145,10 +146,8 @@ def compare_views(videos: VideoList, config: Config, count: int) -> dict[str, An
 
     `decoding_ratio` is that of opening and decoding alone: what the ratio would be if all else took no time.
     """
-    datasets = {
-        views: ViewDataset(videos, config.data.root, config.data.preprocessing(), views, 1, config.data.decoder, 0.0)
-        for views in (1, 5)
-    }
+    source = VideoFiles(config.data.root, config.data.decoder, timeout=0.0)
+    datasets = {views: ViewDataset(videos, source, config.data.input, views, 1) for views in (1, 5)}
     spent: dict[int, list[dict[str, float]]] = {1: [], 5: []}
     for number in range(count):
         for views, dataset in datasets.items() if number % 2 else reversed(datasets.items()):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mvit_video.errors import ConfigError
-from mvit_video.model.variants import build_model, input_size
+from mvit_video.model.registry import build_model, model_entry
+from mvit_video.plugins import load_plugins, named_plugins
 
 PHASES = ("inference", "training")
 # Anything but fp32 is autocast: parameters stay float32, and loss scaling is left out, since it costs no time to speak of.
@@ -41,14 +43,14 @@ REFERENCE = "reference/"  # in front of a name of ours: the same network with th
 
 
 def new_network(name: str) -> nn.Module:
-    """A network of a benchmark: what `build_model` takes, or REFERENCE and a name of ours."""
+    """A network of a benchmark: what `build_model` takes, or REFERENCE and a name of a network that has a plain form."""
     ours = name.removeprefix(REFERENCE)
-    return build_model(ours) if ours == name else build_model(ours, attention="reference")
+    return build_model(ours) if ours == name else build_model(ours, **model_entry(ours).capabilities.plain)
 
 
 def usual_size(name: str) -> tuple[int, int, int]:
     """Frames, height and width that it is measured with."""
-    return input_size(name.removeprefix(REFERENCE))
+    return model_entry(name.removeprefix(REFERENCE)).input_size
 
 
 class Subject:
@@ -104,8 +106,9 @@ def count_multiply_adds(name: str, device: torch.device | None = None) -> dict[s
     """
     from fvcore.nn import FlopCountAnalysis
 
+    plain = name if name.startswith(REFERENCE) else REFERENCE + name
     clip = torch.zeros(1, 3, *usual_size(name), device=device)
-    analysis = FlopCountAnalysis(new_network(name).to(device).eval(), clip)
+    analysis = FlopCountAnalysis(new_network(plain).to(device).eval(), clip)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     with torch.no_grad():
         operators: Counter = analysis.by_operator()
@@ -149,7 +152,12 @@ def _peak_in_fresh_process(subject: Subject, phase: str) -> int:
     """
     dtype = next(name for name, kind in DTYPES.items() if kind == subject.dtype)
     request = dict(name=subject.name, batch=len(subject.clips), dtype=dtype, phase=phase)
-    command = [sys.executable, "-m", __name__, json.dumps(request | dict(threads=torch.get_num_threads()))]
+    command = [
+        sys.executable,
+        "-m",
+        __name__,
+        json.dumps(request | dict(threads=torch.get_num_threads(), plugins=named_plugins())),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it was ended, perhaps for want of memory"])[-1]
@@ -160,8 +168,9 @@ def _peak_in_fresh_process(subject: Subject, phase: str) -> int:
     return int(done.stdout.split()[-1])
 
 
-def _first_step(name: str, batch: int, dtype: str, phase: str, threads: int) -> int:
+def _first_step(name: str, batch: int, dtype: str, phase: str, threads: int, plugins: Sequence[str]) -> int:
     """The body of the fresh process: growth of its resident set at the peak of its first step, in bytes."""
+    load_plugins(plugins)
     torch.set_num_threads(threads)
     subject = Subject(name, batch, dtype, torch.device("cpu"))
     subject.prepare(phase)

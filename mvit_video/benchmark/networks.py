@@ -29,7 +29,7 @@ from mvit_video.benchmark.measure import (
     peak_memory,
 )
 from mvit_video.errors import ConfigError
-from mvit_video.model.variants import check_name
+from mvit_video.model.registry import model_entry
 from mvit_video.progress import Bar, progress_bar
 
 WARM_UP = 2  # steps of each network and phase before the first that counts; the first also compiles
@@ -52,7 +52,7 @@ class Plan:
     def __post_init__(self) -> None:
         for name in (self.model, self.against):
             if name is not None:
-                check_name(name.removeprefix(REFERENCE))
+                model_entry(name.removeprefix(REFERENCE))
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype '{self.dtype}' is unknown: allowed are {', '.join(DTYPES)}")
         for name in ("batch", "repeats"):

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mvit_video.cli import data, doctor, evaluation, export, inference, models, serve, training
-from mvit_video.cli.common import complain
-from mvit_video.errors import MvitVideoError
+from mvit_video.cli.common import complain, say
+from mvit_video.errors import Interrupted, MvitVideoError
 from mvit_video.paths import ODD_BYTES
+from mvit_video.plugins import load_plugins
 from mvit_video.version import __version__
 
 VERBS = (
@@ -38,6 +39,14 @@ def build_parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(function.__name__.replace("_", "-"), help=text.partition("\n")[0], description=text)
         verb.set_defaults(run=function)
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        verb.add_argument(
+            "--plugin",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="a Python module that registers networks, list formats, transforms, losses, exporters or trackers "
+            "(docs/extending.md); may be given several times",
+        )
         add_arguments(verb)
     return parser
 
@@ -57,13 +66,17 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one verb. Errors that a user can cause are one line on stderr and exit code 1; usage errors are 2."""
+    """Run one verb. Errors that a user can cause are one line on stderr and exit code 1; usage errors are 2, a graceful stop is 75."""
     arguments = _parse(words)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ODD_BYTES)
     try:
+        load_plugins(arguments.plugin)
         return arguments.run(arguments)
+    except Interrupted as reason:
+        say(str(reason))
+        return reason.exit_code
     except (MvitVideoError, OSError) as reason:
         if arguments.debug:
             raise

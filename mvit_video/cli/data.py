@@ -39,13 +39,16 @@ def verify(arguments: argparse.Namespace) -> int:
 
     output = output_file(arguments.json) if arguments.json else None
     lists, plan = _verify_plan(arguments)
+    odd: list[tuple[str, str]] = []
     with progress_bar("verifying", verify.num_files(lists)) as bar:
-        result = verify.verify(lists, plan, bar.advance)
+        result = verify.verify(lists, plan, bar.advance, lambda path, note: odd.append((path, note)))
     if output:
         write_json(output, result)
     if result["bad"]:
         rows = [(bad["path"], str(bad["row"]), f"{bad['seconds']:.1f}", bad["reason"]) for bad in result["bad"]]
         print_rows("bad videos", ("video", "row", "seconds", "reason"), rows, (1, 2))
+    if odd:
+        print_rows("odd, and read all the same", ("video", "note"), odd, ())
     say(f"{len(result['bad'])} of {result['num_videos']} videos are bad")
     return 1 if result["bad"] else 0
 

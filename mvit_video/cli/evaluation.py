@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mvit_video.cli.common import (
     add_allow_missing,
@@ -15,6 +16,9 @@ from mvit_video.cli.common import (
     say,
 )
 from mvit_video.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mvit_video.evaluation.results import EvaluationResult
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -32,58 +36,34 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from mvit_video.api import held_out_list
+    from mvit_video import api
     from mvit_video.config.load import load_config
-    from mvit_video.data.lists.checks import MISSING, missing_text
     from mvit_video.engine.distributed import is_first
-    from mvit_video.evaluation.evaluate import check_agreement, evaluate
-    from mvit_video.evaluation.protocols import Protocol
-    from mvit_video.evaluation.results import FILES, REPORT, circumstances, write_results
-    from mvit_video.evaluation.views import frame_order
-    from mvit_video.inference.predictor import choose_device
-    from mvit_video.model.weights.auto import with_network_of_weights
-    from mvit_video.model.weights.checkpoints import checkpoint_file
-    from mvit_video.model.weights.convert import load_any
-    from mvit_video.paths import fresh_folder, write_whole
-    from mvit_video.report.evaluation_page import evaluation_report
+    from mvit_video.evaluation.results import REPORT
 
-    config = with_network_of_weights(load_config(arguments.config, overrides(arguments)))
-    frame_order(arguments.frames)  # wrong words are told before any work
-    device = choose_device(arguments.device)
-    protocol = Protocol.parse(arguments.protocol or config.evaluation.protocol)
-    model, card = load_any(arguments.checkpoint)
-    videos = held_out_list(config, card.classes)
-    check_agreement(card, config, videos, protocol)
-    shown = card.preprocessing
-    if arguments.resolution:
-        shown = shown.at_resolution(arguments.resolution)
-        protocol.check(shown)
+    result = api.evaluate(
+        load_config(arguments.config, overrides(arguments)),
+        arguments.checkpoint,
+        arguments.output,
+        protocol=arguments.protocol,
+        frames=arguments.frames,
+        resolution=arguments.resolution,
+        device=arguments.device,
+        overwrite=arguments.overwrite,
+        say=say,
+    )
     if is_first():
-        for note in videos.notes:
-            say(f"note: {note}")
-        output = fresh_folder(arguments.output, (*FILES, MISSING), arguments.overwrite)
-        if videos.missing:
-            write_whole(output / MISSING, missing_text([videos]))
-    as_shown = card.model_copy(update={"preprocessing": shown})
-    scores, result = evaluate(model.to(device), as_shown, videos, config, protocol, device, arguments.frames)
-    if not is_first():
-        return 0
-    order = scores.multi_label, arguments.frames, shown
-    result |= circumstances(arguments.checkpoint, card, videos, config, protocol, device, *order)
-    write_results(output, scores, card.classes, result)
-    run = checkpoint_file(arguments.checkpoint).parent
-    evaluation_report(scores, card.classes, result, config.data, run).write(output / REPORT)
-    _say_result(arguments, result, output / REPORT)
+        _say_result(arguments, result, Path(arguments.output) / REPORT)
     return 0
 
 
-def _say_result(arguments: argparse.Namespace, result: dict, page: Path) -> None:
+def _say_result(arguments: argparse.Namespace, result: "EvaluationResult", page: Path) -> None:
     """A line per video that was lost, and one for the rest."""
-    for bad in result["undecodable"]:
-        complain(f"{bad['reason']} ({bad['where']}): counted as wrong")
-    views = result["protocol"] + (f", frames {arguments.frames}" if arguments.frames != "in-order" else "")
+    for bad in result.undecodable:
+        complain(f"{bad.reason} ({bad.where}): counted as wrong")
+    views = result.content["protocol"] + (f", frames {arguments.frames}" if arguments.frames != "in-order" else "")
     views += f", at {arguments.resolution} pixels" if arguments.resolution else ""
-    say(f"{_in_a_line(result)} of {result['num_videos']} videos, {views}; details in {page}")
+    say(f"{_in_a_line(result.content)} of {result.num_videos} videos, {views}; details in {page}")
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -28,7 +28,9 @@ def export(arguments: argparse.Namespace) -> int:
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
-    parser.add_argument("--format", required=True, choices=("onnx", "pt2"), help="ONNX, or torch.export's pt2")
+    parser.add_argument(
+        "--format", required=True, metavar="NAME", help="onnx, torch.export's pt2, or a format that a plugin registers"
+    )
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
     parser.add_argument(
@@ -82,7 +84,7 @@ def _feature_task(arguments: argparse.Namespace):
     if source is None:
         raise ConfigError("neither data.test nor data.val is set: name the list of videos, such as data.test=train.csv")
     videos = read_videos(source, data.root, need_labels=False)
-    return Task(videos, data.root, arguments.stage, data.decoder)
+    return Task(videos, data.root, arguments.stage, data.decoder, data.decode_timeout)
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:

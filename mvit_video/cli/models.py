@@ -16,6 +16,8 @@ def models(arguments: argparse.Namespace) -> int:
         return 0
     print_rows("networks", zoo.MODEL_COLUMNS, zoo.model_rows(), (1, 2))
     print_rows("baselines of other packages, for comparison", zoo.BASELINE_COLUMNS, zoo.baseline_rows(), (1,))
+    if rows := list(zoo.plugin_rows()):
+        print_rows("networks of plugins", zoo.PLUGIN_COLUMNS, rows, (1,))
     print_rows("public checkpoints (accuracies as published)", zoo.ZOO_COLUMNS, zoo.zoo_rows(), (1, 2, 3))
     return 0
 
@@ -37,7 +39,12 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a file, an http(s) address, or a name that `models` lists")
-    parser.add_argument("--to", required=True, choices=("native", "pyslowfast", "torchvision"))
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="FORMAT",
+        help="native, pyslowfast, torchvision, or a format of a plugin's network",
+    )
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
     parser.add_argument("--model", metavar="NAME", help="the network, where the shapes do not tell")

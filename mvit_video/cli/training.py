@@ -1,6 +1,7 @@
 """Verbs that train: train, settings, and the demonstration."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from mvit_video.cli.common import (
     add_allow_missing,
@@ -12,7 +13,9 @@ from mvit_video.cli.common import (
     say,
     whole_number,
 )
-from mvit_video.errors import Interrupted
+
+if TYPE_CHECKING:
+    from mvit_video.config.schema import Config
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -23,45 +26,36 @@ def train(arguments: argparse.Namespace) -> int:
     """
     from mvit_video.engine.distributed import joined_processes
 
-    try:
-        with joined_processes():
-            return _train(arguments)
-    except Interrupted as reason:
-        say(str(reason))
-        return reason.exit_code
+    with joined_processes():
+        return _train(arguments)
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from mvit_video.api import check_evaluation, evaluate_run
+    from mvit_video import api
     from mvit_video.config.load import load_config
     from mvit_video.engine.distributed import is_first
-    from mvit_video.engine.run import dry_run, train_run
-    from mvit_video.evaluation.evaluate import validator
-    from mvit_video.inference.predictor import choose_device
-    from mvit_video.model.weights.auto import with_network_of_weights
 
     seed = [] if arguments.seed is None else [f"train.seed={arguments.seed}"]
     config = load_config(arguments.config, [*overrides(arguments), *seed])
-    config = with_network_of_weights(config)
-    device = choose_device(arguments.device)
-    check_evaluation(config)
     if arguments.dry_run:
-        print(dry_run(config, device, arguments.num_videos, arguments.num_classes))
+        print(_plan(config, arguments))
         return 0
-    weights = train_run(
-        config,
-        arguments.output,
-        device,
-        lambda videos: validator(videos, config, device),
-        say,
-        resume=arguments.resume == "auto",
-        overwrite=arguments.overwrite,
-    )
-    if config.evaluation.after_training:
-        evaluate_run(weights.parent, config, device, say)
+    resume, overwrite = arguments.resume == "auto", arguments.overwrite
+    result = api.train(config, arguments.output, device=arguments.device, resume=resume, overwrite=overwrite, say=say)
     if is_first():
-        say(f"done: the weights are in {weights}")
+        say(f"done: the weights are in {result.weights}")
     return 0
+
+
+def _plan(config: "Config", arguments: argparse.Namespace) -> str:
+    from mvit_video.api import check_evaluation
+    from mvit_video.engine.dry_run import dry_run
+    from mvit_video.inference.predictor import choose_device
+    from mvit_video.model.weights.auto import with_network_of_weights
+
+    config = with_network_of_weights(config)
+    check_evaluation(config)
+    return dry_run(config, choose_device(arguments.device), arguments.num_videos, arguments.num_classes)
 
 
 class _DryRun(argparse.Action):
@@ -102,7 +96,7 @@ def settings(arguments: argparse.Namespace) -> int:
 
 def curves(arguments: argparse.Namespace) -> int:
     """Draw the training loss and the validation accuracy of several runs into one picture."""
-    from mvit_video.engine.watching import draw_runs
+    from mvit_video.engine.hooks.curves import draw_runs
 
     draw_runs(arguments.runs, arguments.output, arguments.overwrite)
     say(f"{len(arguments.runs)} runs are drawn in {arguments.output}")

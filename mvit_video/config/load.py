@@ -1,34 +1,52 @@
 """YAML files with `_BASE_`, `KEY=VALUE` overrides, and the way back."""
 
 import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path, PurePath
 from types import NoneType
 from typing import Any, get_args
+from urllib.parse import urljoin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from mvit_video.config.plain_yaml import NotYaml, plain_values
 from mvit_video.config.schema import Config
+from mvit_video.download import local_file
 from mvit_video.errors import ConfigError, did_you_mean
-from mvit_video.paths import local_file
+from mvit_video.plugins import check_plugins
+
+BASE = "_BASE_"
+_ADDRESS = ("http://", "https://")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The settings of a YAML file, with `section.key=value` words put in last.
+    """The settings of a YAML file or http(s) address, with `section.key=value` words put in last.
 
     A file may name another in `_BASE_` (relative to itself), whose values it then changes one by one.
-    Raises ConfigError that names the file or the word, the key, its value and what is allowed.
+    Raises ConfigError that names the file or the word, the key, its value and what is allowed, or a plugin that the settings
+    need and that is not loaded.
     """
+    if not str(path).startswith(_ADDRESS) and re.match(r"[\w.]+=", str(path)) and not Path(path).exists():
+        raise ConfigError(f"'{path}' is KEY=VALUE where a CONFIG is wanted: name a YAML file first")
     tree = read_yaml(path)
-    for word in overrides:
-        _override(tree, word)
-    return _validated(tree, str(path))
+    try:
+        config = Config.model_validate(_with_words(tree, overrides))
+    except ValidationError as reason:
+        raise ConfigError(_sentence(reason, _to_blame(reason, tree, overrides) or str(path))) from None
+    check_plugins(config.plugins, str(path))
+    return config
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The plain values of a YAML file, put into those of the file that it names in `_BASE_`, if it names one."""
-    return _read(Path(path), seen=())
+def read_yaml(path: str | Path, repeats: dict[str, list[int]] | None = None) -> dict[str, Any]:
+    """The plain values of a YAML file, put into those of the file that it names in `_BASE_`, if it names one.
+
+    A key that stands twice is an error, for one of the two would be lost without a word. With `repeats` the last one counts,
+    and the key is put there with its lines.
+    """
+    return _read(str(path), (), repeats)
 
 
 def dump_config(config: Config) -> str:
@@ -38,7 +56,29 @@ def dump_config(config: Config) -> str:
 
 def config_from_dict(tree: dict[str, Any], source: str) -> Config:
     """Settings from plain values, such as those a checkpoint carries; errors name `source`."""
-    return _validated(tree, source)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as reason:
+        raise ConfigError(_sentence(reason, source)) from None
+
+
+def with_overrides(config: Config | str | Path, overrides: Mapping[str, Any]) -> Config:
+    """Settings, or those of a YAML file, in which others win: `{"train": {"epochs": 3}}`, or `{"train.epochs": 3}`.
+
+    Raises ConfigError that names the setting, its value and what is allowed.
+    """
+    given = isinstance(config, Config)
+    tree = config.model_dump(exclude_unset=True) if isinstance(config, Config) else read_yaml(config)
+    for key, value in overrides.items():
+        section, dot, name = key.partition(".")
+        values = {name: value} if dot else value
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                f"{key} = {value!r} is not a section: write {key}={{'name': value}}, or name a setting of it"
+            )
+        plain = {name: str(value) if isinstance(value, PurePath) else value for name, value in values.items()}
+        tree[section] = tree.get(section, {}) | plain
+    return config_from_dict(tree, "settings" if given else str(config))
 
 
 def describe_settings(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[tuple[str, str, str]]:
@@ -51,45 +91,48 @@ def describe_settings(model: type[BaseModel] = Config, prefix: str = "") -> Iter
             yield f"{prefix}{name}", default, field.description or ""
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain values. A key that stands twice is refused: the first of them would be lost without a word."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in lines and name != "<<":
-                raise yaml.YAMLError(f"'{name}' stands in line {line} and in line {lines[name]}: keep one of them")
-            lines[name] = line
-        return node
-
-
-def _plain_values(text: str) -> Any:
-    """What a YAML text says. Raises YAMLError, or ValueError, such as for the 30th of February."""
-    loader = _Loader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    file = local_file(path)
-    if file.resolve() in seen:
-        raise ConfigError(f"{path}: names itself as _BASE_, by way of {', '.join(p.name for p in seen)}")
-    try:
-        tree = _plain_values(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, ValueError) as reason:
-        raise ConfigError(f"{path}: is not YAML ({' '.join(str(reason).split())})") from None
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds a {type(tree).__name__}, wanted sections such as `data:`")
-    base = tree.pop("_BASE_", None)
+def _read(source: str, seen: tuple[str, ...], repeats: dict[str, list[int]] | None) -> dict[str, Any]:
+    file = local_file(source)
+    known = source if source.startswith(_ADDRESS) else str(file.resolve())
+    if known in seen:
+        raise ConfigError(f"{source}: names itself as {BASE}, by way of {', '.join(Path(p).name for p in seen)}")
+    tree = _tree(source, file, repeats)
+    base = tree.pop(BASE, None)
     tree = {key: {} if value is None and key in Config.model_fields else value for key, value in tree.items()}
     if base is None:
         return tree
-    return _merged(_read(file.parent / str(base), (*seen, file.resolve())), tree)
+    return _merged(_read(_beside(source, base), (*seen, known), repeats), tree)
+
+
+def _tree(source: str, file: Path, repeats: dict[str, list[int]] | None) -> dict[str, Any]:
+    try:
+        tree, found = plain_values(file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as reason:
+        raise ConfigError(f"{source}: is not UTF-8 text (byte {reason.start}): save it as UTF-8") from None
+    except NotYaml as reason:
+        raise ConfigError(f"{source}: {reason}") from None
+    if found and repeats is None:
+        key, lines = next(iter(found.items()))
+        name, places = key.rpartition(".")[2], " and ".join(map(str, lines))
+        raise ConfigError(f"{source}: duplicate key '{name}' (lines {places}): keep one of them")
+    if repeats is not None:
+        repeats.update(found)
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}: holds a {type(tree).__name__}, wanted sections such as `data:`")
+    return tree
+
+
+def _beside(source: str, base: object) -> str:
+    """Where the base of a file is: relative to it. What comes from an address names no file of this machine."""
+    if not isinstance(base, str):
+        raise ConfigError(f"{source}: {BASE} is {base!r}, wanted the name of a YAML file")
+    if not source.startswith(_ADDRESS):
+        return base if base.startswith(_ADDRESS) else str(Path(source).parent / base)
+    place = urljoin(source, base)
+    if not place.startswith(_ADDRESS):
+        raise ConfigError(f"{source}: {BASE} is '{base}', wanted an address, or a name beside its own")
+    return place
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -100,24 +143,35 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _with_words(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    changed = deepcopy(tree)
+    for word in words:
+        _override(changed, word)
+    return changed
+
+
 def _override(tree: dict[str, Any], word: str) -> None:
     key, equals, text = word.partition("=")
     if not equals or not key:
-        raise ConfigError(f"'{word}' is not an override: write section.key=value, such as train.epochs=10")
+        raise ConfigError(
+            f"command line: '{word}' is not an override: write section.key=value, such as train.epochs=10"
+        )
     *sections, last = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"'{word}': '{section}' is a value, not a section")
+            raise ConfigError(f"command line, '{word}': '{section}' is a value, not a section")
     tree[last] = _value(sections, last, text)
 
 
 def _value(sections: Sequence[str], name: str, text: str) -> Any:
     """YAML's null, lists and mappings; all else is left to the setting, for YAML reads 010 as 8, yes as true, `a #1` as a."""
     try:
-        value = _plain_values(text)
-    except (yaml.YAMLError, ValueError):
+        value, repeats = plain_values(text)
+    except NotYaml:
         return text
+    if repeats:
+        raise ConfigError(f"command line, '{name}={text}': duplicate key '{next(iter(repeats))}': keep one of them")
     section = Config.model_fields.get(".".join(sections))
     field = type(section.default).model_fields.get(name) if section else None
     if value is None or field is None:
@@ -126,11 +180,24 @@ def _value(sections: Sequence[str], name: str, text: str) -> Any:
     return text if is_text or not isinstance(value, (list, dict)) else value
 
 
-def _validated(tree: dict[str, Any], source: str) -> Config:
+def _to_blame(reason: ValidationError, tree: dict[str, Any], words: Sequence[str]) -> str:
+    """The words that the first error is about, or the one without which all is right, or all; empty for the file."""
+    place = [str(part) for part in reason.errors()[0]["loc"]]
+    keys = [word.partition("=")[0].split(".") for word in words]
+    about = [word for word, key in zip(words, keys, strict=True) if place[: len(key)] == key]
+    without = [[other for other in words if other != word] for word in words]
+    about = about or [word for word, rest in zip(words, without, strict=True) if _is_valid(tree, rest)][:1]
+    if not about and words and _is_valid(tree, ()):
+        about = list(words)
+    return f"command line, '{' '.join(about)}'" if about else ""
+
+
+def _is_valid(tree: dict[str, Any], words: Sequence[str]) -> bool:
     try:
-        return Config.model_validate(tree)
-    except ValidationError as reason:
-        raise ConfigError(_sentence(reason, source)) from None
+        Config.model_validate(_with_words(tree, words))
+    except (ValidationError, ConfigError):
+        return False
+    return True
 
 
 def _sentence(reason: ValidationError, source: str) -> str:

@@ -4,16 +4,37 @@ The sentences are the documentation (`mvit-video settings` prints them). A numbe
 is not here but in the YAML file of its recipe, with its source.
 """
 
+import os
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-AUTO = "auto"  # of model.name and data.train
+MOST_STRETCH = 0.1  # of a clip that is trained at a smaller size as well: sizes are rounded to what the network divides
+AUTO = "auto"  # of model.name, data.train, and what follows from the number of training videos
 Positive = Annotated[int, Field(ge=1)]
+Above0 = Annotated[float, Field(gt=0)]
+From0 = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(ge=0, lt=1)]
+Range = tuple[float, float]
 Rgb = tuple[float, float, float]
 Size = Positive | tuple[Positive, Positive]
+Operations = Annotated[str, Field(pattern=r"^rand-m(\d|10)-n\d+-mstd\d+(\.\d+)?-inc1$")]
+
+# Settings that may be auto. `engine/automatic.py` puts numbers in its place before anything reads them, so that the type
+# checker is told of numbers alone.
+if TYPE_CHECKING:
+    AutoPositive = int
+    AutoAbove0 = float
+    AutoFrom0 = float
+    AutoShare = float
+    AutoRange = Range
+    AutoOperations = str
+else:
+    AutoPositive, AutoAbove0, AutoFrom0, AutoShare, AutoRange, AutoOperations = (
+        kind | Literal[AUTO] for kind in (Positive, Above0, From0, Share, Range, Operations)
+    )
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -28,9 +49,37 @@ class Settings(BaseModel):
     @classmethod
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads `yes` and `no` as true and false too, which pydantic would take for 1 and 0."""
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError(f"{str(value).lower()} is not allowed here: write a number, or a text in quotes")
+        if not _takes_truth(cls.model_fields[info.field_name or ""].annotation) and (truth := _truths(value)):
+            text, inside = str(truth[0]).lower(), "" if isinstance(value, bool) else f" in {value!r}"
+            raise ValueError(f"{text}{inside} is not allowed here: write a number, or a text in quotes")
         return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _home_is_a_folder(cls, value: Any) -> Any:
+        """A shell leaves the ~ of data.root=~/videos as it is."""
+        return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+
+
+def _takes_truth(annotation: Any) -> bool:
+    """Whether true and false are values of a type, or of what is in it; settings within settings look after themselves."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return True
+    return annotation in (bool, Any) or any(map(_takes_truth, get_args(annotation)))
+
+
+def _truths(value: Any) -> list[bool]:
+    """All true and false in nested lists and mappings."""
+    found, waiting = [], [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, (list, tuple)):
+            waiting += one
+        elif isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, bool):
+            found.append(one)
+    return found
 
 
 class ModelSettings(Settings):
@@ -54,8 +103,8 @@ class ModelSettings(Settings):
         return self
 
 
-class Preprocessing(Settings):
-    """From a video to the network's input. Travels with the weights, so that a checkpoint is enough to predict."""
+class InputSettings(Settings):
+    """From a video to the network's input: the only part of `data` that travels with the weights (`ModelCard.preprocessing`)."""
 
     num_frames: Positive = 16
     """Frames in a clip."""
@@ -68,7 +117,7 @@ class Preprocessing(Settings):
     target_fps: Annotated[float, Field(gt=0)] = 30.0
     """Frame rate that sampling_rate is stated for; a video of another rate is sampled over the same seconds."""
     short_side: Positive = 256
-    """Evaluation scales the shorter side to this many pixels before it crops."""
+    """Evaluation scales the shorter side to this many pixels before it crops, or to more where a wide or tall crop needs it."""
     crop_size: Size = 224
     """Height and width of the network's input in pixels: one number, or [height, width]."""
     mean: Rgb = (0.45, 0.45, 0.45)
@@ -80,7 +129,7 @@ class Preprocessing(Settings):
     def crop_hw(self) -> tuple[int, int]:
         return height_width(self.crop_size)
 
-    def at_resolution(self, pixels: int) -> "Preprocessing":
+    def at_resolution(self, pixels: int) -> "InputSettings":
         """The same with a crop whose shorter side has so many pixels, and all lengths in proportion."""
         height, width = self.crop_hw
         short_side, *crop = (round(length * pixels / min(height, width)) for length in (self.short_side, height, width))
@@ -89,7 +138,7 @@ class Preprocessing(Settings):
         )
 
     @model_validator(mode="after")
-    def _crop_fits(self) -> "Preprocessing":
+    def _crop_fits(self) -> "InputSettings":
         if min(self.crop_hw) > self.short_side:
             raise ValueError(
                 f"crop_size {self.crop_size} is larger than short_side {self.short_side}: the crop must fit"
@@ -99,7 +148,9 @@ class Preprocessing(Settings):
         return self
 
 
-class DataSettings(Preprocessing):
+class ListSettings(Settings):
+    """Which videos there are, and which of them are for what."""
+
     root: str = "."
     """Folder that the lists below and the paths in them are relative to."""
     train: str | None = None
@@ -111,7 +162,7 @@ class DataSettings(Preprocessing):
     classes: str | None = None
     """Text file of class names, one a line, in the order of the labels; without it classes.txt beside the list, else its own names."""
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the videos for validation where train is auto and there is no val: chosen by a hash of each path."""
+    """Share of each class's videos for validation where train is auto and there is no val: chosen by hashes of their paths."""
     planned_videos: Positive | None = None
     """Training videos that --dry-run counts with where data.train is not there: those of the published list."""
     planned_classes: Positive | None = None
@@ -120,32 +171,6 @@ class DataSettings(Preprocessing):
     """Regular expression for file names: videos in which it (or its first group) finds the same text stay on one side of that split."""
     allow_missing: bool = False
     """Go on where files of a list are missing: left out of training, counted as wrong in evaluation, written to missing.txt."""
-    decoder: Literal["pyav", "decord", "frames"] = "pyav"
-    """Who decodes; decord's FFmpeg is old: for files of your own only; frames: folders of numbered pictures, which pyav takes too."""
-    decode_timeout: Annotated[float, Field(ge=0)] = 60.0
-    """Seconds that decoding a clip may take, in a process apart that may hang or crash; 0 decodes in the loader's own process."""
-    workers: Annotated[int, Field(ge=0)] = 2
-    """Processes that decode and augment; changes speed only, never a sample."""
-    on_error: Literal["stop", "skip", "substitute"] = "stop"
-    """For a training video that cannot be decoded: stop, leave it out, or take another one; events.jsonl records each."""
-    repeated_aug: Positive = 1
-    """Clips from each decoded training video, each from its own time and augmented in its own way; clips_per_step counts all of them."""
-    crop: Literal["resized", "jitter"] = "resized"
-    """Training crop: resized scales a box of random area and shape; jitter scales the shorter side at random, then cuts crop_size out."""
-    crop_area: tuple[float, float] = (0.08, 1.0)
-    """Resized crop: share of the picture's area, drawn between these."""
-    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
-    """Resized crop: width over height, drawn between these, uniform in the logarithm."""
-    jitter_scales: tuple[Positive, Positive] = (256, 320)
-    """Jitter crop: the shorter side in pixels, drawn between these, its inverse uniform."""
-    flip: bool = False
-    """Mirror half of the training clips left to right; only where no class knows left from right."""
-    randaugment: Annotated[str, Field(pattern=r"^rand-m(\d|10)-n\d+-mstd\d+(\.\d+)?-inc1$")] | None = None
-    """Random picture operations, alike for all frames of a clip: rand-m7-n4-mstd0.5-inc1 draws four at magnitude 7 of 10, spread 0.5."""
-    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Brightness, contrast and saturation of a training clip change by factors of 1 − this to 1 + this."""
-    erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the training clips that get a box of noise, the same box in all frames."""
 
     @field_validator("split_group")
     @classmethod
@@ -156,45 +181,110 @@ class DataSettings(Preprocessing):
             raise ValueError(f"'{pattern}' is not a regular expression ({reason})") from None
         return pattern
 
+
+class DecodingSettings(Settings):
+    """How frames are read, and what becomes of videos that cannot be."""
+
+    decoder: Literal["pyav", "decord", "frames"] = "pyav"
+    """Who decodes; decord's FFmpeg is old: for files of your own only; frames: folders of numbered pictures, which pyav takes too."""
+    decode_timeout: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds that decoding a clip may take, in a process apart that may hang or crash; 0 decodes in the loader's own process."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that decode and augment; changes speed only, never a sample."""
+    on_error: Literal["stop", "skip", "substitute"] = "stop"
+    """For a training video that cannot be decoded: stop, leave it out, or take another one; events.jsonl records each."""
+
+
+class AugmentationSettings(Settings):
+    """What training does to clips and evaluation does not."""
+
+    repeated_aug: Positive = 1
+    """Clips from each decoded training video, each from its own time and augmented in its own way; clips_per_step counts all of them."""
+    crop: Literal["resized", "jitter"] = "resized"
+    """Training crop: resized scales a box of random area and shape; jitter scales the shorter side at random, then cuts crop_size out."""
+    crop_area: AutoRange = (0.08, 1.0)
+    """Resized crop: share of the picture's area, drawn between these; auto: from 0.25 for few videos to 0.08 for many."""
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Resized crop: width over height, as a share of crop_size's own, drawn between these, uniform in the logarithm."""
+    jitter_scales: tuple[Positive, Positive] = (256, 320)
+    """Jitter crop: the shorter side in pixels, drawn between these, its inverse uniform."""
+    flip: bool = False
+    """Mirror half of the training clips left to right; only where no class knows left from right."""
+    randaugment: AutoOperations | None = None
+    """Picture operations, alike in all frames: rand-m7-n4-mstd0.5-inc1 draws four at magnitude 7 of 10, spread 0.5; auto: m3-n2 or more."""
+    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Brightness, contrast and saturation of a training clip change by factors of 1 − this to 1 + this."""
+    erasing: AutoShare = 0.0
+    """Share of the training clips that get a box of noise, the same box in all frames; auto: from 0 for few videos to 0.25 for many."""
+    transforms: tuple[str, ...] = ()
+    """Augmentations that plugins register, applied in this order to the cropped clip before it is normalised (docs/extending.md)."""
+
     @model_validator(mode="after")
-    def _ranges_rise(self) -> "DataSettings":
-        for name in ("crop_area", "crop_ratio", "jitter_scales"):
+    def _ranges_rise(self) -> "AugmentationSettings":
+        given = [name for name in ("crop_area", "crop_ratio", "jitter_scales") if getattr(self, name) != AUTO]
+        for name in given:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} [{low:g}, {high:g}] must be two numbers above 0, the smaller one first")
-        if self.crop_area[1] > 1:
+        if "crop_area" in given and self.crop_area[1] > 1:
             raise ValueError(
                 f"crop_area [{self.crop_area[0]:g}, {self.crop_area[1]:g}] must not exceed 1, the whole picture"
             )
-        if self.crop == "jitter" and self.jitter_scales[0] < max(self.crop_hw):
+        return self
+
+
+Part = TypeVar("Part", bound=Settings)
+
+
+class DataSettings(AugmentationSettings, DecodingSettings, ListSettings, InputSettings):
+    """The section `data` of a config file. Code takes one of its four parts, which stand here in the file's order from right to left."""
+
+    @property
+    def input(self) -> InputSettings:
+        return self._part(InputSettings)
+
+    @property
+    def lists(self) -> ListSettings:
+        return self._part(ListSettings)
+
+    @property
+    def decoding(self) -> DecodingSettings:
+        return self._part(DecodingSettings)
+
+    @property
+    def augmentation(self) -> AugmentationSettings:
+        return self._part(AugmentationSettings)
+
+    def _part(self, kind: type[Part]) -> Part:
+        return kind(**{name: getattr(self, name) for name in kind.model_fields})
+
+    @model_validator(mode="after")
+    def _jitter_covers_the_crop(self) -> "DataSettings":
+        if self.crop == "jitter" and self.jitter_scales[0] < min(self.crop_hw):
             raise ValueError(
                 f"crop_size {self.crop_size} is larger than the smallest of jitter_scales {list(self.jitter_scales)}: "
                 "the crop must fit"
             )
         return self
 
-    def preprocessing(self) -> Preprocessing:
-        """The part of these settings that belongs to the weights."""
-        return Preprocessing(**{name: getattr(self, name) for name in Preprocessing.model_fields})
-
 
 class TrainSettings(Settings):
-    epochs: Positive = 200
-    """Times that every training video is seen."""
-    clips_per_step: Positive = 64
-    """Clips in one optimiser step, of all processes together."""
+    epochs: AutoPositive = 200
+    """Times that every training video is seen; auto: 30, and more where these are fewer than 2,000 steps."""
+    clips_per_step: AutoPositive = 64
+    """Clips in one optimiser step, of all processes together; auto: 32, or as few as 8 where an epoch has fewer than 20 steps."""
     clips_per_pass: Positive | None = None
     """Most clips that go through the network at once, in each process; a larger step takes several passes; null for no limit."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw, or sgd with Nesterov momentum."""
-    base_lr: Annotated[float, Field(gt=0)] = 1.6e-3
-    """Peak learning rate for 512 clips per step; the one in effect is scaled by clips_per_step / 512."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 30
-    """Epochs over which the rate rises linearly from warmup_lr to its peak."""
-    warmup_lr: Annotated[float, Field(ge=0)] = 1e-6
-    """Learning rate of the first step, for 512 clips per step."""
-    end_lr: Annotated[float, Field(ge=0)] = 1e-6
-    """Learning rate that half a cosine falls to after the peak, for 512 clips per step; the last step's is just above it."""
+    base_lr: AutoAbove0 = 1.6e-3
+    """Peak learning rate for 512 clips per step; the one in effect is scaled by clips_per_step / 512; auto: what fits step and network."""
+    warmup_epochs: AutoFrom0 = 30.0
+    """Epochs over which the rate rises linearly from warmup_lr to its peak; auto: a fifth of all."""
+    warmup_lr: AutoFrom0 = 1e-6
+    """Learning rate of the first step, for 512 clips per step; auto: a hundredth of base_lr."""
+    end_lr: AutoFrom0 = 1e-6
+    """Learning rate that half a cosine falls to after the peak, for 512 clips per step; the last step's is just above it; auto as above."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """Decay of every parameter with more than one dimension: decoupled in AdamW, added to the gradient in SGD."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -211,6 +301,8 @@ class TrainSettings(Settings):
     """head trains the last linear layer alone (a linear probe): the rest is frozen and runs as in evaluation."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Factor of a moving average of the weights, validated and saved beside them; smaller in the first steps; null for none."""
+    loss: str = "cross_entropy"
+    """What is minimised: cross_entropy, or a loss that a plugin registers (docs/extending.md)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the target that is spread evenly over all classes."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
@@ -219,8 +311,8 @@ class TrainSettings(Settings):
     """Alpha of CutMix's beta distribution: each clip gets a box of another one of its batch; 0 is off."""
     mix_switch: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the mixed steps that take CutMix where both alphas are above 0."""
-    mix_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Share of the steps that are mixed at all."""
+    mix_probability: AutoShare = 1.0
+    """Share of the steps that are mixed at all; auto: from 0 for few videos to 1 for many."""
     resolutions: tuple[Size, ...] = ()
     """Smaller sizes that each clip is trained at as well, falling from data.crop_size, such as [160, 128] below 224."""
     teacher: str | None = None
@@ -247,8 +339,10 @@ class TrainSettings(Settings):
     """Steps between saved training states; one is saved at each validation and at the end too."""
     keep_checkpoints: Positive = 2
     """Newest saved training states that are kept; the best validated one is kept besides."""
-    validate_every_epochs: Positive = 10
-    """Epochs between validations on data.val, one centre view a video; one is made at the end too."""
+    validate_every_epochs: AutoPositive = 10
+    """Epochs between validations on data.val, one centre view a video; one is made at the end too; auto: a fifteenth of all."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Who shows the numbers live: tensorboard, wandb (of wandb_project, which alone names it too), or one that a plugin registers."""
     wandb_project: str | None = None
     """Project on Weights & Biases that the numbers are sent to; wants the package wandb."""
 
@@ -267,6 +361,8 @@ class Config(Settings):
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    plugins: tuple[str, ...] = ()
+    """Plugins that these settings need, written by train; each must be installed or named by --plugin: none is loaded from here."""
 
     @model_validator(mode="after")
     def _resolutions_fall(self) -> "Config":
@@ -276,6 +372,12 @@ class Config(Settings):
                 raise ValueError(
                     f"train.resolutions {size} is not smaller than {larger} before it: name sizes below data.crop_size "
                     f"{self.data.crop_size}, the larger ones first"
+                )
+            (height, width), (tall, wide) = height_width(size), self.data.crop_hw
+            if abs(width * tall / (height * wide) - 1) > MOST_STRETCH:
+                raise ValueError(
+                    f"train.resolutions {size} has another shape than data.crop_size {self.data.crop_size}, so clips would be "
+                    f"stretched: write [{height}, {round(height * wide / tall)}]"
                 )
             larger = size
         return self

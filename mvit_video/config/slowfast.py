@@ -35,11 +35,15 @@ FATES = ("kept", "renamed", "derived", "ignored", "unsupported")
 
 @dataclass(frozen=True)
 class Conversion:
-    """Our settings by their dotted names, and what became of each key of the file: key -> (fate, how or why)."""
+    """Our settings by their dotted names, and what became of each key of the file: key -> (fate, how or why).
+
+    `repeats` are keys that stand several times in the file, with their lines: the last one counts, as in PySlowFast.
+    """
 
     source: str
     settings: dict[str, Any] = field(default_factory=dict)
     fates: dict[str, tuple[str, str]] = field(default_factory=dict)
+    repeats: dict[str, list[int]] = field(default_factory=dict)
 
     def of_fate(self, fate: str) -> dict[str, str]:
         return {key: how for key, (found, how) in self.fates.items() if found == fate}
@@ -58,7 +62,9 @@ class Conversion:
 
     def report(self) -> str:
         """How many keys had which fate, and a line for each key."""
-        lines = []
+        lines = [
+            f"{key} stands in lines {_listed(places)}: the last one counts" for key, places in self.repeats.items()
+        ]
         for fate in FATES:
             keys = self.of_fate(fate)
             lines += [f"{len(keys)} {fate}", *(f"  {key}: {how}" for key, how in keys.items())] if keys else []
@@ -72,12 +78,18 @@ class Conversion:
         return "\n".join(head) + "\n" + yaml.safe_dump(self.tree(), sort_keys=False, default_flow_style=None)
 
 
+def _listed(lines: list[int]) -> str:
+    *first, last = map(str, lines)
+    return f"{', '.join(first)} and {last}"
+
+
 def convert_slowfast(path: str | Path) -> Conversion:
     """Read a PySlowFast file of an MViT. Raises ConfigError that names every key without a counterpart.
 
     Another network or dataset is named alone: what else such files hold says nothing.
     """
-    file = _File(_flat(read_yaml(path)), Conversion(str(path)))
+    repeats: dict[str, list[int]] = {}
+    file = _File(_flat(read_yaml(path, repeats)), Conversion(str(path), repeats=repeats))
     network = file.value("MODEL.ARCH", "slowfast"), file.value("MODEL.MODEL_NAME", "SlowFast")
     if network != ("mvit", "MViT"):
         raise ConfigError(
@@ -90,6 +102,8 @@ def convert_slowfast(path: str | Path) -> Conversion:
         _lists(file)
         file.stop_at_unsupported()
         _input(file)
+        _colours(file)
+        _task(file)
         _network(file)
         file.fixed(FIXED)
         if file.training:
@@ -207,11 +221,46 @@ def _input(file: _File) -> None:
     if crop != test_crop:
         file.refuse("DATA.TEST_CROP_SIZE", f"is {test_crop}, but training and evaluation share a crop, here of {crop}")
     file.tell("derived", f"data.crop_size = {crop}", "DATA.TEST_CROP_SIZE")
-    clips, crops = file.value("TEST.NUM_ENSEMBLE_VIEWS", 10), file.value("TEST.NUM_SPATIAL_CROPS", 3)
-    views = ("TEST.NUM_ENSEMBLE_VIEWS", "TEST.NUM_SPATIAL_CROPS")
+    several, crops = file.value("TEST.NUM_TEMPORAL_CLIPS", []), file.value("TEST.NUM_SPATIAL_CROPS", 3)
+    clips = max(several, default=file.value("TEST.NUM_ENSEMBLE_VIEWS", 10))  # it tests with each of several, one by one
+    views = ("TEST.NUM_TEMPORAL_CLIPS", "TEST.NUM_ENSEMBLE_VIEWS", "TEST.NUM_SPATIAL_CROPS")
     file.put("evaluation.protocol", f"{clips}x{crops}", "derived", *views)
     jitter = file.value("DATA.TRAIN_JITTER_SCALES", [256, 320])
     file.put("data.short_side", jitter[0] if crops == 1 else test_crop, "derived", "DATA.TRAIN_JITTER_SCALES")
+
+
+def _colours(file: _File) -> None:
+    """Mean and std in the order of RGB, which is what our networks are shown.
+
+    PySlowFast decodes Kinetics as RGB and reads the pictures of Something-Something as BGR; it normalises them in that order,
+    and only then DATA.REVERSE_INPUT_CHANNEL turns the channels round.
+    """
+    bgr, turned = file.dataset == "ssv2", file.value("DATA.REVERSE_INPUT_CHANNEL", False)
+    for key, default in (("MEAN", [0.45, 0.45, 0.45]), ("STD", [0.225, 0.225, 0.225])):
+        values = file.value(f"DATA.{key}", default)
+        changed = bgr and values != values[::-1]
+        file.put(
+            f"data.{key.lower()}", values[::-1] if changed else values, "derived" if changed else "kept", f"DATA.{key}"
+        )
+    if bgr == bool(turned):
+        file.tell("ignored", "colours are RGB from the file to the network", "DATA.REVERSE_INPUT_CHANNEL")
+    else:
+        file.refuse(
+            "DATA.REVERSE_INPUT_CHANNEL", f"is {turned}, so that the network is shown BGR, but ours are shown RGB"
+        )
+
+
+def _task(file: _File) -> None:
+    """Training is supervised, be it from scratch or from weights that self-supervised training has left."""
+    task = file.value("TASK", "")
+    if task == "ssl_eval":
+        file.tell(
+            "ignored",
+            "supervised, from the newest self-supervised state in OUTPUT_DIR: name it as model.weights",
+            "TASK",
+        )
+    else:
+        file.fixed({"TASK": ("", "", "training is supervised")})
 
 
 def _network(file: _File) -> None:
@@ -264,11 +313,11 @@ def _stages(file: _File) -> dict[str, Any]:
     ):
         file.refuse("MVIT.POOL_Q_STRIDE", "queries are pooled in all blocks or at the starts of stages, by one stride")
     for key, missing in (
-        ("POOL_KVQ_KERNEL", "one kernel"),
-        ("POOL_KV_STRIDE_ADAPTIVE", "the stride of the first stage"),
+        ("POOL_KVQ_KERNEL", "kernels that grow with the strides are not built: one kernel is for all blocks"),
+        ("POOL_KV_STRIDE_ADAPTIVE", "strides of single blocks are not built: that of the first stage decides them all"),
     ):
         if file.value(f"MVIT.{key}", None) is None:
-            file.refuse(f"MVIT.{key}", f"{missing} decides how keys and values are pooled")
+            file.refuse(f"MVIT.{key}", missing)
     return {
         "depths": [end - start for start, end in pairwise([0, *starts, depth])],
         "q_stride": next(iter(strided.values()), [1, 2, 2]),

@@ -78,8 +78,6 @@ OF_BLOCKS = tuple(
 SAME: dict[str, tuple[Any, str]] = {
     "DATA.NUM_FRAMES": (8, "data.num_frames"),
     "DATA.TARGET_FPS": (30, "data.target_fps"),
-    "DATA.MEAN": ([0.45, 0.45, 0.45], "data.mean"),
-    "DATA.STD": ([0.225, 0.225, 0.225], "data.std"),
     "DATA.TRAIN_CROP_SIZE": (224, "data.crop_size"),
 }
 SAME_IN_TRAINING: dict[str, tuple[Any, str]] = {
@@ -116,7 +114,6 @@ FIXED: dict[str, tuple[Any, Any, str]] = {
     "DATA.ENSEMBLE_METHOD": ("sum", "sum", "the scores of a video's views are added"),
     "DATA.PATH_PREFIX": ("", "", "paths start at data.root"),
     "DETECTION.ENABLE": (False, False, "whole clips are classified, not boxes"),
-    "TASK": ("", "", "training is supervised"),
 }
 FIXED_IN_TRAINING: dict[str, tuple[Any, Any, str]] = {
     "MVIT.ZERO_DECAY_POS_CLS": (True, False, "position tables and the class token are decayed"),
@@ -156,7 +153,6 @@ IGNORED: dict[str, str] = {
     "DATA.DECODING_BACKEND": "data.decoder",
     "DATA.DECODING_SHORT_SIZE": "pictures are decoded in their own size",
     "DATA.PATH_LABEL_SEPARATOR": "separators are recognised",
-    "DATA.REVERSE_INPUT_CHANNEL": "colours are RGB from the file to the network",
     "DATA.TRAIN_PCA_EIGVAL": "there is no PCA jitter in MViT's training",
     "DATA.TRAIN_PCA_EIGVEC": "there is no PCA jitter in MViT's training",
     "DATA.LOADER_CHUNK_SIZE": "lists are read whole",

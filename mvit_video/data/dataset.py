@@ -6,16 +6,16 @@ others again, because the video is too short. A video that cannot be decoded is 
 place only in training, only where the settings say so, and never without the `BadVideo` beside it.
 """
 
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mvit_video.config.schema import DataSettings, Preprocessing
+from mvit_video.config.schema import DataSettings, InputSettings
+from mvit_video.data.draws import generator
 from mvit_video.data.lists.read import VideoList, VideoRecord
 from mvit_video.data.sampling import (
     clip_window,
@@ -26,9 +26,9 @@ from mvit_video.data.sampling import (
     stride_indices,
     view_start,
 )
+from mvit_video.data.strength import with_augmentation
 from mvit_video.data.transforms import TrainTransform, ViewTransform
-from mvit_video.data.video.guard import GuardedReader, open_reader
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.source import Reader, VideoSource, video_files_from
 from mvit_video.errors import DecodeError
 
 SUBSTITUTES = 10  # videos that are tried in the place of a bad one
@@ -54,84 +54,109 @@ class BadVideo:
 
 def sample_generator(seed: int, epoch: int, video_id: str, repeat: int = 0) -> np.random.Generator:
     """The generator of every draw for one sample: the same on any machine, in any order, with any worker count."""
-    return np.random.default_rng([seed, epoch, zlib.crc32(video_id.encode("utf-8")), repeat])
+    return generator("clip", seed, epoch, video_id, repeat)
 
 
-def training_indices(
-    video_frames: int, fps: float, preprocessing: Preprocessing, rng: np.random.Generator
-) -> np.ndarray:
+def training_indices(video_frames: int, fps: float, input: InputSettings, rng: np.random.Generator) -> np.ndarray:
     """Frames of a random clip: (T,)."""
-    if preprocessing.sampling == "segment":
-        return segment_indices(video_frames, preprocessing.num_frames, rng)
-    window = clip_window(preprocessing.num_frames, preprocessing.sampling_rate, fps, preprocessing.target_fps)
-    return _dense(video_frames, random_start(video_frames, window, rng), window, preprocessing)
+    if input.sampling == "segment":
+        return segment_indices(video_frames, input.num_frames, rng)
+    window = clip_window(input.num_frames, input.sampling_rate, fps, input.target_fps)
+    return _dense(video_frames, random_start(video_frames, window, rng), window, input)
 
 
-def view_indices(video_frames: int, fps: float, preprocessing: Preprocessing, num_clips: int) -> np.ndarray:
+def view_indices(video_frames: int, fps: float, input: InputSettings, num_clips: int) -> np.ndarray:
     """Frames of the test clips: (num_clips, T). Segment sampling has one clip, repeated."""
-    if preprocessing.sampling == "segment":
-        return np.tile(segment_indices(video_frames, preprocessing.num_frames), (num_clips, 1))
-    window = clip_window(preprocessing.num_frames, preprocessing.sampling_rate, fps, preprocessing.target_fps)
+    if input.sampling == "segment":
+        return np.tile(segment_indices(video_frames, input.num_frames), (num_clips, 1))
+    window = clip_window(input.num_frames, input.sampling_rate, fps, input.target_fps)
     starts = [view_start(video_frames, window, clip, num_clips) for clip in range(num_clips)]
-    return np.stack([_dense(video_frames, start, window, preprocessing) for start in starts])
+    return np.stack([_dense(video_frames, start, window, input) for start in starts])
 
 
-def _dense(video_frames: int, start: float, window: float, preprocessing: Preprocessing) -> np.ndarray:
-    num_frames = preprocessing.num_frames
-    if preprocessing.dense_step == "stride":
+def _dense(video_frames: int, start: float, window: float, input: InputSettings) -> np.ndarray:
+    num_frames = input.num_frames
+    if input.dense_step == "stride":
         return stride_indices(video_frames, start, window / num_frames, num_frames)
     return dense_indices(video_frames, start, window, num_frames)
 
 
-def read_clips(reader: VideoReader | GuardedReader, indices: Sequence[np.ndarray]) -> list[np.ndarray]:
+def read_clips(reader: Reader, indices: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The frames of several clips with one decode: uint8 (T, H, W, C) each."""
     distinct, places = np.unique(np.stack(indices), return_inverse=True)
     frames = reader.frames(distinct)
     return [frames[row] for row in places.reshape(len(indices), -1)]
 
 
-def read_views(
-    reader: VideoReader | GuardedReader, preprocessing: Preprocessing, num_clips: int, num_crops: int
-) -> torch.Tensor:
+def read_views(reader: Reader, input: InputSettings, num_clips: int, num_crops: int) -> torch.Tensor:
     """All views of an open video with one decode: (num_clips · num_crops, C, T, H, W), clip after clip."""
-    transform = ViewTransform(
-        preprocessing.crop_hw, preprocessing.mean, preprocessing.std, preprocessing.short_side, num_crops
-    )
-    indices = view_indices(len(reader), reader.fps, preprocessing, num_clips)
+    transform = ViewTransform(input.crop_hw, input.mean, input.std, input.short_side, num_crops)
+    indices = view_indices(len(reader), reader.fps, input, num_clips)
     distinct, places = np.unique(indices, return_inverse=True)
     return transform(reader.frames(distinct), places.reshape(indices.shape))
 
 
 class ClipDataset(Dataset):
-    """Random, augmented clips per key (epoch, index): `video` (C, T, H, W) float32, `label` int.
+    """Random, augmented clips of videos: `video` (C, T, H, W) float32, `label` int, and the names of the module's docstring.
 
-    A key gives one sample, or a list of them: `repeated_aug` clips of a video, numbered by `aug_index`, and with
-    on_error = "substitute" each `BadVideo` in front of the clips that stand for it.
+    What is drawn follows from (seed, epoch, video). Works with a plain DataLoader, whose shuffled numbers are drawn in the
+    epoch that `set_epoch` has set last:
+
+    >>> dataset = ClipDataset(videos, VideoFiles("videos"), input, transform)  # doctest: +SKIP
+    >>> for epoch in range(10):  # doctest: +SKIP
+    ...     dataset.set_epoch(epoch)
+    ...     for batch in DataLoader(dataset, batch_size=8, shuffle=True, num_workers=2):
+    ...         batch["video"], batch["label"]  # (8, C, T, H, W), (8,)
+
+    Args:
+        source: where the videos are opened.
+        input: which frames make a clip.
+        transform: (frames uint8 (T, H, W, 3), generator) -> clip (C, T, H, W).
+        repeated_aug: clips of each video, numbered by `aug_index`. With more than one, a sample is a list: see `loader.collate`.
+        on_bad: what becomes of a video that cannot be decoded: raise DecodeError, or return a BadVideo in its place, or
+            substitute the clips of another video with each BadVideo in front of them (a list too).
     """
 
-    def __init__(self, videos: VideoList, data: DataSettings, seed: int) -> None:
-        self.videos, self.data, self.seed = videos, data, seed
-        self.transform = TrainTransform.from_settings(data)
+    def __init__(
+        self,
+        videos: VideoList,
+        source: VideoSource,
+        input: InputSettings,
+        transform: Callable[[np.ndarray, np.random.Generator], torch.Tensor],
+        *,
+        repeated_aug: int = 1,
+        seed: int = 0,
+        on_bad: Literal["raise", "return", "substitute"] = "raise",
+    ) -> None:
+        self.videos, self.source, self.input, self.transform = videos, source, input, transform
+        self.repeated_aug, self.seed, self.on_bad = repeated_aug, seed, on_bad
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that plain numbers are drawn in from now on; for loader processes, from their next start on."""
+        self._epoch = epoch
 
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, key: SampleKey) -> dict | BadVideo | list[dict | BadVideo]:
-        epoch, index = key
+    def __getitem__(self, key: SampleKey | int) -> dict | BadVideo | list[dict | BadVideo]:
+        epoch, index = key if isinstance(key, tuple) else (self._epoch, int(key))
         path = self.videos.records[index].path
         try:
             samples = self._samples(index, epoch, path)
         except DecodeError as reason:
             bad = _bad(self.videos, index, reason)
-            samples = self._substituted(epoch, bad) if self.data.on_error == "substitute" else [bad]
+            if self.on_bad == "raise":
+                raise DecodeError(f"{bad.reason} ({bad.where})") from None
+            samples = self._substituted(epoch, bad) if self.on_bad == "substitute" else [bad]
         return samples[0] if len(samples) == 1 else samples
 
     def _samples(self, index: int, epoch: int, drawn_by: str) -> list[dict | BadVideo]:
         """The clips of a video, with one decode and the draws that belong to the video `drawn_by`."""
-        record, data = self.videos.records[index], self.data
-        rngs = [sample_generator(self.seed, epoch, drawn_by, repeat) for repeat in range(data.repeated_aug)]
-        with open_reader(record.path, data.root, data.decoder, data.decode_timeout) as reader:
-            indices = [training_indices(len(reader), reader.fps, data, rng) for rng in rngs]
+        record = self.videos.records[index]
+        rngs = [sample_generator(self.seed, epoch, drawn_by, repeat) for repeat in range(self.repeated_aug)]
+        with self.source.open(record.path) as reader:
+            indices = [training_indices(len(reader), reader.fps, self.input, rng) for rng in rngs]
             clips = read_clips(reader, indices)
         return [
             _sample(self.transform(frames, rng), record, index, repeat, chosen)
@@ -142,7 +167,7 @@ class ClipDataset(Dataset):
         """The clips of another video, which the lost one's own generator draws, behind all that were lost on the way."""
         lost: list[dict | BadVideo] = []
         drawn_by = bad.path
-        rng = sample_generator(self.seed, epoch, drawn_by, self.data.repeated_aug)
+        rng = generator("substitutes", self.seed, epoch, drawn_by)
         others = np.delete(np.arange(len(self.videos)), bad.index)
         for index in rng.permutation(others)[:SUBSTITUTES]:
             lost.append(replace(bad, substitute=self.videos.records[index].path))
@@ -153,26 +178,45 @@ class ClipDataset(Dataset):
         return [*lost, bad]
 
 
+def clip_dataset_from(
+    data: DataSettings, videos: VideoList, seed: int, source: VideoSource | None = None
+) -> ClipDataset:
+    """Training's samples of a list, by the settings; bad videos stay in the batches, where the loop sees them.
+
+    Augmentation that is `auto` is what fits so many videos.
+    """
+    data = with_augmentation(data, len(videos))
+    return ClipDataset(
+        videos,
+        source or video_files_from(data.root, data.decoding),
+        data.input,
+        TrainTransform.from_settings(data),
+        repeated_aug=data.repeated_aug,
+        seed=seed,
+        on_bad="substitute" if data.on_error == "substitute" else "return",
+    )
+
+
 class ViewDataset(Dataset):
-    """All views of one video per index: `video` (clips·crops, C, T, H, W) float32, `label` int; one decode."""
+    """All views of one video per number: `video` (clips·crops, C, T, H, W) float32, `label` int; one decode.
+
+    Args:
+        source: where the videos are opened.
+        input: how clips are sampled, scaled and cropped.
+        on_bad: what becomes of a video that cannot be decoded: raise DecodeError, or return a BadVideo in its place.
+    """
 
     def __init__(
         self,
         videos: VideoList,
-        root: str,
-        preprocessing: Preprocessing,
-        num_clips: int,
-        num_crops: int,
-        decoder: str,
-        decode_timeout: float = 60.0,
+        source: VideoSource,
+        input: InputSettings,
+        num_clips: int = 1,
+        num_crops: int = 1,
+        on_bad: Literal["raise", "return"] = "raise",
     ) -> None:
-        self.videos, self.root, self.preprocessing = videos, root, preprocessing
-        self.num_clips, self.num_crops, self.decoder, self.decode_timeout = (
-            num_clips,
-            num_crops,
-            decoder,
-            decode_timeout,
-        )
+        self.videos, self.source, self.input = videos, source, input
+        self.num_clips, self.num_crops, self.on_bad = num_clips, num_crops, on_bad
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -180,11 +224,14 @@ class ViewDataset(Dataset):
     def __getitem__(self, index: int) -> dict | BadVideo:
         record = self.videos.records[index]
         try:
-            with open_reader(record.path, self.root, self.decoder, self.decode_timeout) as reader:
-                views = read_views(reader, self.preprocessing, self.num_clips, self.num_crops)
-                first_clip = view_indices(len(reader), reader.fps, self.preprocessing, self.num_clips)[0]
+            with self.source.open(record.path) as reader:
+                views = read_views(reader, self.input, self.num_clips, self.num_crops)
+                first_clip = view_indices(len(reader), reader.fps, self.input, self.num_clips)[0]
         except DecodeError as reason:
-            return _bad(self.videos, index, reason)
+            bad = _bad(self.videos, index, reason)
+            if self.on_bad == "raise":
+                raise DecodeError(f"{bad.reason} ({bad.where})") from None
+            return bad
         return _sample(views, record, index, 0, first_clip)
 
 

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from multiprocessing import active_children
 from multiprocessing.util import Finalize
@@ -13,8 +13,11 @@ import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
-from mvit_video.data.video.guard_child import STOP_SIGNALS
+from mvit_video.data.draws import generator
+from mvit_video.data.video.guard import STOP_SIGNALS
+from mvit_video.data.video.guard_start import CAN_GUARD, launcher
 from mvit_video.errors import ConfigError, DecodeError
+from mvit_video.plugins import load_plugins, named_plugins
 
 
 class StepSampler(Sampler):
@@ -61,7 +64,7 @@ class StepSampler(Sampler):
         for step in range(self.first_step, self.last_step):
             epoch, place = divmod(step, self.steps_per_epoch)
             if step == self.first_step or place == 0:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.num_videos)
+                order = generator("order", self.seed, epoch).permutation(self.num_videos)
             chosen = order[place * self.videos_per_step : (place + 1) * self.videos_per_step]
             yield [SampleKey(epoch, int(index)) for index in chosen[self.places]]
 
@@ -77,7 +80,8 @@ def steps_per_epoch(num_videos: int, clips_per_step: int, repeated_aug: int = 1)
     if num_videos < videos_per_step:
         clips = f" with data.repeated_aug = {repeated_aug}" if repeated_aug > 1 else ""
         raise ConfigError(
-            f"train.clips_per_step = {clips_per_step} is more than the {num_videos} training videos{clips}: lower it"
+            f"train.clips_per_step = {clips_per_step} is more than the {num_videos} training videos{clips}: lower it, "
+            "or let it follow from them with train.clips_per_step=auto"
         )
     return num_videos // videos_per_step
 
@@ -110,7 +114,7 @@ class StepLoader:
         device: torch.device | None,
     ) -> None:
         self.sampler, self.device = sampler, device
-        self.videos_per_part = max(clips_per_part // dataset.data.repeated_aug, 1) if clips_per_part else None
+        self.videos_per_part = max(clips_per_part // dataset.repeated_aug, 1) if clips_per_part else None
         most = max((len(self._parts(keys)) for keys in islice(sampler, 1)), default=1)
         self.parts = _loader(dataset, workers, prefetched(most, workers), batch_sampler=_Flat(self))
 
@@ -211,12 +215,14 @@ def lost_workers_told() -> Iterator[None]:
 def _loader(dataset, workers: int, ahead: int, **arguments) -> DataLoader:
     collate_fn = None if "batch_size" in arguments else collate
     _kill_workers_at_exit()
+    if workers and CAN_GUARD:
+        launcher.start()  # once, and not in every worker
     return DataLoader(
         dataset,
         num_workers=workers,
         prefetch_factor=ahead if workers else None,
         collate_fn=collate_fn or _as_is,
-        worker_init_fn=_be_a_worker,
+        worker_init_fn=partial(_be_a_worker, plugins=named_plugins()),
         pin_memory=torch.cuda.is_available(),
         **arguments,
     )
@@ -226,8 +232,12 @@ def _as_is(sample):
     return sample
 
 
-def _be_a_worker(_worker: int) -> None:
-    """One thread; what asks the program to stop is the main process's to handle, which still needs its batches."""
+def _be_a_worker(_worker: int, plugins: Sequence[str]) -> None:
+    """One thread, and the main process's plugins, which one that is no fork of it lacks.
+
+    What asks the program to stop is the main process's to handle, which still needs its batches.
+    """
+    load_plugins(plugins)
     torch.set_num_threads(1)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

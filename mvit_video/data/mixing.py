@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvit_video.config.schema import TrainSettings
+from mvit_video.data.draws import generator
 
 
 class Mix(NamedTuple):
@@ -23,32 +24,47 @@ class Mixer:
     """Draws a mix for each batch as timm and PySlowFast do; without mixup and cutmix it makes the targets alone.
 
     Args:
-        settings: mixup and cutmix (the alphas of their beta distributions, 0 is off), mix_switch, mix_probability,
-            label_smoothing.
+        mixup, cutmix: the alphas of their beta distributions; 0 is off.
+        switch: share of the mixed batches that take CutMix where both are on.
+        probability: share of the batches that are mixed at all.
+        label_smoothing: share of the target that is spread evenly over all classes.
     """
 
-    def __init__(self, settings: TrainSettings, num_classes: int) -> None:
-        self.settings, self.num_classes = settings, num_classes
+    def __init__(
+        self,
+        num_classes: int,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        switch: float = 0.5,
+        probability: float = 1.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        self.mixup, self.cutmix, self.switch, self.probability = mixup, cutmix, switch, probability
 
     def __call__(self, clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Clips and labels (B,) -> mixed clips and targets (B, K). The clips given are left as they are."""
-        targets = smooth_targets(labels, self.num_classes, self.settings.label_smoothing)
+        targets = smooth_targets(labels, self.num_classes, self.label_smoothing)
         return apply_mix(clips, targets, self.draw(rng, clips.shape[-2], clips.shape[-1]))
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> Mix:
-        """Nothing, mixup, or cutmix; both alphas above 0 leave the choice to mix_switch, the chance of cutmix."""
-        settings = self.settings
-        mixed, switched = rng.random() < settings.mix_probability, rng.random() < settings.mix_switch
-        if not mixed or not (settings.mixup or settings.cutmix):
+        """Nothing, mixup, or cutmix; both alphas above 0 leave the choice to `switch`, the chance of cutmix."""
+        mixed, switched = rng.random() < self.probability, rng.random() < self.switch
+        if not mixed or not (self.mixup or self.cutmix):
             return Mix()
-        if settings.cutmix and (switched or not settings.mixup):
-            return draw_box(rng, float(rng.beta(settings.cutmix, settings.cutmix)), height, width)
-        return Mix(float(rng.beta(settings.mixup, settings.mixup)))
+        if self.cutmix and (switched or not self.mixup):
+            return draw_box(rng, float(rng.beta(self.cutmix, self.cutmix)), height, width)
+        return Mix(float(rng.beta(self.mixup, self.mixup)))
+
+
+def mixer_from(settings: TrainSettings, num_classes: int) -> Mixer:
+    mixing = settings.mixup, settings.cutmix, settings.mix_switch, settings.mix_probability
+    return Mixer(num_classes, *mixing, settings.label_smoothing)
 
 
 def mix_generator(seed: int, step: int) -> np.random.Generator:
     """The generator of a step's mix, the same on every rank: each step has one mix, however many share it."""
-    return np.random.default_rng([seed, step])
+    return generator("mix", seed, step)
 
 
 def draw_box(rng: np.random.Generator, share: float, height: int, width: int) -> Mix:

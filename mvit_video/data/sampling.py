@@ -82,7 +82,9 @@ def segment_indices(video_frames: int, num_frames: int, rng: np.random.Generator
     >>> segment_indices(2, 4)
     array([0, 0, 0, 1])
     """
-    edges = np.round(np.arange(num_frames + 1) * (video_frames - 1) / num_frames).astype(np.int64)
+    edges = np.round((video_frames - 1) / num_frames * np.arange(num_frames + 1)).astype(
+        np.int64
+    )  # theirs to the last bit
     if rng is None:
         return (edges[:-1] + edges[1:]) // 2
     return rng.integers(edges[:-1], edges[1:] + 1)

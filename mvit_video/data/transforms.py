@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mvit_video.config.schema import DataSettings
 from mvit_video.data.randaugment import Box, RandAugment, augment, draw_color_jitter
+from mvit_video.data.transform_registry import AddedTransforms
 
 CROPS = ("left or top", "centre", "right or bottom")
 
@@ -52,26 +53,37 @@ def resize(clip: Tensor, height: int, width: int) -> Tensor:
     return planes.view(*clip.shape[:2], height, width)
 
 
-def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width after scaling; the longer side is rounded down."""
-    if width < height:
-        return math.floor(height / width * short_side), short_side
-    return short_side, math.floor(width / height * short_side)
+def scaled_size(height: int, width: int, short_side: int, crop: tuple[int, int]) -> tuple[int, int]:
+    """Height and width after scaling: the shorter side becomes `short_side`, the longer one is rounded down.
+
+    Where a crop (height, width) that is no square would stick out of that, the picture is scaled until the crop just
+    fits, so that no crop ever needs padding: 4:3 at a short side of 64 is 64×85, and for a crop of 64×112 it is 84×112.
+    """
+    tall = max(math.floor(height / width * short_side), short_side)
+    wide = max(math.floor(width / height * short_side), short_side)
+    if tall >= crop[0] and wide >= crop[1]:
+        return tall, wide
+    if width * crop[0] > height * crop[1]:
+        return crop[0], max(math.floor(width / height * crop[0]), crop[1])
+    return max(math.floor(height / width * crop[1]), crop[0]), crop[1]
 
 
-def scale_short_side(clip: Tensor, size: int) -> Tensor:
-    """The shorter side becomes `size`, the longer one is rounded down."""
-    return resize(clip, *short_side_size(clip.shape[-2], clip.shape[-1], size))
+def scale_for_crop(clip: Tensor, short_side: int, crop: tuple[int, int]) -> Tensor:
+    """See `scaled_size`."""
+    return resize(clip, *scaled_size(clip.shape[-2], clip.shape[-1], short_side, crop))
 
 
 def crop_box(height: int, width: int, size: tuple[int, int], position: int) -> Box:
-    """Where a crop of `size` (height, width) lies: position 0, 1 or 2 of CROPS along the longer side, centred on the other."""
-    top, left = math.ceil((height - size[0]) / 2), math.ceil((width - size[1]) / 2)
+    """Where a crop of `size` (height, width) lies: position 0, 1 or 2 of CROPS along the side with more room around it (the
+    longer one, for a square), centred on the other."""
+    spare_height, spare_width = height - size[0], width - size[1]
+    assert spare_height >= 0 and spare_width >= 0, f"a crop of {size} sticks out of {height}×{width} pixels"
+    top, left = math.ceil(spare_height / 2), math.ceil(spare_width / 2)
     if position != 1:
-        if height > width:
-            top = 0 if position == 0 else height - size[0]
+        if spare_height > spare_width:
+            top = 0 if position == 0 else spare_height
         else:
-            left = 0 if position == 0 else width - size[1]
+            left = 0 if position == 0 else spare_width
     return top, left, *size
 
 
@@ -101,8 +113,8 @@ def draw_crop_box(
         box_h, box_w = round(math.sqrt(target / aspect)), round(math.sqrt(target * aspect))
         if 0 < box_h <= height and 0 < box_w <= width:
             return int(rng.integers(height - box_h + 1)), int(rng.integers(width - box_w + 1)), box_h, box_w
-    box_w = min(width, round(height * ratio[1]))
-    box_h = min(height, round(box_w / min(max(box_w / height, ratio[0]), ratio[1])))
+    box_w = max(min(width, round(height * ratio[1])), 1)
+    box_h = max(min(height, round(box_w / min(max(box_w / height, ratio[0]), ratio[1]))), 1)
     return (height - box_h) // 2, (width - box_w) // 2, box_h, box_w
 
 
@@ -132,25 +144,29 @@ class Crop(Protocol):
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """A box of random area and shape, scaled to the clip's size."""
+    """A box of random area and shape, scaled to the clip's size.
+
+    `ratio` is its width over height as shares of the clip's: a clip that is no square is stretched no more than a square.
+    """
 
     area: tuple[float, float]
     ratio: tuple[float, float]
 
     def draw(self, rng: np.random.Generator, height: int, width: int, size: tuple[int, int]) -> Placement:
-        box = draw_crop_box(rng, height, width, self.area, self.ratio)
+        shape = size[1] / size[0]
+        box = draw_crop_box(rng, height, width, self.area, (self.ratio[0] * shape, self.ratio[1] * shape))
         return Placement(box, box, size, (0, 0, *size))
 
 
 @dataclass(frozen=True)
 class JitterCrop:
-    """A short side between two lengths, its inverse uniform; then a box of the clip's size at random."""
+    """A short side between two lengths, its inverse uniform (or more, see `scaled_size`); then a box of the clip's size."""
 
     scales: tuple[int, int]
 
     def draw(self, rng: np.random.Generator, height: int, width: int, size: tuple[int, int]) -> Placement:
         short_side = round(1 / rng.uniform(1 / self.scales[1], 1 / self.scales[0]))
-        scaled = short_side_size(height, width, short_side)
+        scaled = scaled_size(height, width, short_side, size)
         top, left = (int(rng.integers(whole - part + 1)) for whole, part in zip(scaled, size, strict=True))
         target = (top, left, *size)
         return Placement(_box_read((height, width), scaled, target), (0, 0, height, width), scaled, target)
@@ -193,8 +209,9 @@ def erase(clip: Tensor, box: Box, rng: np.random.Generator) -> None:
 class TrainTransform:
     """Training's frames uint8 (T, H, W, C) -> clip (C, T, *size), in PySlowFast's order.
 
-    RandAugment and colour jitter on uint8 pictures of the decoded size, crop, flip, normalise, erase. A part that is
-    switched off changes no draw of the parts before it in the order: crop, flip, RandAugment, colour jitter, erasing.
+    RandAugment and colour jitter on uint8 pictures of the decoded size, crop, flip, those that plugins add, normalise, erase.
+    A part that is switched off changes no draw of the parts before it in the order: crop, flip, RandAugment, colour
+    jitter, erasing.
     """
 
     size: tuple[int, int]
@@ -205,6 +222,7 @@ class TrainTransform:
     randaugment: RandAugment | None = None
     color_jitter: float = 0.0
     erasing: float = 0.0
+    added: AddedTransforms | None = None
 
     @classmethod
     def from_settings(cls, data: DataSettings) -> "TrainTransform":
@@ -212,7 +230,9 @@ class TrainTransform:
             ResizedCrop(data.crop_area, data.crop_ratio) if data.crop == "resized" else JitterCrop(data.jitter_scales)
         )
         randaugment = RandAugment.parse(data.randaugment) if data.randaugment else None
-        return cls(data.crop_hw, data.mean, data.std, crop, data.flip, randaugment, data.color_jitter, data.erasing)
+        added = AddedTransforms(data.transforms) if data.transforms else None
+        parts = (randaugment, data.color_jitter, data.erasing, added)
+        return cls(data.crop_hw, data.mean, data.std, crop, data.flip, *parts)
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
         place = self.crop.draw(rng, frames.shape[1], frames.shape[2], self.size)
@@ -223,6 +243,8 @@ class TrainTransform:
         for number, frame in enumerate(augment(frames, steps, place.source)):
             picture = self._shown(frame, place)
             clip[:, number] = picture.flip(-1) if self.flip and mirror else picture
+        if self.added is not None:
+            clip = self.added(clip, rng)
         normalize_(clip, self.mean, self.std)
         if self.erasing and rng.random() < self.erasing:
             box = draw_erasing_box(rng, *self.size)
@@ -256,7 +278,7 @@ class ViewTransform:
     def __call__(self, frames: np.ndarray, clips: np.ndarray | None = None) -> Tensor:
         clips = np.arange(len(frames))[None] if clips is None else clips
         whole = (frames.shape[1], frames.shape[2])
-        scaled = short_side_size(*whole, self.short_side)
+        scaled = scaled_size(*whole, self.short_side, self.size)
         boxes = [crop_box(*scaled, self.size, position) for position in crop_positions(self.num_crops)]
         source = top, left, height, width = _box_read(whole, scaled, _box_around(boxes))
         canvas = torch.zeros(3, 1, *whole)  # outside of `source` nothing is read that is shown

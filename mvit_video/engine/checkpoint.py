@@ -2,9 +2,10 @@
 
 Order, crops, mixing and dropout follow from (seed, step), so no generator state is kept. A state is a folder
 `checkpoints/step_00000500` with model.safetensors, optimizer.safetensors, ema.safetensors where weights are averaged,
-and state.json (step, schedule, loss scale, digests, seed, config, lists and environment); it is written under a temporary name,
-synced and renamed, so a folder with the final name is whole. One that holds NaN or Inf is not written. Weights that are
-shared out among processes are saved whole, so a state does not depend on how many processes there are.
+and state.json (step, schedule, loss scale, the other files' digests, seed, config, lists, environment, and its own
+digest); it is written under a temporary name, synced and renamed, so a folder with the final name is whole. One that
+holds NaN or Inf is not written, and one in which a bit has changed is not used. Weights that are shared out among
+processes are saved whole, so a state does not depend on how many processes there are.
 """
 
 import hashlib
@@ -26,17 +27,23 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from mvit_video.config.schema import TrainSettings
+from mvit_video.download import sha256
 from mvit_video.engine.distributed import is_first, world_size
 from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.parallel import like, whole_tensors
 from mvit_video.errors import CheckpointError
-from mvit_video.model.weights.checkpoints import ModelCard, check_exactly, read_checkpoint, save_tensors
-from mvit_video.paths import write_json, write_whole
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.files import read_checkpoint, save_tensors
+from mvit_video.model.weights.load import check_exactly
+from mvit_video.paths import sync, write_json, write_whole
 from mvit_video.version import __version__
 
 FOLDER = "checkpoints"
 BEST, VALIDATION = "best.json", "validation.jsonl"
+STATE = "state.json"
+DIGEST = "digest"  # in state.json, of all else in it
+WITHOUT_DIGEST = {"step", "schedule", "scaler", "teacher", "seed", "config", "environment", "lists", "sha256"}
 BEST_BY = ("ema_top1", "ema_mean_average_precision", "top1", "mean_average_precision")
 MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 
@@ -93,11 +100,12 @@ def save_state(
     temporary = run / FOLDER / f".step_{step:08d}.partial"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        final.parent.mkdir(exist_ok=True)  # not the run's own folder: it is gone where somebody has deleted or moved it
+        temporary.mkdir()
         _write_state(temporary, tensors, card, content)
-        _sync_folder(temporary)
+        sync(temporary)
         os.replace(temporary, final)
-        _sync_folder(final.parent)
+        sync(final.parent)
     except OSError as reason:
         raise CheckpointError(
             f"{final}: cannot be written ({reason.strerror}): the states before it are untouched"
@@ -125,8 +133,13 @@ def _write_state(folder: Path, tensors: dict[str, dict[str, Tensor]], card: Mode
             save_tensors(folder / name, tensors[name], card)
     _check_optimizer(tensors[OPTIMIZER], folder / OPTIMIZER)
     write_whole(folder / OPTIMIZER, to_safetensors(tensors[OPTIMIZER]))
-    digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
-    write_json(folder / "state.json", content | {"sha256": digests})
+    content = content | {"sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())}}
+    write_json(folder / STATE, content | {DIGEST: _digest(content)})
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """sha256 of JSON whose names are sorted, so that it can be taken of what was read back."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def tidy(run: Path, keep: int) -> None:
@@ -136,7 +149,7 @@ def tidy(run: Path, keep: int) -> None:
     where there are any; the earlier one of equals. What a kill has left half-written is deleted too.
     """
     best = _best(run)
-    if best is not None and _read_best(run) != best:
+    if best is not None and read_best(run) != best:
         write_json(run / BEST, best)
     for old in [folder for folder in _folders(run)[:-keep] if best is None or folder != run / best["state"]]:
         shutil.rmtree(old)
@@ -156,10 +169,12 @@ def _best(run: Path) -> dict[str, Any] | None:
     return best
 
 
-def _read_best(run: Path) -> Any:
+def read_best(run: Path) -> dict[str, Any] | None:
+    """What best.json says; None where it says nothing."""
     try:
-        return json.loads((run / BEST).read_text())
-    except (OSError, ValueError):
+        best = json.loads((run / BEST).read_text())
+        return best if isinstance(best["state"], str) else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
@@ -180,26 +195,67 @@ def environment(device: torch.device, settings: TrainSettings) -> dict[str, Any]
 
 
 def newest_state(run: Path) -> tuple[TrainingState | None, list[str]]:
-    """The newest state that is whole, and a sentence for each newer one that is not."""
+    """The newest state that is whole, and a sentence for each newer one that is not.
+
+    Raises CheckpointError where a file of a state cannot be looked at: it may be as whole as ever.
+    """
     complaints: list[str] = []
     for folder in reversed(_folders(run)):
         try:
-            content = json.loads((folder / "state.json").read_text())
-            changed = [name for name, digest in content["sha256"].items() if _digest(folder / name) != digest]
-            if not changed:
-                about = content["schedule"], content.get("environment", {}), content.get("lists", [])
-                return TrainingState(folder, content["step"], *about), complaints
-            complaints.append(f"{folder}: {changed[0]} is not what was written (sha256 differs): not used")
-        except (OSError, ValueError, KeyError) as reason:
-            complaints.append(f"{folder}: cannot be read ({reason}): not used")
+            return _checked(folder), complaints
+        except (FileNotFoundError, NotADirectoryError) as reason:
+            complaints.append(f"{folder}: lacks {Path(reason.filename).name}: not used")
+        except OSError as reason:
+            raise CheckpointError(
+                f"{reason.filename}: cannot be read ({reason.strerror}): make it readable, or move {folder} away to go on "
+                "from an earlier state"
+            ) from None
+        except _Broken as reason:
+            complaints.append(f"{folder}: {reason}: not used")
     return None, complaints
+
+
+class _Broken(Exception):
+    """What is wrong with a state, in words."""
+
+
+def _checked(folder: Path) -> TrainingState:
+    """A state every file of which is as it was written. Raises _Broken, or OSError."""
+    content = _content(folder)
+    for name in (MODEL, OPTIMIZER, AVERAGE) if AVERAGE in content["sha256"] else (MODEL, OPTIMIZER):
+        if sha256(folder / name) != content["sha256"].get(name):
+            raise _Broken(f"{name} is not what was written (sha256 differs)")
+    return TrainingState(
+        folder, content["step"], content["schedule"], content.get("environment", {}), content.get("lists", [])
+    )
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """What state.json tells, if it is what was written and of this folder. Raises _Broken, or OSError.
+
+    States of before have no digest; of these the step and the names can be compared.
+    """
+    try:
+        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        digest = content.pop(DIGEST, None)
+        known = set(content) <= WITHOUT_DIGEST
+        whole = digest == _digest(content) if digest is not None else known
+        whole = whole and type(content["step"]) is int
+        whole = whole and all(isinstance(content[name], dict) for name in ("schedule", "scaler", "sha256"))
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        raise _Broken(f"{STATE} cannot be read") from None
+    if not whole:
+        raise _Broken(f"{STATE} is not what was written ({'its digest differs' if digest else 'it has other names'})")
+    if content["step"] != _step(folder):
+        raise _Broken(f"{STATE} is of step {content['step']}, and this folder is not")
+    return content
 
 
 def set_aside(run: Path, after: int) -> list[str]:
     """Rename the states after step `after`, which are broken: `tidy` would count them among the newest. A sentence for each."""
     told = []
     for folder in _folders(run):
-        if int(folder.name.removeprefix("step_")) > after:
+        if _step(folder) > after:
             names = (f"broken{number}_{folder.name}" for number in count(1))
             aside = next(folder.with_name(name) for name in names if not folder.with_name(name).exists())
             folder.rename(aside)
@@ -209,7 +265,10 @@ def set_aside(run: Path, after: int) -> list[str]:
 
 def load_state(state: TrainingState, learner: Learner) -> None:
     """Put a saved state into a learner of the same make. Raises CheckpointError where it learnt from another teacher."""
-    content = json.loads((state.folder / "state.json").read_text())
+    try:
+        content = _content(state.folder)
+    except (_Broken, OSError) as reason:
+        raise CheckpointError(f"{state.folder}: has changed since it was found whole ({reason}): start again") from None
     if content.get("teacher") != learner.teacher:
         raise CheckpointError(
             f"{state.folder}: learnt from {_teacher(content.get('teacher'))}, and train.teacher is now "
@@ -255,20 +314,8 @@ def _teacher(digest: str | None) -> str:
 
 
 def _folders(run: Path) -> list[Path]:
-    return sorted(folder for folder in (run / FOLDER).glob("step_*") if folder.name[5:].isdecimal())
+    return sorted((folder for folder in (run / FOLDER).glob("step_*") if folder.name[5:].isdecimal()), key=_step)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))

@@ -6,7 +6,7 @@ second class token for the teacher's is not ours.
 
 # B clips, K classes, D numbers of a feature. Clips (B, C, T, H, W); logits and targets (B, K).
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,20 +16,55 @@ from torch import Tensor, nn
 
 from mvit_video.config.schema import TrainSettings, height_width
 from mvit_video.errors import ConfigError
+from mvit_video.model.registry import lacks, model_entry
+from mvit_video.plugins import Registry, calling_module, entered
 
 Teach = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+LOSSES: Registry[Loss] = Registry("loss")
+
+
+def register_loss(name: str, loss: Loss | None = None) -> Any:
+    """Let `train.loss` name what a training step minimises; also a decorator: `@register_loss("focal")`.
+
+    Args:
+        loss: (logits (B, K), targets (B, K)) -> the loss of each clip (B,). Both are float32; targets sum to 1, and are mixed and
+            smoothed as the settings say. The step minimises the mean.
+
+    Raises ConfigError for a name that is taken.
+    """
+    return entered(LOSSES, name, loss, calling_module())
+
+
+@register_loss("cross_entropy")
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets, reduction="none")
 
 
 class Objective:
     """The loss of each clip, made for one resolution after the other.
 
     Args:
-        settings: resolutions, and distillation with its weight and temperature.
+        loss: (logits, targets) (B, K) -> (B,).
+        resolutions: smaller sizes that clips are seen at as well, falling; the network then also gives its feature.
         teacher: clips -> logits without a gradient, for the network's own classes; None for labels alone.
+        hard: learn the teacher's best class, instead of its whole distribution.
+        distillation_weight: share of the loss that is the teacher's.
+        temperature: divides the logits of both networks where the distribution is learnt.
     """
 
-    def __init__(self, settings: TrainSettings, teacher: Teach | None = None) -> None:
-        self.settings, self.teacher = settings, teacher
+    def __init__(
+        self,
+        loss: Loss = cross_entropy,
+        resolutions: Sequence[int | tuple[int, int]] = (),
+        teacher: Teach | None = None,
+        hard: bool = False,
+        distillation_weight: float = 0.5,
+        temperature: float = 1.0,
+    ) -> None:
+        self.loss, self.resolutions, self.teacher = loss, tuple(resolutions), teacher
+        self.hard, self.distillation_weight, self.temperature = hard, distillation_weight, temperature
 
     def parts(
         self,
@@ -43,7 +78,7 @@ class Objective:
         A part's gradient may be taken before the next part is asked for: one resolution is in memory at a time.
         Networks run under `autocast`, losses are of single precision.
         """
-        sizes = self.settings.resolutions
+        sizes = self.resolutions
         with autocast():
             taught = self.teacher(clips).float() if self.teacher is not None else None
         larger: Tensor | None = None
@@ -61,15 +96,37 @@ class Objective:
 
     def _losses(self, logits: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
         """(B,): the labels' loss, or with a teacher the weighted mean of both."""
-        losses = F.cross_entropy(logits, targets, reduction="none")
+        losses = self.loss(logits, targets)
         if taught is None:
             return losses
-        settings = self.settings
-        if settings.distillation == "hard":
+        if self.hard:
             distilled = F.cross_entropy(logits, taught.argmax(1), reduction="none")
         else:
-            distilled = soft_distillation(logits, taught, settings.distillation_temperature)
-        return torch.lerp(losses, distilled, settings.distillation_weight)
+            distilled = soft_distillation(logits, taught, self.temperature)
+        return torch.lerp(losses, distilled, self.distillation_weight)
+
+
+def objective_from(settings: TrainSettings, teacher: Teach | None = None) -> Objective:
+    """The settings' objective. Raises ConfigError for a loss that nothing has registered."""
+    loss, hard = checked_loss(settings.loss), settings.distillation == "hard"
+    distillation = hard, settings.distillation_weight, settings.distillation_temperature
+    return Objective(loss, settings.resolutions, teacher, *distillation)
+
+
+def checked_loss(name: str) -> Loss:
+    """A registered loss, which raises ConfigError where it does not give one number for each clip."""
+    loss = LOSSES.get(name)
+
+    def checked(logits: Tensor, targets: Tensor) -> Tensor:
+        losses = loss(logits, targets)
+        if losses.shape != (len(logits),):
+            raise ConfigError(
+                f"train.loss = {name}: gave {tuple(losses.shape)} numbers for {len(logits)} clips, wanted one for each: "
+                f"it is the loss of the plugin '{LOSSES.plugin_of(name)}'"
+            )
+        return losses
+
+    return checked
 
 
 def soft_distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
@@ -89,10 +146,8 @@ def resized(clips: Tensor, height: int, width: int) -> Tensor:
     return planes.unflatten(1, clips.shape[1:3])
 
 
-def check_resolutions(model: nn.Module, name: str, settings: TrainSettings) -> None:
+def check_resolutions(name: str, settings: TrainSettings) -> None:
     """ConfigError for several resolutions and a network that does not tell the feature before its head."""
-    if settings.resolutions and not hasattr(model, "pooled"):
-        raise ConfigError(
-            f"{name} does not tell the feature before its head, which train.resolutions compares: set it to [], or train "
-            "one of the mvit networks"
-        )
+    if settings.resolutions and not model_entry(name).capabilities.feature:
+        what = "does not tell the feature before its head, which train.resolutions compares"
+        raise lacks(name, "feature", what, "set it to [], or train one of the mvit networks")

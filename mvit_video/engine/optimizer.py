@@ -1,16 +1,14 @@
 """The optimisers as the recipes use them: who is decayed, and who learns slower."""
 
-import re
-
 import torch
 from torch import nn
 
 from mvit_video.config.schema import TrainSettings
 from mvit_video.engine.parallel import is_sharded
-from mvit_video.errors import ConfigError
+from mvit_video.model.registry import capabilities_of, head_of, lacks, name_of
 
 
-def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+def optimizer_from(settings: TrainSettings, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW (eps 1e-8) or SGD (Nesterov) over `parameter_groups`."""
     groups = parameter_groups(model, settings.weight_decay, settings.layer_decay)
     fused = not is_sharded(model) or None  # PyTorch has no fused SGD for sharded parameters; None leaves it the choice
@@ -44,22 +42,23 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
 def layer_numbers(model: nn.Module) -> dict[str, int]:
     """Parameter name -> layer: 0 before the blocks (patches, class token, positions), i + 1 for block i, then the rest.
 
-    Raises ConfigError for a network without numbered blocks.
+    What lies between two blocks goes with the first of them. Raises ConfigError for a network without numbered blocks.
     """
-    names = list(dict(model.named_parameters()))
-    blocks = {name: int(match[1]) for name in names if (match := re.match(r"blocks\.(\d+)\.", name))}
-    if not blocks:
-        raise ConfigError("train.layer_decay needs a network of numbered blocks, which this one is not: set it to 1")
-    after = max(blocks.values()) + 2
-    return {name: blocks[name] + 1 if name in blocks else after * name.startswith(("norm", "head")) for name in names}
+    find_blocks = capabilities_of(model).blocks
+    if find_blocks is None:
+        what = "has no numbered blocks, which train.layer_decay needs"
+        raise lacks(name_of(model), "blocks", what, "set it to 1")
+    blocks = find_blocks(model)
+    places = {id(parameter): place for place, block in enumerate(blocks, 1) for parameter in block.parameters()}
+    numbers, behind = {}, 0
+    for name, parameter in model.named_parameters():
+        behind = max(behind, places.get(id(parameter), 0))
+        outside = len(blocks) + 1 if behind == len(blocks) else behind
+        numbers[name] = places.get(id(parameter), outside)
+    return numbers
 
 
 def freeze_all_but_head(model: nn.Module) -> None:
-    """Only the last linear layer is left to train."""
+    """Only the layer that classifies is left to train."""
     model.requires_grad_(False)
-    linear_layers(model)[-1].requires_grad_(True)
-
-
-def linear_layers(model: nn.Module) -> list[nn.Linear]:
-    """In the order of the network, the classifier last."""
-    return [module for module in model.modules() if isinstance(module, nn.Linear)]
+    head_of(model).requires_grad_(True)

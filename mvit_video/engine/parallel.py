@@ -15,6 +15,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mvit_video.engine.distributed import world_size
+from mvit_video.model.registry import capabilities_of
+from mvit_video.model.weights.card import ModelCard, model_from_card
 
 
 def share_out(networks: list[nn.Module], device: torch.device) -> None:
@@ -23,7 +25,8 @@ def share_out(networks: list[nn.Module], device: torch.device) -> None:
         return
     mesh = init_device_mesh(device.type, (world_size(),))
     for network in networks:
-        for block in getattr(network, "blocks", ()):
+        find_blocks = capabilities_of(network).blocks
+        for block in find_blocks(network) if find_blocks else ():
             fully_shard(block, mesh=mesh)
         fully_shard(network, mesh=mesh)
 
@@ -69,6 +72,15 @@ def whole(tensor: Tensor) -> Tensor:
 def whole_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All of them whole, on the CPU; every process must ask."""
     return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def whole_network(network: nn.Module, card: ModelCard) -> nn.Module:
+    """The network itself, or a whole copy of one that is shared out among the processes; every process must ask."""
+    if not is_sharded(network):
+        return network
+    copy = model_from_card(card)
+    copy.load_state_dict(whole_tensors(network.state_dict()))
+    return copy.to(next(network.parameters()).device)
 
 
 def like(tensor: Tensor, model: Tensor) -> Tensor:

@@ -8,21 +8,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mvit_video.config.schema import AUTO, Config, height_width
 from mvit_video.data.loader import steps_per_epoch
+from mvit_video.data.transform_registry import TRANSFORMS
 from mvit_video.engine.distributed import world_size
-from mvit_video.engine.losses import check_resolutions
+from mvit_video.engine.losses import LOSSES, check_resolutions
 from mvit_video.engine.optimizer import freeze_all_but_head
-from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate
+from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate_from
 from mvit_video.engine.trainer import effective_precision
-from mvit_video.model.variants import VARIANTS, build_model
+from mvit_video.model.registry import build_model, model_entry
+from mvit_video.plugins import Registry
 
 
 def dry_model(config: Config, num_classes: int | None) -> nn.Module:
-    """The configuration's network without its start: ours on the meta device, where weights take no memory.
+    """The configuration's network without its start: on the meta device, where weights take no memory, if it can be built there.
 
-    None classes are the network's usual head. Baselines do not all take that device: they read values while being built.
+    None classes are the network's usual head.
     """
     data = config.data
-    with torch.device("meta" if config.model.name in VARIANTS else "cpu"):
+    with torch.device("meta" if model_entry(config.model.name).capabilities.meta else "cpu"):
         model = build_model(
             config.model.name,
             num_classes=num_classes,
@@ -30,17 +32,22 @@ def dry_model(config: Config, num_classes: int | None) -> nn.Module:
             crop_size=data.crop_size,
             **config.model.arguments,
         )
-    check_resolutions(model, config.model.name, config.train)
+    check_resolutions(config.model.name, config.train)
     if config.train.trainable == "head":
         freeze_all_but_head(model)
     return model
 
 
 def giga_multiply_adds(config: Config) -> float | None:
-    """Multiply-adds of one clip in 10⁹, those of matrix products and convolutions; None for baselines. Takes seconds."""
-    if config.model.name not in VARIANTS:
+    """Multiply-adds of one clip in 10⁹, those of matrix products and convolutions; Takes seconds.
+
+    None for networks that cannot be built on the meta device, which take longer.
+    """
+    capabilities = model_entry(config.model.name).capabilities
+    if not capabilities.meta:
         return None
-    model = dry_model(config, 1)
+    arguments = config.model.arguments | dict(capabilities.plain)
+    model = dry_model(config.model_copy(update={"model": config.model.model_copy(update={"arguments": arguments})}), 1)
     clip = torch.zeros(1, 3, config.data.num_frames, *config.data.crop_hw, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.eval()(clip)
@@ -124,12 +131,14 @@ class Plan:
             yield f"colour jitter {data.color_jitter:g}"
         if data.erasing:
             yield f"a box erased in {data.erasing:.0%}"
+        yield from (f"{name} of {_source(TRANSFORMS, name)}" for name in data.transforms)
 
     def _mixing(self) -> Iterator[str]:
         settings = self.settings
         alphas = [
             f"{name} {value:g}" for name, value in (("mixup", settings.mixup), ("CutMix", settings.cutmix)) if value
         ]
+        alphas = alphas if settings.mix_probability else []
         share = f" in {settings.mix_probability:.0%} of the steps" if alphas else ""
         choice = f", CutMix in {settings.mix_switch:.0%} of these" if len(alphas) == 2 else ""
         yield (" or ".join(alphas) or "none") + share + choice
@@ -138,7 +147,12 @@ class Plan:
     def _loss(self) -> Iterator[str]:
         settings, data = self.settings, self.data
         sizes = ["×".join(map(str, height_width(size))) for size in (data.crop_size, *settings.resolutions)]
-        yield f"cross-entropy at {' and '.join(sizes)} pixels"
+        loss = (
+            "cross-entropy"
+            if settings.loss == "cross_entropy"
+            else f"{settings.loss} of {_source(LOSSES, settings.loss)}"
+        )
+        yield f"{loss} at {' and '.join(sizes)} pixels"
         if settings.resolutions:
             yield "smooth L1 between the feature of each and the next larger one's"
         if settings.teacher:
@@ -168,7 +182,7 @@ class Plan:
         settings = self.settings
         per_epoch = self.per_epoch or 1000
         last = settings.epochs * per_epoch
-        rate = learning_rate(settings, last, per_epoch)
+        rate = learning_rate_from(settings, last, per_epoch)
         warmup = min(settings.warmup_epochs, settings.epochs)
         count = f" ({round(warmup * per_epoch):,} steps)" if self.per_epoch else ""
         yield f"{rate(0):.3g} at the start"
@@ -219,3 +233,10 @@ class Plan:
             yield "none while training, without data.val"
         views = f"{self.config.evaluation.protocol} views (clips × crops) at a short side of {self.data.short_side}"
         yield f"{views} {'in the end' if self.config.evaluation.after_training else 'by mvit-video evaluate'}"
+
+
+def _source(registry: Registry, name: str) -> str:
+    """Whose entry that is; ConfigError where it is nobody's."""
+    registry.get(name)
+    plugin = registry.plugin_of(name)
+    return f"the plugin {plugin}" if plugin else "mvit_video"

@@ -14,9 +14,9 @@ from torch import Tensor
 from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey
 from mvit_video.data.loader import clips_ahead
-from mvit_video.engine.bad_videos import stop_at
 from mvit_video.engine.checkpoint import FOLDER, Learner
 from mvit_video.engine.distributed import processes_here, world_size
+from mvit_video.engine.hooks.bad_videos import stop_at
 from mvit_video.engine.trackers import check_trackers
 from mvit_video.engine.trainer import Trainer, batch_statistics, put_back
 from mvit_video.errors import ConfigError, DecodeError
@@ -43,19 +43,19 @@ def preflight(trainer: Trainer, dataset: ClipDataset, config: Config, run: Path)
     """
     check_trackers(config)
     room = [check_disk(run, trainer.learner, config), *check_shared_memory(config)]
-    tried = check_videos(dataset)
+    tried = check_videos(dataset, config.data.on_error == "stop")
     rehearse(trainer, config, len(dataset.videos.classes))
     return f"checked: {tried} videos decoded, one pass forward and back, {', '.join(room)}"
 
 
-def check_videos(dataset: ClipDataset) -> int:
+def check_videos(dataset: ClipDataset, stop: bool) -> int:
     """Decode some videos from all over the list, and return how many; DecodeError where the run would stop at one of
     them, or where none of them can be decoded."""
     chosen = np.unique(np.linspace(0, len(dataset) - 1, VIDEOS_TRIED).round().astype(int))
     found = [dataset[SampleKey(0, int(index))] for index in chosen]
     items = [item for sample in found for item in (sample if isinstance(sample, list) else [sample])]
     bad = [item for item in items if isinstance(item, BadVideo)]
-    if bad and dataset.data.on_error == "stop":
+    if bad and stop:
         raise stop_at(bad[0])
     undecoded = [sample for sample in found if isinstance(sample, BadVideo)]
     if len(undecoded) == len(found):

@@ -1,160 +1,45 @@
-"""One training run in one folder: opened safely, trained from a configuration, resumed exactly."""
+"""One training run in one folder: resolve, build, loop."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
-from mvit_video.config.schema import AUTO, Config
-from mvit_video.data.dataset import ClipDataset
-from mvit_video.data.lists.checks import refuse_several_labels, shared_videos
-from mvit_video.data.lists.class_names import read_classes
-from mvit_video.data.lists.read import checked_list
-from mvit_video.data.lists.records import VideoList
-from mvit_video.data.lists.split import found_lists, split_videos
-from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
-from mvit_video.data.mixing import Mixer
-from mvit_video.engine.bad_videos import events_summary
-from mvit_video.engine.checkpoint import TrainingState, environment, load_state, newest_state, set_aside
-from mvit_video.engine.distributed import everyones, gathered, is_first, rank, world_size
-from mvit_video.engine.losses import Objective, check_resolutions
-from mvit_video.engine.milestones import Span, Validate, whole_network
-from mvit_video.engine.optimizer import linear_layers
-from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
-from mvit_video.engine.preflight import check_output, preflight
-from mvit_video.engine.run_folder import (
-    AVERAGED_WEIGHTS,
-    WEIGHTS,
-    check_folder,
-    check_videos_stay,
-    list_digest,
-    open_folder,
-    same_lists,
-)
-from mvit_video.engine.schedule import learning_rate
-from mvit_video.engine.teacher import read_teacher
-from mvit_video.engine.trainer import Trainer, make_learner, run_training, seed_step
-from mvit_video.engine.watching import Watcher
-from mvit_video.errors import ConfigError, MvitVideoError
-from mvit_video.model.weights.checkpoints import (
-    ModelCard,
-    Weights,
-    model_from_card,
-    put_weights,
-    read_weights,
-    save_checkpoint,
-)
+from mvit_video.engine.build import MakeMeasure, build
+from mvit_video.engine.checkpoint import VALIDATION
+from mvit_video.engine.determinism import deterministic_algorithms
+from mvit_video.engine.distributed import everyones, is_first
+from mvit_video.engine.ending import ended_at
+from mvit_video.engine.hooks.bad_videos import events_summary, without_bad_videos
+from mvit_video.engine.metrics_log import read_metrics
+from mvit_video.engine.parallel import whole_network
+from mvit_video.engine.resolve import ResolvedRun
+from mvit_video.engine.run_folder import AVERAGED_WEIGHTS, WEIGHTS
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.files import save_checkpoint
 
 
-def training_lists(config: Config) -> tuple[VideoList, VideoList | None]:
-    """The training list, and the validation list with the same classes, if there is one; both checked, with notes.
+def train_run(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None]) -> None:
+    """Build the run and train it; its final weights are in its folder then.
 
-    Missing files stop, or with data.allow_missing leave the training list; in validation they count as wrong. With
-    data.train=auto they are what lies under data.root, or its class folders split in two (see data/lists/split.py).
+    Everything that can be wrong with settings, lists and weights is found before the folder is touched. Under torchrun
+    every process calls this; rank 0 writes and `say`s.
     """
-    data = found_lists(config.data)
-    if data.train is None:
-        raise ConfigError("data.train is not set: name a csv of `path label` rows or a folder of class folders")
-    classes = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
-    train = checked_list(data.train, data, classes, keep_missing=False)
-    refuse_several_labels(train)
-    if data.val is None:
-        return split_videos(train, data) if config.data.train == AUTO else (train, None)
-    val = checked_list(data.val, data, train.classes, keep_missing=True)
-    shared = shared_videos(train, val)
-    return train, replace(val, notes=(*val.notes, shared)) if shared else val
-
-
-def train_run(
-    config: Config,
-    output: str | Path,
-    device: torch.device,
-    make_validator: Callable[[VideoList], Validate],
-    say: Callable[[str], None],
-    resume: bool = False,
-    overwrite: bool = False,
-) -> Path:
-    """Train as the configuration says in the folder `output`; returns the path of the final weights.
-
-    Everything that can be wrong with settings, lists and weights is found before the folder is touched. Another run
-    in the folder is refused, resumed from its newest whole state, or deleted, as told. Under torchrun every process calls
-    this, with the same folder; the first one writes and speaks.
-    """
-    settings, say, run = config.train, say if is_first() else _silent, Path(output)
-    if is_first():
-        check_output(run)
-        check_folder(run, config, resume, overwrite)
-    train, val = training_lists(config)
-    lists = [train] if val is None else [train, val]
-    if is_first() and overwrite:
-        check_videos_stay(run, config, lists)
-    for note in (note for videos in lists for note in videos.notes):
-        say(f"note: {note}")
-    sampler = step_sampler(config, len(train))
-    per_epoch, last_step = sampler.steps_per_epoch, sampler.last_step
-    state = _agreed_state(run, say) if resume else None
-    if state is not None:
-        same_lists(state, lists)
-        _same_schedule(state, last_step, per_epoch)
-    card = model_card(config, train.classes)
-    teacher = read_teacher(settings.teacher, card, device) if settings.teacher else None
-    learner = make_learner(initial_model(config, card, say, bool(state)).to(device), settings, device)
-    learner = replace(learner, teacher=teacher.digest if teacher else None)
-    rate = learning_rate(settings, last_step, per_epoch)
-    mixer, objective = Mixer(settings, len(train.classes)), Objective(settings, teacher)
-    trainer = Trainer(learner, rate, mixer, settings, device, objective)
-    dataset = ClipDataset(train, config.data, settings.seed)
-    with _algorithms(settings.deterministic):
-        checked = preflight(trainer, dataset, config, run)
-    if state is not None:
-        load_state(state, learner)
-    if is_first():
-        open_folder(run, config, resume, overwrite, lists)
-    about = _about(config, device, lists)
-    span = Span(_resumed(run, state, about["environment"], say), last_step, per_epoch)
-    sampler.first_step = span.first_step
-    say(Plan(config, device, learner.model, len(train.classes), len(train)).text(span.first_step))
-    say(checked)
-    batches = training_loader(dataset, sampler, config.data.workers, settings.clips_per_pass, device)
-    watcher = Watcher(run, config, train.classes, span.first_step)
-    validate = make_validator(val) if val is not None else None
-    with _algorithms(settings.deterministic):
-        run_training(trainer, batches, run, card, span, watcher, validate, config.data.on_error, about)
-    events_summary(run, say)
-    _save_weights(run / WEIGHTS, learner.model, card)
-    if learner.average is not None:
-        _save_weights(run / AVERAGED_WEIGHTS, learner.average.model, card)
+    say = say if is_first() else _silent
+    training = build(run, make_measure, say)
+    with deterministic_algorithms(run.config.train.deterministic):
+        training.loop.run(training.batches)
+    events_summary(run.folder, say)
+    _save_weights(run.folder / WEIGHTS, training.learner.model, run.card)
+    if training.learner.average is not None:
+        _save_weights(run.folder / AVERAGED_WEIGHTS, training.learner.average.model, run.card)
     everyones(0)  # none goes on before the files are there
-    return run / WEIGHTS
+    say(_how_it_ended(run, training.learner.model, make_measure))
 
 
-def _about(config: Config, device: torch.device, lists: list[VideoList]) -> dict[str, Any]:
-    """What a state tells of the run that it is of."""
-    return {
-        "seed": config.train.seed,
-        "config": config.model_dump(mode="json"),
-        "environment": environment(device, config.train),
-        "lists": [list_digest(videos) for videos in lists],
-    }
-
-
-def step_sampler(config: Config, num_videos: int) -> StepSampler:
-    """The videos of every step of a run, as far as they are this process's."""
-    settings, repeated_aug = config.train, config.data.repeated_aug
-    last_step = steps_per_epoch(num_videos, settings.clips_per_step, repeated_aug) * settings.epochs
-    share = rank(), world_size()
-    sampler = StepSampler(num_videos, settings.clips_per_step, settings.seed, 0, last_step, repeated_aug, *share)
-    if (settings.mixup or settings.cutmix) and not sampler.mirrored:
-        raise ConfigError(
-            f"train.clips_per_step = {settings.clips_per_step} gives each of {world_size()} processes an odd number of videos "
-            f"({len(sampler.places)}), which mixup and CutMix cannot pair: make it a multiple of "
-            f"{2 * world_size() * repeated_aug}, or set train.mixup and train.cutmix to 0"
-        )
-    return sampler
+def _how_it_ended(run: ResolvedRun, model: nn.Module, make_measure: MakeMeasure) -> str:
+    network, sound = whole_network(model, run.card), without_bad_videos(run.folder, run.train)
+    return ended_at(network, sound, make_measure, read_metrics(run.folder / VALIDATION), run.config.train.epochs)
 
 
 def _save_weights(path: Path, network: nn.Module, card: ModelCard) -> None:
@@ -164,130 +49,4 @@ def _save_weights(path: Path, network: nn.Module, card: ModelCard) -> None:
 
 
 def _silent(text: str) -> None:
-    """What all processes but the first say."""
-
-
-def dry_run(config: Config, device: torch.device, num_videos: int | None = None, num_classes: int | None = None) -> str:
-    """The plan of `train_run` in words; nothing is written, trained or downloaded.
-
-    Videos and classes are counted in data.train, where it can be read, unless they are given. Where it cannot, they are
-    those of data.planned_videos and data.planned_classes; without these the plan says so, and the network has its usual head.
-    """
-    note = ""
-    if num_videos is None or num_classes is None:
-        try:
-            train, _ = training_lists(config)
-            num_videos, num_classes = num_videos or len(train), num_classes or len(train.classes)
-        except MvitVideoError as reason:
-            num_videos, num_classes = (
-                num_videos or config.data.planned_videos,
-                num_classes or config.data.planned_classes,
-            )
-            note = f"\n  data.train is not read ({reason}): {_assumed(num_videos, num_classes)}"
-    model = dry_model(config, num_classes)
-    if num_classes is None:
-        num_classes = linear_layers(model)[-1].out_features
-    return Plan(config, device, model, num_classes, num_videos).text(0, giga_multiply_adds(config)) + note
-
-
-def _assumed(num_videos: int | None, num_classes: int | None) -> str:
-    """What a plan without a list counts with, and how to tell it what it lacks."""
-    videos = f"{num_videos:,} videos" if num_videos else "no number of videos"
-    classes = f"{num_classes} classes" if num_classes else "the network's usual classes"
-    lacking = [
-        option for option, count in (("--num-videos N", num_videos), ("--num-classes N", num_classes)) if not count
-    ]
-    return f"{videos} and {classes} are assumed" + (f"; {' and '.join(lacking)} would tell" if lacking else "")
-
-
-def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
-    """What the weights of this configuration carry."""
-    return ModelCard(
-        name=config.model.name,
-        arguments=config.model.arguments,
-        classes=classes,
-        preprocessing=config.data.preprocessing(),
-        protocol=config.evaluation.protocol.rpartition("-")[2],  # the views of a named one: 5x1 of kinetics-5x1
-    )
-
-
-def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], resumed: bool = False) -> nn.Module:
-    """The network before the first step: its weights follow from the seed, or from the checkpoint that `model.weights` names.
-
-    The head starts new, and `say` is told, where the checkpoint's classes are not the card's. A run that is `resumed`
-    does without the checkpoint, since its state holds all weights.
-    """
-    seed_step(config.train.seed, 0)
-    model = model_from_card(card)
-    check_resolutions(model, config.model.name, config.train)
-    if config.model.weights is not None and not resumed:
-        weights = read_weights(config.model.weights)
-        other_classes = weights.classes != card.classes
-        if other_classes and weights.num_classes is not None:
-            say(_new_head(weights, card))
-        say(put_weights(model, weights, reset_head=other_classes).summary())
-    if config.train.activation_checkpointing:
-        if not hasattr(model, "activation_checkpointing"):
-            raise ConfigError(
-                f"{config.model.name} has no activation checkpointing: unset train.activation_checkpointing"
-            )
-        setattr(model, "activation_checkpointing", True)  # noqa: B010 (of MViT, not of every module)
-    return model
-
-
-def _new_head(weights: Weights, card: ModelCard) -> str:
-    known = f"such as '{weights.classes[0]}'" if weights.classes else "whose names are not known"
-    return (
-        f"the head starts new: {weights.source} has {weights.num_classes} classes, {known}, "
-        f"and the training list {len(card.classes)}, such as '{card.classes[0]}'"
-    )
-
-
-def _same_schedule(state: TrainingState, last_step: int, per_epoch: int) -> None:
-    """ConfigError where the steps are others, which is all that states of before tell of their list."""
-    if state.schedule != {"last_step": last_step, "steps_per_epoch": per_epoch}:
-        raise ConfigError(
-            f"{state.folder}: is of a run with {state.schedule['steps_per_epoch']} steps per epoch, and data.train now "
-            f"makes {per_epoch}: resume with the list that it was trained on, or start anew in another --output"
-        )
-
-
-def _resumed(run: Path, state: TrainingState | None, now: dict[str, Any], say: Callable[[str], None]) -> int:
-    """The step that a run goes on after. What is to be known about that is said; states that cannot be used are set aside."""
-    for sentence in set_aside(run, state.step if state else 0) if is_first() else []:
-        say(sentence)
-    if state is None:
-        return 0
-    say(f"resuming after step {state.step} from {state.folder}")
-    before = {name: state.environment.get(name, value) for name, value in now.items()}
-    changed = [f"{name} {value}, was {before[name]}" for name, value in now.items() if value != before[name]]
-    if changed:
-        say(f"the run goes on elsewhere ({'; '.join(changed)}): alike, but not to the last bit")
-    return state.step
-
-
-def _agreed_state(run: Path, say: Callable[[str], None]) -> TrainingState | None:
-    """The newest whole state, as the first process finds it."""
-    found = None
-    if is_first():
-        state, complaints = newest_state(run)
-        for complaint in complaints:
-            say(complaint)
-        found = state and [str(state.folder), state.step, state.schedule, state.environment, state.lists]
-    chosen = gathered(found)[0]
-    return TrainingState(Path(chosen[0]), *chosen[1:]) if chosen else None
-
-
-@contextmanager
-def _algorithms(deterministic: bool) -> Iterator[None]:
-    """Deterministic algorithms inside, the former choice after. New memory is not filled: no result depends on it."""
-    memory: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
-    if deterministic:
-        torch.use_deterministic_algorithms(True)
-        memory.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        memory.fill_uninitialized_memory = before[1]
+    """What all processes but rank 0 say."""

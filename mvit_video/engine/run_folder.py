@@ -11,9 +11,12 @@ from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.lists.checks import MISSING, missing_text
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.split import found_lists, list_text
-from mvit_video.engine.bad_videos import EVENTS
-from mvit_video.engine.checkpoint import BEST, FOLDER, VALIDATION, TrainingState
-from mvit_video.engine.watching import FILES, METRICS
+from mvit_video.engine.checkpoint import BEST, FOLDER, VALIDATION, TrainingState, read_best
+from mvit_video.engine.hooks.bad_videos import EVENTS
+from mvit_video.engine.hooks.curves import CURVES
+from mvit_video.engine.hooks.first_batch import FIRST_BATCH
+from mvit_video.engine.hooks.records import METRICS
+from mvit_video.engine.trackers import tracker_files
 from mvit_video.errors import ConfigError
 from mvit_video.paths import check_fresh, fresh_folder, write_whole
 
@@ -23,8 +26,8 @@ AVERAGED_WEIGHTS = "model_ema.safetensors"
 LISTS = ("train.csv", "val.csv", "classes.txt")  # where data.train is auto
 EVALUATION = "evaluation"  # and evaluation_ema: what evaluation.after_training leaves
 OWNED = (
-    *(SETTINGS, METRICS, VALIDATION, EVENTS, BEST, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING),
-    *(*FILES, EVALUATION, f"{EVALUATION}_ema"),
+    *(SETTINGS, VALIDATION, EVENTS, BEST, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING),
+    *(FIRST_BATCH, CURVES, EVALUATION, f"{EVALUATION}_ema"),
 )
 MAY_CHANGE = (
     "data.root",
@@ -32,6 +35,7 @@ MAY_CHANGE = (
     "data.workers",
     "data.on_error",
     "data.decode_timeout",
+    "train.trackers",
     "train.wandb_project",
     "train.teacher",  # its file may move, its digest is in the states
     "train.activation_checkpointing",
@@ -41,18 +45,22 @@ MAY_CHANGE = (
     "train.keep_checkpoints",
     "train.parallel",
     "evaluation.",
+    "plugins",  # those that the run needs must be there, others may be
 )
+
+LEARNING = ("train.", "data.")  # what may be others where a new run starts from the weights of an old one
 
 
 def owned(run: Path, config: Config) -> tuple[str, ...]:
     """The names in the folder that are a run's own, which it writes and --overwrite deletes."""
     reports = [report.name for report in run.glob("nonfinite_step_*.json")]
-    return (*OWNED, *(LISTS if config.data.train == AUTO else ()), *reports)
+    lists = LISTS if config.data.train == AUTO else ()
+    return (*OWNED, *tracker_files(), *lists, *reports, METRICS)  # which goes last: see never_started
 
 
 def check_folder(run: Path, config: Config, resume: bool, overwrite: bool) -> None:
     """ConfigError where the folder holds another run, or lists or weights that this one reads. Changes nothing."""
-    if resume and (run / SETTINGS).exists():
+    if goes_on(run, resume):
         _same_settings(load_config(run / SETTINGS), config, run)
         return
     own = [(run / name).resolve() for name in owned(run, config)]
@@ -62,7 +70,20 @@ def check_folder(run: Path, config: Config, resume: bool, overwrite: bool) -> No
             raise ConfigError(
                 f"{run}: holds {hit.name}, which {setting} reads and a run there would write over: choose another --output"
             )
-    check_fresh(run, owned(run, config), overwrite)
+    check_fresh(run, owned(run, config), overwrite or never_started(run))
+
+
+def never_started(run: Path) -> bool:
+    """Whether the folder holds what a run has left that ended before its first step: nothing that anybody could miss."""
+    if not (run / METRICS).is_file() or (run / METRICS).stat().st_size:
+        return False
+    kept = (WEIGHTS, AVERAGED_WEIGHTS, BEST, EVALUATION, f"{EVALUATION}_ema")
+    return not any((run / name).exists() for name in kept) and not any((run / FOLDER).glob("*"))
+
+
+def goes_on(run: Path, resume: bool) -> bool:
+    """Whether the folder holds a run that a call with this `resume` goes on with."""
+    return resume and (run / SETTINGS).exists() and not never_started(run)
 
 
 def check_videos_stay(run: Path, config: Config, lists: list[VideoList]) -> None:
@@ -76,15 +97,30 @@ def check_videos_stay(run: Path, config: Config, lists: list[VideoList]) -> None
 
 def open_folder(run: Path, config: Config, resume: bool, overwrite: bool, lists: list[VideoList]) -> None:
     """Have the folder with its effective config.yaml, and what is to be known about its lists."""
-    if not (resume and (run / SETTINGS).exists()):
-        fresh_folder(run, owned(run, config), overwrite)
-    write_whole(run / SETTINGS, dump_config(config))
+    if not goes_on(run, resume):
+        fresh_folder(run, owned(run, config), overwrite or never_started(run))
+        (run / METRICS).touch()  # first of all, since it tells `never_started` whose the rest is
     if missing := missing_text(lists):
         write_whole(run / MISSING, missing)
     if config.data.train == AUTO:
         for name, videos in zip(LISTS, lists, strict=False):
             write_whole(run / name, list_text(videos))
         write_whole(run / LISTS[2], "".join(f"{name}\n" for name in lists[0].classes))
+        config = config if missing else with_lists_of(run, config)
+    write_whole(run / SETTINGS, dump_config(config))
+
+
+def with_lists_of(run: Path, config: Config) -> Config:
+    """The configuration with the run's own lists where data.train=auto splits what lies under data.root.
+
+    Videos that are added there later would be split anew, and some that have been trained on be taken for validation.
+    """
+    found = found_lists(config.data)
+    if config.data.train != AUTO or found.val is not None or not all((run / name).is_file() for name in LISTS):
+        return config
+    train, val, classes = (str((run / name).resolve()) for name in LISTS)
+    data = found.model_copy(update={"train": train, "val": val, "classes": classes})
+    return config.model_copy(update={"data": data})
 
 
 def list_digest(videos: VideoList) -> dict[str, Any]:
@@ -104,8 +140,17 @@ def same_lists(state: TrainingState, lists: list[VideoList]) -> None:
             raise ConfigError(
                 f"{state.folder}: is of a run on another {videos.source} ({before['videos']} videos then, {len(videos)} now, "
                 f"{len(videos.missing)} missing; paths, labels and classes count too): resume with the list and files that "
-                "it was trained on, or start anew in another --output"
+                f"it was trained on, or start anew in another --output{from_weights_of(state.folder.parents[1])}"
             )
+
+
+def from_weights_of(run: Path) -> str:
+    """How another run starts from this one's weights, for the end of a sentence; empty where there are none yet."""
+    best = read_best(run)
+    states = sorted((run / FOLDER).glob(f"step_*/{WEIGHTS}"))
+    places = [run / WEIGHTS, *([run / best["state"] / WEIGHTS] if best else []), *reversed(states)]
+    weights = next((place for place in places if place.is_file()), None)
+    return f" (from its weights: model.weights={weights})" if weights else ""
 
 
 def _read_files(config: Config) -> dict[str, Path]:
@@ -121,11 +166,12 @@ def _read_files(config: Config) -> dict[str, Path]:
 
 def _same_settings(before: Config, now: Config, run: Path) -> None:
     old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    own = {str((run / name).resolve()) for name in LISTS}  # whose digests are in the states, wherever the run has moved
     for key in old.keys() | new.keys():
-        if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE):
+        if old.get(key) != new.get(key) and new.get(key) not in own and not key.startswith(MAY_CHANGE):
             raise ConfigError(
                 f"{run}: was trained with {key} = {old.get(key)}, asked to resume with {new.get(key)}: "
-                "use the same settings, or another --output"
+                f"use the same settings, or another --output{from_weights_of(run) if key.startswith(LEARNING) else ''}"
             )
 
 

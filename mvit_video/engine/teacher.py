@@ -5,12 +5,13 @@
 import torch
 from torch import Tensor, nn
 
-from mvit_video.config.schema import Preprocessing
-from mvit_video.download import sha256
+from mvit_video.config.schema import InputSettings
+from mvit_video.download import known_sha256
 from mvit_video.engine.losses import resized
 from mvit_video.errors import ConfigError
-from mvit_video.model.weights.checkpoints import ModelCard, checkpoint_file
+from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.load import checkpoint_file
 
 
 class Teacher:
@@ -49,10 +50,10 @@ class Teacher:
 def read_teacher(source: str, student: ModelCard, device: torch.device) -> Teacher:
     """The teacher that `train.teacher` names: a checkpoint of any known format, or a name of the zoo."""
     model, card = load_any(source)
-    return Teacher(model.to(device), card, student, source, sha256(checkpoint_file(source)))
+    return Teacher(model.to(device), card, student, source, known_sha256(checkpoint_file(source)))
 
 
-def _conversion(student: Preprocessing, teacher: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor] | None:
+def _conversion(student: InputSettings, teacher: InputSettings, device: torch.device) -> tuple[Tensor, Tensor] | None:
     """Factor and offset (C, 1, 1, 1) that turn the student's values into the teacher's; None where they are the same.
 
     x = s·σ + μ of one is (x − μ′) / σ′ of the other.
@@ -80,7 +81,7 @@ def _check_classes(teacher: tuple[str, ...], student: tuple[str, ...], source: s
         )
 
 
-def _check_frames(teacher: Preprocessing, student: Preprocessing, source: str) -> None:
+def _check_frames(teacher: InputSettings, student: InputSettings, source: str) -> None:
     names = ["num_frames", "sampling"] + ["sampling_rate", "dense_step", "target_fps"] * (student.sampling == "dense")
     for name in names:
         theirs, ours = getattr(teacher, name), getattr(student, name)

@@ -1,10 +1,8 @@
-"""The training loop: one step fits a screen, everything around it is order and bookkeeping."""
+"""The training step, on a screen: forward, backward, and what the optimiser makes of it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from math import inf, isfinite
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +10,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mvit_video.config.schema import TrainSettings
-from mvit_video.data.loader import lost_workers_told
 from mvit_video.data.mixing import mix_generator
-from mvit_video.engine.bad_videos import EVENTS, handle_bad_videos, no_clips
 from mvit_video.engine.checkpoint import Learner
-from mvit_video.engine.distributed import everyones, is_first, rank, sum_on_device, world_size
+from mvit_video.engine.determinism import seed_step
+from mvit_video.engine.distributed import everyones, rank, sum_on_device, world_size
 from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.losses import Objective
-from mvit_video.engine.metrics_log import MetricsLog
-from mvit_video.engine.milestones import Milestones, Span, Validate
-from mvit_video.engine.nonfinite import NonFiniteStep, write_report
-from mvit_video.engine.optimizer import build_optimizer, freeze_all_but_head
+from mvit_video.engine.nonfinite import NonFiniteStep
+from mvit_video.engine.optimizer import freeze_all_but_head, optimizer_from
 from mvit_video.engine.parallel import (
     average_buffers,
     averaging_gradients,
@@ -30,45 +25,50 @@ from mvit_video.engine.parallel import (
     pass_of_several,
     share_out,
 )
-from mvit_video.engine.signals import stop_requests
-from mvit_video.engine.watching import METRICS, Watcher
-from mvit_video.errors import TrainingError
-from mvit_video.model.weights.checkpoints import ModelCard
-from mvit_video.progress import progress_bar
 
-MOST_SKIPPED_IN_A_ROW = 10
-
-Mix = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
+MixClips = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
+"""(clips, labels, generator) -> clips and targets, such as `mixing.Mixer`."""
 
 
 class Trainer:
-    """One step at a time: what a step changes (`learner`), and what it reads (settings, schedule, device).
+    """One step at a time: what a step changes (`learner`), and what it reads.
 
-    The loss is the `objective`'s; without one it is the settings', which then name no teacher.
+    Args:
+        learning_rate: step (from 0) -> rate.
+        precision: fp32, bf16 or fp16, of the network by autocast.
+        clips_per_pass: most clips that go through the network at once; None for no limit.
+        clip_gradient: largest L2 norm of the whole step's gradient; None leaves it alone.
+        compile: run the network through torch.compile.
+        frozen: all but the head runs as in evaluation.
     """
 
     def __init__(
         self,
         learner: Learner,
         learning_rate: Callable[[int], float],
-        mix: Mix,
-        settings: TrainSettings,
+        mixer: MixClips,
+        objective: Objective,
         device: torch.device,
-        objective: Objective | None = None,
+        *,
+        seed: int = 0,
+        precision: str = "fp32",
+        clips_per_pass: int | None = None,
+        clip_gradient: float | None = None,
+        compile: bool = False,
+        frozen: bool = False,
     ) -> None:
-        self.objective = objective or Objective(settings)
-        self.learner, self.learning_rate, self.mix = learner, learning_rate, mix
-        self.settings, self.device = settings, device
+        self.learner, self.learning_rate, self.mixer, self.objective = learner, learning_rate, mixer, objective
+        self.device, self.seed, self.precision, self.frozen = device, seed, precision, frozen
+        self.clips_per_pass, self.clip_gradient = clips_per_pass, clip_gradient
         self.shared = averaging_gradients(learner.model)
-        dynamic = False if settings.resolutions else None  # one graph of all sizes takes minutes to trace
-        self.network = torch.compile(self.shared, dynamic=dynamic) if settings.compile else self.shared
-        self.precision = effective_precision(settings, device)
+        dynamic = False if objective.resolutions else None  # one graph of all sizes takes minutes to trace
+        self.network = torch.compile(self.shared, dynamic=dynamic) if compile else self.shared
         self.trained = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
         self.train_mode()
 
     def train_mode(self) -> None:
         """Dropout, drop path and batch statistics as training wants them: a linear probe's backbone has none of them."""
-        self.learner.model.train(self.settings.trainable == "all")
+        self.learner.model.train(not self.frozen)
 
     def train_step(self, step: int, clips: Tensor, labels: Tensor) -> dict[str, float]:
         """One optimiser step on clips (B, C, T, H, W) and labels (B,). Returns loss, lr, gradient_norm, top1.
@@ -77,7 +77,7 @@ class Trainer:
         passes and processes they are made; clips are mixed before they are split into passes. Raises NonFiniteStep, and
         changes nothing, where one of the two is NaN or Inf. The only wait for the device is where the numbers are read.
         """
-        seed_step(self.settings.seed, step, rank())
+        seed_step(self.seed, step, rank())
         lr = self._set_learning_rate(step)
         clips, labels = (tensor.to(self.device, non_blocking=True) for tensor in (clips, labels))
         clips, targets = self.mix_of_step(step)(clips, labels)
@@ -91,7 +91,7 @@ class Trainer:
         loss, gradient_norm, top1 = torch.stack([means[0], norm, 100 * means[1]]).tolist()
         record = {"loss": loss, "lr": lr, "gradient_norm": gradient_norm, "top1": top1}
         if isfinite(loss) and isfinite(gradient_norm):
-            self._update(step, norm)
+            self._update(norm)
         self.learner.scaler.update()
         if not (isfinite(loss) and isfinite(gradient_norm)):
             put_back(statistics)
@@ -104,7 +104,7 @@ class Trainer:
         All processes make equally many passes, since they wait for each other in them: one with fewer clips (`shares`)
         makes the rest with a black clip that counts for nothing. Processes average, hence divide by clips per process.
         """
-        most, done = self.settings.clips_per_pass or max(shares), [(clips.new_zeros(0), clips.new_zeros(0))]
+        most, done = self.clips_per_pass or max(shares), [(clips.new_zeros(0), clips.new_zeros(0))]
         count = -(-max(shares) // most)
         for number in range(count):
             part = slice(number * most, (number + 1) * most)
@@ -128,19 +128,17 @@ class Trainer:
 
     def mix_of_step(self, step: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """What mixes a step's (clips, labels) into clips and targets: the same each time it is called."""
-        return lambda clips, labels: self.mix(clips, labels, mix_generator(self.settings.seed, step))
+        return lambda clips, labels: self.mixer(clips, labels, mix_generator(self.seed, step))
 
     def rehearse(self, clips: Tensor, targets: Tensor) -> None:
         """A pass forward and back for the sake of what it takes; its gradients are left in the network."""
         for losses, _ in self.objective.parts(self.network, self._autocast, clips, targets):
             losses.sum().backward()
 
-    def _update(self, step: int, norm: Tensor) -> None:
-        if self.settings.clip_gradient is not None:
-            nn.utils.clip_grads_with_norm_(self.trained, self.settings.clip_gradient, norm)
+    def _update(self, norm: Tensor) -> None:
+        if self.clip_gradient is not None:
+            nn.utils.clip_grads_with_norm_(self.trained, self.clip_gradient, norm)
         self.learner.scaler.step(self.learner.optimizer)
-        if self.learner.average is not None:
-            self.learner.average.update(self.learner.model, step)
 
     def _set_learning_rate(self, step: int) -> float:
         lr = self.learning_rate(step)
@@ -170,15 +168,39 @@ def put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
         buffer.copy_(before)
 
 
-def make_learner(model: nn.Module, settings: TrainSettings, device: torch.device) -> Learner:
+def learner_from(settings: TrainSettings, model: nn.Module, device: torch.device, precision: str) -> Learner:
     """A network on its device, with everything that training it needs."""
     if settings.trainable == "head":
         freeze_all_but_head(model)
     average = WeightAverage(model, settings.ema_decay) if settings.ema_decay is not None else None
     if settings.parallel == "fsdp":
         share_out([model] if average is None else [model, average.model], device)
-    scaler = torch.amp.GradScaler(device.type, enabled=effective_precision(settings, device) == "fp16")
-    return Learner(model, build_optimizer(model, settings), scaler, average)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    return Learner(model, optimizer_from(settings, model), scaler, average)
+
+
+def trainer_from(
+    settings: TrainSettings,
+    learner: Learner,
+    learning_rate: Callable[[int], float],
+    mixer: MixClips,
+    objective: Objective,
+    device: torch.device,
+    precision: str,
+) -> Trainer:
+    return Trainer(
+        learner,
+        learning_rate,
+        mixer,
+        objective,
+        device,
+        seed=settings.seed,
+        precision=precision,
+        clips_per_pass=settings.clips_per_pass,
+        clip_gradient=settings.clip_gradient,
+        compile=settings.compile,
+        frozen=settings.trainable == "head",
+    )
 
 
 def effective_precision(settings: TrainSettings, device: torch.device) -> str:
@@ -186,76 +208,3 @@ def effective_precision(settings: TrainSettings, device: torch.device) -> str:
     if settings.precision != "auto":
         return settings.precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-
-
-def run_training(
-    trainer: Trainer,
-    batches: Iterable[dict],
-    run: Path,
-    card: ModelCard,
-    span: Span,
-    watcher: Watcher,
-    validate: Validate | None = None,
-    on_error: str = "stop",
-    about: dict[str, Any] | None = None,
-) -> None:
-    """The steps of `span` with records, validation and saved states in the folder `run`.
-
-    Raises Interrupted, after a step or a validation and with its state saved, where a process has been asked to stop.
-    """
-    log, events = (MetricsLog(run / name, after=span.first_step) for name in (METRICS, EVENTS))
-    milestones = Milestones(trainer.learner, trainer.settings, run, card, span, validate, about, watcher.validated)
-    step = guarded_step(trainer, run)
-    bar_of_steps = progress_bar("training", span.last_step, span.first_step, is_first())
-    with lost_workers_told(), watcher, stop_requests() as request, bar_of_steps as bar:
-        milestones.resumed(request)
-        trainer.train_mode()
-        for number, batch in enumerate(watcher.waiting(batches), span.first_step):
-            handle_bad_videos(batch, on_error, events, number + 1, number // span.steps_per_epoch)
-            batch = batch if "video" in batch else no_clips(card.preprocessing)
-            watcher.batch(batch, trainer.mix_of_step(number))
-            done = number + 1
-            record = watcher.stepped(done, step(number, batch), len(batch["video"]))
-            epoch = done / span.steps_per_epoch
-            log.write(step=done, epoch=epoch, **record)
-            milestones.after(done, (log, events), request)
-            trainer.train_mode()
-            bar.advance(text=watcher.text(epoch, record))
-    for file in (log, events, milestones.log):
-        file.close()
-
-
-def guarded_step(trainer: Trainer, run: Path) -> Callable[[int, dict], dict[str, Any]]:
-    """(step, batch) -> record. A step whose loss or gradient is NaN or Inf is reported in `run`; see train.on_nonfinite.
-
-    A skipped step's record has `skipped` and no number that is not one. That fp16's loss scale was too large is no
-    fault: such a step is skipped without a report.
-    """
-    in_a_row = 0
-
-    def step(number: int, batch: dict) -> dict[str, Any]:
-        nonlocal in_a_row
-        try:
-            record = trainer.train_step(number, batch["video"], batch["label"])
-            in_a_row = 0
-            return record
-        except NonFiniteStep as failure:
-            in_a_row += 1
-            if not failure.overflow:
-                report = write_report(run, failure, batch)
-                if trainer.settings.on_nonfinite == "stop" or in_a_row == MOST_SKIPPED_IN_A_ROW:
-                    raise TrainingError(f"{failure}: its clips are in {report}; {_cure(trainer, in_a_row)}") from None
-            return failure.finite_record() | {"skipped": 1}
-
-    return step
-
-
-def _cure(trainer: Trainer, in_a_row: int) -> str:
-    again = f"{in_a_row} steps in a row were: " if in_a_row > 1 else ""
-    other = ", or set train.on_nonfinite=skip" if trainer.settings.on_nonfinite == "stop" else ""
-    return f"{again}lower train.base_lr and resume from an earlier state{other}"
-
-
-def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """All randomness of the model in a step (dropout, drop path) follows from (seed, step, rank)."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))

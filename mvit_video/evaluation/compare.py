@@ -58,7 +58,8 @@ def fuse(one: VideoScores, other: VideoScores, weights: tuple[float, float] = (1
 def compare(one: VideoScores, other: VideoScores) -> dict:
     """By how much B is better than A: differences of the accuracies in percent points with paired 95 % intervals.
 
-    Each resample draws the same videos for both. With one label per video, McNemar's counts beside it.
+    Those of top-1 and top-5 are Newcombe's; for the others each resample draws the same videos for both. With one label
+    per video, McNemar's counts beside it.
     """
     statistics = weighted_measures(one), weighted_measures(other)
     everyone = np.ones(len(one.names))
@@ -74,8 +75,12 @@ def compare(one: VideoScores, other: VideoScores) -> dict:
     }
     if one.multi_label:
         return differences
-    right = (metrics.top_k_hits(scores.scores, scores.labels, scores.decoded, 1) for scores in (one, other))
-    return differences | {"mcnemar": metrics.mcnemar(*right)}
+    for k in (1, 5):
+        hits = [metrics.top_k_hits(scores.scores, scores.labels, scores.decoded, k) for scores in (one, other)]
+        differences[f"top{k}"]["interval_95"] = metrics.paired_difference(*hits)
+        if k == 1:
+            differences["mcnemar"] = metrics.mcnemar(*hits)
+    return differences
 
 
 def comparison(files: tuple[str, str], weights: tuple[float, float]) -> tuple[dict, VideoScores, tuple[str, ...]]:

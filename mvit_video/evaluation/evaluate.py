@@ -3,22 +3,31 @@
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from mvit_video.config.schema import Config, Preprocessing
+from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.dataset import BadVideo, ViewDataset
 from mvit_video.data.lists.read import VideoList
+from mvit_video.data.lists.selection import held_out_list
 from mvit_video.data.loader import lost_workers_told, view_loader
+from mvit_video.data.video.source import video_files_from
 from mvit_video.engine.distributed import gathered, is_first, rank, summed, world_size
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.evaluation.results import accuracies, results
+from mvit_video.evaluation.results import (
+    EvaluationResult,
+    accuracies,
+    circumstances,
+    described_checkpoint,
+    results,
+)
 from mvit_video.evaluation.views import Reorder, VideoScores, ViewScorer, frame_order, score_views
-from mvit_video.model.weights.checkpoints import ModelCard
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.convert import load_any
 from mvit_video.progress import progress_bar
 
 
@@ -29,19 +38,13 @@ class Evaluator:
     videos; every process must call `scores`.
     """
 
-    def __init__(
-        self, videos: VideoList, config: Config, preprocessing: Preprocessing, protocol: Protocol, device: torch.device
-    ):
-        self.videos, self.config, self.device = videos, config, device
-        self.labels = true_labels(videos)
-        data = config.data
-        self.dataset = ViewDataset(
-            videos, data.root, preprocessing, protocol.clips, protocol.crops, data.decoder, data.decode_timeout
-        )
+    def __init__(self, dataset: ViewDataset, device: torch.device, views_per_batch: int = 16, workers: int = 0) -> None:
+        self.dataset, self.device, self.views_per_batch, self.workers = dataset, device, views_per_batch, workers
+        self.videos, self.labels = dataset.videos, true_labels(dataset.videos)
 
     def scores(self, model: nn.Module, reorder: Reorder | None = None, title: str = "evaluating") -> VideoScores:
-        loader = view_loader(self.dataset, self.config.data.workers, rank(), world_size())
-        sizes = len(self.videos), len(self.videos.classes), self.config.evaluation.views_per_batch
+        loader = view_loader(self.dataset, self.workers, rank(), world_size())
+        sizes = len(self.videos), len(self.videos.classes), self.views_per_batch
         scorer = ViewScorer(model, *sizes, self.device, multi_label=self.labels.ndim == 2)
         with lost_workers_told(), progress_bar(title, len(loader)) if is_first() else nullcontext() as bar:
             bad = score_views(scorer, loader, reorder, bar.advance if bar else lambda: None)
@@ -60,6 +63,14 @@ class Evaluator:
         )
 
 
+def evaluator_from(
+    config: Config, videos: VideoList, input: InputSettings, protocol: Protocol, device: torch.device
+) -> Evaluator:
+    source = video_files_from(config.data.root, config.data.decoding)
+    dataset = ViewDataset(videos, source, input, protocol.clips, protocol.crops, on_bad="return")
+    return Evaluator(dataset, device, config.evaluation.views_per_batch, config.data.workers)
+
+
 def true_labels(videos: VideoList) -> np.ndarray:
     """Class numbers (n,); of a list where a video has several labels, which of all classes each video has, (n, K) bool."""
     more = [record.more_labels for record in videos.records]
@@ -74,31 +85,67 @@ def true_labels(videos: VideoList) -> np.ndarray:
 
 def validator(videos: VideoList, config: Config, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
     """What training calls, in every process: one centre view per video -> {"top1", "top5"} of all videos."""
-    evaluator = Evaluator(videos, config, config.data.preprocessing(), Protocol(1, 1), device)
+    evaluator = evaluator_from(config, videos, config.data.input, Protocol(1, 1), device)
     return lambda model: accuracies(evaluator.scores(model, title="validating"))
 
 
-def evaluate(
-    model: nn.Module,
-    card: ModelCard,
-    videos: VideoList,
-    config: Config,
-    protocol: Protocol,
-    device: torch.device,
-    frames: str = "in-order",
-) -> tuple[VideoScores, dict]:
-    """Scores and results of a checkpoint on a list of videos, with the checkpoint's own preprocessing.
+@dataclass(frozen=True)
+class EvaluationTask:
+    """A checkpoint, a list of videos, and how the network is shown the videos. `evaluation_task` makes one that fits together."""
 
-    `frames` is the order that the frames of each clip are shown in: see `frame_order`. What `check_agreement` refuses has no meaning here.
+    checkpoint: str
+    """Where the weights are from: a file, an address or a name."""
+    model: nn.Module
+    card: ModelCard
+    videos: VideoList
+    config: Config
+    protocol: Protocol
+    device: torch.device
+    frames: str = "in-order"
+    """The order that the frames of each clip are shown in: see `frame_order`."""
+    shown: InputSettings | None = None
+    """What the network is shown, where that is not the input that it was trained for."""
+
+    def run(self) -> EvaluationResult:
+        """Score the videos; every process must call this, and gets the whole result."""
+        shown, start = self.shown or self.card.preprocessing, time.monotonic()
+        evaluator = evaluator_from(self.config, self.videos, shown, self.protocol, self.device)
+        scores = evaluator.scores(self.model.to(self.device), frame_order(self.frames))
+        numbers = results(scores, self.card.classes, self.protocol, time.monotonic() - start)
+        origin = circumstances(
+            self.videos, self.config, self.protocol, self.device, scores.multi_label, self.frames, shown
+        )
+        origin |= {"checkpoint": described_checkpoint(self.checkpoint, self.card)}
+        return EvaluationResult(scores, self.card.classes, numbers | origin)
+
+
+def evaluation_task(
+    config: Config,
+    checkpoint: str,
+    device: torch.device,
+    protocol: str | None = None,
+    frames: str = "in-order",
+    resolution: int | None = None,
+) -> EvaluationTask:
+    """What to evaluate, by the configuration, and by what is asked for beside it; wrong words raise before any work.
+
+    Args:
+        protocol: in the place of evaluation.protocol.
+        resolution: pixels of the crop's shorter side, other than the network was trained for.
     """
-    start = time.monotonic()
-    scores = Evaluator(videos, config, card.preprocessing, protocol, device).scores(model, frame_order(frames))
-    return scores, results(scores, card.classes, protocol, time.monotonic() - start)
+    frame_order(frames)
+    views = Protocol.parse(protocol or config.evaluation.protocol)
+    model, card = load_any(checkpoint)
+    videos = held_out_list(config.data, card.classes)
+    check_agreement(card, config, videos, views)
+    shown = card.preprocessing.at_resolution(resolution) if resolution else card.preprocessing
+    views.check(shown)
+    return EvaluationTask(checkpoint, model, card, videos, config, views, device, frames, shown)
 
 
 def check_agreement(card: ModelCard, config: Config, videos: VideoList, protocol: Protocol) -> None:
     """Raise ConfigError where the checkpoint was trained for other input or classes than config, list or protocol say."""
-    trained, asked = card.preprocessing.model_dump(), config.data.preprocessing().model_dump()
+    trained, asked = card.preprocessing.model_dump(), config.data.input.model_dump()
     for name, value in trained.items():
         if asked[name] != value:
             raise ConfigError(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mvit_video.config.schema import DataSettings
 from mvit_video.data.lists.read import VideoList
-from mvit_video.data.transforms import crop_at, normalize_, scale_short_side, to_clip
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.transforms import crop_at, normalize_, scale_for_crop, to_clip
+from mvit_video.data.video.guard import open_reader
 from mvit_video.errors import DecodeError
 
 FRAMES_PER_VIDEO = 4
@@ -41,9 +41,9 @@ def _frames(videos: VideoList, data: DataSettings) -> tuple[Tensor, Tensor, Tens
     frames, labels, rows = [], [], []
     for row, record in enumerate(videos.records):
         try:
-            with VideoReader(record.path, data.root, data.decoder) as reader:
+            with open_reader(record.path, data.root, data.decoder, data.decode_timeout) as reader:
                 at = np.linspace(0, len(reader) - 1, FRAMES_PER_VIDEO + 2).round().astype(int)[1:-1]
-                clip = scale_short_side(to_clip(reader.frames(at)), data.short_side)
+                clip = scale_for_crop(to_clip(reader.frames(at)), data.short_side, data.crop_hw)
         except DecodeError:
             continue
         frames.append(normalize_(crop_at(clip, data.crop_hw, 1), data.mean, data.std).transpose(0, 1))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.errors import ConfigError
 
 
@@ -38,7 +38,7 @@ class Protocol:
     def views(self) -> int:
         return self.clips * self.crops
 
-    def check(self, preprocessing: Preprocessing) -> None:
+    def check(self, preprocessing: InputSettings) -> None:
         """Raise ConfigError where a checkpoint with this preprocessing cannot be evaluated so, naming both sides."""
         if self.name and not self._fits(preprocessing):
             raise ConfigError(
@@ -52,7 +52,7 @@ class Protocol:
                 f"has only one: write 1x{self.crops}"
             )
 
-    def _fits(self, preprocessing: Preprocessing) -> bool:
+    def _fits(self, preprocessing: InputSettings) -> bool:
         crop = self.crop_size or preprocessing.short_side
         return (
             preprocessing.sampling == self.sampling
@@ -65,7 +65,7 @@ class Protocol:
             return "a short side that is the crop's"
         return _sizes(self.short_side, (self.crop_size, self.crop_size))
 
-    def in_words(self, preprocessing: Preprocessing, multi_label: bool = False, frames: str = "in-order") -> str:
+    def in_words(self, preprocessing: InputSettings, multi_label: bool = False, frames: str = "in-order") -> str:
         """The protocol as a reader needs it to repeat the evaluation."""
         order = "" if frames == "in-order" else f" The frames of each clip are {frames}."
         return f"{_clips(self, preprocessing)}{order} {_crops(self, preprocessing)} {_scores(self, multi_label)}"
@@ -94,7 +94,7 @@ def _sizes(short_side: int, crop: tuple[int, int]) -> str:
     return f"short side {short_side} → crop {crop[0]}×{crop[1]}"
 
 
-def _clips(protocol: Protocol, preprocessing: Preprocessing) -> str:
+def _clips(protocol: Protocol, preprocessing: InputSettings) -> str:
     frames, fps = preprocessing.num_frames, f"{preprocessing.target_fps:g}"
     if preprocessing.sampling == "segment":
         return f"One clip of {frames} frames: the middle one of each of {frames} equal parts of the video."
@@ -109,14 +109,15 @@ def _clips(protocol: Protocol, preprocessing: Preprocessing) -> str:
     )
 
 
-def _crops(protocol: Protocol, preprocessing: Preprocessing) -> str:
+def _crops(protocol: Protocol, preprocessing: InputSettings) -> str:
     size = "×".join(str(length) for length in preprocessing.crop_hw)
     where = {
         1: f"the centre of {size} pixels is cropped",
         2: f"{size} pixels are cropped at both ends of the longer side",
         3: f"{size} pixels are cropped at left, centre and right (top, centre and bottom of an upright video)",
     }
-    return f"The short side is scaled to {preprocessing.short_side} pixels, and {where[protocol.crops]}."
+    more = "" if preprocessing.crop_hw[0] == preprocessing.crop_hw[1] else " (or more, until the crop fits)"
+    return f"The short side is scaled to {preprocessing.short_side} pixels{more}, and {where[protocol.crops]}."
 
 
 def _scores(protocol: Protocol, multi_label: bool) -> str:

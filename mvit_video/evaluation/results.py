@@ -5,20 +5,24 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from mvit_video.config.schema import Config, Preprocessing
+from mvit_video.config.schema import Config, InputSettings
+from mvit_video.data.dataset import BadVideo
 from mvit_video.data.lists.read import VideoList
-from mvit_video.download import sha256
+from mvit_video.download import known_sha256
 from mvit_video.engine.distributed import world_size
 from mvit_video.evaluation import metrics
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.scores_file import SCORES, save_scores
 from mvit_video.evaluation.views import VideoScores
-from mvit_video.model.weights.checkpoints import ModelCard, checkpoint_file
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.load import checkpoint_file
 from mvit_video.paths import write_json, write_whole
 from mvit_video.version import __version__
 
@@ -31,6 +35,66 @@ NAMES = {
     "mean_class_accuracy": "mean class accuracy",
     "mean_average_precision": "mean average precision",
 }
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """How good a network was found to be on a list of videos. Accuracies are in percent, over all videos of the list.
+
+    >>> result = mvit_video.evaluate("config.yaml", "model.safetensors")  # doctest: +SKIP
+    >>> result.top1, result.intervals_95["top1"]  # doctest: +SKIP
+    (62.5, (58.1, 66.7))
+    """
+
+    scores: VideoScores
+    """Each video's name, labels and scores, and whether it could be decoded."""
+    classes: tuple[str, ...]
+    content: dict[str, Any]
+    """Everything that results.json holds: numbers, and where they come from."""
+
+    @property
+    def top1(self) -> float | None:
+        """Share of the videos whose best class is theirs; None where videos have several labels."""
+        return self.content.get("top1")
+
+    @property
+    def top5(self) -> float | None:
+        """Share of the videos whose class is among the five best; None where videos have several labels."""
+        return self.content.get("top5")
+
+    @property
+    def mean_class_accuracy(self) -> float | None:
+        """Top-1 of each class's videos, averaged over the classes; None where videos have several labels."""
+        return self.content.get("mean_class_accuracy")
+
+    @property
+    def mean_average_precision(self) -> float | None:
+        """Of lists whose videos have several labels, else None."""
+        return self.content.get("mean_average_precision")
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Those of the numbers above that there are, by their names."""
+        return {name: self.content[name] for name in NAMES if name in self.content}
+
+    @property
+    def intervals_95(self) -> dict[str, tuple[float, float]]:
+        """The 95 % interval of each accuracy."""
+        return {name: (low, high) for name, (low, high) in self.content["intervals_95"].items()}
+
+    @property
+    def num_videos(self) -> int:
+        """Videos of the list; each counts once."""
+        return len(self.scores.names)
+
+    @property
+    def undecodable(self) -> list[BadVideo]:
+        """Videos that could not be decoded, which count as wrong."""
+        return self.scores.bad
+
+    def write(self, folder: Path) -> None:
+        """results.json, scores.npz, per_class.csv and, with one label per video, confusion.csv."""
+        write_results(folder, self.scores, self.classes, self.content)
 
 
 def accuracies(scores: VideoScores) -> dict[str, float]:
@@ -63,7 +127,7 @@ def results(scores: VideoScores, classes: tuple[str, ...], protocol: Protocol, s
 
 
 def measures(scores: VideoScores) -> dict:
-    """Every number about the scores, with 95 % intervals by bootstrap over the videos."""
+    """Every number about the scores with its 95 % interval: a share of videos has Wilson's, the others a bootstrap's."""
     statistics = accuracies(scores)
     arrays = (scores.scores, scores.labels, scores.decoded)
     calibrated: dict = {}
@@ -73,6 +137,9 @@ def measures(scores: VideoScores) -> dict:
         calibrated = {"expected_calibration_error": error, "calibration_bins": metrics.CALIBRATION_BINS}
     drawn = metrics.bootstrap(weighted_measures(scores), len(scores.names), RESAMPLES, SEED)
     intervals = {name: metrics.interval(values) for name, values in zip(statistics, drawn.T, strict=True)}
+    if not scores.multi_label:
+        hits = {f"top{k}": int(metrics.top_k_hits(*arrays, k).sum()) for k in (1, 5)}
+        intervals |= {name: metrics.wilson(count, len(scores.names)) for name, count in hits.items()}
     return statistics | {
         "intervals_95": intervals,
         "bootstrap": {"resamples": RESAMPLES, "seed": SEED},
@@ -96,30 +163,31 @@ def weighted_measures(scores: VideoScores):
 
 
 def circumstances(
-    checkpoint: str,
-    card: ModelCard,
     videos: VideoList,
     config: Config,
     protocol: Protocol,
     device: torch.device,
-    multi_label: bool = False,
-    frames: str = "in-order",
-    shown: Preprocessing | None = None,
+    multi_label: bool,
+    frames: str,
+    shown: InputSettings,
 ) -> dict:
-    """What results.json says of where its numbers come from. `shown` is what the network saw, if not as trained."""
-    shown = shown or card.preprocessing
+    """What results.json says of where its numbers come from, but for the checkpoint."""
     versions = {"mvit_video": __version__, "torch": torch.__version__, "numpy": np.__version__}
-    digest = sha256(checkpoint_file(checkpoint))
     return {
         "protocol_in_words": protocol.in_words(shown, multi_label, frames),
         "frames": frames,
         "crop_size": list(shown.crop_hw),
         "list": videos.source,
-        "checkpoint": {"path": checkpoint, "sha256": digest, "card": card.model_dump(mode="json")},
         "config": config.model_dump(mode="json"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "versions": versions | {"python": sys.version.split()[0]},
     }
+
+
+def described_checkpoint(checkpoint: str, card: ModelCard) -> dict:
+    """What results.json says of the weights: where they are from, the sha256 of their file, and their card."""
+    digest = known_sha256(checkpoint_file(checkpoint))
+    return {"path": checkpoint, "sha256": digest, "card": card.model_dump(mode="json")}
 
 
 def class_rows(scores: VideoScores, classes: Sequence[str]) -> list[dict]:

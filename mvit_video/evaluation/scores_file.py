@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mvit_video.download import local_file
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation.views import VideoScores
-from mvit_video.paths import local_file, write_whole
+from mvit_video.paths import write_whole
 
 SCORES = "scores.npz"
 ARRAYS = ("names", "labels", "scores", "decoded", "classes")

@@ -1,8 +1,9 @@
 """Why: which places and moments of a video speak for a class, as a heat map over its frames.
 
-Gradient times activation at each place (HiResCAM, arXiv 2011.08891), on the tokens that enter the blocks of the last
-stage: the gradient of the class's logit times what the activation differs from its mean over the clip. In each channel
-only what speaks for the class counts (as in LayerCAM, doi 10.1109/TIP.2021.3089943), and the channels are summed.
+Gradient times activation at each place (HiResCAM, arXiv 2011.08891), on the maps that the network names as its evidence (those
+that enter the blocks of an MViT's last stage): the gradient of the class's logit times what the activation differs from its
+mean over the clip. In each channel only what speaks for the class counts (as in LayerCAM, doi 10.1109/TIP.2021.3089943), and
+the channels are summed.
 """
 
 # B clips, C channels, T/H/W clip or token grid, N tokens
@@ -11,7 +12,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import view_indices
 from mvit_video.errors import ConfigError, did_you_mean
 from mvit_video.inference.predictor import Prediction, Predictor, groups, open_video
 from mvit_video.inference.windows import SlidingClips, Window, WindowPlan, plan_windows, shown_at
-from mvit_video.model.attention import Grid
-from mvit_video.model.mvit import MViT
+from mvit_video.model.registry import capabilities_of, lacks
 
 FULL_HEAT = 0.99  # the share of a clip's places and moments that are below full heat
 
@@ -80,8 +79,9 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
     Raises DecodeError for a file that cannot be decoded, ConfigError for an unknown class and for networks of others.
     """
     model, card = predictor.model, predictor.card
-    if not isinstance(model, MViT):
-        raise ConfigError(f"'{card.name}' cannot be explained: heat maps are made for the MViT networks only")
+    if capabilities_of(model).evidence is None:
+        what = "cannot be explained: it does not tell what its logits rest on"
+        raise lacks(card.name, "evidence", what, "take one of the mvit networks")
     if label is not None and label not in card.classes:
         near = did_you_mean(label, card.classes)
         raise ConfigError(f"label '{label}' is none of the checkpoint's {len(card.classes)} classes{near}")
@@ -89,7 +89,7 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
     label = label or prediction.label
     place = card.classes.index(label)
     clips: list[HeatClip] = []
-    with open_video(path) as reader:
+    with open_video(path, predictor.guard) as reader:
         plan = _whole_video(card.preprocessing, reader.fps, len(reader))
         sliding = SlidingClips(card.preprocessing, plan, last=len(reader) - plan.length)
         windows = (window for number, frame in enumerate(reader.stream()) for window in sliding.push(number, frame))
@@ -114,7 +114,7 @@ def _scaled(clip: HeatClip, best: float) -> HeatClip:
 
 
 def _heat_clips(
-    model: MViT, windows: list[Window], plan: WindowPlan, label: int, device: torch.device
+    model: nn.Module, windows: list[Window], plan: WindowPlan, label: int, device: torch.device
 ) -> Iterator[HeatClip]:
     heat, logits = class_heat(model, torch.stack([window.clip for window in windows]).to(device), label)
     scores = logits.float().softmax(1)[:, label].tolist()
@@ -122,39 +122,22 @@ def _heat_clips(
         yield HeatClip(window.start + plan.taken, one, score)
 
 
-def class_heat(model: MViT, clips: Tensor, label: int) -> tuple[Tensor, Tensor]:
+def class_heat(model: nn.Module, clips: Tensor, label: int) -> tuple[Tensor, Tensor]:
     """Heat of class number `label`: clips (B, 3, T, H, W) -> heat (B, T', H', W') from 0 up, logits (B, K)."""
-    caught: list[tuple[Tensor, Grid]] = []
-
-    def catch(block: nn.Module, arguments: tuple) -> tuple:
-        tokens, thw = arguments
-        if not caught:  # nothing is differentiated before the last stage
-            tokens = tokens.detach().requires_grad_(True)
-        caught.append((tokens, thw))
-        return tokens, thw
-
-    first = model.stage_ends[-2] + 1 if len(model.stage_ends) > 1 else 0
-    hooks = [block.register_forward_pre_hook(catch) for block in model.blocks[first:]]
-    try:
-        with torch.enable_grad(), _frozen(model):
-            logits = model(clips)
-            gradients = torch.autograd.grad(logits[:, label].sum(), [tokens for tokens, _ in caught])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    maps = [
-        _speaks_for(tokens.detach(), gradient, thw) for (tokens, thw), gradient in zip(caught, gradients, strict=True)
-    ]
-    finest = maps[0].shape[1:]
-    return torch.stack([_spread(one, finest) for one in maps]).sum(0), logits.detach()
+    evidence = capabilities_of(model).evidence
+    assert evidence is not None
+    with torch.enable_grad(), _frozen(model):
+        logits, maps = evidence(model, clips)
+        gradients = torch.autograd.grad(logits[:, label].sum(), maps)
+    heat = [_speaks_for(one.detach(), gradient) for one, gradient in zip(maps, gradients, strict=True)]
+    finest = heat[0].shape[1:]
+    return torch.stack([_spread(one, finest) for one in heat]).sum(0), logits.detach()
 
 
-def _speaks_for(tokens: Tensor, gradient: Tensor, thw: Grid) -> Tensor:
-    """What of the logit the tokens (B, N, C) add, class token left out: (B, T, H, W)."""
-    num_cls = tokens.shape[1] - prod(thw)
-    grid = tokens[:, num_cls:]
-    added = (grid - grid.mean(1, keepdim=True)) * gradient[:, num_cls:]
-    return added.relu().sum(2).unflatten(1, thw)
+def _speaks_for(grid: Tensor, gradient: Tensor) -> Tensor:
+    """What of the logit the places of a map (B, C, T, H, W) add: (B, T, H, W)."""
+    added = (grid - grid.mean((2, 3, 4), keepdim=True)) * gradient
+    return added.relu().sum(1)
 
 
 def _spread(heat: Tensor, size: Sequence[int]) -> Tensor:
@@ -176,7 +159,7 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _whole_video(settings: Preprocessing, fps: float, video_frames: int) -> WindowPlan:
+def _whole_video(settings: InputSettings, fps: float, video_frames: int) -> WindowPlan:
     """Clips that follow one another; for a model that samples whole videos, one."""
     if settings.sampling == "segment":
         return WindowPlan(video_frames, video_frames, view_indices(video_frames, fps, settings, 1)[0])
@@ -184,8 +167,9 @@ def _whole_video(settings: Preprocessing, fps: float, video_frames: int) -> Wind
     return WindowPlan(plan.length, plan.length, plan.taken)
 
 
-def crop_box(settings: Preprocessing, height: int, width: int) -> tuple[float, float, float, float]:
+def crop_box(settings: InputSettings, height: int, width: int) -> tuple[float, float, float, float]:
     """What the network sees of a picture: (top, left, height, width) of the centre crop as shares of its sides."""
-    scale = settings.short_side / min(height, width)
-    tall, wide = settings.crop_hw[0] / (scale * height), settings.crop_hw[1] / (scale * width)
+    crop_height, crop_width = settings.crop_hw
+    scale = max(settings.short_side / min(height, width), crop_height / height, crop_width / width)
+    tall, wide = crop_height / (scale * height), crop_width / (scale * width)
     return (1 - tall) / 2, (1 - wide) / 2, tall, wide

@@ -11,7 +11,7 @@ import io
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from mvit_video.errors import CheckpointError, ConfigError
-from mvit_video.model.weights.checkpoints import CARD_KEY, ModelCard
+from mvit_video.model.weights.card import CARD_KEY, ModelCard
 from mvit_video.model.weights.convert import load_any
 from mvit_video.paths import output_file, write_whole
+from mvit_video.plugins import Registry, calling_module
 
-FORMATS = ("onnx", "pt2")
 OPSET = 20  # the first with GELU
 TOLERANCE = 1e-4  # of the logits, absolute, or relative where they are larger than 1
 MOST_ONNX_BYTES = 2**31 - 2**24  # a protobuf message ends at 2 GiB
@@ -35,6 +35,38 @@ DYNAMIC_CLIPS = 3  # with which a file of any batch is tried, besides one
 TIMED_RUNS = 5
 
 Run = Callable[[Tensor], np.ndarray]  # clips (B, 3, T, H, W) -> logits (B, K)
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """See `register_exporter`."""
+
+    write: Callable[[nn.Module, ModelCard, int | None], bytes]
+    run: Callable[[bytes], Run]
+    packages: tuple[str, ...]
+
+
+EXPORTERS: Registry[Exporter] = Registry("export format")
+
+
+def register_exporter(
+    name: str,
+    write: Callable[[nn.Module, ModelCard, int | None], bytes],
+    run: Callable[[bytes], Run],
+    packages: Sequence[str] = (),
+) -> None:
+    """Let `export --format` name a format of files that other programs run.
+
+    Args:
+        write: (network in eval mode, its card, the number of clips that the file takes or None for any) -> the file's content;
+            clips (B, 3, T, H, W) float32, normalised, in, logits (B, K) out. The card belongs into the file.
+        run: content -> a function that runs the file, clips -> logits (B, K): before a file is written, its logits are compared
+            with the network's.
+        packages: what both import; looked for before the work begins.
+
+    Raises ConfigError for a name that is taken.
+    """
+    EXPORTERS.add(name, Exporter(write, run, tuple(packages)), calling_module())
 
 
 @dataclass(frozen=True)
@@ -58,20 +90,21 @@ def export_checkpoint(
 ) -> ExportReport:
     """Write the network of a checkpoint to `output`; there whole or not at all.
 
-    `kind` is one of FORMATS, `batch` the number of clips that the file takes, None for any. Raises ConfigError for what
+    `kind` is a registered format, `batch` the number of clips that the file takes, None for any. Raises ConfigError for what
     cannot be exported and CheckpointError where the file's logits are not the network's.
     """
+    exporter = EXPORTERS.get(kind)
     if int8 and kind != "onnx":
         raise ConfigError(f"--int8 is for ONNX files, not for {kind}: use --format onnx")
     output = output_file(output, overwrite)
-    if kind == "onnx":  # the conversion takes minutes: what it, and what follows it, needs is looked for first
-        for name in ("onnx", "onnxscript", "onnxruntime"):
-            _package(name)
+    for (
+        name
+    ) in exporter.packages:  # a conversion may take minutes: what it, and what follows it, needs is looked for first
+        _package(name)
     model, card = load_any(source)
     model.eval()
-    content = to_onnx(model, card, batch) if kind == "onnx" else to_pt2(model, card, batch)
-    run = (onnx_run if kind == "onnx" else pt2_run)(content)
-    report = _compare(run, model, card, batch, len(content))
+    content = exporter.write(model, card, batch)
+    report = _compare(exporter.run(content), model, card, batch, len(content))
     if report.difference > TOLERANCE:
         raise CheckpointError(
             f"{output}: not written, because its logits are up to {report.difference:.1e} from the network's, "
@@ -145,12 +178,25 @@ def _linear_layers(graph) -> list[str]:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Without the quantiser's advice to optimise the graph first, which has been done."""
-    logging.disable(logging.WARNING)
+    """Without the quantiser's advice to optimise the graph first, which has been done. All other logging stays as it is.
+
+    The quantiser logs to the root, which would give it a handler for good where it has none.
+    """
+    root = logging.getLogger()
+    handlers = [logging.lastResort] if logging.lastResort and not root.handlers else []
+    root.addFilter(_not_of_the_quantiser)
+    for handler in handlers:
+        root.addHandler(handler)
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        root.removeFilter(_not_of_the_quantiser)
+        for handler in handlers:
+            root.removeHandler(handler)
+
+
+def _not_of_the_quantiser(record: logging.LogRecord) -> bool:
+    return "onnxruntime" not in Path(record.pathname).parts
 
 
 def onnx_run(content: bytes) -> Run:
@@ -215,3 +261,7 @@ def _median_seconds(call: Callable[[], object]) -> float:
         call()
         times.append(time.perf_counter() - start)
     return float(np.median(times))
+
+
+register_exporter("onnx", to_onnx, onnx_run, ("onnx", "onnxscript", "onnxruntime"))
+register_exporter("pt2", to_pt2, pt2_run)

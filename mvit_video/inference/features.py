@@ -15,7 +15,9 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +25,10 @@ from torch import Tensor
 
 from mvit_video.data.dataset import read_views, view_indices
 from mvit_video.data.lists.records import NO_LABEL, VideoList, VideoRecord
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.guard import TIMEOUT, Guard
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import READERS, Predictor, groups, read_ahead
-from mvit_video.model.mvit import MViT
+from mvit_video.model.registry import capabilities_of, lacks
 from mvit_video.paths import fresh_folder, write_json, write_whole
 from mvit_video.progress import progress_bar
 
@@ -38,12 +40,13 @@ MOST_VIDEOS = 512
 
 @dataclass(frozen=True)
 class Task:
-    """Which features of which videos. `stage` is "pooled" or the number of a stage from 1."""
+    """Which features of which videos. `stage` is "pooled" or the number of a stage from 1, `timeout` that of a Guard."""
 
     videos: VideoList
     root: str
     stage: str
     decoder: str = "pyav"
+    timeout: float = TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,13 @@ class _Maker:
 
     def __init__(self, predictor: Predictor, task: Task) -> None:
         model, name = predictor.model, predictor.card.name
-        if not isinstance(model, MViT):
-            raise ConfigError(f"'{name}' has no features to write: they are made with the MViT networks only")
-        known = [POOLED, *(str(stage) for stage in range(1, len(model.stage_dims) + 1))]
+        known = stages_of(model)
+        if not known:
+            raise lacks(name, "feature", "has no features to write", "take a checkpoint of one of the mvit networks")
         if task.stage not in known:
             raise ConfigError(f"--stage {task.stage}: allowed for '{name}' are {', '.join(known)}")
         self.predictor, self.task, self.model = predictor, task, model
+        self.forward_features: Any = getattr(model, "forward_features", None)
         self.settings, self.protocol = predictor.card.preprocessing, predictor.protocol
         size = (1, 3, self.settings.num_frames, *self.settings.crop_hw)
         self.shape = tuple(self.features(torch.zeros(size)).shape[1:])
@@ -120,14 +124,15 @@ class _Maker:
     def shard(self, records: Sequence[VideoRecord]) -> bytes:
         """An npz file: `features` (n, *shape) and, for each, `video` (its place in `names`), `clip`, `crop`, `start`."""
         features, video, starts, errors = list[np.ndarray](), list[int](), list[np.ndarray](), list[str]()
-        read = read_ahead(self._read, records, min(READERS, os.cpu_count() or 1))
-        for group in groups(read, lambda one: len(one.views), self.predictor.views_at_once):
-            views = torch.cat([one.views for one in group])
-            features += [self.features(part).numpy() for part in views.split(self.predictor.views_at_once) if len(part)]
-            for one in group:
-                video += [len(errors)] * len(one.views)
-                starts.append(one.starts)
-                errors.append(one.error)
+        with Guard(self.task.timeout).for_now() as guard:
+            read = read_ahead(partial(self._read, guard=guard), records, READERS)
+            for group in groups(read, lambda one: len(one.views), self.predictor.views_at_once):
+                views = torch.cat([one.views for one in group]).split(self.predictor.views_at_once)
+                features += [self.features(part).numpy() for part in views if len(part)]
+                for one in group:
+                    video += [len(errors)] * len(one.views)
+                    starts.append(one.starts)
+                    errors.append(one.error)
         views_each = self.protocol.clips * self.protocol.crops
         places = np.arange(len(video)) % views_each
         content = io.BytesIO()
@@ -158,7 +163,7 @@ class _Maker:
             return False
         lacking = (pair for pair in zip(records, errors, strict=True) if pair[1])
         return names == [record.path for record in records] and all(
-            self._read(record).error == error for record, error in lacking
+            self._read(record, Guard(self.task.timeout)).error == error for record, error in lacking
         )
 
     def features(self, views: Tensor) -> Tensor:
@@ -166,12 +171,12 @@ class _Maker:
         views = views.to(self.predictor.device)
         with torch.inference_mode():
             if self.task.stage == POOLED:
-                return self.model.pooled(views).float().cpu()
-            return self.model.forward_features(views)[int(self.task.stage) - 1].float().cpu()
+                return self.model(views, with_feature=True)[1].float().cpu()
+            return self.forward_features(views)[int(self.task.stage) - 1].float().cpu()
 
-    def _read(self, record: VideoRecord) -> _Read:
+    def _read(self, record: VideoRecord, guard: Guard) -> _Read:
         try:
-            with VideoReader(record.path, self.task.root, self.task.decoder) as reader:
+            with guard.open(record.path, self.task.root, self.task.decoder) as reader:
                 views = read_views(reader, self.settings, self.protocol.clips, self.protocol.crops)
                 first = view_indices(len(reader), reader.fps, self.settings, self.protocol.clips)[:, 0]
                 times = reader.times()
@@ -180,6 +185,13 @@ class _Maker:
         except DecodeError as reason:
             size = (0, 3, self.settings.num_frames, *self.settings.crop_hw)
             return _Read(record, torch.zeros(size), np.zeros(0), str(reason))
+
+
+def stages_of(model: torch.nn.Module) -> list[str]:
+    """What `Task.stage` may be for a network."""
+    capabilities, dims = capabilities_of(model), getattr(model, "stage_dims", ())
+    stages = [str(stage) for stage in range(1, len(dims) + 1)] if capabilities.stage_maps else []
+    return [POOLED] * capabilities.feature + stages
 
 
 def weights_digest(model: torch.nn.Module) -> str:

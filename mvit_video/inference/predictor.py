@@ -3,12 +3,15 @@
 # V views (clips × crops) of a video, K classes
 
 import glob
+import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from math import ceil
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,18 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import read_views, view_indices
 from mvit_video.data.lists.read import VIDEO_SUFFIXES
 from mvit_video.data.transforms import ViewTransform
+from mvit_video.data.video.guard import Guard
 from mvit_video.data.video.limits import short_reason
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.reader import Reader
 from mvit_video.errors import ConfigError, DecodeError, InputError
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.model.weights.checkpoints import ModelCard
+from mvit_video.inference.inputs import Video, as_frames, as_path, is_file, name_of, several
+from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.convert import load_any
 
-Video = str | Path | np.ndarray
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -48,13 +52,19 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The best class."""
-        return self.predictions[0][0]
+        """The best class. Raises DecodeError with the reason where there is none."""
+        return self._best[0]
 
     @property
     def score(self) -> float:
-        """The best class's score."""
-        return self.predictions[0][1]
+        """The best class's score. Raises DecodeError with the reason where there is none."""
+        return self._best[1]
+
+    @property
+    def _best(self) -> tuple[str, float]:
+        if self.error is not None:
+            raise DecodeError(self.error)
+        return self.predictions[0]
 
     def as_dict(self) -> dict:
         if self.error is not None:
@@ -66,7 +76,7 @@ class Prediction:
 
 
 class Predictor:
-    """A network with the names of its classes and everything needed to feed it.
+    """A network with the names of its classes and everything needed to feed it; `guard` is how it decodes files.
 
     >>> predictor = Predictor.from_checkpoint("model.safetensors")  # doctest: +SKIP
     >>> [prediction] = predictor("video.mp4")  # doctest: +SKIP
@@ -75,31 +85,46 @@ class Predictor:
     """
 
     def __init__(
-        self, model: nn.Module, card: ModelCard, device: torch.device, protocol: Protocol | None = None
+        self,
+        model: nn.Module,
+        card: ModelCard,
+        device: torch.device,
+        protocol: Protocol | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.model, self.card, self.device = model.to(device).eval(), card, device
+        self.guard = guard or Guard()
         self.protocol = protocol or Protocol.parse(card.protocol)
         self.protocol.check(card.preprocessing)
 
     @classmethod
-    def from_checkpoint(cls, source: str | Path, device: str = "auto", protocol: str | None = None) -> "Predictor":
+    def from_checkpoint(
+        cls, source: str | Path, device: str = "auto", protocol: str | None = None, guard: Guard | None = None
+    ) -> "Predictor":
         """From a file, an address, or a name that `mvit-video models` lists (fetched once), of any known format.
 
         `protocol` (clips × crops, such as 5x1) is the checkpoint's own by default, for public ones the published one.
         """
         place = choose_device(device)
         asked = Protocol.parse(protocol) if protocol else None
-        return cls(*load_any(source), place, asked)
+        return cls(*load_any(source), place, asked, guard)
 
-    def __call__(self, videos: Video | Sequence[Video], top: int = 5, fps: float = 30.0) -> list[Prediction]:
+    def with_guard(self, guard: Guard) -> "Predictor":
+        """The same network, which decodes otherwise."""
+        other = copy(self)
+        other.guard = guard
+        return other
+
+    def __call__(self, videos: Video | Iterable[Video], top: int = 5, fps: float = 30.0) -> list[Prediction]:
         """The `top` best classes of each video, as a list also where there is one video.
 
-        A video is a path or an array of frames, uint8 (T, H, W, 3) RGB, at `fps` frames a second (a file knows its
-        own). Raises DecodeError for the first that cannot be decoded; `each` goes on.
+        A video is a path, the bytes of a file, a file opened for reading bytes; or its frames at `fps` frames a second (a
+        file knows its own): a uint8 array or tensor, (T, H, W, 3) or (T, 3, H, W), RGB, or a list of uint8 arrays
+        (H, W, 3) or PIL pictures. Raises DecodeError for the first that cannot be decoded, where `each` goes on, and
+        InputError for what is no video.
         """
-        several = [videos] if isinstance(videos, str | Path | np.ndarray) else videos
         predictions = []
-        for prediction in self.each(several, top, fps):
+        for prediction in self.each(several(videos), top, fps):
             if prediction.error is not None:
                 raise DecodeError(prediction.error)
             predictions.append(prediction)
@@ -110,17 +135,24 @@ class Predictor:
 
         The next videos are read meanwhile, and views of several share a forward pass, which changes no score.
         """
-        read = read_ahead(lambda video: (video, self._read(video, fps)), videos, min(READERS, os.cpu_count() or 1))
-        for group in groups(read, lambda pair: 0 if isinstance(pair[1], str) else len(pair[1]), self.views_at_once):
-            parts = [views for _, views in group if not isinstance(views, str)]
-            scores = iter(self.scores(torch.cat(parts)) if parts else ())
-            for video, views in group:
-                path = "array" if isinstance(video, np.ndarray) else str(video)
-                if isinstance(views, str):
-                    yield Prediction(path, (), views)
-                else:
-                    mean = np.stack([next(scores) for _ in views]).mean(0, dtype=np.float64)
-                    yield self.prediction(path, mean, top)
+        if isinstance(top, bool) or not isinstance(top, Integral) or top < 1:
+            raise InputError(f"top is {top}, wanted how many of the best classes, a whole number from 1")
+        if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps < float("inf"):
+            raise InputError(f"fps is {fps}, wanted the frames per second of arrays and pictures, above 0")
+        return self._each(videos, int(top), float(fps))
+
+    def _each(self, videos: Iterable[Video], top: int, fps: float) -> Iterator[Prediction]:
+        with self.guard.for_now() as guard:
+            read = read_ahead(lambda video: (video, self._read(video, fps, guard)), videos, READERS)
+            for group in groups(read, lambda pair: 0 if isinstance(pair[1], str) else len(pair[1]), self.views_at_once):
+                parts = [views for _, views in group if not isinstance(views, str)]
+                scores = iter(self.scores(torch.cat(parts)) if parts else ())
+                for video, views in group:
+                    if isinstance(views, str):
+                        yield Prediction(name_of(video), (), views)
+                    else:
+                        mean = np.stack([next(scores) for _ in views]).mean(0, dtype=np.float64)
+                        yield self.prediction(name_of(video), mean, top)
 
     @property
     def views_at_once(self) -> int:
@@ -141,30 +173,26 @@ class Predictor:
         best = np.argsort(-scores, kind="stable")[:top]
         return Prediction(path, tuple((self.card.classes[place], float(scores[place])) for place in best))
 
-    def _read(self, video: Video, fps: float) -> Tensor | str:
+    def _read(self, video: Video, fps: float, guard: Guard) -> Tensor | str:
         """The views of a video, or why there are none."""
-        if isinstance(video, np.ndarray):
-            return _views_of_array(video, fps, self.card.preprocessing, self.protocol)
-        try:
-            with open_video(video) as reader:
-                return read_views(reader, self.card.preprocessing, self.protocol.clips, self.protocol.crops)
-        except DecodeError as reason:
-            return str(reason)
+        settings, protocol = self.card.preprocessing, self.protocol
+        if not is_file(video):
+            return _views_of_frames(as_frames(video), fps, settings, protocol)
+        with as_path(video) as path:
+            try:
+                with open_video(path, guard) as reader:
+                    return read_views(reader, settings, protocol.clips, protocol.crops)
+            except DecodeError as reason:
+                return str(reason).replace(path, name_of(video), 1)
 
 
-def _views_of_array(frames: np.ndarray, fps: float, settings: Preprocessing, protocol: Protocol) -> Tensor:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
-        raise InputError(
-            f"frames are {frames.dtype} of shape {frames.shape}, wanted uint8 (frames, height, width, 3), RGB"
-        )
-    if not 0 < fps < float("inf"):
-        raise InputError(f"fps is {fps}, wanted the frames per second of the array, above 0")
+def _views_of_frames(frames: np.ndarray, fps: float, settings: InputSettings, protocol: Protocol) -> Tensor:
     transform = ViewTransform(settings.crop_hw, settings.mean, settings.std, settings.short_side, protocol.crops)
     indices = view_indices(len(frames), fps, settings, protocol.clips)
     return torch.cat([transform(frames[row]) for row in indices])
 
 
-def open_video(path: str | Path, whole: bool = True) -> VideoReader:
+def open_video(path: str | Path, guard: Guard, whole: bool = True) -> Reader:
     """A reader of the video; DecodeError for a folder in which nothing can be one, or that cannot be read."""
     try:
         inside = list(Path(path).iterdir()) if os.path.isdir(path) else None
@@ -172,7 +200,10 @@ def open_video(path: str | Path, whole: bool = True) -> VideoReader:
         raise DecodeError(f"{path}: cannot be opened ({short_reason(reason)})") from None
     if inside is not None and not any(file.suffix.lower() in PICTURES for file in inside):
         raise DecodeError(f"{path}: no videos in this folder, wanted files such as .mp4, .mkv, .webm or .avi")
-    return VideoReader(path, whole=whole)
+    reader = guard.open(path, whole=whole)
+    if reader.note:
+        logging.getLogger(__name__).warning("%s: %s", path, reader.note)
+    return reader
 
 
 def choose_device(name: str) -> torch.device:
@@ -229,15 +260,16 @@ def groups(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> It
 
 
 def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """`function` of each item, in order, with `workers` threads at most that many items ahead."""
+    """`function` of each item, in order, with threads, at most one a core, at most that many items ahead."""
+    workers = min(workers, os.cpu_count() or 1)
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers:
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

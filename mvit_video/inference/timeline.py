@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.reader import Reader
 from mvit_video.errors import DecodeError
 from mvit_video.inference.predictor import Predictor, groups, open_video
 from mvit_video.inference.windows import SlidingClips, Window, plan_windows, shown_at
@@ -70,7 +70,7 @@ def label_timeline(
     A model that samples whole videos (segment) sees windows of 4 s. `on_frame` is told how many of how many frames are
     done. Raises DecodeError for a file of which nothing can be decoded.
     """
-    with open_video(path, whole=False) as reader:
+    with open_video(path, predictor.guard, whole=False) as reader:
         plan = plan_windows(predictor.card.preprocessing, reader.fps, len(reader), step_seconds)
         shown, source = shown_at(reader), _Frames(reader, on_frame)
         starts, scores = list[int](), list[np.ndarray]()
@@ -88,7 +88,7 @@ def label_timeline(
 class _Frames:
     """One pass over a video: counts the frames, keeps a few small ones, and stops where decoding does."""
 
-    def __init__(self, reader: VideoReader, on_frame: Callable[[int, int], None]) -> None:
+    def __init__(self, reader: Reader, on_frame: Callable[[int, int], None]) -> None:
         self.reader, self.on_frame = reader, on_frame
         self.seen = 0
         self.error: str | None = None

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import view_indices
 from mvit_video.data.transforms import ViewTransform
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.reader import Reader
 from mvit_video.errors import ConfigError
 
 SEGMENT_SECONDS = 4.0  # the mean length of Something-Something's videos, which segment sampling was made for
@@ -30,7 +30,7 @@ class WindowPlan:
 
 
 def plan_windows(
-    settings: Preprocessing, fps: float, video_frames: int | None = None, step_seconds: float | None = None
+    settings: InputSettings, fps: float, video_frames: int | None = None, step_seconds: float | None = None
 ) -> WindowPlan:
     """Windows as long as the network's clip, or 4 s for one that samples whole videos (segment), four for each such length.
 
@@ -48,14 +48,14 @@ def plan_windows(
     return WindowPlan(length, step, view_indices(length, fps, settings, 1)[0])
 
 
-def window_seconds(settings: Preprocessing) -> float:
+def window_seconds(settings: InputSettings) -> float:
     """How much of a video the network sees at once."""
     if settings.sampling == "segment":
         return SEGMENT_SECONDS
     return settings.num_frames * settings.sampling_rate / settings.target_fps
 
 
-def shown_at(reader: VideoReader) -> np.ndarray:
+def shown_at(reader: Reader) -> np.ndarray:
     """Seconds from the first frame to each one, and to the end of the last: (frames + 1,)."""
     times = np.array([float(time) for time in reader.times()])
     return np.append(times, times[-1] + 1 / reader.fps) - times[0]
@@ -96,7 +96,7 @@ class SlidingClips:
     last frames of a window, so that one could be given that leads out of the video.
     """
 
-    def __init__(self, settings: Preprocessing, plan: WindowPlan, last: int | None = None) -> None:
+    def __init__(self, settings: InputSettings, plan: WindowPlan, last: int | None = None) -> None:
         self.plan, self.last = plan, last
         self._transform = ViewTransform(settings.crop_hw, settings.mean, settings.std, settings.short_side, num_crops=1)
         self._distinct, self._places = np.unique(plan.taken, return_inverse=True)

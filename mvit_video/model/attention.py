@@ -25,8 +25,7 @@ def reference_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: flo
     scores = (queries * scale) @ keys.transpose(-2, -1)
     bias = _position_bias(q, tables, k.thw)
     if bias is not None:
-        num_cls = q.cls.shape[1]
-        scores = scores + F.pad(bias, (num_cls, 0, num_cls, 0))
+        scores = scores + F.pad(bias, (k.cls.shape[1], 0, q.cls.shape[1], 0))
     return (scores.softmax(-1) @ values).transpose(1, 2)
 
 

@@ -6,23 +6,16 @@ imported before a network of it is built, and nothing is downloaded.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from torch import nn
 
 from mvit_video.compat import import_pytorchvideo, import_torchvision
 from mvit_video.errors import ConfigError
+from mvit_video.model.evidence import entering
+from mvit_video.model.registry import Capabilities, register_model
+from mvit_video.model.weights.swin_formats import SWIN_FORMATS
 
 Size = tuple[int, int, int]  # frames, height, width of a clip
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A network's usual input, and who builds it from (num_classes, size)."""
-
-    num_frames: int
-    crop_size: int
-    build: Callable[[int, Size], nn.Module]
 
 
 def _mvit_v2_s(num_classes: int, size: Size) -> nn.Module:
@@ -30,8 +23,25 @@ def _mvit_v2_s(num_classes: int, size: Size) -> nn.Module:
     return import_torchvision("torchvision.models.video").mvit_v2_s(num_classes=num_classes)
 
 
-def _swin3d_t(num_classes: int, size: Size) -> nn.Module:
-    return import_torchvision("torchvision.models.video").swin3d_t(num_classes=num_classes)
+def _swin3d(size_name: str) -> Callable[[int, Size], nn.Module]:
+    def build(num_classes: int, size: Size) -> nn.Module:
+        return getattr(import_torchvision("torchvision.models.video"), f"swin3d_{size_name}")(num_classes=num_classes)
+
+    return build
+
+
+def _swin_stages(network: nn.Module) -> list[list[nn.Module]]:
+    """Blocks by stage: every second of `features`; the others merge."""
+    return [list(stage.children()) for stage in list(network.get_submodule("features").children())[::2]]
+
+
+SWIN = Capabilities(
+    head="head",
+    blocks=lambda network: [block for stage in _swin_stages(network) for block in stage],
+    evidence=entering(lambda network: _swin_stages(network)[-1], channels_last=True),
+    formats=SWIN_FORMATS,
+    meta=True,
+)
 
 
 def _slow_r50(num_classes: int, size: Size) -> nn.Module:
@@ -61,32 +71,40 @@ def _mvit_base_16x4(num_classes: int, size: Size) -> nn.Module:
     return hub.mvit_base_16x4(spatial_size=size[1:], temporal_size=size[0], head_num_classes=num_classes)
 
 
-# Usual inputs: torchvision's weights metadata and its documentation (clip_len), the papers' training crops for
-# pytorchvideo's (its zoo evaluates slow_r50 at 256 and x3d_s at 182 pixels).
-BASELINES: dict[str, Baseline] = {
-    "torchvision/mvit_v2_s": Baseline(16, 224, _mvit_v2_s),
-    "torchvision/swin3d_t": Baseline(32, 224, _swin3d_t),
-    "pytorchvideo/slow_r50": Baseline(8, 224, _slow_r50),
-    "pytorchvideo/x3d_s": Baseline(13, 160, _x3d_s),
-    "pytorchvideo/mvit_base_16x4": Baseline(16, 224, _mvit_base_16x4),
-}
+def _register(
+    name: str,
+    usual_frames: int,
+    usual_crop: int,
+    build: Callable[[int, Size], nn.Module],
+    capabilities: Capabilities | None = None,
+) -> None:
+    """Register who builds a network from (num_classes, size); without capabilities its blocks are called blocks.0 and so on."""
+
+    def make(
+        *, num_classes: int = 400, num_frames: int = usual_frames, crop_size: int | Sequence[int] = usual_crop
+    ) -> nn.Module:
+        height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+        return build(num_classes, (num_frames, height, width))
+
+    capabilities = capabilities or Capabilities(blocks=_blocks)
+    register_model(name, make, capabilities=capabilities, package=name.partition("/")[0])
 
 
-def build_baseline(
-    name: str, *, num_classes: int = 400, num_frames: int | None = None, crop_size: int | Sequence[int] | None = None
-) -> nn.Module:
-    """A baseline with new weights, made for clips of `num_frames` frames and `crop_size` pixels, usual ones by default.
-
-    Raises ConfigError where the package cannot be imported or the network does not take that size.
-    """
-    baseline = BASELINES[name]
-    crop = baseline.crop_size if crop_size is None else crop_size
-    height, width = (crop, crop) if isinstance(crop, int) else crop
-    frames = baseline.num_frames if num_frames is None else num_frames
-    return baseline.build(num_classes, (frames, height, width))
+def _blocks(network: nn.Module) -> Sequence[nn.Module]:
+    return list(network.get_submodule("blocks").children())
 
 
 def _check_size(name: str, size: Size, fits: bool, rule: str) -> None:
     if not fits:
         given = "×".join(map(str, size))
         raise ConfigError(f"{name} cannot be built for clips of {given} (frames×height×width): it takes {rule}")
+
+
+# Usual inputs: torchvision's weights metadata and its documentation (clip_len), the papers' training crops for
+# pytorchvideo's (its zoo evaluates slow_r50 at 256 and x3d_s at 182 pixels).
+_register("torchvision/mvit_v2_s", 16, 224, _mvit_v2_s)
+for _size in "tsb":
+    _register(f"torchvision/swin3d_{_size}", 32, 224, _swin3d(_size), SWIN)
+_register("pytorchvideo/slow_r50", 8, 224, _slow_r50)
+_register("pytorchvideo/x3d_s", 13, 160, _x3d_s)
+_register("pytorchvideo/mvit_base_16x4", 16, 224, _mvit_base_16x4)

@@ -309,9 +309,11 @@ class MViT(nn.Module):
     Source: arXiv 2112.01526 §4, arXiv 2104.11227 for MViTv1, and the public PySlowFast configurations.
     """
 
+    arguments_class = MViTArguments
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        args = MViTArguments(**arguments)
+        args = self.arguments_class(**arguments)
         self.num_frames, self.in_channels, self.num_classes = args.num_frames, args.in_channels, args.num_classes
         self.patch_stride, self.grid = _grid(args.patch_stride), args.grid
         self.activation_checkpointing = args.activation_checkpointing

@@ -3,9 +3,11 @@
 # H/W pixels; frames are uint8 (H, W, 3), RGB
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -15,8 +17,10 @@ import numpy as np
 from av.container import OutputContainer
 from PIL import Image, ImageDraw, ImageFont
 
-from mvit_video.data.video.pyav import OPTIONS
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.guard import Guard
+from mvit_video.data.video.guard_pool import Job
+from mvit_video.data.video.reader import Reader
+from mvit_video.data.video.sound import sound_in
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import open_video
 from mvit_video.inference.timeline import Timeline
@@ -27,31 +31,30 @@ Draw = Callable[[int, np.ndarray], np.ndarray]
 
 TICKS = 90_000  # per second, as in MPEG
 LEAST_HEIGHT = 240  # smaller videos are enlarged, so that what is drawn can be read
-MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"})
 FONT = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 
 
-def write_annotated(path: str | Path, output: Path, timeline: Timeline) -> None:
+def write_annotated(path: str | Path, output: Path, timeline: Timeline, guard: Guard) -> None:
     """A copy of the video with the label of the moment and its score in the corner, as far as the timeline goes."""
-    with open_video(path, whole=False) as reader:
+    with open_video(path, guard, whole=False) as reader:
         times = shown_at(reader)
 
     def draw(number: int, frame: np.ndarray) -> np.ndarray:
         segment = timeline.segment_at(times[number])
         return put_caption(frame, f"{segment.label}  {segment.score:.2f}")
 
-    write_copy(path, output, draw)
+    write_copy(path, output, draw, guard)
 
 
-def write_copy(path: str | Path, output: Path, draw: Draw) -> None:
+def write_copy(path: str | Path, output: Path, draw: Draw, guard: Guard) -> None:
     """`draw(number, frame)` of every frame of a video, at the frame's own time, up to where it can be decoded.
 
-    Frames are upright and at least 240 high. The sound is copied where MP4 can hold it. ConfigError if `output` is the
-    video itself.
+    Frames are upright and at least 240 high. The sound is copied where it can be read and MP4 can hold it. ConfigError if
+    `output` is the video itself.
     """
     refuse_source(path, output)
     with (
-        open_video(path, whole=False) as reader,
+        open_video(path, guard, whole=False) as reader,
         whole_file(output) as temporary,
         av.open(str(temporary), "w", format="mp4") as copy,
     ):
@@ -63,10 +66,10 @@ def write_copy(path: str | Path, output: Path, draw: Draw) -> None:
         picture.pix_fmt, picture.options = "yuv420p", {"crf": "23", "preset": "veryfast"}
         picture.codec_context.time_base = Fraction(1, TICKS)
         picture.codec_context.sample_aspect_ratio = reader.pixel_aspect  # type: ignore[attr-defined]
-        with _Sound(path, copy, float(reader.times()[0])) as sound:
+        with _sound(path, copy, output, reader.times()[0], guard) as copy_until:
             for number, frame in enumerate(chain([first], frames)):
                 copy.mux(picture.encode(_encodable(frame, times[number], picture.width, picture.height)))
-                sound.copy_until(times[number])
+                copy_until(times[number])
             copy.mux(picture.encode())
 
 
@@ -76,7 +79,7 @@ def refuse_source(path: str | Path, output: Path) -> None:
         raise ConfigError(f"{output}: is the video itself, which is never written over: choose another --output")
 
 
-def _until_damage(reader: VideoReader) -> Iterator[np.ndarray]:
+def _until_damage(reader: Reader) -> Iterator[np.ndarray]:
     seen = False
     try:
         for frame in reader.stream():
@@ -99,49 +102,32 @@ def _encodable(frame: np.ndarray, seconds: float, width: int, height: int) -> av
     return picture
 
 
-class _Sound:
-    """The first sound track of a video, copied without decoding; nothing where there is none that MP4 can hold."""
-
-    def __init__(self, path: str | Path, copy: OutputContainer, begin: float) -> None:
-        """`begin` is the time of the first frame, which is the copy's 0."""
-        self._copy, self._begin, self._source = copy, begin, None
-        if not Path(path).is_file():
+@contextmanager
+def _sound(
+    path: str | Path, copy: OutputContainer, output: Path, begin: Fraction, guard: Guard
+) -> Iterator[Callable[[float], None]]:
+    """Inside, a function that copies the video's sound up to a moment in seconds. `begin` is the time of the first frame."""
+    with tempfile.NamedTemporaryFile(dir=output.parent, prefix=f".{output.name}.", suffix=".sound") as file:
+        words = (os.path.abspath(path), file.name, begin.as_integer_ratio())
+        found = (
+            guard.do(Job(str(path), "mvit_video.data.video.sound:copy_sound", words)) if os.path.isfile(path) else None
+        )
+        if found is None or not found.result:
+            yield lambda seconds: None
             return
-        self._source = av.open(str(Path(path).absolute()), options=OPTIONS)
-        tracks = [track for track in self._source.streams.audio if track.codec_context is not None]
-        if tracks and tracks[0].codec_context.name.removesuffix("float") in MP4_SOUND:
-            self._track = copy.add_stream_from_template(tracks[0])
-            self._packets = self._source.demux(tracks[0])
-        else:
-            self.__exit__()
+        with sound_in(Path(file.name)) as source:
+            track = copy.add_stream_from_template(source.streams.audio[0])
+            packets = (packet for packet in source.demux(audio=0) if packet.pts is not None)
+            yield partial(_copy_until, copy, track, packets)
 
-    def __enter__(self) -> "_Sound":
-        return self
 
-    def __exit__(self, *_) -> None:
-        if self._source is not None:
-            self._source.close()
-            self._source = None
-
-    def copy_until(self, seconds: float) -> None:
-        """The sound up to this moment; damaged sound ends where the damage begins."""
-        while self._source is not None:
-            try:
-                packet = next(self._packets)
-            except (StopIteration, av.FFmpegError):
-                self.__exit__()
-                return
-            if packet.dts is None or packet.pts is None or packet.time_base is None:
-                continue
-            shift = round(self._begin / packet.time_base)
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-            if packet.pts < 0:
-                continue
-            now = float(packet.pts * packet.time_base)
-            packet.stream = self._track
-            self._copy.mux(packet)
-            if now > seconds:
-                return
+def _copy_until(copy: OutputContainer, track: av.AudioStream, packets: Iterator[av.Packet], seconds: float) -> None:
+    for packet in packets:
+        now = float(packet.pts * packet.time_base)  # type: ignore[operator]
+        packet.stream = track
+        copy.mux(packet)
+        if now > seconds:
+            return
 
 
 def enlarged(frame: np.ndarray) -> np.ndarray:

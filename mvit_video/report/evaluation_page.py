@@ -37,8 +37,8 @@ def evaluation_report(
             *_undecodable(result),
             _origin(result),
         ],
-        footer=f"95 % intervals: bootstrap over the videos, {result['bootstrap']['resamples']} resamples, seed "
-        f"{result['bootstrap']['seed']}. Written by mvit_video {result['versions']['mvit_video']}.",
+        footer=f"95 % intervals: Wilson's of top-1 and top-5, else bootstrap over the videos, {result['bootstrap']['resamples']} "
+        f"resamples, seed {result['bootstrap']['seed']}. Written by mvit_video {result['versions']['mvit_video']}.",
     )
 
 
@@ -143,7 +143,7 @@ def _mistakes(scores: VideoScores, classes: Sequence[str], data: DataSettings) -
             ("true", f"{classes[true]} ({scores.scores[row, true]:.2f})"),
         )
         try:
-            films.append(film(scores.names[row], data.root, data.decoder, facts))
+            films.append(film(scores.names[row], data.root, data.decoder, data.decode_timeout, facts))
         except DecodeError:  # the views could be decoded, but another frame cannot
             lost += 1
     if not films:

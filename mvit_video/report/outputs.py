@@ -62,7 +62,7 @@ def timeline_outputs(predictor: Predictor, path: str, folder: Path, step_seconds
     classes = predictor.card.classes
     write_timeline(folder, path, timeline, classes)
     write_whole(folder / "timeline.png", png(timeline_figure(timeline, classes)))
-    write_annotated(path, folder / "annotated.mp4", timeline)
+    write_annotated(path, folder / "annotated.mp4", timeline, predictor.guard)
     count, length = len(timeline.segments), timeline.seconds
     say(f"{path}: {count} segments in {length:.1f} s, see {folder / 'timeline.png'} and {folder / 'annotated.mp4'}")
     return timeline.error and f"{timeline.error}; the timeline ends there, at {length:.1f} s"
@@ -73,7 +73,7 @@ def explain_outputs(predictor: Predictor, path: str, folder: Path, label: str | 
     explanation = explain_video(predictor, path, label)
     numbers = explanation.best.numbers
     numbers = np.unique(numbers[np.linspace(0, len(numbers) - 1, STRIP_FRAMES).astype(int)])
-    with open_video(path) as reader:
+    with open_video(path, predictor.guard) as reader:
         frames = reader.frames(numbers)
     fresh_folder(folder, EXPLAIN_FILES, overwrite=True)
     write_whole(folder / "explain.png", png(heat_figure(explanation, numbers.tolist(), list(frames))))
@@ -84,7 +84,7 @@ def explain_outputs(predictor: Predictor, path: str, folder: Path, label: str | 
         warm = heated(frame, clip.at(number), explanation.box)
         return put_caption(warm, f"{explanation.label}  {clip.score:.2f}")
 
-    write_copy(path, folder / "explain.mp4", draw)
+    write_copy(path, folder / "explain.mp4", draw, predictor.guard)
     say(f"{path}: what speaks for '{explanation.label}' is in {folder / 'explain.png'} and {folder / 'explain.mp4'}")
 
 

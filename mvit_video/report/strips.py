@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.guard import open_reader
+from mvit_video.data.video.reader import Reader
 
 STRIP_FRAMES, STRIP_HEIGHT = 6, 96
 MOVING_FRAMES, MOVING_HEIGHT, MOVING_FPS = 48, 160, 12.0
@@ -26,9 +27,9 @@ class Film:
     moving: str
 
 
-def film(path: str, root: str, decoder: str, facts: Sequence[tuple[str, str]]) -> Film:
-    """The film of a whole video at its own speed. Raises DecodeError."""
-    with VideoReader(path, root, decoder) as reader:
+def film(path: str, root: str, decoder: str, timeout: float, facts: Sequence[tuple[str, str]]) -> Film:
+    """The film of a whole video at its own speed. Raises DecodeError, also where decoding takes too long; see Guard."""
+    with open_reader(path, root, decoder, timeout) as reader:
         seconds = len(reader) / reader.fps
         count = int(np.clip(round(seconds * MOVING_FPS), STRIP_FRAMES, MOVING_FRAMES))
         frames = read_small(reader, middles(len(reader), count), MOVING_HEIGHT)
@@ -41,7 +42,7 @@ def middles(length: int, count: int) -> np.ndarray:
     return ((np.arange(count) + 0.5) * length / count).astype(np.int64)
 
 
-def read_small(reader: VideoReader, indices: np.ndarray, height: int) -> list[Image.Image]:
+def read_small(reader: Reader, indices: np.ndarray, height: int) -> list[Image.Image]:
     """Frames of the given height; few are held at full size at any time."""
     first = reader.frames(indices[:1])
     part = max(HELD_PIXELS // (first.shape[1] * first.shape[2]), 1)

@@ -4,10 +4,14 @@ The server answers on a handful of fixed addresses. Results are found by a job's
 so nothing that a visitor sends becomes a path.
 """
 
+import os
 import signal
 import socket
+import sys
+import time
 from contextlib import suppress
 from importlib.resources import files
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -24,6 +28,9 @@ from mvit_video.serve.jobs import SHOWN, Jobs, QueueFull
 from mvit_video.version import __version__
 
 UPLOAD_SECONDS = 600.0
+HEADER_SECONDS = 20.0  # for a connection to send a request
+GRACE_SECONDS = 2  # for uploads, and then for the video in work, when the server is to end
+MOST_CONNECTIONS = 64
 PAGE = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -64,16 +71,56 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def serve(jobs: Jobs, host: str, place: socket.socket) -> None:
-    """Answer at `place` until interrupted or terminated; then delete every upload and result."""
-    server = uvicorn.Server(uvicorn.Config(build_app(jobs, host), log_level="warning", server_header=False))
+    """Answer at `place` until interrupted or terminated; then delete every upload and result, within seconds.
+
+    A forward pass that is under way cannot be interrupted: where it takes longer than that, the process ends with it.
+    """
+    settings = uvicorn.Config(
+        build_app(jobs, host),
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
     # When it has ended the server raises the signal again, and SIGTERM would kill the process before the deletion.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with suppress(KeyboardInterrupt):
-            server.run(sockets=[place])
+            _PatientServer(settings).run(sockets=[place])
     finally:
-        jobs.close()
+        ended = jobs.close(GRACE_SECONDS)
         signal.signal(signal.SIGTERM, before)
+        if not ended:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+
+class _PatientServer(uvicorn.Server):
+    """Closes connections over which no request has come for a while, and, when it ends, those with half of one."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._silent_since: dict[Any, float] = {}
+
+    async def on_tick(self, counter: int) -> bool:
+        now = time.monotonic()
+        silent = [each for each in self.server_state.connections if getattr(each, "cycle", None) is None]
+        self._silent_since = {each: self._silent_since.get(each, now) for each in silent}
+        for connection, since in self._silent_since.items():
+            if now - since > HEADER_SECONDS:
+                connection.transport.close()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Break off what is still uploaded, which would be waited for and then be an error."""
+        for connection in list(self.server_state.connections):
+            if getattr(getattr(connection, "cycle", None), "more_body", False):
+                connection.transport.close()
+        await super().shutdown(sockets)
 
 
 class _Server:
@@ -150,7 +197,12 @@ class _Server:
 def _same_origin(request: Request) -> bool:
     """Browsers say which page sends a POST; programs that are no browsers say nothing."""
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if origin is None:
+        return True
+    try:
+        return urlsplit(origin).netloc == request.headers.get("host")
+    except ValueError:  # such as http://[::1
+        return False
 
 
 def _json(content: dict, status: int = 200) -> Response:

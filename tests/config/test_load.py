@@ -1,8 +1,15 @@
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
 import pytest
 from conftest import REPOSITORY
 
+from mvit_video import cli
 from mvit_video.config.load import config_from_dict, describe_settings, dump_config, load_config
 from mvit_video.config.schema import Config
+from mvit_video.config.slowfast import convert_slowfast
 from mvit_video.errors import ConfigError
 
 
@@ -49,8 +56,13 @@ def test_every_setting_has_a_sentence():
         ("data: {crop_ratio: [2, 1]}", "crop_ratio [2, 1] must be two numbers above 0, the smaller one first"),
         ("data: {jitter_scales: [320, 256]}", "jitter_scales [320, 256] must be two numbers above 0, the smaller one"),
         (
-            "data: {crop: jitter, crop_size: [96, 128], jitter_scales: [112, 320]}",
-            "crop_size (96, 128) is larger than the smallest of jitter_scales [112, 320]: the crop must fit",
+            "data: {crop: jitter, crop_size: [120, 128], jitter_scales: [112, 320]}",
+            "crop_size (120, 128) is larger than the smallest of jitter_scales [112, 320]: the crop must fit",
+        ),
+        (
+            "data: {crop_size: [224, 400]}\ntrain: {resolutions: [160]}",
+            "train.resolutions 160 has another shape than data.crop_size (224, 400), so clips would be stretched: "
+            "write [160, 286]",
         ),
         (
             "data: {randaugment: rand-m11-n4-mstd0.5-inc1}",
@@ -66,14 +78,22 @@ def test_every_setting_has_a_sentence():
         ("_BASE_: nowhere.yaml", "nowhere.yaml: no such file"),
         ("a: !!python/object/apply:os.getcwd []", "is not YAML (could not determine a constructor"),
         ("train: {epochs: 2024-02-30}", "is not YAML (day is out of range for month)"),
-        ("data: {}\ntrain: {}\ndata: {}", "is not YAML ('data' stands in line 3 and in line 1: keep one of them)"),
-        ("train: {seed: 1, seed: 2}", "is not YAML ('seed' stands in line 1 and in line 1: keep one of them)"),
+        ("data: {}\ntrain: {}\ndata: {}", "c.yaml: duplicate key 'data' (lines 1 and 3): keep one of them"),
+        ("train: {seed: 1, seed: 2}", "c.yaml: duplicate key 'seed' (lines 1 and 1): keep one of them"),
+        ("a: [{b: 1}, {b: 1,\n b: 2}]", "c.yaml: duplicate key 'b' (lines 1 and 2): keep one of them"),
+        ("_BASE_: 3", "c.yaml: _BASE_ is 3, wanted the name of a YAML file"),
         ("train: {betas: [0.9, 1.0]}", "train.betas.1 = 1.0: input should be less than 1"),
         ("train: {betas: [-1, 0.9]}", "train.betas.0 = -1: input should be greater than or equal to 0"),
         ("train: {base_lr: .inf}", "train.base_lr = inf: input should be a finite number"),
         ("data: {mean: [.nan, 0, 0]}", "data.mean.0 = nan: input should be a finite number"),
         ("train: {epochs: yes}", "train.epochs: true is not allowed here: write a number, or a text in quotes"),
         ("data: {root: no}", "data.root: false is not allowed here: write a number, or a text in quotes"),
+        ("data: {mean: [yes, no, 0.5]}", "data.mean: false in [True, False, 0.5] is not allowed here: write a number"),
+        ("data: {crop_area: [true, true]}", "data.crop_area: true in [True, True] is not allowed here"),
+        ("data: {crop_size: [true, 4]}", "data.crop_size: true in [True, 4] is not allowed here"),
+        ("train: {betas: [false, 0.9]}", "train.betas: false in [False, 0.9] is not allowed here"),
+        ("train: {resolutions: [[64, true]]}", "train.resolutions: true in [[64, True]] is not allowed here"),
+        ("train: {resolutions: {a: true}}", "train.resolutions: true in {'a': True} is not allowed here"),
         ("data: {crop_size: abc}", "data.crop_size = 'abc': input should be a valid integer"),
     ],
 )
@@ -82,6 +102,149 @@ def test_a_wrong_file_is_one_sentence(tmp_path, text, message):
         load_config(write(tmp_path / "c.yaml", text))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_true_and_false_are_taken_where_a_setting_is_true_or_false(tmp_path):
+    config = load_config(
+        write(tmp_path / "c.yaml", "data: {flip: yes}\nmodel: {arguments: {cls_token: no, x: [true]}}")
+    )
+    assert config.data.flip is True and config.model.arguments == {"cls_token": False, "x": [True]}
+
+
+def laughs(levels: int, width: int = 10) -> str:
+    """A YAML text of a few lines whose last list stands for width ** levels values."""
+    lines = ["data:", f"  k0: &k0 [{', '.join('x' * width)}]"]
+    lines += [f"  k{n}: &k{n} [{', '.join([f'*k{n - 1}'] * width)}]" for n in range(1, levels)]
+    return "\n".join([*lines, f"  mean: *k{levels - 1}"])
+
+
+def merges(levels: int, width: int = 10) -> str:
+    first = "a: &m0 {" + ", ".join(f"k{n}: 1" for n in range(width)) + "}"
+    return "\n".join([first] + [f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * width)}]}}" for n in range(1, levels)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "line 1 is nested deeper than 50 levels"),
+        ("{a: " * 100_000, "line 1 is nested deeper than 50 levels"),
+        ("\n".join(f"{' ' * level}a:" for level in range(300)), "line 50 is nested deeper than 50 levels"),
+        ("data: " + "{a: " * 5000 + "1" + "}" * 5000, "nested deeper than 50 levels"),
+        (laughs(8), "line 6 stands for more than 100,000 values"),
+        (merges(8), "line 5 stands for more than 100,000 values"),
+        ("data: &a [*a]", "line 1 has an alias for what it stands in"),
+        ("data: &a {root: {b: *a}}", "line 1 has an alias for what it stands in"),
+        ("data: {root: &a {? *a : 1}}", "line 1 has an alias for what it stands in"),
+        ("? [1, 2]\n: 3", "is not YAML (while constructing a mapping"),
+        ("# " + "x" * 1_000_001, "1,000,003 letters are above the limit of 1,000,000"),
+    ],
+    ids=["lists", "mappings", "lines", "closed", "laughs", "merges", "loop", "longer loop", "key loop", "key", "long"],
+)  # fmt: skip
+def test_a_file_made_to_overwhelm_its_reader_is_one_sentence_at_once(tmp_path, text, message):
+    file, start = write(tmp_path / "c.yaml", text), time.process_time()
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert (
+        message in str(caught.value)
+        and str(caught.value).startswith(f"{file}: is no")
+        and "\n" not in str(caught.value)
+    )
+    assert time.process_time() - start < 3
+    with pytest.raises(ConfigError):
+        convert_slowfast(file)
+
+
+def test_nested_words_end_in_a_sentence_too(tmp_path):
+    file = write(tmp_path / "c.yaml", "")
+    with pytest.raises(ConfigError, match=r"command line, 'data.mean=\[\[\["):
+        load_config(file, ["data.mean=" + "[" * 10_000])
+    with pytest.raises(ConfigError, match=r"command line, 'train=.*: duplicate key 'seed'"):
+        load_config(file, ["train={seed: 1, seed: 2}"])
+
+
+def test_aliases_that_stand_for_a_few_values_are_read(tmp_path):
+    text = "data: {mean: &m [0.1, 0.2, 0.3], std: *m}\ntrain: &t {seed: 3}\n"
+    config = load_config(write(tmp_path / "c.yaml", text))
+    assert config.data.mean == config.data.std == (0.1, 0.2, 0.3) and config.train.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "blamed", "message"),
+    [
+        (["train.epoch=3"], "train.epoch=3", "'train.epoch' is not a setting (did you mean 'epochs'?)"),
+        (["trian.epochs=3"], "trian.epochs=3", "'trian' is not a setting (did you mean 'train'?)"),
+        (["epochs=3"], "epochs=3", "'epochs' is not a setting"),
+        (["train.seed=1", "train.epochs=no"], "train.epochs=no", "train.epochs = 'no'"),
+        (["train={epochs: 0}"], "train={epochs: 0}", "train.epochs = 0"),
+        (["data.mean=[1, 2]"], "data.mean=[1, 2]", "data.mean.2 = "),
+        (["train.seed=1", "data.crop_size=300"], "data.crop_size=300", "crop_size 300 is larger than short_side 256"),
+        (["model.arguments.crop_size=3"], "model.arguments.crop_size=3", "crop_size is set by data.crop_size"),
+        (["data.short_side=100", "data.crop_size=120"], "data.short_side=100", "crop_size 120 is larger than"),
+        (["data.std=[1, 0, 1]", "data.std=[0, 1, 1]"], "data.std=[1, 0, 1] data.std=[0, 1, 1]", "std [0.0, 1.0, 1.0] must be"),
+        (["train.epochs"], "", "'train.epochs' is not an override"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_word_blames_the_command_line_and_not_the_file(tmp_path, words, blamed, message):
+    file = write(tmp_path / "c.yaml", "train: {epochs: 2}")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, words)
+    start = f"command line, '{blamed}': " if blamed else "command line: "
+    assert str(caught.value).startswith(start) and message in str(caught.value) and str(file) not in str(caught.value)
+
+
+def test_a_mistake_of_the_file_is_the_files_whatever_the_words_say(tmp_path):
+    file = write(tmp_path / "c.yaml", "train: {epochs: 0}\ndata: {crop_size: 300}")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, ["train.seed=3"])
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_words_in_the_place_of_the_file_are_told_from_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"'train.epochs=3' is KEY=VALUE where a CONFIG is wanted: name a YAML file"):
+        load_config("train.epochs=3")
+    with pytest.raises(ConfigError, match=r"nowhere.yaml: no such file"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """The address of a folder, and the folder."""
+    (tmp_path / "www").mkdir()
+    monkeypatch.setenv("MVIT_VIDEO_CACHE", str(tmp_path / "cache"))
+    kind = partial(QuietHandler, directory=str(tmp_path / "www"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", tmp_path / "www"
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_a_file_and_its_base_may_lie_at_addresses(served, tmp_path):
+    address, folder = served
+    (folder / "deep").mkdir()
+    write(folder / "base.yaml", "train: {epochs: 5, seed: 1}")
+    write(folder / "deep/run.yaml", "_BASE_: ../base.yaml\ntrain: {seed: 2}")
+    local = write(tmp_path / "local.yaml", f"_BASE_: {address}/deep/run.yaml\ndata: {{workers: 0}}")
+    for source in (f"{address}/deep/run.yaml", local):
+        config = load_config(source, ["train.warmup_epochs=2"])
+        assert (config.train.epochs, config.train.seed, config.train.warmup_epochs) == (5, 2, 2)
+    assert load_config(local).data.workers == 0
+    assert cli.main(["train", f"{address}/nowhere.yaml", "--output", str(tmp_path / "run")]) == 1
+
+
+@pytest.mark.parametrize("base", ["file:///etc/hostname", "ftp://example.org/a.yaml"])
+def test_a_file_from_an_address_reads_no_file_of_this_machine(served, base):
+    address, folder = served
+    write(folder / "run.yaml", f"_BASE_: {base}")
+    with pytest.raises(ConfigError, match="wanted an address, or a name beside its own"):
+        load_config(f"{address}/run.yaml")
+    write(folder / "loop.yaml", "_BASE_: loop.yaml")
+    with pytest.raises(ConfigError, match="names itself as _BASE_"):
+        load_config(f"{address}/loop.yaml")
 
 
 @pytest.mark.parametrize(
@@ -148,3 +311,11 @@ def test_every_default_can_be_typed_as_it_is_listed(tmp_path):
     words = [f"{key}={default}" for key, default, _ in describe_settings()]
     assert load_config(write(tmp_path / "c.yaml", ""), words) == Config()
     assert "train.clip_gradient=1.0" in words and "data.val=null" in words and "data.mean=[0.45, 0.45, 0.45]" in words
+
+
+def test_a_home_folder_is_found_where_no_shell_has_expanded_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "c.yaml").write_text("data:\n  root: ~/videos\n  train: a~/b.csv\n")
+    config = load_config(tmp_path / "c.yaml", ["model.weights=~/w.pt"])
+    assert (config.data.root, config.data.train) == ("/home/me/videos", "a~/b.csv")
+    assert config.model.weights == "/home/me/w.pt"

@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY
+from shared_files import shared
 
 from mvit_video import build_model, cli
 from mvit_video.benchmark.measure import count_parameters
@@ -15,7 +16,8 @@ from mvit_video.config.slowfast import convert_slowfast
 from mvit_video.config.slowfast_keys import MVITV1, MVITV2, SIZES
 from mvit_video.errors import ConfigError
 from mvit_video.model.mvit import MViT
-from mvit_video.model.variants import VARIANTS, model_arguments
+from mvit_video.model.mvit_variants import VARIANTS
+from mvit_video.model.registry import model_arguments
 
 STARTS = {"s": (16, [1, 3, 14]), "b": (24, [2, 5, 21]), "l": (48, [2, 8, 44])}
 IMAGENET = {"MEAN": [0.485, 0.456, 0.406], "STD": [0.229, 0.224, 0.225]}
@@ -190,6 +192,23 @@ def test_a_file_for_evaluation_gives_everything_but_training(tmp_path):
     assert conversion.of_fate("ignored")["AUG.RE_PROB"] == "TRAIN.ENABLE is False, and this concerns training"
 
 
+def test_means_of_pictures_that_pyslowfast_reads_as_bgr_are_turned_round(tmp_path):
+    conversion = converted(tmp_path, ssv2_l())
+    assert conversion.settings["data.mean"] == IMAGENET["MEAN"][::-1]
+    assert conversion.settings["data.std"] == IMAGENET["STD"][::-1]
+    assert conversion.fates["DATA.MEAN"] == ("derived", "data.mean = [0.406, 0.456, 0.485]")
+    assert converted(tmp_path, kinetics_l()).settings["data.mean"] == IMAGENET["MEAN"]
+
+
+@pytest.mark.parametrize(("tree", "turned"), [(kinetics("s", 16, 4, 0.2), True), (ssv2_l(), False)])
+def test_a_network_that_is_shown_bgr_is_not_converted(tmp_path, tree, turned):
+    tree["DATA"] |= {"REVERSE_INPUT_CHANNEL": turned}
+    with pytest.raises(
+        ConfigError, match=rf"DATA.REVERSE_INPUT_CHANNEL \(is {turned}, so that the network is shown BGR"
+    ):
+        converted(tmp_path, tree)
+
+
 def test_mvitv1_is_recognised_by_its_positions(tmp_path):
     tree = kinetics("s", 16, 4, 0.2)
     for key in ("USE_ABS_POS", "REL_POS_SPATIAL", "REL_POS_TEMPORAL", "DIM_MUL_IN_ATT", "RESIDUAL_POOLING"):
@@ -250,6 +269,61 @@ def test_every_key_has_one_fate_and_is_told(tmp_path):
 EXAMPLES = {"kept": "SOLVER.WEIGHT_DECAY", "renamed": "AUG.AA_TYPE", "derived": "MVIT.DIM_MUL", "ignored": "OUTPUT_DIR"}
 
 
+PUBLISHED = {
+    "ImageNet__MVITv2_T": "TRAIN.DATASET (is 'imagenet', but kinetics and ssv2",
+    "Kinetics__MVIT_B_16x4_CONV": "",
+    "Kinetics__MVIT_B_32x3_CONV": "MVIT.POOL_KVQ_KERNEL (by default; kernels that grow with the strides are not built",
+    "Kinetics__MVITv2_B_32x3": "",
+    "Kinetics__MVITv2_S_16x4": "",
+    "SSv2__MVITv2_L_40x3": "",
+    "SSv2__MVITv2_S_16x4": "",
+    "masked_ssl__k400_MVITv2_S_16x4_FT": "MVIT.USE_MEAN_POOLING (is True, but the class token is what is classified)",
+    "masked_ssl__k400_MVITv2_S_16x4_MaskFeat_PT": "only MViT is converted, and MODEL.ARCH and MODEL.MODEL_NAME are 'maskmvit'",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_file_that_pyslowfast_publishes_is_converted_or_lacks_a_feature_here(name):
+    """Most of them have keys that stand twice. PyYAML's own reader takes the last ones, as PySlowFast does."""
+    file = shared(f"reference/slowfast_yaml/{name}.yaml")
+    if PUBLISHED[name]:
+        with pytest.raises(ConfigError) as caught:
+            convert_slowfast(file)
+        assert PUBLISHED[name] in str(caught.value) and "not known here" not in str(caught.value)
+        return
+    conversion, plain = convert_slowfast(file), yaml.safe_load(file.read_text())
+    keys = {f"{section}.{key}" for section, part in plain.items() if isinstance(part, dict) for key in part}
+    assert conversion.fates.keys() == keys | {key for key, part in plain.items() if not isinstance(part, dict)}
+    config = conversion.config()
+    assert config.train.epochs == plain["SOLVER"]["MAX_EPOCH"] and config.data.num_frames == plain["DATA"]["NUM_FRAMES"]
+    with torch.device("meta"):
+        model = build_model(config.model.name, num_classes=400, num_frames=config.data.num_frames,
+                            crop_size=config.data.crop_size, **config.model.arguments)  # fmt: skip
+    assert len(model.blocks) == plain["MVIT"]["DEPTH"]
+
+
+def test_the_last_of_equal_keys_counts_and_the_report_says_so(tmp_path):
+    text = yaml.safe_dump(kinetics("s", 16, 4, 0.2)).replace("  MAX_EPOCH: 200\n", "  MAX_EPOCH: 200\n  MAX_EPOCH: 7\n")
+    (tmp_path / "theirs.yaml").write_text(text)
+    conversion, line = convert_slowfast(tmp_path / "theirs.yaml"), text.splitlines().index("  MAX_EPOCH: 7") + 1
+    assert conversion.settings["train.epochs"] == 7
+    assert conversion.report().startswith(
+        f"SOLVER.MAX_EPOCH stands in lines {line - 1} and {line}: the last one counts\n"
+    )
+    (tmp_path / "theirs.yaml").write_text("SOLVER: {MAX_EPOCH: 3, BASE_LR: 5}\n" + text)
+    assert convert_slowfast(tmp_path / "theirs.yaml").settings["train.epochs"] == 7, "a section replaces the one before"
+
+
+def test_several_numbers_of_test_clips_become_the_largest(tmp_path):
+    tree = kinetics("s", 16, 4, 0.2) | {"TASK": "ssl_eval"}
+    tree["TEST"] |= {"NUM_TEMPORAL_CLIPS": [1, 10, 5]}
+    conversion = converted(tmp_path, tree)
+    assert conversion.settings["evaluation.protocol"] == "10x1"
+    assert "name it as model.weights" in conversion.of_fate("ignored")["TASK"]
+    with pytest.raises(ConfigError, match=r"TASK \(is 'ssl', but training is supervised\)"):
+        converted(tmp_path, tree | {"TASK": "ssl"})
+
+
 def test_machines_of_a_file_count_in_its_clips(tmp_path):
     tree = kinetics("s", 16, 4, 0.2) | {"NUM_SHARDS": 16}
     scaled = converted(tmp_path, tree).settings
@@ -284,7 +358,7 @@ def test_mixed_precision_weights_and_a_data_folder_are_taken_over(tmp_path):
     [
         ("MVIT", {"MODE": "max"}, "MVIT.MODE (is 'max', but queries, keys and values are pooled by convolutions)"),
         ("MVIT", {"REV": {"ENABLE": True}}, "MVIT.REV.ENABLE (is True, but blocks are not reversible)"),
-        ("MVIT", {"POOL_KVQ_KERNEL": None}, "MVIT.POOL_KVQ_KERNEL (one kernel decides"),
+        ("MVIT", {"POOL_KVQ_KERNEL": None}, "MVIT.POOL_KVQ_KERNEL (kernels that grow with the strides are not built"),
         ("MVIT", {"HEAD_MUL": [[1, 2.0]]}, "MVIT.HEAD_MUL (heads and width double together"),
         ("MVIT", {"POOL_Q_STRIDE": [[1, 1, 2, 2]]}, "MVIT.POOL_Q_STRIDE (queries are pooled in all blocks or"),
         ("MVIT", {"USE_ABS_POS": True}, "MVIT.USE_ABS_POS (positions are relative in space and time, or absolute"),

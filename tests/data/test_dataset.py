@@ -15,15 +15,15 @@ from mvit_video.config.schema import DataSettings
 from mvit_video.data import dataset as dataset_module
 from mvit_video.data.dataset import (
     BadVideo,
-    ClipDataset,
     SampleKey,
     ViewDataset,
+    clip_dataset_from,
     sample_generator,
     view_indices,
 )
 from mvit_video.data.lists.read import VideoList, VideoRecord, read_videos
 from mvit_video.data.loader import StepSampler, clips_ahead, collate, steps_per_epoch, training_loader, view_loader
-from mvit_video.data.video.guard import open_reader
+from mvit_video.data.video.source import VideoFiles
 from mvit_video.errors import ConfigError
 
 PLAIN = dict(mean=(0, 0, 0), std=(1, 1, 1), short_side=48, crop_size=(48, 144), target_fps=25, num_frames=4)
@@ -49,14 +49,14 @@ def view_numbers(dataset, index, crops):
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
 def test_views_hold_the_frames_of_the_protocol(numbered_list, tmp_path, decoder):
     settings = DataSettings(**PLAIN, sampling_rate=5)
-    dataset = ViewDataset(numbered_list, str(tmp_path), settings, num_clips=3, num_crops=1, decoder=decoder)
+    dataset = ViewDataset(numbered_list, VideoFiles(str(tmp_path), decoder), settings, 3, 1, "return")
     assert view_numbers(dataset, 0, 1) == [[0, 6, 12, 19], [20, 26, 32, 39], [40, 46, 52, 59]]
     assert view_numbers(dataset, 1, 1) == [[0, 4, 4, 4]] * 3
 
 
 def test_views_of_segment_sampling_hold_the_middles(numbered_list, tmp_path):
     settings = DataSettings(**PLAIN, sampling="segment")
-    dataset = ViewDataset(numbered_list, str(tmp_path), settings, num_clips=1, num_crops=2, decoder="pyav")
+    dataset = ViewDataset(numbered_list, VideoFiles(str(tmp_path)), settings, 1, 2, "return")
     assert view_numbers(dataset, 0, 2) == [[7, 22, 37, 51]]
     assert dataset[0]["video"].shape == (2, 3, 4, 48, 144)
 
@@ -69,7 +69,7 @@ def test_a_frame_rate_other_than_the_target_covers_the_same_seconds():
 
 def test_training_clips_hold_consecutive_window_frames_from_random_places(numbered_list, tmp_path):
     settings = DataSettings(**PLAIN, root=str(tmp_path), sampling_rate=5, crop_area=(1, 1), crop_ratio=(3, 3))
-    dataset = ClipDataset(numbered_list, settings, seed=0)
+    dataset = clip_dataset_from(settings, numbered_list, seed=0)
     starts = set()
     for epoch in range(12):
         first, *rest = numbers(dataset[SampleKey(epoch, 0)]["video"])
@@ -81,14 +81,14 @@ def test_training_clips_hold_consecutive_window_frames_from_random_places(number
 def test_a_samples_draws_follow_from_seed_epoch_and_video_alone(few_videos):
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={few_videos}"])
     videos = read_videos("train.csv", str(few_videos))
-    first = ClipDataset(videos, config.data, seed=0)
+    first = clip_dataset_from(config.data, videos, seed=0)
     clip = first[SampleKey(3, 5)]["video"]
     for other in (SampleKey(0, 1), SampleKey(3, 4)):
         first[other]
     assert torch.equal(first[SampleKey(3, 5)]["video"], clip)
-    assert torch.equal(ClipDataset(videos, config.data, seed=0)[SampleKey(3, 5)]["video"], clip)
+    assert torch.equal(clip_dataset_from(config.data, videos, seed=0)[SampleKey(3, 5)]["video"], clip)
     assert not torch.equal(first[SampleKey(4, 5)]["video"], clip)
-    assert not torch.equal(ClipDataset(videos, config.data, seed=1)[SampleKey(3, 5)]["video"], clip)
+    assert not torch.equal(clip_dataset_from(config.data, videos, seed=1)[SampleKey(3, 5)]["video"], clip)
 
 
 def test_generators_of_different_samples_differ():
@@ -99,7 +99,7 @@ def test_generators_of_different_samples_differ():
 
 
 def test_samples_carry_pytorchvideos_keys(numbered_list, tmp_path):
-    sample = ClipDataset(numbered_list, DataSettings(**PLAIN, root=str(tmp_path)), seed=0)[SampleKey(0, 1)]
+    sample = clip_dataset_from(DataSettings(**PLAIN, root=str(tmp_path)), numbered_list, seed=0)[SampleKey(0, 1)]
     assert set(sample) == {"video", "label", "video_name", "video_index", "clip_index", "aug_index", "repeated_frames"}
     assert (sample["label"], sample["video_name"], sample["video_index"]) == (0, "short.mp4", 1)
 
@@ -108,9 +108,9 @@ def test_a_video_that_cannot_be_decoded_is_told_with_its_row_and_reason(numbered
     (tmp_path / "short.mp4").write_bytes(b"")
     settings = DataSettings(**PLAIN, root=str(tmp_path))
     wanted = BadVideo(1, "short.mp4", "row 2 of list.csv", "short.mp4: the file is empty (0 bytes)")
-    assert ClipDataset(numbered_list, settings, seed=0)[SampleKey(0, 1)] == wanted
-    assert ViewDataset(numbered_list, str(tmp_path), settings, 1, 1, "pyav")[1] == wanted
-    batch = collate([ClipDataset(numbered_list, settings, seed=0)[SampleKey(0, index)] for index in (0, 1)])
+    assert clip_dataset_from(settings, numbered_list, seed=0)[SampleKey(0, 1)] == wanted
+    assert ViewDataset(numbered_list, VideoFiles(str(tmp_path)), settings, 1, 1, "return")[1] == wanted
+    batch = collate([clip_dataset_from(settings, numbered_list, seed=0)[SampleKey(0, index)] for index in (0, 1)])
     assert batch["bad"] == [wanted] and batch["video"].shape[0] == 1 and batch["label"].tolist() == [1]
     assert collate([wanted]) == {"bad": [wanted]}
 
@@ -144,7 +144,7 @@ def spoilt(few_videos, tmp_path):
 
 def test_a_bad_video_is_replaced_by_another_one_with_the_bad_one_beside_it(spoilt, few_videos):
     videos = read_videos("train.csv", str(spoilt))
-    dataset = ClipDataset(videos, augmented(spoilt, "on_error=substitute", "repeated_aug=2"), seed=0)
+    dataset = clip_dataset_from(augmented(spoilt, "on_error=substitute", "repeated_aug=2"), videos, seed=0)
     names = set()
     for epoch in range(8):
         *lost, one, two = dataset[SampleKey(epoch, 2)]
@@ -160,14 +160,14 @@ def test_a_bad_video_is_replaced_by_another_one_with_the_bad_one_beside_it(spoil
 
 
 def test_a_substitutes_clip_is_not_the_one_that_the_substitute_gives_itself(spoilt):
-    dataset = ClipDataset(read_videos("train.csv", str(spoilt)), augmented(spoilt, "on_error=substitute"), seed=0)
+    dataset = clip_dataset_from(augmented(spoilt, "on_error=substitute"), read_videos("train.csv", str(spoilt)), seed=0)
     sample = dataset[SampleKey(0, 2)][-1]
     assert not torch.equal(sample["video"], dataset[SampleKey(0, sample["video_index"])]["video"])
 
 
 def test_where_no_substitute_can_be_decoded_the_video_is_left_out_with_all_that_were_tried(spoilt):
     spoil(spoilt, *(f"train/{index:05d}.mp4" for index in range(16)))
-    dataset = ClipDataset(read_videos("train.csv", str(spoilt)), augmented(spoilt, "on_error=substitute"), seed=0)
+    dataset = clip_dataset_from(augmented(spoilt, "on_error=substitute"), read_videos("train.csv", str(spoilt)), seed=0)
     lost = dataset[SampleKey(0, 2)]
     assert len(lost) == 11 and len({bad.path for bad in lost}) == 11  # the video and ten in its place
     assert [bad.substitute for bad in lost] == [*(bad.path for bad in lost[1:]), None]
@@ -176,14 +176,14 @@ def test_where_no_substitute_can_be_decoded_the_video_is_left_out_with_all_that_
 
 def test_evaluation_never_substitutes(spoilt):
     data = augmented(spoilt, "on_error=substitute")
-    views = ViewDataset(read_videos("train.csv", str(spoilt)), str(spoilt), data, 1, 1, "pyav")
+    views = ViewDataset(read_videos("train.csv", str(spoilt)), VideoFiles(str(spoilt)), data, 1, 1, "return")
     assert views[2].path == "train/00002.mp4" and views[2].substitute is None
 
 
 @pytest.mark.parametrize("choice", ["stop", "skip"])
 def test_a_bad_video_that_is_not_replaced_makes_the_batch_smaller(spoilt, choice):
-    dataset = ClipDataset(
-        read_videos("train.csv", str(spoilt)), augmented(spoilt, f"on_error={choice}", "repeated_aug=2"), seed=0
+    dataset = clip_dataset_from(
+        augmented(spoilt, f"on_error={choice}", "repeated_aug=2"), read_videos("train.csv", str(spoilt)), seed=0
     )
     batch = collate([dataset[SampleKey(0, index)] for index in (1, 2, 4)])
     assert batch["video_name"] == ["train/00001.mp4"] * 2 + ["train/00004.mp4"] * 2
@@ -194,7 +194,9 @@ def test_a_bad_video_that_is_not_replaced_makes_the_batch_smaller(spoilt, choice
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_batches_are_the_same_for_any_worker_count(few_videos, workers):
-    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos, "repeated_aug=2"), seed=0)
+    dataset = clip_dataset_from(
+        augmented(few_videos, "repeated_aug=2"), read_videos("train.csv", str(few_videos)), seed=0
+    )
     plain, parallel = (list(training_loader(dataset, StepSampler(16, 8, 0, 2, 7, 2), count)) for count in (0, workers))
     assert len(plain) == 5 and plain[0]["video"].shape == (8, 3, 8, 48, 48)
     same_batches(plain, parallel)
@@ -203,7 +205,7 @@ def test_batches_are_the_same_for_any_worker_count(few_videos, workers):
 @pytest.mark.parametrize(("clips_per_part", "workers"), [(2, 0), (4, 2), (6, 2), (1, 0), (64, 0)])
 def test_a_step_made_in_parts_is_the_step_made_at_once_with_its_bad_videos(spoilt, clips_per_part, workers):
     """Steps of four videos, two clips each; parts of one video, two, three, and all; a part may have bad videos alone."""
-    dataset = ClipDataset(read_videos("train.csv", str(spoilt)), augmented(spoilt, "repeated_aug=2"), seed=0)
+    dataset = clip_dataset_from(augmented(spoilt, "repeated_aug=2"), read_videos("train.csv", str(spoilt)), seed=0)
     steps = StepSampler(16, 8, 0, 0, 4, 2)
     plain, parts = list(training_loader(dataset, steps, 0)), training_loader(dataset, steps, workers, clips_per_part)
     assert len(parts) == len(plain) == 4
@@ -223,7 +225,7 @@ def test_a_step_made_in_parts_is_the_step_made_at_once_with_its_bad_videos(spoil
 )
 def test_what_is_made_ahead_is_two_steps_or_two_parts_a_worker(few_videos, clips, clips_per_part, workers, ahead):
     assert clips_ahead(clips, clips_per_part, workers) == ahead + clips
-    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos), seed=0)
+    dataset = clip_dataset_from(augmented(few_videos), read_videos("train.csv", str(few_videos)), seed=0)
     loader = training_loader(dataset, StepSampler(clips, clips, 0, 0, 1), workers, clips_per_part).parts
     assert loader.prefetch_factor * workers * min(clips_per_part or clips, clips) == ahead
 
@@ -231,7 +233,7 @@ def test_what_is_made_ahead_is_two_steps_or_two_parts_a_worker(few_videos, clips
 @pytest.mark.parametrize("threads", [1, 2])
 def test_pixels_are_the_same_for_any_number_of_torch_threads(few_videos, threads):
     data = augmented(few_videos, "crop_size=72", "short_side=72")
-    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), data, seed=0)
+    dataset = clip_dataset_from(data, read_videos("train.csv", str(few_videos)), seed=0)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
@@ -261,7 +263,9 @@ def test_the_ranks_parts_together_are_the_step_of_one_process_and_hold_both_clip
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_the_ranks_batches_together_hold_the_pixels_of_one_process(few_videos, world_size):
-    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos, "repeated_aug=2"), seed=0)
+    dataset = clip_dataset_from(
+        augmented(few_videos, "repeated_aug=2"), read_videos("train.csv", str(few_videos)), seed=0
+    )
 
     def clips(rank, ranks, workers):
         (batch,) = training_loader(dataset, StepSampler(16, 16, 0, 1, 2, 2, rank, ranks), workers)
@@ -276,19 +280,24 @@ def test_the_ranks_batches_together_hold_the_pixels_of_one_process(few_videos, w
 @pytest.mark.parametrize("first", [1, 4, 5])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_after_resuming_with_another_worker_count_are_those_of_the_whole_run(few_videos, first, workers):
-    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), augmented(few_videos), seed=0)
+    dataset = clip_dataset_from(augmented(few_videos), read_videos("train.csv", str(few_videos)), seed=0)
     whole = list(training_loader(dataset, StepSampler(16, 4, 0, 0, 6), 1))
     same_batches(whole[first:], list(training_loader(dataset, StepSampler(16, 4, 0, first, 6), workers)))
 
 
 def test_repeated_clips_are_those_of_separate_reads_and_cost_one_decode(few_videos, monkeypatch):
     videos = read_videos("train.csv", str(few_videos))
-    three = ClipDataset(videos, augmented(few_videos, "repeated_aug=3"), seed=0)
     opened = []
-    monkeypatch.setattr(dataset_module, "open_reader", lambda *words: opened.append(words) or open_reader(*words))
+
+    class Counted(VideoFiles):
+        def open(self, path):
+            opened.append(path)
+            return super().open(path)
+
+    three = clip_dataset_from(augmented(few_videos, "repeated_aug=3"), videos, 0, Counted(str(few_videos)))
     samples = three[SampleKey(2, 5)]
     assert len(opened) == 1 and [sample["aug_index"] for sample in samples] == [0, 1, 2]
-    one = ClipDataset(videos, augmented(few_videos), seed=0)
+    one = clip_dataset_from(augmented(few_videos), videos, seed=0)
     for repeat, sample in enumerate(samples):
         alone = partial(sample_generator, repeat=repeat)
         monkeypatch.setattr(dataset_module, "sample_generator", lambda *key, alone=alone: alone(*key[:3]))
@@ -300,7 +309,7 @@ def test_repeated_clips_come_from_their_own_places_in_time(numbered_list, tmp_pa
     settings = DataSettings(
         **PLAIN, root=str(tmp_path), sampling_rate=5, crop_area=(1, 1), crop_ratio=(3, 3), repeated_aug=4
     )
-    samples = ClipDataset(numbered_list, settings, seed=0)[SampleKey(0, 0)]
+    samples = clip_dataset_from(settings, numbered_list, seed=0)[SampleKey(0, 0)]
     clips = [numbers(sample["video"]) for sample in samples]
     assert len({clip[0] for clip in clips}) > 1
     assert all(clip[3] - clip[0] in (18, 19) for clip in clips)
@@ -311,15 +320,17 @@ def test_stride_sampling_gives_frames_exactly_a_stride_apart(numbered_list, tmp_
         **PLAIN, root=str(tmp_path), sampling_rate=5, dense_step="stride", crop_area=(1, 1), crop_ratio=(3, 3)
     )
     for epoch in range(5):
-        assert (np.diff(numbers(ClipDataset(numbered_list, settings, seed=0)[SampleKey(epoch, 0)]["video"])) == 5).all()
-    views = ViewDataset(numbered_list, str(tmp_path), settings, num_clips=3, num_crops=1, decoder="pyav")
+        assert (
+            np.diff(numbers(clip_dataset_from(settings, numbered_list, seed=0)[SampleKey(epoch, 0)]["video"])) == 5
+        ).all()
+    views = ViewDataset(numbered_list, VideoFiles(str(tmp_path)), settings, 3, 1, "return")
     assert view_numbers(views, 0, 1) == [[0, 5, 10, 15], [20, 25, 30, 35], [40, 45, 50, 55]]
 
 
 def test_a_sample_says_how_many_of_its_frames_are_repeated(numbered_list, tmp_path):
     settings = DataSettings(**PLAIN, root=str(tmp_path), sampling_rate=5)
-    views = ViewDataset(numbered_list, str(tmp_path), settings, num_clips=2, num_crops=1, decoder="pyav")
-    clips = ClipDataset(numbered_list, settings, seed=0)
+    views = ViewDataset(numbered_list, VideoFiles(str(tmp_path)), settings, 2, 1, "return")
+    clips = clip_dataset_from(settings, numbered_list, seed=0)
     assert [views[index]["repeated_frames"] for index in (0, 1)] == [0, 2]  # frames 0, 4, 4, 4 of the short one
     assert [clips[SampleKey(0, index)]["repeated_frames"] for index in (0, 1)] == [0, 2]
     assert collate([clips[SampleKey(0, index)] for index in (0, 1)])["repeated_frames"] == [0, 2]
@@ -374,7 +385,7 @@ def test_ranks_take_part_in_equally_many_steps_and_see_no_video_twice():
 def test_the_view_loader_gives_each_video_once_in_order(few_videos):
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={few_videos}"])
     videos = read_videos("val.csv", str(few_videos))
-    dataset = ViewDataset(videos, str(few_videos), config.data, 2, 3, "pyav")
+    dataset = ViewDataset(videos, VideoFiles(str(few_videos)), config.data, 2, 3, "return")
     for workers in (0, 2):
         samples = list(view_loader(dataset, workers))
         shards = [[sample["video_name"] for sample in view_loader(dataset, workers, rank, 3)] for rank in range(3)]

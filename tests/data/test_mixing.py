@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from mvit_video.compat import import_torchvision
 from mvit_video.config.schema import TrainSettings
-from mvit_video.data.mixing import Mix, Mixer, apply_mix, draw_box, mix_generator, smooth_targets
+from mvit_video.data.mixing import Mix, apply_mix, draw_box, mix_generator, mixer_from, smooth_targets
 
 import_torchvision()  # timm needs it, by way of the repair that some installations need
 from timm.data import mixup as timm_mixup  # noqa: E402
@@ -52,7 +52,7 @@ def test_boxes_are_timms_for_the_same_share_and_centre(share, y, x, monkeypatch)
 
 
 def test_without_mixing_the_loss_is_that_of_label_smoothing():
-    mixer = Mixer(TrainSettings(label_smoothing=0.1), 5)
+    mixer = mixer_from(TrainSettings(label_smoothing=0.1), 5)
     same, targets = mixer(clips(), LABELS, mix_generator(0, 0))
     assert torch.equal(same, clips())
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
@@ -60,7 +60,7 @@ def test_without_mixing_the_loss_is_that_of_label_smoothing():
 
 
 def draws(count=3000, **changes):
-    mixer, rng = Mixer(TrainSettings(**(RECIPE | changes)), 5), np.random.default_rng(0)
+    mixer, rng = mixer_from(TrainSettings(**(RECIPE | changes)), 5), np.random.default_rng(0)
     return [mixer.draw(rng, 224, 224) for _ in range(count)]
 
 
@@ -83,7 +83,7 @@ def test_every_switch_decides_alone():
 
 
 def test_a_mix_follows_from_seed_and_step_and_leaves_the_clips_alone():
-    mixer = Mixer(TrainSettings(**RECIPE), 5)
+    mixer = mixer_from(TrainSettings(**RECIPE), 5)
     given = clips()
     first, targets = mixer(given, LABELS, mix_generator(0, 7))
     assert torch.equal(given, clips()) and not torch.equal(first, given)

@@ -10,11 +10,13 @@ from mvit_video import build_model
 from mvit_video.compat import import_pytorchvideo
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import TrainSettings
-from mvit_video.data.dataset import ClipDataset, SampleKey
+from mvit_video.data.dataset import ClipDataset, SampleKey, clip_dataset_from
 from mvit_video.data.lists.read import read_videos
 from mvit_video.data.loader import StepSampler, collate, training_loader
-from mvit_video.data.mixing import Mixer, mix_generator
+from mvit_video.data.mixing import mix_generator, mixer_from
+from mvit_video.data.transforms import TrainTransform
 from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.source import VideoFiles
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +84,9 @@ class Transformed(ClipDataset):
 def test_their_transforms_on_our_samples_go_through_our_loader(theirs, few_videos):
     data = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={few_videos}"]).data
     videos, sampler = read_videos("train.csv", str(few_videos)), StepSampler(16, 4, 0, 0, 1)
-    dataset = Transformed(videos, data, seed=0)
+    dataset = Transformed(videos, VideoFiles(str(few_videos)), data.input, TrainTransform.from_settings(data))
     dataset.apply = theirs.ApplyTransformToKey("video", theirs.UniformTemporalSubsample(4))
-    plain = next(iter(training_loader(ClipDataset(videos, data, seed=0), sampler, 0)))
+    plain = next(iter(training_loader(clip_dataset_from(data, videos, seed=0), sampler, 0)))
     batch = next(iter(training_loader(dataset, sampler, 0)))
     assert torch.equal(batch["video"], plain["video"][:, :, [0, 2, 4, 7]])
     assert batch["video_name"] == plain["video_name"]
@@ -93,12 +95,12 @@ def test_their_transforms_on_our_samples_go_through_our_loader(theirs, few_video
 @pytest.mark.parametrize("kind", ["MixUp", "CutMix"])
 def test_their_mixing_of_our_batches_makes_the_targets_that_ours_makes(theirs, few_videos, kind):
     data = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={few_videos}"]).data
-    dataset = ClipDataset(read_videos("train.csv", str(few_videos)), data, seed=0)
+    dataset = clip_dataset_from(data, read_videos("train.csv", str(few_videos)), seed=0)
     batch = next(iter(training_loader(dataset, StepSampler(16, 4, 0, 0, 1), 0)))
     clips, labels = batch["video"], batch["label"]
     mixed, targets = getattr(theirs, kind)(1.0, 0.1, 8)(clips.clone(), labels)
     settings = TrainSettings(mixup=float(kind == "MixUp"), cutmix=float(kind == "CutMix"), label_smoothing=0.1)
-    ours, our_targets = Mixer(settings, 8)(clips, labels, mix_generator(0, 0))
+    ours, our_targets = mixer_from(settings, 8)(clips, labels, mix_generator(0, 0))
     assert mixed.shape == ours.shape and targets.shape == our_targets.shape == (4, 8)
     assert torch.allclose(targets.sum(1), torch.ones(4)) and torch.allclose(our_targets.sum(1), torch.ones(4))
     assert torch.allclose(targets.sort()[0][:, :6], our_targets.sort()[0][:, :6])  # the smoothing of the other classes

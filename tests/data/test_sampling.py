@@ -80,3 +80,16 @@ def test_random_segment_frames_lie_in_their_parts_and_reach_both_ends(frames, co
 
 def test_one_clip_frame_stands_at_the_start():
     assert sampling.dense_indices(50, 7, 1, 1).tolist() == [7]
+
+
+def middle_frames_of_pyslowfast(frames, count):
+    """The middle of each segment, from rounded multiples of the segment's size, one by one."""
+    size = float(frames - 1) / count
+    edges = [(int(np.round(size * place)), int(np.round(size * (place + 1)))) for place in range(count)]
+    return [(start + end) // 2 for start, end in edges]
+
+
+def test_middle_frames_of_segments_are_pyslowfasts_for_every_length_and_count():
+    for count in (1, 3, 8, 16, 32, 40):
+        for frames in range(1, 400):
+            assert sampling.segment_indices(frames, count).tolist() == middle_frames_of_pyslowfast(frames, count)

@@ -73,7 +73,7 @@ def test_resizing_is_plain_bilinear_interpolation(size):
 
 @pytest.mark.parametrize(("height", "width"), [(256, 340), (340, 256), (100, 100), (63, 117)])
 def test_the_short_side_is_exact_and_the_long_side_is_rounded_down(height, width):
-    scaled = transforms.scale_short_side(torch.zeros(3, 1, height, width), 48)
+    scaled = transforms.scale_for_crop(torch.zeros(3, 1, height, width), 48, (48, 48))
     assert min(scaled.shape[-2:]) == 48
     assert max(scaled.shape[-2:]) == math.floor(max(height, width) / min(height, width) * 48)
 
@@ -98,6 +98,65 @@ def test_crops_lie_along_the_longer_side(height, width, position, top, left):
     crop = transforms.crop_at(clip, (48, 48), position)
     assert crop.shape == (2, 1, 48, 48)
     assert crop[:, 0, 0, 0].tolist() == [top, left]
+
+
+SHAPES = [(120, 160), (160, 120), (90, 160), (160, 90), (64, 64), (1, 50), (50, 1), (333, 35), (7, 9)]
+CROPS = [(16, 28), (28, 16), (12, 16), (16, 16), (8, 50), (50, 8), (1, 10)]
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_a_crop_of_any_shape_lies_within_a_picture_of_any_shape_scaled_as_little_as_that_needs(crop):
+    for height, width in SHAPES:
+        short_side = 16
+        tall, wide = transforms.scaled_size(height, width, short_side, crop)
+        scale = max(short_side / min(height, width), crop[0] / height, crop[1] / width)
+        assert (tall, wide) >= crop and wide >= crop[1]
+        assert abs(tall - scale * height) <= 1 + 1e-9 and abs(wide - scale * width) <= 1 + 1e-9
+        assert tall in (short_side, crop[0]) or wide in (short_side, crop[1]), "one side is exact"
+        for position in (0, 1, 2):
+            top, left, *size = transforms.crop_box(tall, wide, crop, position)
+            assert top >= 0 and left >= 0 and top + crop[0] <= tall and left + crop[1] <= wide and tuple(size) == crop
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("crop", CROPS)
+def test_no_pixel_of_a_view_or_a_training_clip_is_memory_that_nobody_wrote(crop):
+    white = (1 - 0.45) / 0.225
+    jitter = transforms.JitterCrop((16, 24))
+    for height, width in SHAPES:
+        given = np.full((2, height, width, 3), 255, np.uint8)
+        np.empty(10**6, np.float32)[:] = 1e30  # what happens to lie in the memory
+        views = transforms.ViewTransform(crop, (0.45,) * 3, (0.225,) * 3, 16, 3)(given)
+        assert views.shape == (3, 3, 2, *crop) and (views - white).abs().max() < 1e-5
+        for how in (jitter, transforms.ResizedCrop((0.08, 1.0), (0.75, 4 / 3))):
+            train = train_transform(size=crop, mean=(0.45,) * 3, std=(0.225,) * 3, crop=how)
+            clip = train(given, np.random.default_rng(0))
+            assert clip.shape == (3, 2, *crop) and (clip - white).abs().max() < 1e-5
+
+
+def test_three_crops_of_a_wide_clip_lie_where_the_picture_has_room():
+    """4:3 scaled to 84×112 for a crop of 64×112 has none to the left and right: three crops there would be one."""
+    boxes = [transforms.crop_box(84, 112, (64, 112), position) for position in (0, 1, 2)]
+    assert boxes == [(0, 0, 64, 112), (10, 0, 64, 112), (20, 0, 64, 112)]
+
+
+def test_views_of_a_wide_crop_are_plain_bilinear_interpolation():
+    given = frames(1, 12, 16)
+    views = transforms.ViewTransform((9, 20), (0, 0, 0), (1, 1, 1), 10, 2)(given)
+    whole = np.stack([bilinear(given[0, ..., channel] / 255.0, 15, 20) for channel in range(3)])
+    assert np.allclose(views[0, :, 0].numpy(), whole[:, :9], atol=1e-6)
+    assert np.allclose(views[1, :, 0].numpy(), whole[:, 6:], atol=1e-6)
+
+
+@pytest.mark.parametrize("crop", [(224, 400), (400, 224), (224, 224), (160, 320)])
+@pytest.mark.parametrize("how", [transforms.ResizedCrop((0.08, 1.0), (0.75, 4 / 3)), transforms.JitterCrop((256, 320))])
+def test_training_stretches_pictures_no_more_for_a_wide_crop_than_for_a_square_one(crop, how):
+    rng = np.random.default_rng(0)
+    for height, width in ((360, 640), (480, 640), (640, 360)):
+        places = [how.draw(rng, height, width, crop) for _ in range(1000)]
+        stretched = np.array([(p.scaled[1] / p.scaled_box[3]) / (p.scaled[0] / p.scaled_box[2]) for p in places])
+        assert stretched.min() > 0.7 and stretched.max() < 1.4
+        assert 0.9 < np.median(stretched) < 1.1
 
 
 def test_one_two_or_three_crops_are_centre_ends_or_all():
@@ -142,7 +201,7 @@ def test_training_clips_are_those_of_the_plain_steps_on_the_whole_clip(height, w
     mean, std, crop = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), transforms.ResizedCrop((0.2, 1), (0.8, 1.2))
     for seed in range(8):
         given, rng = frames(4, height, width, seed), np.random.default_rng(seed)
-        top, left, tall, wide = transforms.draw_crop_box(rng, height, width, crop.area, crop.ratio)
+        top, left, tall, wide = transforms.draw_crop_box(rng, height, width, crop.area, (0.8 * 20 / 24, 1.2 * 20 / 24))
         clip = transforms.resize(transforms.to_clip(given[:, top : top + tall, left : left + wide]), 24, 20)
         wanted = transforms.normalize_(clip.flip(-1) if rng.random() < 0.5 else clip, mean, std)
         found = train_transform(size=(24, 20), mean=mean, std=std, crop=crop, flip=True)(
@@ -277,6 +336,6 @@ def test_clips_that_share_frames_are_the_same_as_one_by_one():
 def test_views_are_those_of_the_plain_steps_on_the_whole_clip(height, width):
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     given = frames(4, height, width)
-    clip = transforms.normalize_(transforms.scale_short_side(transforms.to_clip(given), 16), mean, std)
+    clip = transforms.normalize_(transforms.scale_for_crop(transforms.to_clip(given), 16, (14, 12)), mean, std)
     for view, position in zip(transforms.ViewTransform((14, 12), mean, std, 16, 3)(given), (0, 1, 2), strict=True):
         assert torch.equal(view, transforms.crop_at(clip, (14, 12), position))

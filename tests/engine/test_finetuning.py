@@ -1,6 +1,7 @@
 """Fine-tuning in one command, from a folder of class folders to labels."""
 
 import json
+import shutil
 
 import pytest
 from class_folders import class_folders
@@ -9,9 +10,10 @@ from safetensors.torch import load_file
 from tiny_models import randomise
 
 from mvit_video import build_model, cli
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.evaluation.results import NAMES
-from mvit_video.model.weights.checkpoints import ModelCard, read_checkpoint, save_checkpoint
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.files import read_checkpoint, save_checkpoint
 
 CONFIG = REPOSITORY / "configs/custom/finetune.yaml"
 SHORT = (
@@ -31,7 +33,7 @@ def pretrained(tmp_path_factory):
         name="mvitv2_nano_8x3",
         arguments=arguments,
         classes=("one", "two"),
-        preprocessing=Preprocessing(num_frames=4, sampling_rate=2, target_fps=15, short_side=36, crop_size=32),
+        preprocessing=InputSettings(num_frames=4, sampling_rate=2, target_fps=15, short_side=36, crop_size=32),
     )
     model = randomise(build_model(card.name, num_classes=2, num_frames=4, crop_size=32, **arguments), 0)
     file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
@@ -52,7 +54,7 @@ def test_one_command_splits_trains_evaluates_and_leaves_weights_that_predict_tak
     words = [f"data.root={folder}", f"model.weights={pretrained}", *SHORT]
     code, _, err = run(capsys, "train", CONFIG, *words, "--output", out, "--device", "cpu")
     assert code == 0, err
-    assert "split by a hash of their paths into" in err
+    assert "each class split by a hash of their paths, in all" in err
     assert "the head starts new:" in err and "has 2 classes, such as 'one', and the training list 8, such as" in err
     assert "checked: 3 videos decoded, one pass forward and back," in err
     parts = [
@@ -67,24 +69,35 @@ def test_one_command_splits_trains_evaluates_and_leaves_weights_that_predict_tak
     assert (card.measured.protocol, card.measured.num_videos) == ("1x1", len(parts[1]))
     assert json.loads((out / "evaluation_ema/results.json").read_text())["num_videos"] == len(parts[1])
     assert (
-        f"top-1 {result['top1']:.2f} %, top-5" in err
-        and f"% of {len(parts[1])} held-out videos, 1x1; details in" in err
+        "top-1 {:.2f} % ({:.1f} to {:.1f} with 95 %), top-5".format(result["top1"], *result["intervals_95"]["top1"])
+        in err
+        and f"with 95 %) of {len(parts[1])} held-out videos, 1x1; details in" in err
     )
 
     video = next(iter(folder.rglob("*.mp4")))
     code, answer, _ = run(capsys, "predict", video, "--checkpoint", out / "model.safetensors", "--json")
     assert code == 0 and json.loads(answer)["predictions"][0]["label"] in card.classes
-    for config in ([CONFIG, *words], [out / "config.yaml"]):  # both find the same videos and the same input
+    configs = [[CONFIG, *words], [out / "config.yaml"]]  # both find the same videos and the same input
+    for config in configs:
         where = ["--checkpoint", out / "model.safetensors", "--output", tmp_path / "again", "--overwrite"]
         code, _, err = run(capsys, "evaluate", *config, *where)
         again = json.loads((tmp_path / "again/results.json").read_text())
         assert code == 0 and (again["top1"], again["num_videos"]) == (result["top1"], result["num_videos"]), err
 
-    moved = next(path for path in (folder / card.classes[0]).iterdir())
-    moved.rename(moved.with_name(f"other_{moved.name}"))
-    code, _, err = run(capsys, "train", CONFIG, *words, "--output", out, "--device", "cpu", "--resume", "auto")
-    assert code == 1 and "missing; paths, labels and classes count too): resume with the list and files that" in err
-    assert load_file(out / "model.safetensors").keys() == state.keys()
+    for place, name in enumerate(sorted(path.name for path in folder.iterdir())):  # new videos would be split anew
+        for number in range(place):
+            shutil.copy(video, folder / name / f"new_{number}.mp4")
+    code, _, err = run(capsys, "evaluate", *configs[1], *where)
+    again = json.loads((tmp_path / "again/results.json").read_text())
+    assert code == 0 and (again["top1"], again["num_videos"]) == (result["top1"], result["num_videos"]), err
+    resume = ["train", CONFIG, *words, "--device", "cpu", "--resume", "auto", "--output"]
+    moved = out.rename(tmp_path / "moved")
+    code, _, err = run(capsys, *resume, moved)
+    assert code == 0 and f"of {len(parts[1])} held-out videos" in err, err
+    video.rename(video.with_name(f"other_{video.name}"))
+    code, _, err = run(capsys, *resume, moved)
+    assert code == 1 and video.name in err
+    assert load_file(moved / "model.safetensors").keys() == state.keys()
 
 
 @pytest.mark.parametrize(

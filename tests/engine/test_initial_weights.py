@@ -6,8 +6,9 @@ from tiny_models import randomise
 from mvit_video import build_model
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config
-from mvit_video.engine.run import initial_model, model_card
-from mvit_video.model.weights.checkpoints import save_checkpoint
+from mvit_video.engine.build import initial_model
+from mvit_video.engine.resolve import model_card
+from mvit_video.model.weights.files import save_checkpoint
 
 SMALL = dict(depths=(1, 1))
 

@@ -12,10 +12,16 @@ from tiny_models import tiny_video
 
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config, TrainSettings
-from mvit_video.data.mixing import Mixer
-from mvit_video.engine.losses import Objective, check_resolutions, feature_distance, resized, soft_distillation
-from mvit_video.engine.schedule import learning_rate
-from mvit_video.engine.trainer import Trainer, make_learner
+from mvit_video.data.mixing import mixer_from
+from mvit_video.engine.losses import (
+    check_resolutions,
+    feature_distance,
+    objective_from,
+    resized,
+    soft_distillation,
+)
+from mvit_video.engine.schedule import learning_rate_from
+from mvit_video.engine.trainer import effective_precision, learner_from, trainer_from
 from mvit_video.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -31,8 +37,19 @@ def trainer(teacher=None, mix=None, **changes):
         **({"clips_per_step": 6, "base_lr": 0.1, "warmup_epochs": 0, "clip_gradient": None} | changes)
     )
     model = tiny_video(drop_path_rate=0.0, dropout_rate=0.0)
-    learner, rate = make_learner(model, settings, CPU), learning_rate(settings, 100, 10)
-    return Trainer(learner, rate, mix or Mixer(settings, 5), settings, CPU, Objective(settings, teacher))
+    learner, rate = (
+        learner_from(settings, model, CPU, effective_precision(settings, CPU)),
+        learning_rate_from(settings, 100, 10),
+    )
+    return trainer_from(
+        settings,
+        learner,
+        rate,
+        mix or mixer_from(settings, 5),
+        objective_from(settings, teacher),
+        CPU,
+        effective_precision(settings, CPU),
+    )
 
 
 def weights(machine):
@@ -119,7 +136,7 @@ def test_features_draw_the_smaller_resolution_only():
     def network(clips, with_feature):
         return torch.zeros(6, 5), numbers[clips.shape[-1]].expand(6, 4)
 
-    objective = Objective(TrainSettings(resolutions=(16,)))
+    objective = objective_from(TrainSettings(resolutions=(16,)))
     for losses, _ in objective.parts(network, nullcontext, CLIPS, targets_by_hand().float()):
         if losses.requires_grad:
             losses.mean().backward()
@@ -245,11 +262,11 @@ def test_distillation_at_several_resolutions_teaches_each_of_them():
 def test_a_network_without_a_feature_is_refused():
     settings = TrainSettings(resolutions=(16,))
     with pytest.raises(
-        ConfigError, match=r"^pytorchvideo/x3d_s does not tell the feature before its head, which train."
+        ConfigError, match=r"^'pytorchvideo/x3d_s' does not tell the feature before its head, which train."
     ):
-        check_resolutions(torch.nn.Linear(1, 1), "pytorchvideo/x3d_s", settings)
-    check_resolutions(torch.nn.Linear(1, 1), "pytorchvideo/x3d_s", TrainSettings())
-    check_resolutions(tiny_video(), "mvitv2_s_16x4", settings)
+        check_resolutions("pytorchvideo/x3d_s", settings)
+    check_resolutions("pytorchvideo/x3d_s", TrainSettings())
+    check_resolutions("mvitv2_s_16x4", settings)
 
 
 @pytest.mark.parametrize("sizes", ["[72]", "[56, 60]", "[80]", "[[56, 72]]"])

@@ -6,7 +6,7 @@ from tiny_models import tiny_video
 
 from mvit_video import build_model
 from mvit_video.config.schema import TrainSettings
-from mvit_video.engine.optimizer import build_optimizer, freeze_all_but_head, parameter_groups
+from mvit_video.engine.optimizer import freeze_all_but_head, optimizer_from, parameter_groups
 from mvit_video.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ def test_sgd_is_nesterov_momentum_written_out():
         model.weight.fill_(0.5)
         model.bias.fill_(-0.2)
     settings = TrainSettings(optimizer="sgd", base_lr=0.1, momentum=0.8, weight_decay=0.01)
-    optimizer = build_optimizer(model, settings)
+    optimizer = optimizer_from(settings, model)
     values, buffers = {"weight": 0.5, "bias": -0.2}, {"weight": 0.0, "bias": 0.0}
     for gradient in (0.3, -0.2, 0.7):
         model.weight.grad, model.bias.grad = torch.full((1, 1), gradient), torch.full((1,), gradient)
@@ -37,7 +37,7 @@ def test_sgd_is_nesterov_momentum_written_out():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_optimisers_run_as_one_fused_kernel(optimizer):
-    assert build_optimizer(torch.nn.Linear(1, 1), TrainSettings(optimizer=optimizer)).defaults["fused"] is True
+    assert optimizer_from(TrainSettings(optimizer=optimizer), torch.nn.Linear(1, 1)).defaults["fused"] is True
 
 
 def test_layer_decay_is_the_table_of_the_image_recipes():
@@ -73,7 +73,7 @@ def test_layer_decay_of_a_baseline_ends_at_its_head():
 
 
 def test_layer_decay_of_a_network_without_blocks_is_refused():
-    with pytest.raises(ConfigError, match=r"train.layer_decay needs a network of numbered blocks"):
+    with pytest.raises(ConfigError, match=r"has no numbered blocks, which train.layer_decay needs"):
         parameter_groups(torch.nn.Linear(2, 2), 0.05, 0.9)
 
 

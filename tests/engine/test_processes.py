@@ -18,7 +18,7 @@ from two_processes import environment, torchrun, torchrun_words
 
 from mvit_video.cli import main
 from mvit_video.config.load import load_config
-from mvit_video.engine import run as engine_run
+from mvit_video.engine import build
 from mvit_video.engine.checkpoint import newest_state
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.errors import ConfigError
@@ -80,15 +80,15 @@ def test_two_processes_evaluate_what_they_have_trained_as_one(few_videos, tmp_pa
 
 
 def test_mixing_over_parts_that_cannot_be_paired_is_refused(monkeypatch):
-    monkeypatch.setattr(engine_run, "world_size", lambda: 2)
+    monkeypatch.setattr(build, "world_size", lambda: 2)
     odd = load_config(REPOSITORY / "configs/demo/motion.yaml", ["train.clips_per_step=6", "train.epochs=1"])
-    assert engine_run.step_sampler(odd, 60).places.tolist() == [0, 1, 2]
+    assert build.step_sampler(odd, 60).places.tolist() == [0, 1, 2]
     mixed = load_config(REPOSITORY / "configs/demo/motion.yaml", ["train.clips_per_step=6", "train.mixup=0.8"])
     with pytest.raises(
         ConfigError,
         match=r"= 6 gives each of 2 processes an odd number of videos \(3\), which .*: make it a multiple of 4",
     ):
-        engine_run.step_sampler(mixed, 60)
+        build.step_sampler(mixed, 60)
 
 
 @pytest.fixture(scope="module", params=["ddp", "fsdp"])

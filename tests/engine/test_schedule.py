@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mvit_video.config.schema import TrainSettings
-from mvit_video.engine.optimizer import build_optimizer
-from mvit_video.engine.schedule import learning_rate
+from mvit_video.engine.optimizer import optimizer_from
+from mvit_video.engine.schedule import learning_rate_from
 
 
 def settings(**changes):
@@ -14,7 +14,7 @@ def settings(**changes):
 
 
 def test_the_rate_rises_linearly_then_falls_along_half_a_cosine():
-    rate = learning_rate(settings(), total_steps=1000, steps_per_epoch=100)
+    rate = learning_rate_from(settings(), total_steps=1000, steps_per_epoch=100)
     for step in range(1000):
         if step < 300:
             wanted = 1e-6 + (1.6e-3 - 1e-6) * step / 300
@@ -24,13 +24,13 @@ def test_the_rate_rises_linearly_then_falls_along_half_a_cosine():
 
 
 def test_without_warm_up_the_rate_starts_at_its_peak():
-    rate = learning_rate(settings(warmup_epochs=0, clips_per_step=512), 100, 10)
+    rate = learning_rate_from(settings(warmup_epochs=0, clips_per_step=512), 100, 10)
     assert rate(0) == 1.6e-3
     assert rate(50) == pytest.approx((1.6e-3 + 1e-6) / 2)
 
 
 def test_a_run_shorter_than_its_warm_up_only_rises():
-    rate = learning_rate(settings(warmup_epochs=10, clips_per_step=512, epochs=5), 50, 10)
+    rate = learning_rate_from(settings(warmup_epochs=10, clips_per_step=512, epochs=5), 50, 10)
     assert rate(25) == pytest.approx((1.6e-3 + 1e-6) / 2)
     assert all(rate(step) < rate(step + 1) for step in range(49))
 
@@ -39,7 +39,7 @@ def test_decay_is_for_parameters_with_more_than_one_dimension():
     from mvit_video import build_model
 
     model = build_model("mvitv2_nano_8x3", num_classes=3)
-    groups = build_optimizer(model, settings(weight_decay=0.05)).param_groups
+    groups = optimizer_from(settings(weight_decay=0.05), model).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         one_dimensional = name.endswith("bias") or "norm" in name
@@ -52,7 +52,7 @@ def test_a_step_is_that_of_adamw_written_out():
     model = torch.nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(0.5)
-    optimizer = build_optimizer(model, settings(weight_decay=0.1, betas=(0.9, 0.99)))
+    optimizer = optimizer_from(settings(weight_decay=0.1, betas=(0.9, 0.99)), model)
     weight, mean, square = 0.5, 0.0, 0.0
     for step, gradient in enumerate((0.3, -0.2, 0.7), 1):
         model.weight.grad = torch.full((1, 1), gradient)

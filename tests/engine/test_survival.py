@@ -18,8 +18,8 @@ from two_processes import environment
 
 from mvit_video.cli import main
 from mvit_video.engine.checkpoint import newest_state
+from mvit_video.engine.hooks.signals import StopRequest
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
-from mvit_video.engine.signals import StopRequest
 from mvit_video.engine.trainer import Trainer
 from mvit_video.errors import TrainingError
 from mvit_video.evaluation.evaluate import Evaluator

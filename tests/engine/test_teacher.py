@@ -6,14 +6,16 @@ import torch
 from PIL import Image
 from tiny_models import relative_difference, tiny_video
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.engine.teacher import Teacher, read_teacher
 from mvit_video.errors import ConfigError
-from mvit_video.model import variants
-from mvit_video.model.variants import build_model
+from mvit_video.model.mvit import MViT
+from mvit_video.model.mvit_variants import MVIT
+from mvit_video.model.registry import MODELS, build_model, register_model
 from mvit_video.model.weights import zoo
-from mvit_video.model.weights.checkpoints import ModelCard, model_from_card, save_checkpoint
+from mvit_video.model.weights.card import ModelCard, model_from_card
+from mvit_video.model.weights.files import save_checkpoint
 
 CPU = torch.device("cpu")
 INPUT = dict(num_frames=8, sampling_rate=3, short_side=40, crop_size=32)
@@ -23,7 +25,7 @@ PIXELS = torch.rand(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(2))
 
 def card(classes=CLASSES, **changes):
     return ModelCard(
-        name="mvitv2_s_16x4", arguments={}, classes=classes, preprocessing=Preprocessing(**(INPUT | changes))
+        name="mvitv2_s_16x4", arguments={}, classes=classes, preprocessing=InputSettings(**(INPUT | changes))
     )
 
 
@@ -105,7 +107,7 @@ def test_segments_have_no_rate_to_agree_on():
 
 
 def test_a_saved_checkpoint_is_a_teacher_with_its_digest(tmp_path):
-    named = ModelCard(name="mvitv2_nano_8x3", arguments={}, classes=CLASSES, preprocessing=Preprocessing(**INPUT))
+    named = ModelCard(name="mvitv2_nano_8x3", arguments={}, classes=CLASSES, preprocessing=InputSettings(**INPUT))
     model = model_from_card(named).eval()
     save_checkpoint(tmp_path / "t.safetensors", model, named)
     teacher = read_teacher(str(tmp_path / "t.safetensors"), card(), CPU)
@@ -113,17 +115,18 @@ def test_a_saved_checkpoint_is_a_teacher_with_its_digest(tmp_path):
 
 
 def test_a_baseline_that_was_trained_here_is_a_teacher(tmp_path):
-    named = ModelCard(name="pytorchvideo/x3d_s", arguments={}, classes=CLASSES, preprocessing=Preprocessing(**INPUT))
+    named = ModelCard(name="pytorchvideo/x3d_s", arguments={}, classes=CLASSES, preprocessing=InputSettings(**INPUT))
     model = model_from_card(named).eval()
     save_checkpoint(tmp_path / "t.safetensors", model, named)
     assert torch.equal(read_teacher(str(tmp_path / "t.safetensors"), card(), CPU)(PIXELS), model(PIXELS).detach())
 
 
-def test_a_public_file_is_a_teacher_by_the_zoos_facts(tmp_path, monkeypatch):
+def test_a_public_file_is_a_teacher_by_the_zoos_facts(tmp_path, monkeypatch, request):
     """Its name decides what it is; a small network stands for the large one. Classes are the shipped list's."""
     entry = zoo.ZOO["mvitv2_s_16x4_ssv2"].model_copy(update={"model": "small", "url": "h/small.pyth"})
     monkeypatch.setitem(zoo.ZOO, "small", entry)
-    monkeypatch.setitem(variants.VARIANTS, "small", dict(depths=(1, 1), embed_dim=16))
+    register_model("small", MViT, dict(depths=(1, 1), embed_dim=16), MVIT)
+    request.addfinalizer(lambda: MODELS.forget(__name__))
     model = build_model("small", num_classes=174).eval()
     torch.save({"model_state": model.state_dict()}, tmp_path / "small.pyth")
     student = card(tuple(reversed(published_classes("ssv2"))), sampling="segment", num_frames=16)

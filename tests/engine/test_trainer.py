@@ -11,10 +11,12 @@ from tiny_models import relative_difference, tiny_video
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvit_video.config.schema import TrainSettings
-from mvit_video.data.mixing import Mixer
+from mvit_video.data.mixing import mixer_from
 from mvit_video.engine import trainer as engine
-from mvit_video.engine.schedule import learning_rate
-from mvit_video.engine.trainer import Trainer, effective_precision, guarded_step, make_learner
+from mvit_video.engine.losses import objective_from
+from mvit_video.engine.nonfinite import GuardedStep
+from mvit_video.engine.schedule import learning_rate_from
+from mvit_video.engine.trainer import effective_precision, learner_from, trainer_from
 from mvit_video.errors import TrainingError
 
 CPU = torch.device("cpu")
@@ -34,9 +36,22 @@ def trainer(model=None, mix=None, **changes):
     settings = TrainSettings(
         **({"clips_per_step": 6, "base_lr": 0.1, "warmup_epochs": 0, "clip_gradient": None} | changes)
     )
-    rate = learning_rate(settings, 100, 10)
-    learner = make_learner(tiny_video(drop_path_rate=0.0, dropout_rate=0.0) if model is None else model, settings, CPU)
-    return Trainer(learner, rate, mix or Mixer(settings, 5), settings, CPU)
+    rate = learning_rate_from(settings, 100, 10)
+    learner = learner_from(
+        settings,
+        tiny_video(drop_path_rate=0.0, dropout_rate=0.0) if model is None else model,
+        CPU,
+        effective_precision(settings, CPU),
+    )
+    return trainer_from(
+        settings,
+        learner,
+        rate,
+        mix or mixer_from(settings, 5),
+        objective_from(settings),
+        CPU,
+        effective_precision(settings, CPU),
+    )
 
 
 def halved(**changes):
@@ -44,6 +59,10 @@ def halved(**changes):
     machine = trainer(precision="fp16", **changes)
     machine.learner.scaler.load_state_dict(machine.learner.scaler.state_dict() | {"scale": 2.0**8})
     return machine
+
+
+def guarded_step(machine, run, stop=True):
+    return GuardedStep(machine.train_step, run, stop)
 
 
 def step(machine, number=0, clips=CLIPS):
@@ -232,8 +251,8 @@ def test_a_step_that_is_no_number_stops_with_the_ids_of_its_clips_on_disk(tmp_pa
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_skipped_step_leaves_everything_as_it_was_and_the_next_goes_on(tmp_path, precision):
-    machine, other = (trainer(on_nonfinite="skip", precision=precision, ema_decay=0.9) for _ in range(2))
-    guarded = guarded_step(machine, tmp_path)
+    machine, other = (trainer(precision=precision, ema_decay=0.9) for _ in range(2))
+    guarded = guarded_step(machine, tmp_path, stop=False)
     record = guarded(0, planted(float("nan")))
     assert record == {
         "loss": None,
@@ -244,13 +263,13 @@ def test_a_skipped_step_leaves_everything_as_it_was_and_the_next_goes_on(tmp_pat
     }
     assert [path.name for path in tmp_path.iterdir()] == ["nonfinite_step_00000001.json"]
     other.learner.scaler.load_state_dict(machine.learner.scaler.state_dict())
-    assert guarded(1, BATCH) == guarded_step(other, tmp_path)(1, BATCH)
+    assert guarded(1, BATCH) == guarded_step(other, tmp_path, stop=False)(1, BATCH)
     assert equal(weights(machine), weights(other))
 
 
 def test_a_skipped_step_leaves_the_statistics_of_batch_norms_as_they_were(tmp_path):
     model = torch.nn.Sequential(torch.nn.BatchNorm3d(3), torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 32 * 32, 5))
-    guarded = guarded_step(trainer(model, on_nonfinite="skip", clips_per_pass=2), tmp_path)
+    guarded = guarded_step(trainer(model, clips_per_pass=2), tmp_path, stop=False)
     guarded(0, BATCH)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     assert before["0.num_batches_tracked"] == 3
@@ -259,7 +278,7 @@ def test_a_skipped_step_leaves_the_statistics_of_batch_norms_as_they_were(tmp_pa
 
 
 def test_a_run_that_only_skips_stops(tmp_path):
-    guarded = guarded_step(trainer(on_nonfinite="skip"), tmp_path)
+    guarded = guarded_step(trainer(), tmp_path, stop=False)
     for number in range(9):
         assert guarded(number, planted(float("nan")))["skipped"] == 1
     with pytest.raises(TrainingError, match=r"00000010.json; 10 steps in a row were: lower train.base_lr and resume"):

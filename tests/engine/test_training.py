@@ -13,16 +13,21 @@ from safetensors.torch import load_file
 from tiny_models import tiny_video
 
 from mvit_video.config.load import load_config
-from mvit_video.config.schema import Preprocessing, TrainSettings
-from mvit_video.data.mixing import Mixer
+from mvit_video.config.schema import InputSettings, TrainSettings
+from mvit_video.data.lists.selection import training_lists
+from mvit_video.data.mixing import mixer_from
 from mvit_video.engine import checkpoint as states
+from mvit_video.engine.determinism import seed_step
+from mvit_video.engine.losses import objective_from
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
 from mvit_video.engine.nonfinite import NonFiniteStep
-from mvit_video.engine.run import train_run, training_lists
-from mvit_video.engine.trainer import Trainer, make_learner, seed_step
+from mvit_video.engine.resolve import resolve
+from mvit_video.engine.run import train_run
+from mvit_video.engine.trainer import Trainer, effective_precision, learner_from, trainer_from
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError, TrainingError
 from mvit_video.evaluation.evaluate import validator
-from mvit_video.model.weights.checkpoints import ModelCard, load_checkpoint
+from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.load import load_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -34,7 +39,7 @@ def config_for(folder, *words):
 
 
 def train(config, run, say=silent, **how):
-    return train_run(config, run, CPU, lambda videos: validator(videos, config, CPU), say, **how)
+    train_run(resolve(config, run, CPU, say, **how), lambda videos: validator(videos, config, CPU), say)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +118,7 @@ def test_averaged_weights_are_validated_beside_the_others(few_videos, tmp_path):
     train(config_for(few_videos, "train.epochs=1", "train.ema_decay=0.9"), tmp_path / "run")
     record = read_metrics(tmp_path / "run/validation.jsonl")[0]
     config = config_for(few_videos)
-    validate = validator(training_lists(config)[1], config, CPU)
+    validate = validator(training_lists(config.data)[1], config, CPU)
     for name, prefix in (("model", ""), ("model_ema", "ema_")):
         numbers = validate(load_checkpoint(tmp_path / f"run/{name}.safetensors")[0])
         assert {f"{prefix}{key}": value for key, value in numbers.items()}.items() <= record.items()
@@ -201,6 +206,7 @@ def test_a_state_of_before_that_does_not_tell_its_lists_resumes_with_as_many_ste
     state = tmp_path / "run/checkpoints/step_00000012/state.json"
     content = json.loads(state.read_text())
     assert [of["videos"] for of in content.pop("lists")] == [16, 8]
+    del content["digest"]
     state.write_text(json.dumps(content))
     train(config_for(few_videos), tmp_path / "run", resume=True)
     shutil.copytree(few_videos, tmp_path / "data")
@@ -263,10 +269,12 @@ def test_a_run_that_meets_nan_stops_with_a_report_and_no_state_of_it(few_videos,
 @pytest.mark.parametrize("part", ["model", "average", "optimizer"])
 def test_a_state_with_nan_is_never_written(tmp_path, part):
     model = tiny_video()
-    learner = make_learner(model, TrainSettings(ema_decay=0.9), CPU)
+    learner = learner_from(
+        TrainSettings(ema_decay=0.9), model, CPU, effective_precision(TrainSettings(ema_decay=0.9), CPU)
+    )
     model(torch.zeros(1, 3, 8, 32, 32)).sum().backward()
     learner.optimizer.step()
-    card = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=("a",), preprocessing=Preprocessing())
+    card = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=("a",), preprocessing=InputSettings())
     states.save_state(tmp_path, 1, learner, card, {}, keep=1)
     planted = {
         "model": model.norm.bias,
@@ -475,7 +483,7 @@ def with_missing_videos(few_videos, folder, *names):
 
 def test_allowed_missing_videos_leave_training_stay_in_validation_and_are_listed(few_videos, tmp_path):
     config = with_missing_videos(few_videos, tmp_path / "data", "train/00002.mp4", "val/00003.mp4")
-    train_list, val_list = training_lists(config)
+    train_list, val_list = training_lists(config.data)
     assert (len(train_list), len(val_list)) == (15, 8)
     assert "train/00002.mp4" not in {record.path for record in train_list.records}
     said = []
@@ -507,13 +515,13 @@ def test_videos_in_both_lists_are_noted(few_videos, tmp_path):
     shutil.copytree(few_videos, tmp_path / "data")
     with open(tmp_path / "data/val.csv", "a") as file:
         file.write("train/00001.mp4 1\n")
-    notes = training_lists(config_for(tmp_path / "data"))[1].notes
+    notes = training_lists(config_for(tmp_path / "data").data)[1].notes
     assert len(notes) == 1 and "1 of the 9 videos of" in notes[0] and "'train/00001.mp4' (row 9 of val.csv" in notes[0]
 
 
 def test_a_run_without_a_training_list_is_refused(few_videos):
     with pytest.raises(ConfigError, match=r"data.train is not set: name a csv"):
-        training_lists(config_for(few_videos, "data.train=null"))
+        training_lists(config_for(few_videos, "data.train=null").data)
 
 
 def test_validation_may_be_left_out(few_videos, tmp_path):
@@ -537,8 +545,16 @@ def trainer(**changes):
     settings = TrainSettings(clips_per_step=2, **changes)
     model = Linear()
     descent = torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=1.0)
-    learner = replace(make_learner(model, settings, CPU), optimizer=descent)
-    return Trainer(learner, lambda step: 0.5, Mixer(settings, 2), settings, CPU)
+    learner = replace(learner_from(settings, model, CPU, effective_precision(settings, CPU)), optimizer=descent)
+    return trainer_from(
+        settings,
+        learner,
+        lambda step: 0.5,
+        mixer_from(settings, 2),
+        objective_from(settings),
+        CPU,
+        effective_precision(settings, CPU),
+    )
 
 
 CLIPS, LABELS = torch.tensor([[1.0, 2.0], [3.0, -1.0]]).view(2, 2, 1, 1, 1), torch.tensor([0, 1])
@@ -607,7 +623,7 @@ def test_a_state_that_cannot_be_written_leaves_the_ones_before_it(whole_run, few
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(states, "write_whole", full)
-    learner = make_learner(torch.nn.Linear(1, 1), TrainSettings(), CPU)
+    learner = learner_from(TrainSettings(), torch.nn.Linear(1, 1), CPU, effective_precision(TrainSettings(), CPU))
     card = states.read_checkpoint(run / "model.safetensors")[1]
     with pytest.raises(CheckpointError, match=r"step_00000099: cannot be written \(No space left on device\)"):
         states.save_state(run, 99, learner, card, {}, keep=1)

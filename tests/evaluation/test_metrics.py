@@ -1,6 +1,8 @@
+import itertools
+
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, multinomial
 from sklearn import metrics as reference
 
 from mvit_video.evaluation import metrics
@@ -177,6 +179,42 @@ def test_the_bootstrap_draws_videos_with_replacement_and_repeats_itself(many):
     drawn = np.repeat(np.arange(300), seen[0].astype(int))
     wanted = 100 * reference.balanced_accuracy_score(many[1][drawn], many[0].argmax(1)[drawn])
     assert values[0, 1] == pytest.approx(wanted)
+
+
+def test_the_interval_of_wilson_is_that_of_scipy_and_never_leaves_0_to_100():
+    for count in (1, 2, 8, 30, 1000):
+        for hits in {0, 1, count // 3, count - 1, count}:
+            wanted = binomtest(hits, count).proportion_ci(method="wilson")
+            found = metrics.wilson(hits, count)
+            assert found == pytest.approx([100 * wanted.low, 100 * wanted.high])
+            assert 0 <= found[0] <= 100 * hits / count <= found[1] <= 100
+    assert metrics.wilson(0, 8)[0] == 0 and metrics.wilson(8, 8)[1] == 100
+
+
+def cases(both, only_one, only_other, neither):
+    one = np.repeat([True, True, False, False], [both, only_one, only_other, neither])
+    return one, np.repeat([True, False, True, False], [both, only_one, only_other, neither])
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.1, 0.1, 0.3), (0.8, 0.15, 0.05, 0.0), (0.2, 0.1, 0.4, 0.3)])
+def test_the_interval_of_a_paired_difference_covers_it_in_about_95_of_100_samples(shares):
+    """Over every outcome of ten videos, weighted by its probability."""
+    truth, covered, number = 100 * (shares[2] - shares[1]), 0.0, 10
+    for outcome in itertools.product(range(number + 1), repeat=3):
+        if sum(outcome) <= number:
+            outcome = (*outcome, number - sum(outcome))
+            low, high = metrics.paired_difference(*cases(*outcome))
+            covered += multinomial.pmf(outcome, number, shares) * (low <= truth <= high)
+    assert 0.93 < covered < 0.999
+
+
+def test_the_interval_of_a_paired_difference_is_the_bootstraps_where_videos_are_many():
+    one, other = cases(500, 100, 160, 240)
+    rng = np.random.default_rng(0)
+    drawn = [100 * (other[draw].mean() - one[draw].mean()) for draw in rng.integers(1000, size=(4000, 1000))]
+    found = metrics.paired_difference(one, other)
+    assert found == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.4)
+    assert metrics.paired_difference(other, one) == pytest.approx([-found[1], -found[0]])
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (3, 3), (1, 9), (300, 200)])

@@ -4,14 +4,14 @@ import pytest
 from conftest import REPOSITORY
 
 from mvit_video.config.load import load_config
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import view_indices
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation.protocols import NAMED, Protocol
 from mvit_video.model.weights.zoo import ZOO
 
-S, L = Preprocessing(), Preprocessing(num_frames=40, sampling_rate=3, short_side=312, crop_size=312)
-SSV2 = Preprocessing(sampling="segment", short_side=224)
+S, L = InputSettings(), InputSettings(num_frames=40, sampling_rate=3, short_side=312, crop_size=312)
+SSV2 = InputSettings(sampling="segment", short_side=224)
 
 
 @pytest.mark.parametrize("text", ["5", "5x", "x3", "0x1", "5x4", "5 x 1", "-1x1", "axb", "²x1", "kinetics-5x2", ""])
@@ -51,7 +51,7 @@ def test_a_disagreement_names_both_sides():
     with pytest.raises(
         ConfigError, match=r"wants segment sampling and a short side that is the crop's, .* short side 256"
     ):
-        NAMED["ssv2-1x3"].check(Preprocessing(sampling="segment"))
+        NAMED["ssv2-1x3"].check(InputSettings(sampling="segment"))
 
 
 def test_every_checkpoint_of_the_paper_fits_its_published_protocol():

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 from small_results import made_up_scores
 
@@ -57,8 +58,21 @@ def test_nothing_decoded_is_zero_percent_and_no_calibration(scores):
     nothing = VideoScores(scores.names, scores.labels, np.zeros((60, 7), np.float32), np.zeros(60, bool))
     found = measures(nothing)
     assert found["top1"] == found["top5"] == found["mean_class_accuracy"] == 0
-    assert found["expected_calibration_error"] is None and found["intervals_95"]["top1"] == [0, 0]
+    assert found["expected_calibration_error"] is None
+    wanted = [0, 100 * binomtest(0, 60).proportion_ci(method="wilson").high]
+    assert found["intervals_95"]["top1"] == found["intervals_95"]["top5"] == pytest.approx(wanted)
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("right", [0, 5, 8])
+def test_shares_of_few_videos_have_the_interval_of_wilson_and_the_mean_over_classes_a_bootstrap(right):
+    labels = np.arange(8) % 2
+    answers = np.where(np.arange(8) < right, labels, 1 - labels)
+    found = measures(VideoScores([f"{row}.mp4" for row in range(8)], labels, np.eye(2)[answers], np.ones(8, bool)))
+    wilson = binomtest(right, 8).proportion_ci(method="wilson")
+    assert found["top1"] == 100 * right / 8
+    assert found["intervals_95"]["top1"] == pytest.approx([100 * wilson.low, 100 * wilson.high])
+    assert (found["intervals_95"]["mean_class_accuracy"] == [found["top1"]] * 2) == (right in (0, 8))
 
 
 def test_two_classes_have_results(tmp_path):

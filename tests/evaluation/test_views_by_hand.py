@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 from plain_views import all_frames, scaled
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import ViewDataset
 from mvit_video.data.lists.records import VideoList, VideoRecord
 from mvit_video.data.synthetic import write_video
 from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.source import VideoFiles
 from mvit_video.evaluation.protocols import NAMED
 
 SAMPLED = {"num_frames": 6, "sampling_rate": 8}
 INPUTS = {
-    "kinetics-5x1": Preprocessing(**SAMPLED),
-    "kinetics-5x3": Preprocessing(**SAMPLED, short_side=312, crop_size=312, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
-    "ssv2-1x3": Preprocessing(num_frames=6, sampling="segment", short_side=224),
+    "kinetics-5x1": InputSettings(**SAMPLED),
+    "kinetics-5x3": InputSettings(**SAMPLED, short_side=312, crop_size=312, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
+    "ssv2-1x3": InputSettings(num_frames=6, sampling="segment", short_side=224),
 }
 VIDEOS = {  # frames, height, width, frames a second: wide, upright and odd when scaled, shorter than a clip
     "wide.mp4": (71, 66, 90, 25),
@@ -66,7 +67,9 @@ def test_the_views_of_a_published_protocol_are_those_of_a_plain_loop(root, name,
     calls, read = [], VideoReader.frames
     monkeypatch.setattr(VideoReader, "frames", lambda reader, wanted: calls.append(1) or read(reader, wanted))
     videos = VideoList((VideoRecord(video, 0, 1),), ("a",), "list.csv")
-    views = ViewDataset(videos, str(root), inputs, protocol.clips, protocol.crops, "pyav", 0)[0]["video"].numpy()
+    views = ViewDataset(videos, VideoFiles(str(root), timeout=0), inputs, protocol.clips, protocol.crops, "return")[0][
+        "video"
+    ].numpy()
     assert len(calls) == 1, "one decode for all views"
 
     frames, fps = all_frames(root / video), float(VIDEOS[video][3])

@@ -15,13 +15,14 @@ from plain_views import all_frames, scaled
 from small_results import DEMO, INPUT, random_checkpoint, settings
 
 from mvit_video import cli
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import ViewDataset
 from mvit_video.data.lists.read import read_videos
 from mvit_video.data.synthetic import write_video
+from mvit_video.data.video.source import VideoFiles
 from mvit_video.evaluation.scores_file import load_scores
 from mvit_video.model.weights import convert
-from mvit_video.model.weights.checkpoints import load_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 from mvit_video.model.weights.zoo import ZOO
 
 VIDEOS = 9
@@ -142,7 +143,14 @@ def test_frames_in_another_order_are_scored_and_named(data, checkpoint, evaluate
     whole = json.loads((evaluated / "results.json").read_text())
     assert whole["frames"] == "in-order" and "The frames of each clip" not in whole["protocol_in_words"]
     config, (model, card) = settings(data), load_checkpoint(checkpoint)
-    dataset = ViewDataset(read_videos("val.csv", str(data)), str(data), card.preprocessing, 1, 1, "pyav", 0)
+    dataset = ViewDataset(
+        read_videos("val.csv", str(data)),
+        VideoFiles(str(data), timeout=0),
+        card.preprocessing,
+        1,
+        1,
+        "return",
+    )
     found = load_scores(tmp_path / "out")[0].scores
     for row in (0, 4):
         order = list(range(config.data.num_frames))[::-1]
@@ -166,9 +174,9 @@ def test_pictures_of_another_size_are_scored_and_named(data, checkpoint, tmp_pat
 
 
 def test_a_resolution_keeps_the_proportions():
-    shown = Preprocessing(short_side=256, crop_size=(224, 112)).at_resolution(56)
+    shown = InputSettings(short_side=256, crop_size=(224, 112)).at_resolution(56)
     assert (shown.short_side, shown.crop_size) == (128, (112, 56))
-    shown = Preprocessing(short_side=256, crop_size=224).at_resolution(160)
+    shown = InputSettings(short_side=256, crop_size=224).at_resolution(160)
     assert (shown.short_side, shown.crop_size) == (183, 160)
 
 

@@ -10,7 +10,7 @@ from tiny_models import randomise, tiny_video
 from tiny_predictor import nano_predictor
 from torch import nn
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.synthetic import (
     CLASSES,
     FPS,
@@ -25,7 +25,7 @@ from mvit_video.data.synthetic import (
     render,
     write_video,
 )
-from mvit_video.data.transforms import ViewTransform, crop_at, scale_short_side, to_clip
+from mvit_video.data.transforms import ViewTransform, crop_at, scale_for_crop, to_clip
 from mvit_video.errors import ConfigError
 from mvit_video.inference.explain import HeatClip, _spread, class_heat, crop_box, explain_video
 from mvit_video.inference.predictor import Predictor
@@ -59,7 +59,7 @@ def clips(predictor):
     for seed in range(32):
         frames, covered = scene_with_object(seed)
         picture = to_clip(covered[NUMBERS, ..., None].repeat(3, 3).astype(np.uint8) * 255)
-        seen = crop_at(scale_short_side(picture, settings.short_side), settings.crop_hw, 1)[0] > 0.5
+        seen = crop_at(scale_for_crop(picture, settings.short_side, settings.crop_hw), settings.crop_hw, 1)[0] > 0.5
         found.append((view(frames[NUMBERS])[0], seen))
     return found
 
@@ -216,7 +216,7 @@ def test_what_cannot_be_explained_is_one_sentence(few_videos):
         ConfigError, match=r"label 'moving lift' is none of the checkpoint's 8 classes \(did you mean 'moving left'\?\)"
     ):
         explain_video(nano_predictor(), video, "moving lift")
-    with pytest.raises(ConfigError, match="cannot be explained: heat maps are made for the MViT networks only"):
+    with pytest.raises(ConfigError, match=r"cannot be explained: .* take one of the mvit networks"):
         explain_video(nano_predictor(model=nn.Flatten()), video)
 
 
@@ -234,12 +234,13 @@ def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
     assert [axes.get_title() for axes in figure.axes[:2]] == ["0.08 s", f"{shown[50]:.2f} s"]
 
 
+@pytest.mark.parametrize("crop", [(40, 40), (40, 70), (70, 40)])
 @pytest.mark.parametrize(("height", "width"), [(64, 80), (80, 64), (48, 48), (240, 1000)])
-def test_the_box_is_what_the_network_sees(height, width):
-    settings = Preprocessing(short_side=48, crop_size=40)
+def test_the_box_is_what_the_network_sees(height, width, crop):
+    settings = InputSettings(short_side=48, crop_size=crop)
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     ramp = np.stack([rows, columns, np.zeros_like(rows)], 2)
-    clip = crop_at(scale_short_side(torch.from_numpy(ramp).float().permute(2, 0, 1)[:, None], 48), (40, 40), 1)
+    clip = crop_at(scale_for_crop(torch.from_numpy(ramp).float().permute(2, 0, 1)[:, None], 48, crop), crop, 1)
     top, left, tall, wide = crop_box(settings, height, width)
     edges = [clip[0].min(), clip[0].max(), clip[1].min(), clip[1].max()]
     wanted = [top * height, (top + tall) * height, left * width, (left + wide) * width]

@@ -1,5 +1,6 @@
 import itertools
 import json
+import logging
 import runpy
 import subprocess
 import sys
@@ -17,15 +18,18 @@ from tiny_checkpoint import write_tiny
 from tiny_models import randomise
 
 from mvit_video import build_model, cli
-from mvit_video.config.schema import Config, Preprocessing
+from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.dataset import view_indices
+from mvit_video.data.transforms import ViewTransform
 from mvit_video.data.video.reader import VideoReader
-from mvit_video.engine.run import model_card
+from mvit_video.engine.resolve import model_card
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.inference import export
-from mvit_video.inference.export import example_clips, export_checkpoint
+from mvit_video.inference.export import EXPORTERS, example_clips, export_checkpoint, register_exporter
 from mvit_video.inference.predictor import Predictor
-from mvit_video.model.weights.checkpoints import CARD_KEY, ModelCard, load_checkpoint, save_checkpoint
+from mvit_video.model.weights.card import CARD_KEY, ModelCard
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.load import load_checkpoint
 
 RUNNER = REPOSITORY / "examples/onnx_runner.py"
 
@@ -101,15 +105,16 @@ def test_a_fixed_batch_takes_that_many_clips_only(tiny, tmp_path):
         run(example_clips(card, 3))
 
 
-def test_a_file_whose_logits_differ_is_not_written(tiny, tiny_onnx, tmp_path, monkeypatch):
+def test_a_file_whose_logits_differ_is_not_written(tiny, tiny_onnx, tmp_path, request):
     model, card = load_checkpoint(tiny)
     model.head.projection.bias.data[2] += 0.01
     save_checkpoint(tmp_path / "other.safetensors", model, card)
-    monkeypatch.setattr(export, "to_onnx", lambda model, card, batch: tiny_onnx.read_bytes())
+    request.addfinalizer(lambda: EXPORTERS.forget(__name__))
+    register_exporter("stale", lambda model, card, batch: tiny_onnx.read_bytes(), export.onnx_run)
     with pytest.raises(
         CheckpointError, match=r"model.onnx: not written, because its logits are up to .* wanted at most"
     ):
-        export_checkpoint(tmp_path / "other.safetensors", "onnx", tmp_path / "model.onnx", 1)
+        export_checkpoint(tmp_path / "other.safetensors", "stale", tmp_path / "model.onnx", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]
 
 
@@ -213,12 +218,26 @@ def test_a_card_has_the_views_of_a_named_protocol_and_the_runner_takes_both(tmp_
 def test_the_runner_takes_the_frames_that_we_take(step, sampling):
     kind = runpy.run_path(str(RUNNER))["Runner"]
     runner = kind.__new__(kind)  # without a file
-    settings = Preprocessing(num_frames=8, sampling_rate=3, dense_step=step, sampling=sampling)
+    settings = InputSettings(num_frames=8, sampling_rate=3, dense_step=step, sampling=sampling)
     runner.settings = settings.model_dump(mode="json")
-    for count, fps, runner.num_clips in itertools.product((1, 7, 60, 301), (15.0, 29.97, 60.0), (1, 2, 5)):
+    for count, fps, runner.num_clips in itertools.product((1, 7, 23, 60, 301), (15.0, 29.97, 60.0), (1, 2, 5)):
         wanted = view_indices(count, fps, settings, runner.num_clips)
         found = [runner.frame_numbers(count, fps, clip) for clip in range(runner.num_clips)]
         assert np.array_equal(found, wanted), (count, fps)
+
+
+@pytest.mark.parametrize("crop", [32, (32, 56), (56, 32)])
+def test_the_runner_shows_the_pixels_that_we_show_for_a_crop_of_any_shape(crop):
+    runner = runpy.run_path(str(RUNNER))["Runner"]
+    runner = runner.__new__(runner)  # without a file
+    settings = InputSettings(short_side=36, crop_size=crop, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    runner.settings = settings.model_dump(mode="json")
+    for height, width in ((30, 40), (48, 27), (50, 50), (9, 70)):
+        frames = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+        clip = np.stack([runner.scaled(frame) for frame in frames], 1)
+        wanted = ViewTransform(settings.crop_hw, settings.mean, settings.std, settings.short_side, 3)(frames)
+        for position in (0, 1, 2):
+            assert np.abs(runner.crop(clip, position) - wanted[position].numpy()).max() < 1e-5
 
 
 def test_the_runner_samples_whole_videos_and_fills_a_fixed_batch(videos, tmp_path):
@@ -272,3 +291,40 @@ def test_eight_bits_keep_the_accuracy_and_halve_the_file(trained, motion_data, t
         right[name] = sum(label == classes[int(row[1])] for label, row in zip(labels, rows, strict=True))
     assert right["full"] > 0.5 * len(rows)
     assert abs(right["full"] - right["int8"]) <= 0.05 * len(rows)
+
+
+class Kept(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def emit(self, record):
+        self.said.append(record.getMessage())
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("handled", [True, False], ids=["a program that logs", "a program that has set up nothing"])
+def test_an_export_leaves_the_logging_of_the_process_alone(tmp_path, handled):
+    checkpoint, root, kept = write_tiny(tmp_path / "a.safetensors"), logging.getLogger(), Kept()
+    before = root.handlers[:], logging.root.manager.disable, root.level, root.filters[:]
+    try:
+        root.handlers[:] = [kept] if handled else []
+        logging.disable(logging.DEBUG)
+        export_checkpoint(checkpoint, "onnx", tmp_path / "a.onnx", None, int8=True)
+        assert root.handlers == ([kept] if handled else []) and kept.said == []
+        assert (logging.root.manager.disable, root.level, root.filters) == (logging.DEBUG, *before[2:])
+    finally:
+        root.handlers[:] = before[0]
+        logging.disable(before[1])
+
+
+def test_what_others_log_while_the_quantiser_works_is_heard():
+    root, kept = logging.getLogger(), Kept()
+    root.addHandler(kept)
+    try:
+        with export._without_advice():
+            logging.warning("of another thread")
+            logging.getLogger("a library").warning("of a library")
+    finally:
+        root.removeHandler(kept)
+    assert kept.said == ["of another thread", "of a library"]

@@ -9,6 +9,7 @@ from tiny_checkpoint import write_tiny
 from mvit_video import cli
 from mvit_video.data.dataset import ViewDataset
 from mvit_video.data.lists.read import read_videos
+from mvit_video.data.video.source import VideoFiles
 from mvit_video.errors import ConfigError
 from mvit_video.inference import features
 from mvit_video.inference.features import Task, extract_features
@@ -30,7 +31,7 @@ def task(few_videos, monkeypatch):
 
 
 def samples(task, predictor):
-    dataset = ViewDataset(task.videos, task.root, predictor.card.preprocessing, 2, 3, "pyav")
+    dataset = ViewDataset(task.videos, VideoFiles(task.root), predictor.card.preprocessing, 2, 3, "return")
     return [dataset[row] for row in range(len(dataset))]
 
 

@@ -10,12 +10,12 @@ import torch
 from matplotlib.colors import to_rgb
 from tiny_predictor import nano_card, nano_model, nano_predictor
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.synthetic import write_video
+from mvit_video.data.video.guard import Guard
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import DecodeError
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.inference import timeline as timeline_module
 from mvit_video.inference.predictor import Predictor
 from mvit_video.inference.timeline import Segment, Timeline, label_timeline, merge_segments, segments_csv, segments_srt
 from mvit_video.inference.windows import SlidingClips, shown_at
@@ -80,14 +80,40 @@ def test_a_model_that_samples_whole_videos_sees_windows_of_four_seconds(few_vide
         assert found == pytest.approx(dict(wanted.predictions), abs=1e-6)
 
 
-def test_every_frame_is_decoded_once(few_videos, monkeypatch):
-    asked = []
-    stream = VideoReader.stream
-    monkeypatch.setattr(VideoReader, "stream", lambda reader: (asked.append(1) or frame for frame in stream(reader)))
-    monkeypatch.setattr(VideoReader, "frames", None)
-    told = []
-    label_timeline(nano_predictor(), few_videos / "long.mp4", on_frame=lambda done, total: told.append((done, total)))
-    assert len(asked) == 216 and told == [(number, 216) for number in range(1, 217)]
+class Counted(VideoReader):
+    """Gives frames in a stream only, and counts them."""
+
+    frames = None
+
+    def __init__(self, *words, **more):
+        super().__init__(*words, **more)
+        self.given = 0
+
+    def stream(self):
+        for frame in super().stream():
+            self.given += 1
+            yield frame
+
+
+def test_every_frame_is_decoded_once(few_videos):
+    told, opened, predictor = [], [], nano_predictor()
+
+    def open_counted(path, whole):
+        opened.append(Counted(path, whole=whole))
+        return opened[-1]
+
+    predictor = predictor.with_guard(SimpleNamespace(open=open_counted))
+    label_timeline(predictor, few_videos / "long.mp4", on_frame=lambda done, total: told.append((done, total)))
+    assert [reader.given for reader in opened] == [216] and told == [(number, 216) for number in range(1, 217)]
+
+
+def test_a_guarded_timeline_is_that_of_decoding_in_this_process(few_videos):
+    predictor = nano_predictor()
+    found, wanted = (
+        label_timeline(predictor.with_guard(guard), few_videos / "long.mp4") for guard in (Guard(), Guard(timeout=0))
+    )
+    assert np.array_equal(found.scores, wanted.scores) and found.segments == wanted.segments
+    assert all(np.array_equal(*pair) for pair in zip(found.film, wanted.film, strict=True))
 
 
 def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
@@ -106,7 +132,7 @@ def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
 class BareReader:
     """What a timeline asks of a reader, of a video that is not there; decoding stops after `whole` frames."""
 
-    path, shortfall = "bare.mp4", ""
+    path, shortfall, note = "bare.mp4", "", ""
 
     def __init__(self, count, fps, whole):
         self.count, self.fps, self.whole = count, fps, whole
@@ -134,8 +160,9 @@ class BarePredictor:
 
     views_at_once = 4
 
-    def __init__(self, **settings):
-        self.card = SimpleNamespace(preprocessing=Preprocessing(**settings), classes=("a", "b", "c"))
+    def __init__(self, reader, **settings):
+        self.guard = SimpleNamespace(open=lambda path, whole: reader)
+        self.card = SimpleNamespace(preprocessing=InputSettings(**settings), classes=("a", "b", "c"))
         self.rng = np.random.default_rng(0)
 
     def scores(self, clips):
@@ -154,8 +181,7 @@ def test_windows_and_segments_lie_within_videos_of_any_length_and_rate(settings,
     lengths = [303, 1, 2, *rng.integers(3, 500, 12).tolist()]
     for fps, count, stops in product((1.0, 23.976, 25.0, 30_000 / 1001, 30.0, 50.0, 59.94), lengths, (False, True)):
         whole = -(-count * 2 // 3) if stops else count
-        monkeypatch.setattr(timeline_module, "open_video", lambda path, whole, r=(count, fps, whole): BareReader(*r))
-        found = label_timeline(BarePredictor(**settings), "bare.mp4")
+        found = label_timeline(BarePredictor(BareReader(count, fps, whole), **settings), "bare.mp4")
         end = whole / fps
         assert found.seconds == pytest.approx(end) and (found.error is not None) == (whole < count)
         assert (np.diff(found.times) > 0).all() and found.times[0] > 0 and found.times[-1] <= end + 1e-9
@@ -172,7 +198,7 @@ def test_windows_and_segments_lie_within_videos_of_any_length_and_rate(settings,
 
 def test_a_video_of_29_97_frames_a_second_has_a_timeline(tmp_path):
     write_video(tmp_path / "ntsc.mp4", np.zeros((303, 48, 64, 3), np.uint8), Fraction(30_000, 1001))
-    shown = Preprocessing(num_frames=8, sampling_rate=8, short_side=48, crop_size=48)
+    shown = InputSettings(num_frames=8, sampling_rate=8, short_side=48, crop_size=48)
     card = nano_card().model_copy(update={"preprocessing": shown})
     timeline = label_timeline(Predictor(nano_model(), card, torch.device("cpu")), tmp_path / "ntsc.mp4")
     assert timeline.seconds == pytest.approx(303 * 1001 / 30_000)

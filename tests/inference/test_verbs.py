@@ -25,7 +25,7 @@ from mvit_video.cli.inference import _print_table
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.inference.predictor import Prediction, find_videos
 from mvit_video.inference.windows import SlidingClips
-from mvit_video.model.weights.checkpoints import save_checkpoint
+from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.report.outputs import EXPLAIN_FILES, TIMELINE_FILES, folders_for
 
 

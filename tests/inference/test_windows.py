@@ -3,7 +3,7 @@ import pytest
 import torch
 from tiny_predictor import NANO
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.data.sampling import dense_indices, segment_indices
 from mvit_video.data.transforms import ViewTransform
 from mvit_video.errors import ConfigError
@@ -15,7 +15,7 @@ def frame(number):
     return np.full((4, 6, 3), number % 256, np.uint8)
 
 
-SETTINGS = Preprocessing(num_frames=4, short_side=4, crop_size=4, mean=(0, 0, 0), std=(1, 1, 1))
+SETTINGS = InputSettings(num_frames=4, short_side=4, crop_size=4, mean=(0, 0, 0), std=(1, 1, 1))
 
 
 def numbers_of(window):
@@ -89,7 +89,7 @@ def test_held_frames_are_bounded_whatever_the_frame_rate(rate):
 
 
 def test_a_plan_covers_the_seconds_of_the_clip_at_any_rate():
-    settings = Preprocessing()  # 16 frames, 1 in 4, at 30 per second
+    settings = InputSettings()  # 16 frames, 1 in 4, at 30 per second
     assert window_seconds(settings) == pytest.approx(64 / 30)
     for rate, length in ((30.0, 64), (25.0, 53), (60.0, 128)):
         plan = plan_windows(settings, rate)
@@ -100,10 +100,10 @@ def test_a_plan_covers_the_seconds_of_the_clip_at_any_rate():
 
 
 def test_a_model_that_samples_whole_videos_sees_four_seconds():
-    plan = plan_windows(Preprocessing(sampling="segment"), 25.0)
+    plan = plan_windows(InputSettings(sampling="segment"), 25.0)
     assert plan.length == 100 and plan.taken.tolist() == segment_indices(100, 16).tolist()
 
 
 def test_a_step_of_almost_nothing_is_refused():
     with pytest.raises(ConfigError, match=r"windows every 0.01 s are too many .* the step is at least 0.13 s"):
-        plan_windows(Preprocessing(), 30.0, None, 0.01)
+        plan_windows(InputSettings(), 30.0, None, 0.01)

@@ -5,25 +5,21 @@ import torch
 
 from mvit_video import build_model, list_models, load_weights
 from mvit_video.compat import import_pytorchvideo, import_torchvision
-from mvit_video.config.schema import Config, Preprocessing
+from mvit_video.config.schema import Config, InputSettings
 from mvit_video.errors import CheckpointError, ConfigError
-from mvit_video.model.baselines import BASELINES
-from mvit_video.model.variants import input_size
+from mvit_video.model.registry import model_entry
 from mvit_video.model.weights.auto import with_network_of_weights
-from mvit_video.model.weights.checkpoints import (
-    ModelCard,
-    load_checkpoint,
-    model_from_card,
-    put_weights,
-    read_weights,
-    save_checkpoint,
-)
+from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.convert import convert
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.load import load_checkpoint, put_weights, read_weights
 
 # Small inputs where the network allows it; torchvision's MViTv2 is made for one size.
 SMALL = {
     "torchvision/mvit_v2_s": {},
     "torchvision/swin3d_t": dict(num_frames=4, crop_size=48),
+    "torchvision/swin3d_s": dict(num_frames=4, crop_size=48),
+    "torchvision/swin3d_b": dict(num_frames=4, crop_size=48),
     "pytorchvideo/slow_r50": dict(num_frames=4, crop_size=(40, 64)),
     "pytorchvideo/x3d_s": dict(num_frames=4, crop_size=(48, 32)),
     "pytorchvideo/mvit_base_16x4": dict(num_frames=4, crop_size=(32, 48)),
@@ -31,7 +27,7 @@ SMALL = {
 
 
 def small_clips(name: str, batch: int) -> torch.Tensor:
-    frames, height, width = input_size(name)
+    frames, height, width = model_entry(name).input_size
     crop = SMALL[name].get("crop_size", (height, width))
     height, width = (crop, crop) if isinstance(crop, int) else crop
     frames = SMALL[name].get("num_frames", frames)
@@ -39,13 +35,13 @@ def small_clips(name: str, batch: int) -> torch.Tensor:
 
 
 def test_every_baseline_is_tested_here():
-    assert SMALL.keys() == BASELINES.keys()
+    assert SMALL.keys() == {name for name in list_models() if model_entry(name).package}
 
 
 def test_models_lists_baselines_behind_our_networks():
     names = list_models()
-    assert names[-len(BASELINES) :] == sorted(BASELINES)
-    assert "mvitv2_s_16x4" in names[: -len(BASELINES)]
+    assert names[-len(SMALL) :] == sorted(SMALL)
+    assert "mvitv2_s_16x4" in names[: -len(SMALL)]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -81,7 +77,9 @@ def test_pytorchvideo_baselines_are_the_hub_s_networks_up_to_the_softmax(name):
     theirs = getattr(hub, name)(pretrained=False).eval()
     ours = build_model(f"pytorchvideo/{name}").eval()
     ours.load_state_dict(theirs.state_dict())
-    clips = torch.randn(1, 3, *input_size(f"pytorchvideo/{name}"), generator=torch.Generator().manual_seed(0))
+    clips = torch.randn(
+        1, 3, *model_entry(f"pytorchvideo/{name}").input_size, generator=torch.Generator().manual_seed(0)
+    )
     with torch.inference_mode():
         wanted, logits = theirs(clips), ours(clips)
     torch.testing.assert_close(logits.softmax(1) if name == "x3d_s" else logits, wanted, rtol=1e-5, atol=1e-6)
@@ -139,12 +137,12 @@ def test_an_unknown_baseline_is_answered_with_the_nearest_name():
     ],
 )
 def test_the_usual_input_of_a_network(name, size):
-    assert input_size(name) == size
+    assert model_entry(name).input_size == size
 
 
 def small_card(name: str, classes: tuple[str, ...]) -> ModelCard:
     frames, height, width = small_clips(name, 1).shape[2:]
-    inputs = Preprocessing(num_frames=frames, crop_size=(height, width), short_side=max(height, width))
+    inputs = InputSettings(num_frames=frames, crop_size=(height, width), short_side=max(height, width))
     return ModelCard(name=name, arguments={}, classes=classes, preprocessing=inputs)
 
 

@@ -1,11 +1,11 @@
 """The public reference model's numbers on weights that anybody can make again (RECIPES §7)."""
 
 import json
-import zlib
 
 import numpy as np
 import pytest
 import torch
+from fixed_weights import fixed_values, with_fixed_weights
 from shared_files import shared
 
 from mvit_video import build_model
@@ -16,28 +16,12 @@ MODELS = {
 }
 
 
-def fixed_values(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Values that depend on the name and shape alone; made in float64."""
-    normal = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
-    if "rel_pos_" in key:
-        normal = 0.2 * normal
-    elif key == "cls_token":
-        normal = 0.5 * normal
-    elif key != "input" and len(shape) == 1:
-        normal = 0.1 * normal + (1 if key.endswith("weight") else 0)
-    elif key != "input":
-        normal = normal / np.sqrt(np.prod(shape[1:]))
-    return torch.from_numpy(normal).float()
-
-
 def recorded(name: str) -> dict:
     return json.loads(shared(f"reference/{name}.json").read_text())
 
 
 def fixed_model(name: str, **arguments) -> torch.nn.Module:
-    model = build_model("mvitv2_s_16x4", **MODELS[name], **arguments).eval()
-    model.load_state_dict({key: fixed_values(key, tuple(value.shape)) for key, value in model.state_dict().items()})
-    return model
+    return with_fixed_weights(build_model("mvitv2_s_16x4", **MODELS[name], **arguments))
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -5,8 +5,8 @@ import torch
 from tiny_models import randomise, relative_difference
 
 from mvit_video import build_model, load_weights
-from mvit_video.model.weights.checkpoints import read_weights, recognise_model
 from mvit_video.model.weights.formats import to_ours, to_torchvision
+from mvit_video.model.weights.load import read_weights, recognise_model
 
 video = pytest.importorskip("torchvision.models.video")
 SIZES = {"mvit_v2_s": "mvitv2_s_16x4", "mvit_v1_b": "mvitv1_b_16x4"}
@@ -78,4 +78,4 @@ def test_the_full_mvit_v1_b_is_recognised(tmp_path):
         theirs = video.mvit_v1_b()
     state = {name: torch.zeros(tensor.shape) for name, tensor in theirs.state_dict().items()}
     torch.save(state, tmp_path / "tv.pth")
-    assert recognise_model(read_weights(tmp_path / "tv.pth").state) == "mvitv1_b_16x4"
+    assert recognise_model(read_weights(tmp_path / "tv.pth")) == "mvitv1_b_16x4"

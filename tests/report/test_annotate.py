@@ -9,6 +9,7 @@ import pytest
 from numbered_video import read_number, write_numbered
 
 from mvit_video.data.synthetic import write_video
+from mvit_video.data.video.guard import Guard
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import ConfigError
 from mvit_video.inference.timeline import Segment, Timeline
@@ -47,7 +48,7 @@ def heard(path):
 
 def test_a_copy_has_every_frame_at_its_time(tmp_path):
     source, copy = write_numbered(tmp_path / "a.mp4", 60, gaps=True), tmp_path / "b.mp4"
-    write_copy(source, copy, unchanged)
+    write_copy(source, copy, unchanged, Guard())
     wanted, found = VideoReader(source), VideoReader(copy)
     assert len(found) == 60 and shown_at(found) == pytest.approx(shown_at(wanted), abs=1e-3)
     frames = found.frames(range(60))
@@ -61,7 +62,7 @@ def test_a_copy_has_every_frame_at_its_time(tmp_path):
 def test_sound_is_copied_as_it_is(tmp_path, name):
     write_numbered(tmp_path / "v.mp4", 50)
     source = with_sound(tmp_path / name, tmp_path / "v.mp4")
-    write_copy(source, tmp_path / "b.mp4", unchanged)
+    write_copy(source, tmp_path / "b.mp4", unchanged, Guard())
     packets = heard(source)
     assert len(packets) > 80 and set(heard(tmp_path / "b.mp4")) <= set(packets)
     assert len(heard(tmp_path / "b.mp4")) >= len(packets) - 3  # what was said before the first frame is left out
@@ -70,7 +71,7 @@ def test_sound_is_copied_as_it_is(tmp_path, name):
 def test_sound_that_mp4_cannot_hold_is_left_out(tmp_path):
     write_numbered(tmp_path / "v.mp4", 50)
     source = with_sound(tmp_path / "a.mkv", tmp_path / "v.mp4", codec="pcm_f32le")
-    write_copy(source, tmp_path / "b.mp4", unchanged)
+    write_copy(source, tmp_path / "b.mp4", unchanged, Guard())
     assert heard(tmp_path / "b.mp4") is None and len(VideoReader(tmp_path / "b.mp4")) == 50
 
 
@@ -82,7 +83,7 @@ def test_odd_sizes_and_other_containers_are_copied(tmp_path):
             picture = np.full((245, 331, 3), 40 * number, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    write_copy(tmp_path / "odd.avi", tmp_path / "b.mp4", unchanged)
+    write_copy(tmp_path / "odd.avi", tmp_path / "b.mp4", unchanged, Guard())
     frames = VideoReader(tmp_path / "b.mp4").frames(range(5))
     assert frames.shape == (5, 246, 332, 3)
     assert frames[:, 100, 100].mean(1) == pytest.approx([0, 40, 80, 120, 160], abs=3)
@@ -104,7 +105,7 @@ def test_the_copy_of_a_turned_video_is_upright(tmp_path):
     (tmp_path / "a.mp4").write_bytes(content[:place] + turned + content[place + len(turned) :])
     wanted = VideoReader(tmp_path / "a.mp4").frames([2])[0]
     assert wanted.shape == (320, 240, 3)
-    write_copy(tmp_path / "a.mp4", tmp_path / "b.mp4", unchanged)
+    write_copy(tmp_path / "a.mp4", tmp_path / "b.mp4", unchanged, Guard())
     found = VideoReader(tmp_path / "b.mp4").frames([2])[0]
     assert found.shape == wanted.shape and np.abs(found.astype(int) - wanted).mean() < 3
     with av.open(str(tmp_path / "b.mp4")) as container:
@@ -117,7 +118,7 @@ def test_the_source_is_never_written_over_under_any_name(tmp_path):
     (tmp_path / "link.mp4").symlink_to(source)
     for output in (source, tmp_path / "link.mp4"):
         with pytest.raises(ConfigError, match="is the video itself, which is never written over"):
-            write_copy(source, output, unchanged)
+            write_copy(source, output, unchanged, Guard())
     assert source.read_bytes() == before
 
 
@@ -129,7 +130,7 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path):
         return frame
 
     with pytest.raises(AssertionError, match="stop"):
-        write_copy(source, tmp_path / "b.mp4", fail)
+        write_copy(source, tmp_path / "b.mp4", fail, Guard())
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -137,7 +138,9 @@ def test_the_label_of_the_moment_stands_in_the_corner(tmp_path):
     frames = np.full((40, 240, 320, 3), 128, np.uint8)
     write_video(tmp_path / "a.mp4", frames, 10)
     segments = (Segment(0.0, 2.0, "a", 0.91), Segment(2.0, 4.0, "a label that is much longer", 0.52))
-    write_annotated(tmp_path / "a.mp4", tmp_path / "b.mp4", Timeline(np.zeros(1), np.zeros((1, 2)), segments, 4.0, 1.0))
+    write_annotated(
+        tmp_path / "a.mp4", tmp_path / "b.mp4", Timeline(np.zeros(1), np.zeros((1, 2)), segments, 4.0, 1.0), Guard()
+    )
     found = VideoReader(tmp_path / "b.mp4").frames(range(40)).astype(int)
     for number, frame in enumerate(found):
         wanted = put_caption(frames[0], "a  0.91" if number < 20 else "a label that is much longer  0.52")
@@ -168,7 +171,7 @@ def test_a_damaged_video_is_copied_up_to_the_damage(tmp_path):
     content[(begin + end) // 2 : end] = bytes(end - (begin + end) // 2)
     shutil.copy(source, tmp_path / "whole.mp4")
     source.write_bytes(content)
-    write_copy(source, tmp_path / "b.mp4", unchanged)
+    write_copy(source, tmp_path / "b.mp4", unchanged, Guard())
     count = len(VideoReader(tmp_path / "b.mp4"))
     assert 10 < count < 60
     numbers = [read_number(frame[::5, ::5]) for frame in VideoReader(tmp_path / "b.mp4").frames(range(count))]
@@ -183,7 +186,7 @@ def test_pixels_that_are_not_square_stay_so(tmp_path):
         for _ in range(5):
             container.mux(track.encode(av.VideoFrame.from_ndarray(np.zeros((240, 320, 3), np.uint8), format="rgb24")))
         container.mux(track.encode())
-    write_copy(tmp_path / "a.mp4", tmp_path / "b.mp4", unchanged)
+    write_copy(tmp_path / "a.mp4", tmp_path / "b.mp4", unchanged, Guard())
     assert (
         VideoReader(tmp_path / "b.mp4").pixel_aspect == VideoReader(tmp_path / "a.mp4").pixel_aspect == Fraction(4, 3)
     )

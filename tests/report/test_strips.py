@@ -33,7 +33,7 @@ def seconds_of(picture):
 
 def test_a_film_is_a_strip_and_the_whole_video_at_its_own_speed(tmp_path):
     write_numbered(tmp_path / "v.mp4", 100)  # 4 s at 25 fps
-    film = films.film("v.mp4", str(tmp_path), "pyav", (("true", "counting"),))
+    film = films.film("v.mp4", str(tmp_path), "pyav", 60.0, (("true", "counting"),))
     strip, moving = opened(film.strip), opened(film.moving)
     width = round(144 * films.STRIP_HEIGHT / HEIGHT)
     assert strip.size == (films.STRIP_FRAMES * (width + 2) - 2, films.STRIP_HEIGHT)
@@ -80,7 +80,7 @@ def test_frames_stand_in_a_row_with_gaps():
 
 def test_a_video_of_one_frame_and_a_very_wide_one_have_films(tmp_path):
     write_numbered(tmp_path / "one.mp4", 1)
-    film = films.film("one.mp4", str(tmp_path), "pyav", ())
+    film = films.film("one.mp4", str(tmp_path), "pyav", 60.0, ())
     assert opened(film.strip).height == films.STRIP_HEIGHT and opened(film.moving).height == films.MOVING_HEIGHT
     wide = films._scaled(Image.new("RGB", (4000, 10)), 96)
     assert wide.size == (384, 96), "at most four times as wide as high"
@@ -88,4 +88,4 @@ def test_a_video_of_one_frame_and_a_very_wide_one_have_films(tmp_path):
 
 def test_a_video_that_cannot_be_read_is_a_decode_error(tmp_path):
     with pytest.raises(DecodeError, match=r"none.mp4: no such file"):
-        films.film("none.mp4", str(tmp_path), "pyav", ())
+        films.film("none.mp4", str(tmp_path), "pyav", 60.0, ())

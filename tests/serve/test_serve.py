@@ -1,24 +1,31 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
+import av
 import pytest
 import uvicorn
 from numbered_video import write_numbered
+from processes import decoding_processes, gone_within, launchers
 from tiny_checkpoint import write_tiny
 
 from mvit_video import cli
+from mvit_video.data.video.guard import Guard
+from mvit_video.errors import DecodeError
 from mvit_video.inference.predictor import Predictor
 from mvit_video.serve import jobs as serve_jobs
 from mvit_video.serve.app import build_app
+from mvit_video.serve.folder import OwnFolder
 from mvit_video.serve.jobs import Jobs, Limits
 
 PATIENCE = 120.0
@@ -175,17 +182,29 @@ def test_other_sites_and_other_names_of_this_machine_are_refused(page, video):
     wait_for(lambda: all(job.is_over for job in page.jobs._jobs.values()))
 
 
-def test_the_queue_has_an_end_and_one_job_runs_at_a_time(predictor, video, monkeypatch):
+class WatchedLimits(Limits):
+    """Limits whose check is in the hands of a test: of what is done with each video, it is the first thing."""
+
+    def check(self, path, guard):
+        self.watch(path, guard)
+
+
+def watched_limits(watch, **changes):
+    limits = WatchedLimits(**{"upload_bytes": 2_000_000, "seconds": 60.0, "queue": 4} | changes)
+    object.__setattr__(limits, "watch", watch)  # the class is frozen
+    return limits
+
+
+def test_the_queue_has_an_end_and_one_job_runs_at_a_time(predictor, video):
     gate, at_once, most = threading.Event(), [], []
 
-    def slow(path, longest):
+    def slow(path, guard):
         at_once.append(path)
         most.append(len(at_once))
         gate.wait(PATIENCE)
         at_once.remove(path)
 
-    monkeypatch.setattr(serve_jobs, "_check_length", slow)
-    page = Page(predictor, Limits(2_000_000, 60.0, queue=2))
+    page = Page(predictor, watched_limits(slow, queue=2))
     try:
         keys = [page.send(video)[1]["key"] for _ in range(2)]
         wait_for(lambda: at_once)
@@ -201,6 +220,123 @@ def test_the_queue_has_an_end_and_one_job_runs_at_a_time(predictor, video, monke
         gate.set()
         page.close()
     assert not page.folder.exists()
+
+
+def hang(path, guard):
+    """The decoder of this video stops for ever, in the midst of its work."""
+    with guard.open(path) as reader:
+        os.kill(reader.process, signal.SIGSTOP)
+        reader.frames([0])
+
+
+def test_a_video_on_which_the_decoder_hangs_costs_itself_and_the_next_one_is_answered(predictor, video):
+    paths = []
+
+    def first_hangs(path, guard):
+        paths.append(path)
+        if len(paths) == 1:
+            hang(path, guard)
+
+    page = Page(predictor, watched_limits(first_hangs, decode_timeout=1.0))
+    try:
+        keys = [page.send(video, name=name)[1]["key"] for name in ("hangs.mp4", "innocent.mp4")]
+        assert re.match(r"hangs.mp4: the decoder did not answer within [01]\.?\d* s$", page.result(keys[0])["error"])
+        assert page.result(keys[1])["state"] == "done"
+    finally:
+        page.close()
+
+
+def test_a_page_whose_decoder_hangs_ends_at_once(predictor, video):
+    page, before = Page(predictor, watched_limits(hang, decode_timeout=600.0)), decoding_processes()
+    page.send(video)
+    wait_for(lambda: decoding_processes() - before)
+    start = time.monotonic()
+    page.close()
+    assert time.monotonic() - start < 5 and not page.folder.exists() and decoding_processes() <= before
+
+
+def test_a_video_that_takes_too_long_is_ended_and_the_next_one_is_answered(predictor, video):
+    paths = []
+
+    def first_hangs(path, guard):
+        paths.append(path)
+        if len(paths) == 1:
+            hang(path, guard)
+
+    page = Page(predictor, watched_limits(first_hangs, decode_timeout=600.0, work_seconds=1.0))
+    try:
+        key = page.send(video, name="slow.mp4")[1]["key"]
+        assert page.result(key)["error"] == (
+            "slow.mp4: is not done after 1 s, the most that this page works at a video"
+        )
+        object.__setattr__(page.jobs.limits, "work_seconds", 600.0)
+        assert page.result(page.send(video)[1]["key"])["state"] == "done"
+    finally:
+        page.close()
+
+
+def test_a_mistake_of_ours_is_told_on_the_page_and_in_the_servers_output(predictor, video, caplog):
+    def mistake(path, guard):
+        raise ValueError("a mistake of ours")
+
+    page = Page(predictor, watched_limits(mistake))
+    try:
+        answer = page.result(page.send(video, name="v.mp4")[1]["key"])
+    finally:
+        page.close()
+    assert answer["error"] == "v.mp4: failed inside (ValueError): see the server's output"
+    assert "v.mp4: failed inside" in caplog.text and "ValueError: a mistake of ours" in caplog.text
+    assert 'raise ValueError("a mistake of ours")' in caplog.text, "with the traceback"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"frame_pixels": 6911}, "its frames of 144×48 pixels are above the limit of 6,911 pixels"),
+        ({"frame_rate": 0.5}, "has 40 frames, this page takes at most 30"),
+        ({"full_hd_rate": 0.002}, "has 40 frames of 144×48 pixels, this page takes at most 36 of that size"),
+        ({"seconds": 1.0}, "lasts 2 s, this page takes videos of at most 1 s"),
+    ],
+)
+def test_pixels_frames_and_seconds_of_a_video_are_bounded_before_any_work(video, changes, sentence):
+    limits = Limits(**{"upload_bytes": 1, "seconds": 60.0, "queue": 1} | changes)
+    with pytest.raises(DecodeError, match=re.escape(f"{video}: {sentence}")):
+        limits.check(str(video), Guard(most_pixels=limits.frame_pixels))
+    Limits(1, 60.0, 1).check(str(video), Guard())
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://[::1", "", "null", "http://", "//", "http://127.0.0.1:99999999", "\xff\xfe", "http://\x00", "x" * 9000],
+)
+def test_any_origin_is_answered_and_a_foreign_one_refused(page, origin):
+    connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=PATIENCE)
+    connection.putrequest("POST", "/jobs")
+    connection.putheader("Content-Length", "1")
+    connection.putheader("Origin", origin.encode("latin-1"))
+    connection.endheaders(b"x")
+    answer = connection.getresponse()
+    assert answer.status in (400, 403) and answer.read()
+    assert page.ask("GET", "/about")[0] == 200
+
+
+def test_uploads_of_a_server_that_was_killed_are_deleted_by_the_next_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import os, sys; sys.path[:] = sys.argv[2:]; import tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "from mvit_video.serve.folder import OwnFolder; folder = OwnFolder('x_'); print(folder.path, flush=True)\n"
+        "(folder.path / 'upload').touch(); os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path), *sys.path], stdout=subprocess.PIPE, text=True)
+    left = Path(killed.stdout.strip())
+    assert (left / "upload").exists()
+    (tmp_path / "y_other").mkdir()
+    (tmp_path / "x_link").symlink_to(tmp_path / "y_other")
+    living, other = OwnFolder("x_"), OwnFolder("x_")
+    assert not left.exists() and living.path.exists() and (tmp_path / "y_other").exists()
+    for folder in (living, other):
+        folder.delete()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x_link", "y_other"]
 
 
 def test_only_the_newest_results_are_kept(page, tmp_path):
@@ -322,25 +458,88 @@ def test_a_port_that_is_taken_is_one_sentence_before_the_network_is_read(capsys,
     )
 
 
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT], ids=lambda by: by.name)
-def test_a_page_that_is_stopped_leaves_no_upload(free_port, video, tmp_path, by):
-    checkpoint = str(write_tiny(tmp_path / "model.safetensors"))
-    (tmp_path / "temporary").mkdir()
-    words = ["serve", "--checkpoint", checkpoint, "--port", str(free_port), "--device", "cpu"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mvit_video", *words], env=os.environ | {"TMPDIR": str(tmp_path / "temporary")}
-    )
-    try:
-        connection = http.client.HTTPConnection("127.0.0.1", free_port, timeout=PATIENCE)
+@pytest.fixture
+def started(free_port, tmp_path):
+    """Starts a server in a process of its own, whose temporary files are in `temporary`."""
+    servers = []
+
+    def start(*words):
+        checkpoint = str(write_tiny(tmp_path / "model.safetensors"))
+        (tmp_path / "temporary").mkdir()
+        command = [sys.executable, "-m", "mvit_video", "serve", "--checkpoint", checkpoint, "--device", "cpu", *words]
+        environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+        with open(tmp_path / "log", "w") as log:
+            servers.append(subprocess.Popen([*command, "--port", str(free_port)], env=environment, stderr=log))
         wait_for(lambda: answers(free_port))
+        return servers[0]
+
+    yield start
+    for server in servers:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT], ids=lambda by: by.name)
+def test_a_page_that_is_stopped_ends_within_seconds_whatever_is_open_and_leaves_nothing(
+    started, free_port, video, tmp_path, by
+):
+    """A video in work, another one that waits, one whose upload has begun, and connections with half a header or nothing."""
+    server = started()
+    for _ in range(2):
+        connection = http.client.HTTPConnection("127.0.0.1", free_port, timeout=PATIENCE)
         connection.request("POST", "/jobs", Path(video).read_bytes())
         assert connection.getresponse().status == 202
-        assert any((tmp_path / "temporary").glob("mvit_video_serve_*/*"))
-        server.send_signal(by)
-        assert server.wait(PATIENCE) == 0
-    finally:
-        server.kill()
-    assert not any((tmp_path / "temporary").glob("mvit_video_serve_*"))
+    address = ("127.0.0.1", free_port)
+    upload, half, silent = (socket.create_connection(address) for _ in range(3))
+    upload.sendall(b"POST /jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\nab")
+    half.sendall(b"POST /jobs HTTP/1.1\r\nHost: 127.0")
+    wait_for(lambda: len(list((tmp_path / "temporary").glob("mvit_video_serve_*/*"))) == 3)
+    processes = launchers(server.pid) | decoding_processes(server.pid)
+    server.send_signal(by)
+    start = time.monotonic()
+    assert server.wait(PATIENCE) == 0
+    assert time.monotonic() - start < 5
+    assert all(gone_within(process, 5) for process in processes)
+    assert not any((tmp_path / "temporary").iterdir())
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    for one in (upload, half, silent):
+        one.close()
+
+
+@pytest.mark.integration
+def test_a_small_upload_of_giant_frames_is_refused_at_once_and_takes_no_memory(started, free_port, tmp_path):
+    """A few kilobytes of H.264 can be three seconds of 5888x5888."""
+    server = started()
+    with av.open(str(tmp_path / "giant.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 5888, 5888, "yuv420p"
+        frame = av.VideoFrame(5888, 5888, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        for number in range(9):
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    connection = http.client.HTTPConnection("127.0.0.1", free_port, timeout=PATIENCE)
+    connection.request("POST", "/jobs", (tmp_path / "giant.mp4").read_bytes(), {"X-File-Name": "giant.mp4"})
+    key = json.loads(connection.getresponse().read())["key"]
+
+    def over():
+        connection.request("GET", f"/jobs/{key}")
+        answer = json.loads(connection.getresponse().read())
+        return answer if answer["state"] in ("done", "failed") else None
+
+    before, start = peak_megabytes(server.pid), time.monotonic()
+    assert wait_for(over)["error"] == (
+        "giant.mp4: its frames of 5888×5888 pixels are above the limit of 9,437,184 pixels"
+    )
+    assert time.monotonic() - start < 15 and peak_megabytes(server.pid) - before < 100
+
+
+def peak_megabytes(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def answers(port):

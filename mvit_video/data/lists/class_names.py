@@ -6,8 +6,8 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from mvit_video.download import local_file
 from mvit_video.errors import AnnotationError
-from mvit_video.paths import local_file
 
 PUBLISHED = {"kinetics400": "Kinetics-400", "ssv2": "Something-Something v2"}
 

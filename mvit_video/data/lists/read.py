@@ -19,8 +19,8 @@ from mvit_video.data.lists.official import (
 )
 from mvit_video.data.lists.records import NO_LABEL, VideoList, VideoRecord
 from mvit_video.data.lists.rows import Listing, Row, read_class_folders, read_frame_list, read_rows
+from mvit_video.download import local_file
 from mvit_video.errors import AnnotationError
-from mvit_video.paths import local_file
 
 __all__ = ["VIDEO_SUFFIXES", "VideoList", "VideoRecord", "checked_list", "list_place", "read_videos"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mvit_video.data.lists.files import VIDEO_SUFFIXES, list_folder, videos_in
+from mvit_video.download import local_file
 from mvit_video.errors import AnnotationError
-from mvit_video.paths import local_file
 
 
 class Row(NamedTuple):

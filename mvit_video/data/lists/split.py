@@ -1,12 +1,13 @@
 """`data.train=auto`: the lists or folders that lie under data.root, or its class folders split into two lists.
 
-Whether a video is for training or validation follows from a hash of its path, or of the group that it belongs to, and
-so does not change when videos are added beside it.
+Which videos of a class are for validation follows from hashes of their paths, or of the groups that they belong to: it is
+the same on every machine, and videos that are added to a class move none of another class, and few of its own.
 """
 
 import hashlib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,32 +53,58 @@ def _place(root: Path, names: Sequence[str]) -> str | None:
 
 
 def split_videos(videos: VideoList, data: DataSettings) -> tuple[VideoList, VideoList]:
-    """The training and the validation part of a list, of which about data.val_share is for validation.
+    """The training and the validation part of a list, in which each class has data.val_share of its videos for validation.
 
-    Groups (see data.split_group) are never split, and a class whose videos all fall into validation gives the group
-    with the largest hash back, so that every class is trained.
+    Within a class those with the lowest hashes are for validation, at least one of two and never all. Groups (see
+    data.split_group) are never split, so that with them the shares are as near to it as whole groups allow.
     """
     _check_classes(videos)
     groups = _groups(videos, data.split_group)
-    hashes = {group: stable_hash(group) for group in groups}
-    training = {group for group in groups if hashes[group] >= data.val_share}
-    members: dict[int, set[str]] = {}
-    for group, record in zip(groups, videos.records, strict=True):
-        members.setdefault(record.label, set()).add(group)
-    for label in sorted(members):
-        if not members[label] & training:
-            training.add(max(members[label], key=lambda group: (hashes[group], group)))
+    held_out = _held_out(Counter(zip(groups, (record.label for record in videos.records), strict=True)), data.val_share)
     parts: tuple[list[VideoRecord], list[VideoRecord]] = ([], [])
     for group, record in zip(groups, videos.records, strict=True):
-        parts[group not in training].append(record)
+        parts[group in held_out].append(record)
     if not parts[1]:
         raise AnnotationError(
-            f"{videos.source}: none of its {len(videos)} videos is for validation with data.val_share = {data.val_share:g}: "
-            "raise it, add videos, or put them into train/ and val/ yourself"
+            f"{videos.source}: none of its {len(videos)} videos can be held out for validation, since each class keeps one to "
+            "learn from: add videos, or put them into train/ and val/ yourself"
         )
     notes = (*videos.notes, _in_words(videos, parts, len(set(groups)), data))
     train = replace(videos, records=tuple(parts[0]), source=f"{videos.source} (training part)", notes=notes)
     return train, replace(train, records=tuple(parts[1]), source=f"{videos.source} (validation part)", notes=())
+
+
+def _held_out(counts: Counter[tuple[str, int]], share: float) -> set[str]:
+    """The groups for validation; `counts` are the videos of each (group, label).
+
+    In the order of their hashes groups are taken as long as none of their classes gets more than its share; then, for a
+    class that has none, the smallest one that its classes can spare.
+    """
+    members: dict[str, Counter[int]] = {}
+    for (group, label), count in counts.items():
+        members.setdefault(group, Counter())[label] += count
+    totals = sum(members.values(), Counter())
+    order = sorted(members, key=lambda group: (stable_hash(group), group))
+    held_out: set[str] = set()
+    taken: Counter[int] = Counter()
+
+    def fits(group: str, most: dict[int, float]) -> bool:
+        return all(taken[label] + count <= most[label] for label, count in members[group].items())
+
+    def take(group: str) -> None:
+        held_out.add(group)
+        taken.update(members[group])
+
+    all_but_one = {label: float(total - 1) for label, total in totals.items()}
+    shares = {label: min(share * total + 0.5, all_but_one[label]) for label, total in totals.items()}
+    for group in order:
+        if fits(group, shares):
+            take(group)
+    for label in sorted(totals):
+        own = [group for group in order if members[group][label] and fits(group, all_but_one)]
+        if own and not taken[label]:
+            take(min(own, key=lambda group: members[group].total()))
+    return held_out
 
 
 def stable_hash(text: str) -> float:
@@ -123,7 +150,10 @@ def _in_words(
     videos: VideoList, parts: tuple[list[VideoRecord], list[VideoRecord]], num_groups: int, data: DataSettings
 ) -> str:
     by = f"of {num_groups} groups by {data.split_group}" if data.split_group else "of their paths"
-    text = f"{videos.source}: split by a hash {by} into {len(parts[0])} videos for training and {len(parts[1])} for validation"
+    text = (
+        f"{videos.source}: each class split by a hash {by}, in all {len(parts[0])} videos for training and {len(parts[1])} for "
+        "validation"
+    )
     seen = {record.label for record in parts[1]}
     unseen = [videos.classes[label] for label in sorted({record.label for record in parts[0]} - seen)]
     count = f"{len(unseen)} class{'es' if len(unseen) > 1 else ''}"

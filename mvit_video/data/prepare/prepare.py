@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvit_video.data.lists.read import VideoList, list_place, read_videos
-from mvit_video.data.prepare.pool import run_jobs
-from mvit_video.data.prepare.reencode import fingerprint, settings, sha256
+from mvit_video.data.prepare.reencode import WriteError, fingerprint, settings, sha256
+from mvit_video.data.video.guard_pool import DecoderPool, Job
 from mvit_video.errors import AnnotationError, ConfigError
 from mvit_video.paths import write_json, write_whole
 from mvit_video.progress import progress_bar
 
 MANIFEST, LISTS, BAD, CLASSES, UNFINISHED = "manifest.jsonl", "lists.json", "bad.json", "classes.txt", ".unfinished"
+REENCODE = "mvit_video.data.prepare.reencode:reencode_job"
+SILENCE = 120.0  # seconds without a new frame after which a video is given up
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def prepare_dataset(
     workers: int,
     complain: Callable[[str], None],
     overwrite: bool = False,
+    silence: float = SILENCE,
 ) -> Prepared:
     """Re-encode the videos of a list into `output`; those that an earlier call has finished stay.
 
@@ -59,7 +62,7 @@ def prepare_dataset(
         if overwrite:
             manifest.delete_files()
         todo = [path for path in names if not manifest.is_done(path, names[path], root, short_side)]
-        failed = _encode_all(todo, names, manifest, root, short_side, workers, complain)
+        failed = _encode_all(todo, names, manifest, root, short_side, workers, complain, silence)
         manifest.write()
         bad = _bad_rows(videos, failed)
         list_file = new_list.write(bad)
@@ -67,20 +70,25 @@ def prepare_dataset(
     return Prepared(len(todo) - len(failed), len(names) - len(todo), tuple(bad), list_file, size)
 
 
-def _encode_all(todo, names, manifest, root, short_side, workers, complain) -> dict[str, str]:
+def _encode_all(todo, names, manifest, root, short_side, workers, complain, timeout) -> dict[str, str]:
     """Re-encode what is left; the reason for each video that failed."""
     failed = {}
     unfinished = manifest.output / UNFINISHED / str(os.getpid())
     unfinished.mkdir(parents=True)
-    jobs = [(path, root, unfinished / f"{number}.mp4", short_side) for number, path in enumerate(todo)]
+    files = {path: unfinished.absolute() / f"{number}.mp4" for number, path in enumerate(todo)}
+    folder = os.path.abspath(root)
+    jobs = [Job(path, REENCODE, (path, folder, str(file), short_side)) for path, file in files.items()]
     try:
-        with progress_bar("prepare", len(names), len(names) - len(todo)) as bar:
-            for (path, _, file, _), record, reason in run_jobs(jobs, workers):
-                if record is None:
-                    failed[path] = reason
-                    complain(reason)
+        with DecoderPool() as pool, progress_bar("prepare", len(names), len(names) - len(todo)) as bar:
+            for done in pool.run(jobs, workers, timeout):
+                path = done.job.name
+                if done.reason:
+                    failed[path] = done.reason
+                    complain(done.reason)
+                elif "stopped" in done.result:
+                    raise WriteError(done.result["stopped"])
                 else:
-                    manifest.add(names[path], record, file)
+                    manifest.add(names[path], done.result["written"], files[path])
                 bar.advance(1, path)
     finally:
         shutil.rmtree(unfinished.parent, ignore_errors=True)

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import time
+from collections.abc import Generator
 from fractions import Fraction
 from pathlib import Path
 
@@ -36,16 +37,24 @@ class WriteError(MvitVideoError):
     """The new file cannot be written: no fault of the video, and the next one would fare the same."""
 
 
-def reencode(path: str, root: str, target: Path, short_side: int, alive=lambda: None) -> dict:
-    """Write video `path` of `root` to `target`, synced, and say what was done, as plain values for a manifest.
+def reencode_job(path: str, root: str, target: str, short_side: int) -> Generator[None, None, dict]:
+    """`reencode`, for a decoding process: returns its record as "written", or why nothing can be written as "stopped"."""
+    try:
+        return {"written": (yield from reencode(path, root, Path(target), short_side))}
+    except WriteError as reason:
+        return {"stopped": str(reason)}
 
-    Frame k of the new file is frame k of the old one, shown at the same time. `alive` is called after each frame.
+
+def reencode(path: str, root: str, target: Path, short_side: int) -> Generator[None, None, dict]:
+    """Write video `path` of `root` to `target`, synced, and return what was done, as plain values for a manifest.
+
+    Frame k of the new file is frame k of the old one, shown at the same time. Yields after each frame.
     Raises DecodeError where the video cannot be read or does not come out whole, WriteError where the disk is full.
     """
     started = time.monotonic()
     with VideoReader(path, root) as reader:
         times, fps, count = reader.times(), reader.fps, len(reader)
-        size = _encode(reader, target, short_side, alive)
+        size = yield from _encode(reader, target, short_side)
     _check(path, target, count, size)
     source = Path(root) / path
     return {
@@ -114,7 +123,7 @@ def frame_clock(times: list[Fraction], fps: float) -> tuple[Fraction, Fraction, 
     return rate, Fraction(1, TICKS), ticks
 
 
-def _encode(reader: VideoReader, target: Path, short_side: int, alive) -> tuple[int, int]:
+def _encode(reader: VideoReader, target: Path, short_side: int) -> Generator[None, None, tuple[int, int]]:
     """Every frame of the reader into `target`; the new height and width."""
     rate, time_base, ticks = frame_clock(reader.times(), reader.fps)
     converter, size, stream = VideoReformatter(), (0, 0), None
@@ -127,7 +136,7 @@ def _encode(reader: VideoReader, target: Path, short_side: int, alive) -> tuple[
                 frame = _smaller(converter, picture, size)
                 frame.pts, frame.time_base = tick, time_base
                 container.mux(stream.encode(frame))
-                alive()
+                yield
             if stream is not None:
                 container.mux(stream.encode())
     except (av.FFmpegError, OSError) as reason:

@@ -20,6 +20,7 @@ class FramesBackend:
 
     fps = FRAMES_FPS
     pixel_aspect = Fraction(1)
+    note = ""
 
     def __init__(self, folder: Path, root: str | Path | None = None) -> None:
         if not folder.is_dir():

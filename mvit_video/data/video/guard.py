@@ -1,61 +1,171 @@
-"""A decoder in a process of its own: one that hangs or dies costs a video and a limited time, never the run.
+"""A reader whose decoder runs in a process of its own: one that hangs or dies costs a video and a limited time, never the run.
 
-`open_reader` gives what VideoReader gives. The work is done by a child that each process (a loader's worker, say) starts
-once and keeps, and that is killed and started again after a failure; guard_child.py is what runs in it. Frames come back
-through shared memory. Where a system cannot fork (Windows), the calling process decodes, unguarded.
+A `Guard` opens what VideoReader opens; guard_pool.py has the processes, which are kept for the next reader. Frames come
+back through shared memory. Where a system has no fork (Windows), the calling process decodes, unguarded.
 """
 
-import json
 import os
 import signal
-import sys
-import tempfile
-import time
-import weakref
-from collections.abc import Iterator
-from contextlib import suppress
-from multiprocessing.connection import Pipe
-from multiprocessing.util import Finalize
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mvit_video.data.video.guard_child import SharedFrames, be_the_child
-from mvit_video.data.video.reader import VideoReader
+from mvit_video.data.video.guard_channel import GOING_ON, WAITING, named_function
+from mvit_video.data.video.guard_pool import Decoder, DecoderLost, DecoderPool, Done, Job
+from mvit_video.data.video.guard_start import CAN_GUARD
+from mvit_video.data.video.reader import Reader, VideoReader
 from mvit_video.errors import DecodeError
 
-STREAM_FRAMES = 8  # frames that `stream` fetches at once
-CAN_FORK = hasattr(os, "fork")
-REAP_SECONDS = 0.5  # a child that reads from a dead network disk cannot be killed: it is not waited for any longer
+TIMEOUT = 60.0
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+shared_pool = DecoderPool()
+
+
+@dataclass(frozen=True)
+class Guard:
+    """How videos are decoded: how long a decoder may take, in which processes, and how large its frames may be.
+
+    `timeout` seconds are allowed for opening and the first frames together, and for each later call; 0 decodes in this
+    process, unguarded. Without `pool`, it is that of all readers of this process. Frames of more than `most_pixels` are
+    refused where it is not 0.
+    """
+
+    timeout: float = TIMEOUT
+    pool: DecoderPool | None = None
+    most_pixels: int = 0
+
+    @contextmanager
+    def for_now(self) -> Iterator["Guard"]:
+        """The same, for a while: at its end, what still decodes (for threads that nobody waits for, say) is stopped."""
+        with DecoderPool(of=self.pool or shared_pool) as pool:
+            yield replace(self, pool=pool)
+
+    def open(
+        self, path: str | Path, root: str | Path | None = None, backend: str = "pyav", whole: bool = True
+    ) -> Reader:
+        """A reader of one video that cannot hang or crash this process. See VideoReader."""
+        if not self.timeout or not CAN_GUARD:
+            return VideoReader(path, root, backend, whole)
+        return GuardedReader(path, root, backend, whole, self)
+
+    def play(self, name: str, function: str, *arguments: Any, file: int | None = None) -> "Playing":
+        """What `function` (module:name) yields for `name` and the other arguments; `file` is its standard input.
+
+        A dictionary about it, then (number, frame), uint8 (H, W, 3), with WAITING before and GOING_ON after what may take
+        for ever; at other times, each answer may take `timeout` seconds.
+        """
+        if not self.timeout or not CAN_GUARD:
+            return Playing(named_function(function)(name, *arguments))
+        session = _Session(name, self, new=True)
+        files = () if file is None else (file,)
+        return Playing(_played(session, files, function=function, arguments=[name, *arguments]))
+
+    def do(self, job: Job) -> Done:
+        """One job, in a process; see DecoderPool.run."""
+        [done] = (self.pool or shared_pool).run([job], 1, self.timeout)
+        return done
 
 
 def open_reader(
-    path: str | Path, root: str | Path | None = None, backend: str = "pyav", timeout: float = 60.0
-) -> "VideoReader | GuardedReader":
-    """A reader of one video that cannot hang or crash this process; a plain VideoReader where `timeout` is 0.
+    path: str | Path, root: str | Path | None = None, backend: str = "pyav", timeout: float = TIMEOUT
+) -> Reader:
+    """A reader that cannot hang or crash this process, in the processes that this process keeps; see Guard."""
+    return Guard(timeout).open(path, root, backend)
 
-    `timeout` seconds are allowed for opening and the first `frames` together, and for each later call.
-    """
-    if not timeout or not CAN_FORK:
-        return VideoReader(path, root, backend)
-    return GuardedReader(path, root, backend, timeout)
+
+class _Session:
+    """A decoding process at work for the video `name`. What is lost with it is a DecodeError that names the video."""
+
+    def __init__(self, name: str, guard: Guard, new: bool = False) -> None:
+        self._name, self._timeout, self._left = name, guard.timeout, guard.timeout
+        self._pool = guard.pool or shared_pool
+        self._decoder: Decoder | None = None
+        with self._lost():
+            self._decoder = self._pool.take(new)
+
+    @property
+    def busy(self) -> bool:
+        return self._decoder is not None and self._decoder.busy
+
+    @property
+    def process(self) -> int:
+        return self._taken.pid
+
+    def send(self, verb: str, files: Sequence[int] = (), **arguments) -> None:
+        with self._lost():
+            self._taken.send(verb, self._left, files, **arguments)
+
+    def receive(self) -> dict:
+        with self._lost():
+            decoder = self._taken
+            try:
+                return decoder.receive()
+            finally:
+                self._left = decoder.left
+
+    def clip(self, reply: dict) -> np.ndarray:
+        """The frames that came with an answer. From here on there is the whole time for the next ones."""
+        self._left = self._timeout
+        return self._taken.clip(reply["shape"])
+
+    def close(self) -> None:
+        """Give the process back; one that is still at work is killed."""
+        decoder, self._decoder = self._decoder, None
+        if decoder is not None:
+            self._pool.give(decoder)
+
+    @property
+    def _taken(self) -> Decoder:
+        if self._decoder is None:
+            raise DecodeError(f"{self._name}: its reader is closed, or its decoder was lost")
+        return self._decoder
+
+    @contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
+        except DecoderLost as reason:
+            self._decoder = None
+            raise DecodeError(f"{self._name}: {reason}") from None
 
 
 class GuardedReader:
-    """VideoReader's interface, with the decoder in a child. One reader at a time is open in a child."""
+    """VideoReader's interface, with the decoder in another process. Each reader has one of its own while it is open."""
 
-    def __init__(self, path: str | Path, root: str | Path | None, backend: str, timeout: float) -> None:
-        self.path, self._timeout, self._left = str(path), timeout, timeout
-        self._decoder: Decoder | None = _idle_decoder()
+    def __init__(self, path: str | Path, root: str | Path | None, backend: str, whole: bool, guard: Guard) -> None:
+        self.path, self._session = str(path), _Session(str(path), guard)
+        self.pixel_aspect, self.num_decoded = Fraction(1), 0
+        self._times: np.ndarray | None = None
+        self._streams = 0
         try:
-            opened = self._ask(**open_request(path, root, backend))
+            opened = self._ask(
+                "open",
+                path=self.path,
+                root=None if root is None else os.path.abspath(root),
+                folder=_current_folder(),
+                backend=backend,
+                whole=whole,
+                most_pixels=guard.most_pixels,
+            )
         except BaseException:
             self.close()
             raise
         self._num_frames, self.fps = int(opened["frames"]), float(opened["fps"])
+        self.shortfall, self.note = opened["shortfall"], opened["note"]
 
     def __len__(self) -> int:
         return self._num_frames
+
+    @property
+    def process(self) -> int:
+        """The number of the process that decodes."""
+        return self._session.process
 
     def __enter__(self) -> "GuardedReader":
         return self
@@ -64,179 +174,77 @@ class GuardedReader:
         self.close()
 
     def close(self) -> None:
-        """Give the child back for the next reader; one that is still at work is killed."""
-        decoder, self._decoder = self._decoder, None
-        if decoder is not None and decoder.busy:
-            decoder.kill()
-        elif decoder is not None:
-            _idle.append(decoder)
+        """Give the process back for the next reader; one that is still at work is killed."""
+        self._session.close()
 
-    def frames(self, indices) -> np.ndarray:
+    def times(self) -> list[Fraction]:
+        """See VideoReader.times."""
+        if self._times is None:
+            self._times = self._session.clip(self._ask("times")).view(np.int64)
+        return [Fraction(*pair) for pair in zip(*self._times.tolist(), strict=True)]
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """See VideoReader.frames."""
-        return self._clip(verb="frames", indices=np.asarray(indices, dtype=np.int64).tolist())
+        return self._session.clip(self._ask("frames", indices=np.asarray(indices, dtype=np.int64).tolist()))
 
     def stream(self) -> Iterator[np.ndarray]:
-        """See VideoReader.stream."""
-        for start in range(0, len(self), STREAM_FRAMES):
-            yield from self._clip(verb="stream", start=start, count=min(STREAM_FRAMES, len(self) - start))
+        """See VideoReader.stream. The next frames are decoded while these are looked at."""
+        self._let_go()
+        number = self._streams
+        self._session.send("stream")
+        while "last" not in (reply := self._receive()):
+            clip = self._session.clip(reply)
+            self._session.send("next")
+            yield from clip
+            if number != self._streams:
+                raise RuntimeError(f"{self.path}: its reader was asked for something else in the midst of a stream")
 
-    def _clip(self, **request) -> np.ndarray:
-        shape = self._ask(**request)["shape"]
-        self._left = self._timeout
-        assert self._decoder is not None
-        return self._decoder.shared_clip(shape)
+    def _ask(self, verb: str, **arguments) -> dict:
+        self._let_go()
+        self._session.send(verb, **arguments)
+        return self._receive()
 
-    def _ask(self, **request) -> dict:
-        if self._decoder is None:
-            raise DecodeError(f"{self.path}: its reader is closed, or its decoder was lost")
-        start = time.monotonic()
-        try:
-            self._decoder.send(request, max(self._left, 0.0))
-            return self._decoder.receive()
-        except DecoderLost as reason:
-            self._decoder = None
-            raise DecodeError(f"{self.path}: {reason}") from None
-        finally:
-            self._left -= time.monotonic() - start
+    def _let_go(self) -> None:
+        """End a stream that is under way, and wait for the frames that it has asked for."""
+        self._streams += 1
+        if self._session.busy:
+            with suppress(DecodeError):
+                self._receive()
 
-
-def open_request(path: str | Path, root: str | Path | None, backend: str) -> dict:
-    """Opens a video in a child.
-
-    A child keeps the current folder that it was started in, so the root is told as it is seen from here.
-    """
-    root = None if root is None else os.path.abspath(root)
-    return {"verb": "open", "path": str(path), "root": root, "backend": backend}
-
-
-class DecoderLost(Exception):
-    """A child did not answer in time, or died. It is gone; the reason is said without the file's name."""
-
-
-class Decoder:
-    """A child that decodes. One request at a time: `send`, then `receive` within the time that `send` allowed.
-
-    `fileno` and `deadline` are for those who wait for several children at once.
-    """
-
-    def __init__(self) -> None:
-        self.busy, self.deadline, self._timeout = False, float("inf"), 0.0
-        self._memory = _shared_memory()
-        self._clip = SharedFrames(self._memory)
-        self._pipe, theirs = Pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            be_the_child(theirs, self._memory, parent)
-        theirs.close()
-        self._ending = Finalize(self, _end, (self.pid, self._memory), exitpriority=20)
-        _decoders.add(self)
-
-    def fileno(self) -> int:
-        return self._pipe.fileno()
-
-    def send(self, request: dict, timeout: float) -> None:
-        self.busy, self._timeout, self.deadline = True, timeout, time.monotonic() + timeout
-        try:
-            self._pipe.send_bytes(json.dumps(request | {"timeout": timeout}).encode())
-        except OSError:
-            raise self._lost() from None
-
-    def receive(self) -> dict:
-        """The answer. Raises DecodeError where the video is bad, DecoderLost where there is none in time."""
-        try:
-            if not self._pipe.poll(max(self.deadline - time.monotonic(), 0.0)):
-                self.kill()
-                raise DecoderLost(f"the decoder did not answer within {self._timeout:.3g} s")
-            reply = json.loads(self._pipe.recv_bytes())
-        except (EOFError, ConnectionError):
-            raise self._lost() from None
-        self.busy, self.deadline = False, float("inf")
-        if "failure" in reply:
-            raise RuntimeError(f"in the decoder's process:\n{reply['failure']}")
-        if "bad" in reply:
-            raise DecodeError(reply["bad"])
+    def _receive(self) -> dict:
+        """The answer; what it tells besides is kept."""
+        reply = self._session.receive()
+        if "decoded" in reply:
+            self.num_decoded, self.pixel_aspect = reply["decoded"], Fraction(*reply["aspect"])
         return reply
 
-    def shared_clip(self, shape: list[int]) -> np.ndarray:
-        """A copy of the frames that the last answer left in shared memory."""
-        return self._clip.view(tuple(shape)).copy()
 
-    @property
-    def alive(self) -> bool:
-        """Whether an idle child is still there: its pipe is readable only once it is closed."""
-        return not self._pipe.closed and not self._pipe.poll(0)
+class Playing:
+    """(number, frame) of a source, once, and what is known `about` it."""
 
-    def kill(self) -> int | None:
-        """End the child; its status where it could be had."""
-        self._ending.cancel()
-        _decoders.discard(self)
-        self._pipe.close()
-        return _end(self.pid, self._memory)
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items = items
+        self.about: dict = next(item for item in items if isinstance(item, dict))
 
-    def abandon(self) -> None:
-        """After a fork, in the new process: let go of what belongs to the old one."""
-        self._ending.cancel()
-        self._pipe.close()
-        os.close(self._memory)
-
-    def _lost(self) -> DecoderLost:
-        late = time.monotonic() >= self.deadline
-        status = self.kill()
-        number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else 0
-        if late or number == signal.SIGALRM:
-            return DecoderLost(f"the decoder did not answer within {self._timeout:.3g} s")
-        return DecoderLost(f"the decoder died ({signal.Signals(number).name if number else 'its process ended'})")
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        return (item for item in self._items if item not in (WAITING, GOING_ON))
 
 
-_idle: list[Decoder] = []
-_decoders: "weakref.WeakSet[Decoder]" = weakref.WeakSet()
+def _played(session: _Session, files: Sequence[int], **request) -> Iterator[Any]:
+    try:
+        session.send("play", files, **request)
+        while "last" not in (reply := session.receive()):
+            clip = session.clip(reply) if "shape" in reply else ()
+            session.send("next")
+            if "about" in reply:
+                yield reply["about"]
+            yield from zip(reply.get("numbers", ()), clip, strict=True)
+    finally:
+        session.close()
 
 
-def _idle_decoder() -> Decoder:
-    """A child of this process that waits for work, or a new one."""
-    while _idle:
-        decoder = _idle.pop()
-        if decoder.alive:
-            return decoder
-        decoder.kill()
-    return Decoder()
-
-
-def _shared_memory() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("frames")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def _end(pid: int, memory: int) -> int | None:
-    """Kill a child and take its status, without waiting for one that the system cannot end."""
-    with suppress(OSError):
-        os.close(memory)
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + REAP_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            found, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            return None
-        if found:
-            return status
-        time.sleep(0.002)
-    return None
-
-
-def _forget_children() -> None:
-    """A forked process has children of its own to start; those of its parent are not its business."""
-    _idle.clear()
-    for decoder in list(_decoders):
-        decoder.abandon()
-    _decoders.clear()
-
-
-if CAN_FORK:
-    os.register_at_fork(after_in_child=_forget_children)
+def _current_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return None

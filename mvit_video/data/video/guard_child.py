@@ -1,176 +1,250 @@
-"""What runs in a guard's child: requests in, frames into shared memory, until the parent is gone.
+"""What runs in a decoding process: requests in, frames into shared memory, until the other end is gone.
 
-The child is a fork: it starts in milliseconds, without importing anything. It never returns into the code that it was
-forked from and touches nothing of it: foreign file handles are shut, signals are back to normal, and what was there
-before is never collected. It dies with its parent, and by an alarm of its own where the system cannot promise that.
+It is a fork of the launcher (guard_launcher.py), never of the program that wants frames: nothing of that program is in it.
 """
 
 import ctypes
 import faulthandler
-import gc
-import json
+import importlib
 import mmap
 import os
+import resource
 import signal
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from errno import EFBIG
+from typing import Any, NoReturn
 
 import numpy as np
 
-from mvit_video.data.video.limits import MAX_CLIP_BYTES
+from mvit_video.data.video.guard_channel import GOING_ON, WAITING, Channel, SharedFrames, named_function, new_memory
 from mvit_video.data.video.reader import VideoReader
-from mvit_video.errors import DecodeError
+from mvit_video.errors import ConfigError, DecodeError
 
-MEMORY = MAX_CLIP_BYTES + (4 << 30)  # what a child may take beyond what it was forked with: a clip, and decoding it
-ALARM_AFTER = 1.0  # seconds after the parent's timeout: it kills first, if it lives
+CHUNK_FRAMES, CHUNK_BYTES, CHUNK_SECONDS = 8, 32 << 20, 0.5  # of the frames that `next` gives at once
 PR_SET_PDEATHSIG = 1
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
-def be_the_child(pipe: Connection, memory: int, parent: int) -> None:
+def be_the_child(end: socket.socket) -> NoReturn:
     """Serve and end; never returns."""
+    parent, channel = os.getppid(), Channel(end)
     try:
-        _leave_the_parent(pipe.fileno(), memory, parent)
-        Server(memory).serve(pipe)
+        _bind_to(parent)
+        hello, _ = channel.receive()
+        os.environ.clear()
+        os.environ.update(hello["environment"])
+        _limit_memory(hello["memory"])
+        for module in hello["imports"]:
+            importlib.import_module(module)
+        Server(channel, hello["memory"]).serve()
     except (EOFError, ConnectionError):
-        os._exit(0)
+        os._exit(0)  # nobody listens any more
     except BaseException:
         with suppress(BaseException):
-            traceback.print_exc()
-            sys.stderr.flush()
+            channel.send({"failure": traceback.format_exc()}, timeout=1.0)
     finally:
         os._exit(1)
 
 
 class Server:
-    """Answers one request after the other: `open`, `frames`, `stream`, `check`. One video is open at a time."""
+    """Answers one request after the other. One video is open at a time, one thing plays, and one job is worked at."""
 
-    def __init__(self, memory: int) -> None:
-        self._clip = SharedFrames(memory)
-        self._reader: VideoReader | None = None
-        self._stream: Iterator[np.ndarray] | None = None
-        self._checking: Iterator[None] | None = None
-        self._verbs = {"open": self._open, "frames": self._frames, "stream": self._next_frames, "check": self._check}
+    def __init__(self, channel: Channel, memory_limit: int) -> None:
+        self._channel, self._memory_limit = channel, memory_limit
+        self._clip = SharedFrames(new_memory())
+        self._video: VideoReader | None = None
+        self._name, self._most_pixels = "", 0
+        self._playing: Iterator[Any] = iter(())
+        self._put_back: list[Any] = []  # of what plays: it comes with the next answer
+        self._job: Iterator[None] = iter(())
+        self._verbs: dict[str, Callable[..., dict]] = {
+            "ping": dict,
+            "open": self._open,
+            "frames": self._frames,
+            "times": self._times,
+            "stream": self._stream,
+            "play": self._play,
+            "next": self._next,
+            "work": self._work,
+        }
 
-    def serve(self, pipe: Connection) -> None:
+    def serve(self) -> NoReturn:
+        self._channel.send({"child": os.getpid()}, (self._clip.memory,))
         while True:
-            request = json.loads(pipe.recv_bytes())
-            signal.setitimer(signal.ITIMER_REAL, request["timeout"] + ALARM_AFTER)
-            reply = self._answer(request)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            pipe.send_bytes(json.dumps(reply).encode())
+            request, files = self._channel.receive()
+            memory = self._new_clip() if request.pop("keep") else ()
+            self._channel.send(self._answer(request, files), memory)
 
-    def _answer(self, request: dict) -> dict:
+    def _new_clip(self) -> tuple[int, ...]:
+        """The other side keeps the clip of the last answer."""
+        self._clip.close()
+        self._clip = SharedFrames(new_memory())
+        return (self._clip.memory,)
+
+    def _answer(self, request: dict, files: Sequence[int]) -> dict:
         try:
-            return self._verbs[request["verb"]](request)
+            for number, file in enumerate(files):
+                os.dup2(file, number)
+                os.close(file)
+            return self._verbs[request.pop("verb")](**request)
         except DecodeError as reason:
             return {"bad": str(reason)}
         except MemoryError:
-            path = self._reader.path if self._reader else request["path"]
-            return {"bad": f"{path}: decoding it needs more than {MEMORY / 1e9:.1f} GB of memory"}
+            return {"bad": f"{self._name}: decoding it needs more than {self._memory_limit / 1e9:.1f} GB of memory"}
+        except ConfigError as reason:
+            return {"refused": str(reason)}
         except Exception:
             return {"failure": traceback.format_exc()}
 
-    def _open(self, request: dict) -> dict:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader, self._stream, self._checking = None, None, None
-        self._reader = VideoReader(request["path"], request["root"], request["backend"])
-        return {"frames": len(self._reader), "fps": self._reader.fps}
+    def _open(
+        self, path: str, root: str | None, folder: str | None, backend: str, whole: bool, most_pixels: int
+    ) -> dict:
+        """`folder` is where a relative path starts from; frames of more than `most_pixels` are refused."""
+        if self._video is not None:
+            self._video.close()
+        self._video, self._playing, self._put_back = None, iter(()), []
+        self._name, self._most_pixels = path, most_pixels
+        if folder is not None:
+            with suppress(OSError):
+                os.chdir(folder)
+        self._video = VideoReader(path, root, backend, whole)
+        os.chdir("/")
+        return self._learned() | {
+            "frames": len(self._video),
+            "fps": self._video.fps,
+            "shortfall": self._video.shortfall,
+            "note": self._video.note,
+        }
 
-    def _frames(self, request: dict) -> dict:
-        assert self._reader is not None
-        return {"shape": self._reader.frames(request["indices"], self._clip.resized).shape}
+    def _learned(self) -> dict:
+        """What a reader knows better with every frame."""
+        aspect = self._opened.pixel_aspect
+        return {"decoded": self._opened.num_decoded, "aspect": (aspect.numerator, aspect.denominator)}
 
-    def _next_frames(self, request: dict) -> dict:
-        assert self._reader is not None
-        if self._stream is None or request["start"] == 0:
-            self._stream = self._reader.stream()
-        first = next(self._stream)
-        clip = self._clip.resized((request["count"], *first.shape))
-        clip[0] = first
-        for place in range(1, request["count"]):
-            clip[place] = next(self._stream)
-        return {"shape": clip.shape}
+    @property
+    def _opened(self) -> VideoReader:
+        assert self._video is not None
+        return self._video
 
-    def _check(self, request: dict) -> dict:
-        """Go on checking (see VideoReader.check) for a while: whether it is done."""
-        assert self._reader is not None
-        if self._checking is None:
-            self._checking = self._reader.checking()
-        until = time.monotonic() + request["seconds"]
-        while time.monotonic() < until:
-            if next(self._checking, True):
-                return {"done": True}
+    def _frames(self, indices: list[int]) -> dict:
+        return {"shape": self._opened.frames(indices, self._room_for_pictures).shape} | self._learned()
+
+    def _times(self) -> dict:
+        """Numerators and denominators of all times, as bytes."""
+        times = self._opened.times()
+        try:
+            parts = [[time.numerator for time in times], [time.denominator for time in times]]
+            content = np.array(parts, np.int64).view(np.uint8)
+        except OverflowError:
+            raise DecodeError(f"{self._name}: its frames have times beyond all bounds") from None
+        self._room(content.shape)[:] = content
+        return {"shape": content.shape}
+
+    def _stream(self) -> dict:
+        self._playing, self._put_back = enumerate(self._opened.stream()), []
+        return self._next()
+
+    def _play(self, function: str, arguments: list) -> dict:
+        """Play what is no file: `function` yields a dictionary about it, then (number, frame), WAITING or GOING_ON."""
+        self._playing, self._put_back = named_function(function)(*arguments), []
+        self._name, self._most_pixels = arguments[0], 0
+        return self._next()
+
+    def _next(self) -> dict:
+        """Frames of one shape, at least one, until there are enough of them, time is up, or the source is silent."""
+        numbers, clip, until = list[int](), np.empty(0, np.uint8), time.monotonic() + CHUNK_SECONDS
+        try:
+            while not numbers or (len(numbers) < len(clip) and time.monotonic() < until):
+                item = self._next_item()
+                if isinstance(item, dict):
+                    return {"about": item}
+                if numbers and (item in (WAITING, GOING_ON) or item[1].shape != clip.shape[1:]):
+                    self._put_back.append(item)
+                    break
+                if item in (WAITING, GOING_ON):
+                    self._channel.send({"waiting": item == WAITING})
+                    continue
+                number, frame = item
+                if not numbers:
+                    most = min(max(CHUNK_BYTES // frame.nbytes, 1), CHUNK_FRAMES)
+                    clip = self._room_for_pictures((most, *frame.shape))
+                clip[len(numbers)] = frame
+                numbers.append(number)
+        except StopIteration:
+            if not numbers:
+                return {"last": True}
+        except DecodeError as reason:
+            if not numbers:
+                raise
+            self._put_back.append(reason)
+        learned = self._learned() if self._video is not None else {}
+        return {"numbers": numbers, "shape": (len(numbers), *clip.shape[1:])} | learned
+
+    def _next_item(self) -> Any:
+        item = self._put_back.pop() if self._put_back else next(self._playing)
+        if isinstance(item, DecodeError):
+            raise item
+        return item
+
+    def _work(self, seconds: float, name: str = "", function: str = "", arguments: Sequence = ()) -> dict:
+        """Begin a job, or go on with it for some time: `function` yields as often as it can, and returns its result."""
+        if function:
+            self._name, self._job = name, named_function(function)(*arguments)
+        until = time.monotonic() + seconds
+        try:
+            while time.monotonic() < until:
+                next(self._job)
+        except StopIteration as end:
+            return {"done": True, "result": end.value}
         return {"done": False}
 
+    def _room_for_pictures(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Shared memory for frames (T, H, W, 3) of a size that is allowed."""
+        if self._most_pixels and shape[1] * shape[2] > self._most_pixels:
+            raise DecodeError(
+                f"{self._name}: its frames of {shape[2]}×{shape[1]} pixels are above the limit of "
+                f"{self._most_pixels:,} pixels"
+            )
+        return self._room(shape)
 
-class SharedFrames:
-    """Memory that two processes have in common, for one clip. It is as large as the clip that is in it."""
-
-    def __init__(self, memory: int) -> None:
-        self._memory, self._mapped = memory, mmap.mmap(-1, 1)
-
-    def resized(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Room for a clip, uint8."""
+    def _room(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Shared memory, uint8."""
         try:
-            os.ftruncate(self._memory, int(np.prod(shape)))
-            return self.view(shape)
+            return self._clip.resized(shape)
         except OSError as reason:
+            if reason.errno == EFBIG:
+                raise ConfigError(
+                    f"{self._name}: {int(np.prod(shape)):,} bytes of frames are above this shell's limit on the size "
+                    "of files: raise it with ulimit -f"
+                ) from None
             raise MemoryError from reason
 
-    def view(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The clip of this shape that is there. Clips of one size keep the mapping: a new one costs 2 ms."""
-        size = int(np.prod(shape))
-        if len(self._mapped) != size:
-            self._mapped = mmap.mmap(self._memory, size)
-        return np.frombuffer(self._mapped, np.uint8).reshape(shape)
+
+def check_video(path: str, root: str, backend: str) -> Generator[None, None, str]:
+    """A job: all of a video, decoded; its note. DecodeError where anything is not as it should be."""
+    with VideoReader(path, root, backend) as reader:
+        yield from reader.checking()
+        return reader.note
 
 
-def _leave_the_parent(pipe: int, memory: int, parent: int) -> None:
-    gc.freeze()
+def _bind_to(parent: int) -> None:
+    """Die with the launcher, where the system can promise that."""
     faulthandler.disable()
-    _normal_signals()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
-    _shut_files({1, 2, pipe, memory})
-    _limit_memory()
 
 
-def _normal_signals() -> None:
-    """As at the start of a program; what asks a program and its children to stop is the parent's to handle."""
-    signal.set_wakeup_fd(-1)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        with suppress(OSError, ValueError):
-            signal.signal(number, signal.SIG_DFL)
-    for number in (*STOP_SIGNALS, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _shut_files(kept: set[int]) -> None:
-    """Point all other handles at nothing. Their numbers stay taken: an old object that closes one closes nothing of ours."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    for number in map(int, os.listdir(folder)):
-        if number not in kept and number != nothing:
-            with suppress(OSError):
-                os.dup2(nothing, number)
-
-
-def _limit_memory() -> None:
-    """No core dumps, and a limit relative to what the parent has mapped, which may be very much (CUDA)."""
-    import resource
-
+def _limit_memory(limit: int) -> None:
+    """No core dumps, and not more memory than the limit and what is mapped already."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with suppress(OSError, ValueError):  # no /proc, or a stricter limit is there already
         with open("/proc/self/statm") as file:
             mapped = int(file.read().split()[0]) * mmap.PAGESIZE
-        limit = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, limit))
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + limit, most))

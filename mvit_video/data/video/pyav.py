@@ -1,15 +1,16 @@
 """Video files through PyAV, the default. Local files of known containers, one thread, every frame checked.
 
 FFmpeg hands out damaged and stale frames without an error, and seeks by rules that differ between containers. So nothing
-is left to it: a scan over the packets (no decoding) numbers the frames by their times; decoding starts at a packet that
-was recognised, skips frames that nobody wants or refers to, and hands out a frame only by its time.
+is left to it: a scan over the packets (no decoding) numbers the frames; each packet is sent with its place in the file as
+its time, so that each frame tells which packet it comes from; decoding starts at a packet that was recognised, skips
+frames that nobody wants or refers to, and hands out a frame when all that it may refer to has come out whole.
 """
 
 # Packets are counted in decoding order ("places"), frames in the order in which they are shown ("numbers").
 
-from array import array
-from bisect import bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -17,15 +18,34 @@ from pathlib import Path
 import av
 import numpy as np
 from av.sidedata.sidedata import SideData
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
-from mvit_video.data.video.limits import MAX_PIXELS, Unreadable, check_count, check_hours, check_size, short_reason
+from mvit_video.data.video.bitstream import Orientation
+from mvit_video.data.video.containers import FORMATS, Fault, fault_of, what_it_is
+from mvit_video.data.video.limits import MAX_PIXELS, Unreadable, check_hours, check_size, short_reason
+from mvit_video.data.video.packets import NEVER, PacketTable
 
-CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,flv,ogg,3gp"
-OPTIONS = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(MAX_PIXELS)}
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
 SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")  # decoders that heed skip_frame packet by packet
 SEEK_PACKETS = 32  # fewer packets than these are passed over faster than a container seeks
+STREAMS = ("mpegts", "mpeg")  # broadcasts, which send a picture at least every second
+LEAP_SECONDS = 10
+ASKEW = 0.02  # of a turn: what rounding may leave
+LAG = 4  # frames that are looked at behind one before it is given
 TAIL_SECONDS = 0.5  # what a header may state beyond the last packet: players round, and sound may end later
+
+
+class Disorder(Exception):
+    """The decoder gives frames in another order than the scan has found, or others."""
+
+
+class Damaged(Exception):
+    """A packet that cannot be decoded as it should be: `place`, and `what` is wrong with its frame."""
+
+    def __init__(self, place: int, what: str) -> None:
+        super().__init__(place, what)
+        self.place, self.what = place, what
 
 
 class PyAvBackend:
@@ -35,26 +55,30 @@ class PyAvBackend:
     fps: float
 
     def __init__(self, file: Path, root: str | Path | None = None, whole: bool = True) -> None:
-        self._file, self.num_decoded, self.shortfall = file, 0, ""
-        self._mirrored: bool | None = None  # not known before the first frame
+        self._file, self.num_decoded, self.shortfall, self.note = file, 0, "", ""
+        self._owed: set[int] = set()  # packets that were sent to the decoder and are to come out as frames
+        self._orientations: dict[int, Orientation] = {}  # by FFmpeg's angle, which leaves out mirroring
         # One converter per video, without threads of its own: a loader's fork would leave them behind and wait for ever.
         self._converter = VideoReformatter()
         self._open()
         try:
             check_hours((self._container.duration or 0) / 1e6)
-            self._scan()
+            self._scan(fault_of(self._file, self.container_name))
+            self._number_frames()
             if whole and self.shortfall:
                 raise Unreadable(self.shortfall)
         except BaseException:
             self.close()
             raise
 
-    def _open(self) -> None:
-        """Open the file, at its first packet."""
+    def _open(self, strict: bool = True) -> None:
+        """Open the file, at its first packet. A strict decoder takes for an error what others only log."""
         try:
             self._container = av.open(str(self._file), options=OPTIONS)
         except (av.FFmpegError, ValueError, MemoryError) as reason:
-            raise Unreadable(f"cannot be opened as a video ({short_reason(reason)})") from None
+            found = what_it_is(self._file)
+            found = f"it is {found}" if found else short_reason(reason)
+            raise Unreadable(f"cannot be opened as a video ({found})") from None
         try:
             self._stream = _video_stream(self._container)
         except BaseException:
@@ -62,41 +86,105 @@ class PyAvBackend:
             raise
         self._codec = self._stream.codec_context
         self._codec.thread_count = 1
-        self._codec.options = {"max_pixels": str(MAX_PIXELS)}
+        self._codec.options = {"max_pixels": str(MAX_PIXELS)} | ({"err_detect": "explode"} if strict else {})
+        self._strict = strict
         self._demuxer, self._next, self._used = iter(self._container.demux(self._stream)), 0, False
 
-    def _scan(self) -> None:
-        self.packets = PacketTable()
+    def _scan(self, fault: Fault | None) -> None:
+        """Fill the table of packets, up to where the container is at fault."""
+        codec, self.shortfall = self._codec, fault.what if fault else ""
+        leap = round(LEAP_SECONDS / self._time_base) if self.container_name in STREAMS else NEVER
+        self.packets = PacketTable(self.codec_name, codec.extradata, codec.has_b_frames, codec.codec.intra_only, leap)
         try:
             for packet in self._container.demux(self._stream):
+                if fault and packet.pos is not None and packet.pos >= fault.at:
+                    break
                 if packet.size:
-                    self.packets.add(packet, self._codec.name)
+                    self.packets.add(packet)
         except av.FFmpegError as reason:
             raise Unreadable(f"its packets cannot be read ({short_reason(reason)})") from None
-        self.packets.number_frames()
-        self.num_frames, self._next = self.packets.num_frames, len(self.packets)
-        listed = len(self._stream.index_entries)
-        if self.container_name == "mov" and len(self.packets) < listed:
-            self.shortfall = f"is cut short: it lists {listed} frames and holds {len(self.packets)}"
+        self._next = len(self.packets) + 1  # behind all of them
+        if self.container_name in ("mov", "avi"):
+            listed = self._stream.index_entries
+            if len(listed) > len(self.packets) and (count := sum(entry.size > 0 for entry in listed)) > len(
+                self.packets
+            ):
+                self.shortfall = f"is cut short: it lists {count} frames and holds {len(self.packets)}"
+
+    def _number_frames(self) -> None:
+        """By the times of the packets; by decoding all of them where these cannot tell the number of frames."""
+        table, numbered = self.packets, False
+        if table.one_each and not table.begin:
+            table.order_by_times()
+            numbered = (
+                table.number_at(0) <= 0
+            )  # else frames are shown before the first, which refer to what is not there
+        if not numbered:
+            places, damage = self._decoded_places()
+            if damage and not self.shortfall:
+                self.shortfall = f"frame {len(places)} {damage.what}"
+            table.order_as_decoded(places)
+        self.num_frames, self.note = table.num_frames, _note(table)
         self.pixel_aspect = self._stream.sample_aspect_ratio or Fraction(1)
-        self.fps = _mean_rate(self.packets.times, self._stream)
+        self.fps = _mean_rate(table.times, self._stream)
+
+    def _decoded_places(self) -> tuple[list[int], Damaged | None]:
+        """The packets of all frames in the decoder's order, up to the first damage, and that."""
+        places, begin, damage = list[int](), self.packets.begin, None
+        try:
+            for frame in self._decode(begin, None, None):
+                place = _place_of(frame)
+                if not frame.is_corrupt:
+                    places.append(place)
+                elif place == begin or begin in places:
+                    raise Damaged(place, "is damaged")  # others refer to what is not in the file
+        except Damaged as reason:
+            damage = reason
+        if begin in places[1:]:
+            places = places[places.index(begin) :]
+        if len(set(places)) < len(places):
+            raise Unreadable("its decoder gives several frames of one packet")
+        return places, damage
+
+    def _count_again(self) -> None:
+        """Number the frames as the decoder gives them, where the times of their packets have not told their order."""
+        places, damage = self._decoded_places()
+        if damage:
+            raise self._unreadable(damage)
+        if len(places) != self.num_frames:
+            missing = f"it has packets for {self.num_frames} and the decoder gives {len(places)}"
+            raise Unreadable(f"frames are missing or come twice: {missing}")
+        self.packets.order_as_decoded(places)
 
     def times(self) -> list[Fraction]:
-        return [time * (self._stream.time_base or Fraction(1)) for time in self.packets.times]
+        return [time * self._time_base for time in self.packets.times.tolist()]
+
+    @property
+    def _time_base(self) -> Fraction:
+        return self._stream.time_base or Fraction(1)
 
     def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
         """Frames by rising, distinct numbers. Where a start in mid-file leads astray, once more from the beginning."""
+        table, trusting = self.packets, True
         while wanted:
-            first, group = self.packets.start_of(wanted)
-            given = 0
+            first, end = table.start_of(wanted[0]) if trusting else (table.begin, self.num_frames)
+            group, given = wanted[: bisect_left(wanted, end)], 0
             try:
-                for frame in self._group(group, first, self.packets.last_of(group)):
+                for frame in self._run(group, first, trusting and table.sure(first, end)):
                     yield self._convert(frame)
                     given += 1
-            except Unreadable:
-                for frame in self._group(group[given:], 0, None):
-                    yield self._convert(frame)
-            wanted = wanted[len(group) :]
+            except Damaged as damage:
+                if first == table.begin:
+                    raise self._unreadable(damage) from None
+                trusting = False
+            except Disorder as reason:
+                if not table.decoded:
+                    self._count_again()
+                elif trusting:
+                    trusting = False
+                else:
+                    raise Unreadable(str(reason)) from None
+            wanted = wanted[given:]
 
     def stream(self) -> Iterator[np.ndarray]:
         for frame in self._all():
@@ -135,7 +223,7 @@ class PyAvBackend:
 
     @property
     def codec_name(self) -> str:
-        return self._codec.name
+        return self._codec.codec.canonical_name
 
     @property
     def pixel_format(self) -> str:
@@ -147,93 +235,151 @@ class PyAvBackend:
 
     def key_packets(self) -> Iterator[av.Packet]:
         """The packets that are marked as places to start from."""
-        return (packet for _, packet in self._packets_from(0, len(self.packets) - 1) if packet.is_keyframe)
+        return (packet for _, packet in self._packets_from(0, None) if packet.is_keyframe)
 
     def is_turned(self) -> bool:
         """Whether the first frame is stored turned or mirrored."""
-        frame = next(self._group([0], 0, None))
-        return bool(_turns(frame)) or _is_mirrored(frame)
+        return self._orientation(next(self._run([0], self.packets.begin, False))) != (0, False)
 
     def _all(self) -> Iterator[av.VideoFrame]:
-        expected = 0
-        for number, frame in self._numbered(0, None, None):
-            if number < expected:
-                raise Unreadable(f"frame {number} of {self.num_frames} comes twice")
-            if number > expected:
-                raise self._missing(expected)
-            yield frame
-            expected += 1
-        if expected < self.num_frames:
-            raise self._missing(expected)
+        given = 0
+        while given < self.num_frames:
+            try:
+                for frame in self._run(range(given, self.num_frames), self.packets.begin, False, to_end=True):
+                    yield frame
+                    given += 1
+            except Damaged as damage:
+                raise self._unreadable(damage) from None
+            except Disorder as reason:
+                if self.packets.decoded:
+                    raise Unreadable(str(reason)) from None
+                self._count_again()
 
-    def _missing(self, number: int) -> Unreadable:
-        return Unreadable(f"frame {number} of {self.num_frames} is missing: the decoder does not give it")
+    def _unreadable(self, damage: Damaged) -> Unreadable:
+        return Unreadable(f"frame {max(self.packets.number_at(damage.place), 0)} of {self.num_frames} {damage.what}")
 
-    def _group(self, numbers: list[int], first: int, last: int | None) -> Iterator[av.VideoFrame]:
-        """Frames of rising numbers out of the packets from place `first` to `last`; all packets are decoded without `last`."""
-        wanted, ready, given = set(numbers), {}, 0
-        skip = wanted if last is not None and self._codec.name in SKIPPING else None
-        for number, frame in self._numbered(first, last, skip):
-            if number in wanted:
-                ready[number] = frame
-            while given < len(numbers) and numbers[given] in ready:
-                yield ready.pop(numbers[given])
-                given += 1
-            if given == len(numbers):
-                return
-        raise self._missing(numbers[given])
+    def _run(self, numbers: Sequence[int], first: int, sure: bool, to_end: bool = False) -> Iterator[av.VideoFrame]:
+        """Frames of rising numbers, decoded from the packet at place `first` on.
 
-    def _numbered(self, first: int, last: int | None, wanted: set[int] | None) -> Iterator[tuple[int, av.VideoFrame]]:
+        A frame is given once all that is stored before it, and may be referred to, has come out undamaged. Where the order
+        is sure, no more is decoded than is wanted or referred to, and a frame waits whether an earlier one follows it all
+        the same. With `to_end`, no frame may follow the last one.
+        """
+        table, held, upcoming, damage = self.packets, deque[tuple[int, av.VideoFrame]](), iter(numbers), None
+        wanted, lag = next(upcoming, None), LAG if sure else 0
+        outputs = enumerate(self._numbered(first, numbers if sure else None))
+        while wanted is not None or held or to_end or sure:
+            try:
+                count, (number, frame) = next(outputs)
+            except StopIteration:
+                break
+            except Damaged as reason:
+                damage = reason
+                break
+            if number == wanted:
+                held.append((count + lag, frame))
+                wanted = next(upcoming, None)
+            while held and held[0][0] <= count and table.settled_by(_place_of(held[0][1])) <= number:
+                yield self._complete(held.popleft()[1])
+        for _, frame in held:
+            if damage is not None and _place_of(frame) > damage.place:
+                break
+            yield self._complete(frame)
+        if damage is not None:
+            raise damage
+        if wanted is not None:
+            raise Disorder(f"frame {wanted} of {self.num_frames} is missing: the decoder does not give it")
+
+    def _complete(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """A frame, if all that is stored before it and was not left out has come out of the decoder."""
+        missing = min(self._owed, default=NEVER)
+        if missing < _place_of(frame):
+            raise Damaged(missing, "is missing: the decoder does not give it")
+        return frame
+
+    def _numbered(self, first: int, wanted: Sequence[int] | None) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decoded frames with their numbers. With `wanted`, others are left out of decoding where no frame refers to them.
 
         A damaged frame is an error even where it is not wanted: what refers to it is damaged too, and not marked.
         """
-        table, count, started = self.packets, 0, not first
-        earliest = table.number_at(first)
-        for frame in self._decode(first, len(table) - 1 if last is None else last, wanted):
-            number = table.number_of.get(frame.pts, -1) if table.timed else count
-            count += 1
-            if number < 0 or (number < earliest and first):
-                continue  # it leads the key frame and refers to frames before, or is left from an earlier place
-            if not started and (number != earliest or frame.pict_type != av.video.frame.PictureType.I):
+        table = self.packets
+        # Of packed pictures, one that is left out takes the next one in its packet with it.
+        skipping = wanted is not None and self._codec.name in SKIPPING and table.one_each
+        last = None if wanted is None else table.last_of(wanted[-1])
+        earliest, started = table.number_at(first), first == table.begin
+        expected = 0 if started else earliest
+        for frame in self._decode(first, last, set(wanted or ()) if skipping else None):
+            number = table.number_at(_place_of(frame))
+            self._owed.discard(_place_of(frame))
+            if number < 0 and (table.decoded or not started):
+                continue  # left out, as it refers to what is not in the file, or it leads the key frame
+            if not started and number < earliest:
+                continue  # leads the key frame and refers to frames before
+            if not started and (number != earliest or not self._is_whole(frame)):
                 table.distrust_keys()
-                raise Unreadable(f"frame {earliest} of {self.num_frames} is marked as a key frame and is none")
-            started = True
+                raise Damaged(first, "is marked as a key frame and is none")
+            if number < expected or (number > expected and not skipping):
+                raise Disorder(
+                    f"frame {expected} of {self.num_frames} is missing or comes twice in the decoder's order"
+                )
+            started, expected = True, number + 1
             if frame.is_corrupt:
-                raise Unreadable(f"frame {number} of {self.num_frames} is damaged")
+                raise Damaged(_place_of(frame), "is damaged")
             check_size(frame.width, frame.height)
             yield number, frame
 
-    def _decode(self, first: int, last: int, wanted: set[int] | None) -> Iterator[av.VideoFrame]:
+    def _is_whole(self, frame: av.VideoFrame) -> bool:
+        """Whether a picture refers to no other, as far as the decoder says."""
+        return self._codec.codec.intra_only or frame.pict_type == av.video.frame.PictureType.I
+
+    def _decode(self, first: int, last: int | None, wanted: set[int] | None) -> Iterator[av.VideoFrame]:
+        """The decoder's frames from packet `first` to `last`, to the end without it, each with its packet's place as its time."""
+        table = self.packets
+        strict = table.refreshed(first)
+        if table.headers_change or strict != self._strict:
+            self.close()
+            self._open(strict)
         if self._used:
             self._codec.flush_buffers()
-        self._used = True
+        self._owed.clear()
         for place, packet in self._packets_from(first, last):
-            number = self.packets.number_at(place)
-            if packet.is_corrupt:
-                raise Unreadable(f"frame {max(number, 0)} of {self.num_frames} is damaged")
-            self._codec.skip_frame = "DEFAULT" if wanted is None or number in wanted or number < 0 else "NONREF"
-            yield from self._frames_of(packet, number)
-        yield from self._frames_of(None, self.packets.number_at(last))
+            if place == first:
+                _hand_on(table.changes, packet, place)
+            if packet.is_corrupt and not table.joined_behind(place):
+                raise Damaged(place, "is damaged")
+            if wanted is not None:
+                leave = table.number_at(place) not in wanted and table.may_be_left_out(place)
+                self._codec.skip_frame = "NONREF" if leave else "DEFAULT"
+                if not leave and table.number_at(place) >= max(table.number_at(first), 0):
+                    self._owed.add(place)
+            else:
+                self._codec.skip_frame = "DEFAULT"
+            packet.pts = place
+            yield from self._frames_of(packet, place)
+        yield from self._frames_of(None, len(table) - 1 if last is None else last)
 
-    def _frames_of(self, packet: av.Packet | None, number: int) -> list[av.VideoFrame]:
+    def _frames_of(self, packet: av.Packet | None, place: int) -> Iterator[av.VideoFrame]:
         """What the decoder gives for a packet; at the end, for None, all that it held back to bring it into order."""
+        self._used = True
         try:
             frames = self._codec.decode(packet)
         except (av.FFmpegError, MemoryError) as reason:
             if isinstance(reason, av.EOFError):
-                return []
+                return
             why = short_reason(reason)
             if isinstance(reason, av.ArgumentError):  # FFmpeg's only word for a picture above max_pixels
                 why += f", or a size above the limit of {MAX_PIXELS:,} pixels"
-            raise Unreadable(f"frame {max(number, 0)} of {self.num_frames} cannot be decoded ({why})") from None
+            if packet is not None and self.packets.sure_at(place):  # what was decoded before is whole
+                yield from (frame for frame in self._frames_of(None, place) if _place_of(frame) < place)
+            raise Damaged(place, f"cannot be decoded ({why})") from None
         self.num_decoded += len(frames)
-        return frames
+        yield from frames
 
-    def _packets_from(self, first: int, last: int) -> Iterator[tuple[int, av.Packet]]:
+    def _packets_from(self, first: int, last: int | None) -> Iterator[tuple[int, av.Packet]]:
         """Packets with their places. A few are passed over, over more the container seeks."""
         if self._next > first or first - self._next > SEEK_PACKETS:
             self._seek(first)
+        end = len(self.packets) - 1 if last is None else last
         try:
             for packet in self._demuxer:
                 if not packet.size:
@@ -241,151 +387,86 @@ class PyAvBackend:
                 place, self._next = self._next, self._next + 1
                 if place >= first:
                     yield place, packet
-                if place >= last:
+                if place >= end:
                     return
         except av.FFmpegError as reason:
             raise Unreadable(f"its packets cannot be read ({short_reason(reason)})") from None
 
     def _seek(self, first: int) -> None:
         """Stand at a packet that is known and not behind place `first`; the file is opened again where no seek finds one."""
-        target = self.packets.seek_time(first, by_decoding=self.container_name == "mov")
+        table = self.packets
+        target = table.seek_time(first, by_decoding=self.container_name == "mov")
         try:
             if target is not None:
                 self._container.seek(target, stream=self._stream)
                 packets = iter(self._container.demux(self._stream))
-                known = self.packets.place_of
-                packet = next(packet for packet in packets if packet.size and _identity(packet) in known)
-                if known[_identity(packet)] <= first:
-                    self._demuxer, self._next = chain([packet], packets), known[_identity(packet)]
+                packet = next(packet for packet in packets if packet.size and table.known_place(packet) >= 0)
+                if table.known_place(packet) <= first:
+                    self._demuxer, self._next = chain([packet], packets), table.known_place(packet)
                     return
         except (av.FFmpegError, StopIteration):
             pass
         self.close()
-        self._open()
+        self._open(self._strict)
 
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
         picture = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        turns = _turns(frame)
-        if self._mirrored is None:
-            self._mirrored = _is_mirrored(frame)
+        turns, mirrored = self._orientation(frame)
         if turns % 2:
             self.pixel_aspect = 1 / (self._stream.sample_aspect_ratio or Fraction(1))
-        if not turns and not self._mirrored:
+        if not turns and not mirrored:
             return picture
-        return np.ascontiguousarray(np.rot90(picture[::-1] if self._mirrored else picture, turns))
+        return np.ascontiguousarray(np.rot90(picture[::-1] if mirrored else picture, turns))
+
+    def _orientation(self, frame: av.VideoFrame) -> Orientation:
+        """As the stream's headers say, which FFmpeg puts only on single frames, else as the container does."""
+        stated = self.packets.orientation_at(_place_of(frame))
+        if stated:
+            return stated
+        angle = frame.rotation
+        if angle not in self._orientations:
+            self._orientations[angle] = _orientation_of(frame)
+        return self._orientations[angle]
 
 
-class PacketTable:
-    """What a scan over a video's packets tells: when each frame is shown, and where decoding can start.
-
-    `timed` is False where the container gives no times (raw streams): frames are then counted as they come.
-    """
-
-    def __init__(self) -> None:
-        self.times: list[int] = []  # of the frames, rising; empty where not timed
-        self.number_of: dict[int | None, int] = {}  # time → number
-        self.place_of: dict[tuple, int] = {}  # identity of a key packet → place
-        self.num_frames, self.timed, self.hidden = 0, False, 0
-        self._time = array("q")  # of each packet; -1 << 63 for none
-        self._shown = bytearray()
-        self._keys: list[tuple[int, int | None, int | None]] = []  # place, pts, dts
-        self._starts: list[tuple[int, int]] = []  # number, place: both rising
-        self._place_of_number: dict[int, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._time)
-
-    def add(self, packet: av.Packet, codec: str) -> None:
-        place, shown = len(self._time), not packet.is_discard
-        if codec == "vp8":  # its pictures that only others refer to have packets of their own; show_frame is bit 4
-            shown = shown and bool(bytes(packet)[0] >> 4 & 1)
-        check_count(place)
-        self._time.append(NO_TIME if packet.pts is None else packet.pts)
-        self._shown.append(shown)
-        self.hidden += packet.is_discard
-        if packet.is_keyframe:
-            self._keys.append((place, packet.pts, packet.dts))
-            self.place_of.setdefault(_identity(packet), place)
-
-    def number_frames(self) -> None:
-        """Call once, after the last `add`."""
-        times = [time for time, shown in zip(self._time, self._shown, strict=True) if shown]
-        if not times:
-            raise Unreadable("no frames")
-        self.num_frames, self.timed = len(times), NO_TIME not in times
-        if not self.timed:
-            return
-        self.times = sorted(times)
-        self.number_of = {time: number for number, time in enumerate(self.times)}
-        if len(self.number_of) < len(times):
-            twin = next(number for number in range(1, len(times)) if self.times[number - 1] == self.times[number])
-            raise Unreadable(f"frame {twin} of {len(times)} has the same time as the frame before it")
-        self._place_of_number = {self.number_at(place): place for place in range(len(self))}
-        for place, time, _ in self._keys:
-            number = self.number_of.get(time, -1)
-            if number > (self._starts[-1][0] if self._starts else -1):
-                self._starts.append((number, place))
-
-    def number_at(self, place: int) -> int:
-        """The number of the frame in a packet, -1 for one that is not shown; the packet's place where not timed."""
-        return self.number_of.get(self._time[place], -1) if self.timed else place
-
-    def start_of(self, wanted: list[int]) -> tuple[int, list[int]]:
-        """The last packet from which the first of the rising numbers can be decoded, and all numbers up to the next such one."""
-        behind = bisect_right(self._starts, wanted[0], key=lambda start: start[0])
-        place = self._starts[behind - 1][1] if behind > 1 else 0
-        end = self._starts[behind][0] if behind < len(self._starts) else self.num_frames
-        return place, [number for number in wanted if number < end]
-
-    def last_of(self, numbers: list[int]) -> int | None:
-        """The last packet that these frames come from; None where that is not known."""
-        if not self.timed:
-            return None
-        return max(self._place_of_number[number] for number in numbers)
-
-    def distrust_keys(self) -> None:
-        """From now on decode from the beginning: marks stand where the picture is refreshed bit by bit."""
-        self._starts = []
-
-    @property
-    def closed(self) -> bool:
-        """Whether no frame is shown before a key frame that it follows in the file, so that groups of pictures stand alone."""
-        key = NO_TIME
-        keys = {place for place, _, _ in self._keys}
-        for place, time in enumerate(self._time):
-            if time < key:
-                return False
-            key = time if place in keys else key
-        return 0 in keys
-
-    def seek_time(self, place: int, by_decoding: bool) -> int | None:
-        """What to ask the container for: its index is by decoding time in MP4, else by the time of showing."""
-        for key, shown, decoded in self._keys:
-            if key == place:
-                return decoded if by_decoding and decoded is not None else shown
-        return None
+def _note(table: PacketTable) -> str:
+    """What whoever asked for a video may want to know of it."""
+    notes = []
+    if table.begin:
+        notes.append(f"does not begin with a key frame: its first {table.begin} packets are left out")
+    elif table.one_each and table.left_out:
+        notes.append(f"begins in the midst of a group: {table.left_out} frames that refer to earlier ones are left out")
+    if table.joints:
+        notes.append(
+            f"its clock jumps before frame {table.joints[0]}, where recordings are joined: its times go on evenly"
+        )
+    return "; ".join(notes)
 
 
-NO_TIME = -1 << 63
+def _place_of(frame: av.VideoFrame) -> int:
+    if frame.pts is None:
+        raise Unreadable("its decoder does not say which packets its frames come from")
+    return frame.pts
+
+
+def _hand_on(changes, packet: av.Packet, place: int) -> None:
+    """Give a packet that decoding starts with what an earlier packet has brought for all behind it, such as a palette."""
+    for at, data in reversed(changes):
+        if at <= place and not packet.has_sidedata(data.data_type):
+            packet.set_sidedata(data)
 
 
 def _video_stream(container):
-    """The first video stream, with sizes checked: what a cover picture calls a video does not count."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & ATTACHED]
+    """The default video stream, else the first, with sizes checked: a cover picture does not count."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         raise Unreadable("no video stream")
-    codec = streams[0].codec_context
+    chosen = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
+    codec = chosen.codec_context
     if codec is None:
         raise Unreadable("no decoder for its video stream")
     check_size(codec.width, codec.height)
-    return streams[0]
-
-
-ATTACHED = av.stream.Disposition.attached_pic
-
-
-def _identity(packet: av.Packet) -> tuple:
-    return (packet.pts, packet.dts, packet.size)
+    return chosen
 
 
 def _end_of(packet: av.Packet) -> float:
@@ -394,24 +475,23 @@ def _end_of(packet: av.Packet) -> float:
     return float((packet.pts + (packet.duration or 0)) * packet.time_base)
 
 
-def _turns(frame: av.VideoFrame) -> int:
-    """Quarter turns to the left that put the picture's rows where they are to be shown."""
-    return round((frame.rotation or 0) / 90) % 4
-
-
-def _is_mirrored(frame: av.VideoFrame) -> bool:
-    """Whether the picture is to be turned upside down before it is turned: FFmpeg's angle leaves that out."""
+def _orientation_of(frame: av.VideoFrame) -> Orientation:
+    """By the frame's display matrix: x' = a·x + c·y, y' = b·x + d·y, with y downwards."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(matrix, SideData):
-        return False
+        return Orientation(0, False)
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-    return a * d < b * c
+    along, across = min(abs(a), abs(d)), min(abs(b), abs(c))
+    if max(abs(b), abs(c)) > ASKEW * along and max(abs(a), abs(d)) > ASKEW * across:
+        raise Unreadable(f"its pictures are to be turned by {frame.rotation}°, and only quarter turns are read")
+    turns = (0 if a > 0 else 2) if along > across else (1 if b < 0 else 3) if across else 0
+    return Orientation(turns, a * d < b * c)
 
 
-def _mean_rate(times: list[int], stream) -> float:
+def _mean_rate(times: np.ndarray, stream) -> float:
     """The header's rate where the times agree with it to a frame or a percent, else that of the times; 30 without both."""
     declared = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
-    span = float((times[-1] - times[0]) * stream.time_base) if len(times) > 1 else 0.0
+    span = float(int(times[-1] - times[0]) * stream.time_base) if len(times) > 1 else 0.0
     if span <= 0:
         return declared[0] if declared else 30.0
     measured = (len(times) - 1) / span

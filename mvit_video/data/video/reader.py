@@ -6,9 +6,10 @@ in a process of its own, for files that may hang or crash the decoder.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -32,13 +33,14 @@ class VideoReader:
         whole: False, for "pyav", also takes a file that is cut short, as far as it goes; `reader.shortfall` then says so.
 
     `len(reader)` is the number of frames, `reader.fps` the mean rate in frames per second (30 for frame folders).
+    `reader.note` says what is odd about a video that is read all the same, and is empty for most.
     Raises DecodeError with the file and the reason, here or in the methods.
     """
 
     def __init__(
         self, path: str | Path, root: str | Path | None = None, backend: str = "pyav", whole: bool = True
     ) -> None:
-        self.path, self.shortfall = str(path), ""
+        self.path, self.shortfall, self.note = str(path), "", ""
         try:
             file = _existing(self.path, root)
             if not whole and backend == "pyav" and file.is_file():
@@ -49,6 +51,7 @@ class VideoReader:
         except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
         self.fps: float = self._backend.fps
+        self.note = self._backend.note
 
     def __len__(self) -> int:
         return self._backend.num_frames
@@ -118,6 +121,67 @@ class VideoReader:
             raise DecodeError(f"{self.path}: {reason}") from None
 
 
+class Reader(Protocol):
+    """The frames of one open video: VideoReader in this process, GuardedReader in another, or an object of a program's own.
+
+    All methods raise DecodeError with the video and the reason.
+    """
+
+    @property
+    def path(self) -> str:
+        """What messages call the video."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """The mean rate in frames per second."""
+        ...
+
+    @property
+    def shortfall(self) -> str:
+        """What a file that is cut short lacks, in words; empty for a whole one."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """What is odd about a video that is read all the same; empty for most."""
+        ...
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width over height of a pixel of the frames that were given so far."""
+        ...
+
+    @property
+    def num_decoded(self) -> int:
+        """Frames that were decoded so far, wanted ones or not."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of frames."""
+        ...
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB."""
+        ...
+
+    def stream(self) -> Iterator[np.ndarray]:
+        """Every frame in order, uint8 (H, W, 3)."""
+        ...
+
+    def times(self) -> list[Fraction]:
+        """When each frame is shown, in seconds."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> "Reader": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class Backend(Protocol):
     """What the reader needs: frames by rising, distinct numbers, or all of them, as pictures uint8 (H, W, 3)."""
 
@@ -125,6 +189,7 @@ class Backend(Protocol):
     num_decoded: int
     fps: float
     pixel_aspect: Fraction
+    note: str
 
     def times(self) -> list[Fraction]: ...
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from mvit_video.config.load import config_from_dict
-from mvit_video.config.schema import AUTO, Config, Preprocessing
+from mvit_video.config.schema import AUTO, Config, InputSettings
 from mvit_video.errors import ConfigError
-from mvit_video.model.weights.checkpoints import read_weights
+from mvit_video.model.weights.load import read_weights
 from mvit_video.model.weights.zoo import zoo_entry
 
 
@@ -25,7 +25,7 @@ def with_network_of_weights(config: Config) -> Config:
     return config_from_dict(tree, f"the input of {config.model.weights} with the settings given")
 
 
-def _network_of(source: str | None) -> tuple[str, dict[str, Any], Preprocessing]:
+def _network_of(source: str | None) -> tuple[str, dict[str, Any], InputSettings]:
     if source is None:
         raise ConfigError(
             "model.name = auto needs model.weights, whose network it then is: set model.weights, or name the network"

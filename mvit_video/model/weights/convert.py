@@ -1,7 +1,6 @@
 """A checkpoint of any known format written in another: ours with its card, PySlowFast's, torchvision's."""
 
 import io
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,29 +8,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError, ConfigError
-from mvit_video.model.variants import build_model, model_arguments
-from mvit_video.model.weights.checkpoints import (
+from mvit_video.model.registry import build_model, head_name, model_entry
+from mvit_video.model.weights.card import ModelCard, model_from_card, model_of_file
+from mvit_video.model.weights.files import save_checkpoint
+from mvit_video.model.weights.formats import known_formats
+from mvit_video.model.weights.load import (
     LoadReport,
-    ModelCard,
     Weights,
-    checkpoint_file,
     fit_weights,
-    has_card,
-    load_checkpoint,
-    model_from_card,
-    model_of_file,
+    model_of_weights,
     put_weights,
     read_weights,
     recognise_model,
-    save_checkpoint,
 )
-from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
 from mvit_video.model.weights.zoo import ZOO, ZooEntry
 from mvit_video.paths import output_file, write_whole
-
-TARGETS = ("native", "pyslowfast", "torchvision")
 
 
 def convert(
@@ -48,8 +41,8 @@ def convert(
     a native checkpoint in place of those that are known. Tensors are checked against the network first; none is made up.
     Raises CheckpointError or ConfigError.
     """
-    if to not in TARGETS:
-        raise ConfigError(f"format '{to}' is unknown: allowed are {', '.join(TARGETS)}")
+    if to not in targets():
+        raise ConfigError(f"format '{to}' is unknown: allowed are {', '.join(targets())}")
     if classes and to != "native":
         raise ConfigError(f"--classes: a file --to {to} holds no class names: leave them out, or convert --to native")
     output = Path(output)
@@ -57,24 +50,35 @@ def convert(
         output.parent.mkdir(parents=True, exist_ok=True)
     output = output_file(output, overwrite)
     weights = _with_head(read_weights(source))
-    if weights.card is not None and weights.of_baseline and to != "native":
+    network = model_entry(_network_name(weights, name))
+    form = {each.name.lower(): each for each in network.capabilities.formats if each.write is not None}.get(to)
+    if form is None and to != "native":
         raise ConfigError(
-            f"{source}: is of {weights.card.name}, which has no form --to {to}: its own names are in --to native"
+            f"{source}: is of {network.name}, which has no form --to {to}: its own names are in --to native"
         )
-    with torch.device("cpu" if weights.of_baseline else "meta"):  # baselines read values while being built
-        model = _network(weights, name)
-    state, report = fit_weights(weights, model.state_dict())
+    with torch.device("meta" if network.capabilities.meta else "cpu"):
+        if weights.card is not None:
+            model = model_of_file(weights.card, source)
+        else:
+            model = build_model(network.name, num_classes=weights.num_classes)
+    state, report = fit_weights(weights, model.state_dict(), head_layer=head_name(model))
     if report.new:
         raise CheckpointError(f"{source}: lacks '{report.new[0]}', and a conversion makes nothing up: train it first")
     if to == "native":
-        card = _native_card(weights, name, classes)
+        card = _native_card(weights, network.name, classes)
         model.load_state_dict(state, assign=True)
         save_checkpoint(output, model, card)
         return report
     content = io.BytesIO()
-    torch.save({"model_state": to_pyslowfast(state)} if to == "pyslowfast" else to_torchvision(state), content)
+    assert form is not None and form.write is not None
+    torch.save(form.write(state), content)
     write_whole(output, content.getvalue())
     return report
+
+
+def targets() -> list[str]:
+    """What `convert` writes: our own format, then those of other projects that a network of theirs names."""
+    return ["native", *(each.name.lower() for each in known_formats() if each.write is not None)]
 
 
 def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
@@ -83,9 +87,10 @@ def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
     The card of a public file is made of the zoo's facts for it, or for its network and number of classes.
     Raises CheckpointError; ConfigError where no names are known for its classes.
     """
-    if has_card(checkpoint_file(source)):
-        return load_checkpoint(source)
-    weights = _with_head(read_weights(source))
+    weights = read_weights(source)
+    if weights.card is not None:
+        return model_of_weights(weights.card, weights.state, source)
+    weights = _with_head(weights)
     try:
         card = _card(weights, _recognised(weights), None)
     except ConfigError:
@@ -106,18 +111,17 @@ def _with_head(weights: Weights) -> Weights:
     return weights
 
 
-def _network(weights: Weights, name: str | None) -> nn.Module:
-    if weights.card is not None:
-        if name not in (None, weights.card.name):
-            raise ConfigError(
-                f"{weights.source}: is of {weights.card.name} by its card, not of {name}: leave --model out"
-            )
-        return model_of_file(weights.card, weights.source)
-    return build_model(name or _recognised(weights), num_classes=weights.num_classes)
+def _network_name(weights: Weights, name: str | None) -> str:
+    """The network's name: the card's, or the one that the user gives, or that of the network with these shapes."""
+    if weights.card is None:
+        return name or _recognised(weights)
+    if name not in (None, weights.card.name):
+        raise ConfigError(f"{weights.source}: is of {weights.card.name} by its card, not of {name}: leave --model out")
+    return weights.card.name
 
 
 def _recognised(weights: Weights) -> str:
-    name = recognise_model(weights.state)
+    name = recognise_model(weights)
     if name is None:
         raise CheckpointError(
             f"{weights.source}: its shapes are those of no network that `mvit-video models` lists: name one with --model"
@@ -125,10 +129,10 @@ def _recognised(weights: Weights) -> str:
     return name
 
 
-def _native_card(weights: Weights, name: str | None, classes: Sequence[str] | None) -> ModelCard:
+def _native_card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
     """The checkpoint's own card, where it has one, else one that is made for it; with these classes if there are any."""
     if weights.card is None:
-        return _card(weights, name or _recognised(weights), classes)
+        return _card(weights, name, classes)
     return weights.card.model_copy(update={"classes": _class_names(weights, classes)})
 
 
@@ -154,13 +158,13 @@ def _like(name: str, num_classes: int) -> ZooEntry | None:
     return next((entry for entry in ZOO.values() if (entry.model, entry.num_classes) == (name, num_classes)), None)
 
 
-def _usual_input(name: str) -> Preprocessing:
+def _usual_input(name: str) -> InputSettings:
     """The input that a network is named for (16x4 is every 4th of 16 frames), scaled to 8/7 of the crop before it."""
-    arguments, rate = model_arguments(name), re.search(r"x(\d+)$", name)
-    crop = arguments.get("crop_size", 224)
-    return Preprocessing(
-        num_frames=arguments.get("num_frames", 16),
-        sampling_rate=int(rate[1]) if rate else 1,
+    entry = model_entry(name)
+    crop = entry.defaults["crop_size"]
+    return InputSettings(
+        num_frames=entry.defaults["num_frames"],
+        sampling_rate=entry.sampling_rate,
         short_side=round(crop * 8 / 7),
         crop_size=crop,
     )

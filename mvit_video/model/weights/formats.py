@@ -6,13 +6,15 @@ Ours are PySlowFast's names, so its video files need no map. Its image files kee
 # C channels, I channels in per group, P positions, T/H/W taps of a filter
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 
 from torch import Tensor
 
 from mvit_video.errors import CheckpointError
-from mvit_video.model.weights.inflate import is_image
+from mvit_video.model.checkpoint_format import CheckpointFormat, has
+from mvit_video.model.registry import MODELS
+from mvit_video.model.weights.inflate import INDEX_TABLE, is_image
 
 PATCH_FILTER = "patch_embed.proj.weight"
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and DDP, and of torch.compile
@@ -37,33 +39,60 @@ _POSITIONS = ("pos_embed_spatial", "pos_embed_temporal")
 _CLASS_VECTORS = ("cls_token", "pos_embed_class")
 
 
-def recognise(names: Iterable[str], source: str | Path) -> str:
-    """The project whose names these are: "timm", "torchvision" or "PySlowFast" (the same as ours)."""
+def _is_pyslowfast(names: Set[str]) -> bool:
+    return PATCH_FILTER in names and any(name.startswith("blocks.") for name in names)
+
+
+def known_formats() -> list[CheckpointFormat]:
+    """Those of all networks, those of plugins first."""
+    entries = [MODELS.get(name) for name in MODELS.names()]
+    entries.sort(key=lambda entry: entry.plugin is None)
+    return list(dict.fromkeys(each for entry in entries for each in entry.capabilities.formats))
+
+
+def format_of(names: Iterable[str], source: str | Path) -> CheckpointFormat:
+    """The format whose names these are; CheckpointError where there is none."""
     names = set(names)
-    if any(name.startswith("stages.") for name in names):
-        return "timm"
-    if "conv_proj.weight" in names:
-        return "torchvision"
-    if PATCH_FILTER in names and any(name.startswith("blocks.") for name in names):
-        return "PySlowFast"
-    raise CheckpointError(
-        f"{source}: holds weights of no MViT that is known here (the first is '{min(names, default='')}'): "
-        "known are the names of PySlowFast, torchvision, timm and our own"
-    )
+    if "stem.0.0.weight" in names and any(name.startswith("blocks.0.layers.") for name in names):
+        raise CheckpointError(
+            f"{source}: holds torchvision's MaxViT, another network than the paper's (other scale, activation and padding), "
+            "which is not built here: take timm's maxvit_*_tf_* files"
+        )
+    found = next((each for each in known_formats() if each.matches(names)), None)
+    if found is None:
+        raise CheckpointError(
+            f"{source}: holds weights of no network that is known here (the first is '{min(names, default='')}'): "
+            "known are the names of PySlowFast, torchvision, timm and our own"
+        )
+    return found
+
+
+def recognise(names: Iterable[str], source: str | Path) -> str:
+    """The project whose names these are, such as "timm", "torchvision" or "PySlowFast" (the same as ours)."""
+    return format_of(names, source).name
 
 
 def to_ours(state: Mapping[str, Tensor], source: str | Path) -> tuple[str, dict[str, Tensor]]:
     """The format, and the same tensors under our names and in our shapes (filters with a time axis)."""
     state = without_wrappers(state)
-    kind = recognise(state, source)
-    rename = {"timm": _timm_renamer(state), "torchvision": _from_torchvision, "PySlowFast": str}[kind]
+    kind = format_of(state, source)
+    rename = kind.renamer(state)
     ours: dict[str, Tensor] = {}
     for name, tensor in state.items():
         mine = rename(name)
         if mine in ours:
             raise CheckpointError(f"{source}: holds two tensors for '{mine}', one of them is '{name}'")
-        ours[mine] = _our_shape(mine, tensor)
-    return kind, ours
+        if not mine.endswith(".attn_mask"):  # shifted windows' masks in Microsoft's files: made of sizes alone
+            ours[mine] = _our_shape(mine, tensor)
+    return kind.name, ours
+
+
+def head_names(kind: str) -> tuple[str, str]:
+    """Our names of the head's weight and bias in weights of a format."""
+    entries = (MODELS.get(name) for name in MODELS.names())
+    heads = (e.capabilities.head for e in entries if any(each.name == kind for each in e.capabilities.formats))
+    head = next(heads, "head.projection")
+    return f"{head}.weight", f"{head}.bias"
 
 
 def without_wrappers(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -77,11 +106,17 @@ def without_wrappers(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def _our_shape(name: str, tensor: Tensor) -> Tensor:
     if tensor.ndim == 4:
         return tensor.unsqueeze(2)  # (C, I, H, W) -> (C, I, 1, H, W)
+    if name.endswith(INDEX_TABLE):
+        return tensor.flatten()
     if tensor.ndim == 1 and name in _CLASS_VECTORS:
         return tensor.reshape(1, 1, -1)
     if tensor.ndim == 2 and name in _POSITIONS:
         return tensor.unsqueeze(0)  # (P, C) -> (1, P, C)
     return tensor
+
+
+def _torchvision_renamer(state: Mapping[str, Tensor]) -> Callable[[str], str]:
+    return _from_torchvision
 
 
 def _from_torchvision(name: str) -> str:
@@ -90,7 +125,7 @@ def _from_torchvision(name: str) -> str:
     return name
 
 
-def _timm_renamer(state: Mapping[str, Tensor]):
+def _timm_renamer(state: Mapping[str, Tensor]) -> Callable[[str], str]:
     """timm numbers blocks within their stage, we number them through."""
     pattern = re.compile(r"^stages\.(\d{1,2})\.blocks\.(\d{1,3})\.")
     depths: dict[int, int] = {}
@@ -140,3 +175,16 @@ def _to_torchvision_name(name: str) -> str:
         if ours in name:
             return name.replace(ours, theirs)
     return name
+
+
+def _is_timm(names: Set[str]) -> bool:
+    return any(name.startswith("stages.") and ".attn.pool_k." in name for name in names)
+
+
+MVIT_FORMATS = (
+    CheckpointFormat("timm", _is_timm, _timm_renamer, numbered=True),
+    CheckpointFormat("torchvision", has("conv_proj.weight"), _torchvision_renamer, to_torchvision, numbered=True),
+    CheckpointFormat(
+        "PySlowFast", _is_pyslowfast, write=lambda state: {"model_state": to_pyslowfast(state)}, numbered=True
+    ),
+)

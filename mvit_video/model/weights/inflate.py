@@ -16,19 +16,21 @@ from mvit_video.errors import ConfigError
 
 INFLATIONS = ("center", "mean")
 TEMPORAL_TABLE = "rel_pos_t"
+BIAS_TABLE, INDEX_TABLE = "relative_position_bias_table", "relative_position_index"
 
 
 def inflate_filter(weight: Tensor, taps: int, inflation: str = "center") -> Tensor:
     """A 2D filter (C, I, H, W), or (C, I, 1, H, W), with a time axis: (C, I, taps, H, W).
 
-    `center`: the 2D filter in the middle tap, zeros in the others. `mean`: the 2D filter / taps in every tap.
+    `center`: the 2D filter in the middle tap (of an even number the one before it), zeros in the others. `mean`: the 2D
+    filter / taps in every tap.
     """
     check_inflation(inflation)
     flat = weight if weight.ndim == 4 else weight.squeeze(2)
     if inflation == "mean":
         return (flat / taps).unsqueeze(2).repeat(1, 1, taps, 1, 1)
     filters = flat.new_zeros(*flat.shape[:2], taps, *flat.shape[2:])
-    filters[:, :, taps // 2] = flat
+    filters[:, :, (taps - 1) // 2] = flat
     return filters
 
 
@@ -50,13 +52,29 @@ def inflate(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Image weights with what the video network `wanted` has besides, and the names that were made here.
 
-    Filters get its taps and temporal tables are zeros of its shape; every other tensor is passed on as it is.
+    Filters get its taps, temporal tables are zeros of its shape, tables of window positions are repeated for each distance in
+    time, and index tables, which follow from sizes alone, are its own; every other tensor is passed on as it is.
     """
     made = {}
     for name, target in wanted.items():
         source = state.get(name)
         if source is None and name.endswith(TEMPORAL_TABLE):
             made[name] = target.new_zeros(target.shape)
-        elif source is not None and source.ndim == target.ndim == 5 and target.shape[2] > 1:
+        elif name.endswith(INDEX_TABLE) and (source is None or source.shape != target.shape):
+            made[name] = target
+        elif source is None:
+            continue
+        elif source.ndim == target.ndim == 5 and target.shape[2] > 1:
             made[name] = inflate_filter(source, target.shape[2], inflation)
+        elif name.endswith(BIAS_TABLE) and source.shape != target.shape:
+            made[name] = _repeated_in_time(source, target)
     return dict(state) | made, list(made)
+
+
+def _repeated_in_time(table: Tensor, target: Tensor) -> Tensor:
+    """A table of window positions, heads first (h, H, W) or last (H·W, h), for a window of several frames."""
+    if table.ndim == 3 and target.ndim == 4:
+        return table.unsqueeze(1).repeat(1, target.shape[1], 1, 1)
+    if table.ndim == 2 and target.shape[0] % table.shape[0] == 0:
+        return table.repeat(target.shape[0] // table.shape[0], 1)
+    return table

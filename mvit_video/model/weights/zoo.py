@@ -8,18 +8,19 @@ from collections.abc import Iterator
 
 import torch
 
-from mvit_video.config.schema import Preprocessing, Settings
-from mvit_video.model.baselines import BASELINES
-from mvit_video.model.variants import VARIANTS, build_model, input_size, model_arguments
+from mvit_video.config.schema import InputSettings, Settings
+from mvit_video.model.registry import build_model, list_models, model_entry
 
 _VIDEO = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models/"
 _IMAGE = "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/"
 _TORCHVISION = "https://download.pytorch.org/models/"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-_INPUT_S = Preprocessing()
-_INPUT_B = Preprocessing(num_frames=32, sampling_rate=3)
-_INPUT_L = Preprocessing(num_frames=40, sampling_rate=3, short_side=312, crop_size=312, mean=_MEAN, std=_STD)
-_INPUT_PICTURE = Preprocessing(num_frames=1, mean=_MEAN, std=_STD)
+_INPUT_S = InputSettings()
+_INPUT_B = InputSettings(num_frames=32, sampling_rate=3)
+_INPUT_L = InputSettings(num_frames=40, sampling_rate=3, short_side=312, crop_size=312, mean=_MEAN, std=_STD)
+# PySlowFast reads Something-Something as BGR, normalises it, and only then turns the colours round (datasets/ssv2.py).
+_INPUT_L_SSV2 = _INPUT_L.model_copy(update={"mean": _MEAN[::-1], "std": _STD[::-1]})
+_INPUT_PICTURE = InputSettings(num_frames=1, mean=_MEAN, std=_STD)
 
 
 class ZooEntry(Settings):
@@ -35,7 +36,7 @@ class ZooEntry(Settings):
     """Rows of its head."""
     classes: str | None = None
     """The shipped list of its class names, where there is one: kinetics400 or ssv2."""
-    preprocessing: Preprocessing
+    preprocessing: InputSettings
     """From a video (or picture) to its input."""
     protocol: str = "1x1"
     """Clips × crops that the published numbers are for."""
@@ -47,7 +48,7 @@ class ZooEntry(Settings):
     """Whose numbers these are."""
 
 
-def _kinetics(file: str, model: str, inputs: Preprocessing, protocol: str, top1: float, top5: float) -> ZooEntry:
+def _kinetics(file: str, model: str, inputs: InputSettings, protocol: str, top1: float, top5: float) -> ZooEntry:
     return ZooEntry(
         url=_VIDEO + file,
         model=model,
@@ -62,7 +63,7 @@ def _kinetics(file: str, model: str, inputs: Preprocessing, protocol: str, top1:
     )
 
 
-def _something(file: str, model: str, inputs: Preprocessing, top1: float, top5: float) -> ZooEntry:
+def _something(file: str, model: str, inputs: InputSettings, top1: float, top5: float) -> ZooEntry:
     crop = inputs.crop_size  # the short side is the crop's: three crops then cover the whole width
     return ZooEntry(
         url=_VIDEO + file,
@@ -102,7 +103,7 @@ ZOO: dict[str, ZooEntry] = {
     "mvitv2_l_40x3_k400": _kinetics("MViTv2_L_40x3_k400_f306903192.pyth", "mvitv2_l_40x3", _INPUT_L, "5x3", 86.1, 97.0),
     "mvitv2_s_16x4_ssv2": _something("MViTv2_S_16x4_ssv2_f308341823.pyth", "mvitv2_s_16x4", _INPUT_S, 68.2, 91.4),
     "mvitv2_b_32x3_ssv2": _something("MViTv2_B_32x3_ssv2_f305803282.pyth", "mvitv2_b_32x3", _INPUT_B, 70.5, 92.7),
-    "mvitv2_l_40x3_ssv2": _something("MViTv2_L_40x3_ssv2_f309603968.pyth", "mvitv2_l_40x3", _INPUT_L, 73.3, 94.1),
+    "mvitv2_l_40x3_ssv2": _something("MViTv2_L_40x3_ssv2_f309603968.pyth", "mvitv2_l_40x3", _INPUT_L_SSV2, 73.3, 94.1),
     "mvitv2_s_16x4_k400_torchvision": _torchvision("mvit_v2_s-ae3be167.pth", "mvitv2_s_16x4", 80.757, 94.665),
     "mvitv1_b_16x4_k400_torchvision": _torchvision("mvit_v1_b-dbeb1030.pth", "mvitv1_b_16x4", 78.477, 93.582),
     "mvitv2_t_in1k": _picture("T", 82.3),
@@ -123,18 +124,25 @@ def zoo_entry(source: str) -> ZooEntry | None:
 
 def model_rows() -> Iterator[tuple[str, str, str]]:
     """Every network of ours: name, parameters (counted without making any), input as frames × height × width."""
-    for name in sorted(VARIANTS):
-        with torch.device("meta"):
-            count = sum(parameter.numel() for parameter in build_model(name).parameters())
-        arguments = model_arguments(name)
-        crop = arguments.get("crop_size", 224)
-        yield name, f"{count:,}", f"{arguments.get('num_frames', 16)}×{crop}×{crop}"
+    for entry in map(model_entry, list_models()):
+        if not entry.package and entry.plugin is None:
+            with torch.device("meta" if entry.capabilities.meta else "cpu"):
+                count = sum(parameter.numel() for parameter in build_model(entry.name).parameters())
+            yield entry.name, f"{count:,}", "×".join(map(str, entry.input_size))
 
 
 def baseline_rows() -> Iterator[tuple[str, str]]:
     """Every baseline: name, usual input as frames × height × width. Their packages are not imported."""
-    for name in sorted(BASELINES):
-        yield name, "×".join(map(str, input_size(name)))
+    for entry in map(model_entry, list_models()):
+        if entry.package and entry.plugin is None:
+            yield entry.name, "×".join(map(str, entry.input_size))
+
+
+def plugin_rows() -> Iterator[tuple[str, str, str]]:
+    """Every network of a plugin: name, usual input, the plugin."""
+    for entry in map(model_entry, list_models()):
+        if entry.plugin is not None:
+            yield entry.name, "×".join(map(str, entry.input_size)), entry.plugin
 
 
 def zoo_rows() -> Iterator[tuple[str, str, str, str, str]]:
@@ -145,6 +153,7 @@ def zoo_rows() -> Iterator[tuple[str, str, str, str, str]]:
 
 
 BASELINE_COLUMNS = ("network", "input")
+PLUGIN_COLUMNS = ("network", "input", "plugin")
 MODEL_COLUMNS = ("network", "parameters", "input")
 ZOO_COLUMNS = ("checkpoint", "views", "top-1", "top-5", "published by")
 

@@ -3,11 +3,11 @@ import os
 import pytest
 from list_files import write
 
-from mvit_video.config.schema import Config, DataSettings
+from mvit_video.config.schema import DataSettings
 from mvit_video.data.lists.checks import check_files_exist, missing_text, shared_videos
 from mvit_video.data.lists.files import absent
 from mvit_video.data.lists.read import checked_list, read_videos
-from mvit_video.engine.run import training_lists
+from mvit_video.data.lists.selection import training_lists
 from mvit_video.errors import AnnotationError
 from mvit_video.evaluation.evaluate import true_labels
 
@@ -131,7 +131,7 @@ def test_several_labels_are_for_evaluation_only(tmp_path):
     videos = checked_list("train.csv", settings, None, keep_missing=True)
     assert true_labels(videos).tolist() == [[True, False], [True, True]]
     with pytest.raises(AnnotationError, match=r"1 of 2 videos have several labels, the first is 'b.mp4' \(row 2 of"):
-        training_lists(Config(data=settings))
+        training_lists(settings)
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -1,6 +1,7 @@
 """data.train=auto: what is found under the root, and class folders split by a hash."""
 
 import hashlib
+import math
 
 import pytest
 
@@ -70,15 +71,28 @@ def test_the_hash_is_the_first_eight_bytes_of_sha256_on_every_machine():
     assert stable_hash("caf\u00e9") == stable_hash("cafe\u0301")
 
 
-def test_every_video_is_on_one_side_and_the_share_is_about_the_one_asked_for(tmp_path):
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.4])
+def test_every_video_is_on_one_side_and_each_class_has_the_share_that_is_asked_for(tmp_path, share):
+    sizes = {"a": 100, "b": 40, "c": 15, "d": 8, "e": 4, "f": 2, "g": 1}
+    videos = {f"{name}/{number}.mp4" for name, size in sizes.items() for number in range(size)}
+    touch(tmp_path, *videos)
+    train, val, note = split(tmp_path, val_share=share)
+    assert train | val == videos and not train & val
+    for name, size in sizes.items():
+        own = sum(path.startswith(f"{name}/") for path in val)
+        assert own == (0 if size == 1 else min(max(1, math.floor(share * size + 0.5)), size - 1)), name
+    assert note == (
+        f"{tmp_path}: each class split by a hash of their paths, in all {len(train)} videos for training and {len(val)} for "
+        "validation, which has no video of 1 class, such as 'g'"
+    )
+
+
+def test_those_with_the_lowest_hashes_of_a_class_are_held_out(tmp_path):
     touch(tmp_path, *many())
-    for share in (0.1, 0.4):
-        train, val, note = split(tmp_path, val_share=share)
-        assert train | val == set(many()) and not train & val
-        assert abs(len(val) / 300 - share) < 0.06
-        assert note == (
-            f"{tmp_path}: split by a hash of their paths into {len(train)} videos for training and {len(val)} for validation"
-        )
+    train, val, _ = split(tmp_path)
+    for name in "abc":
+        held_out, rest = ([stable_hash(path) for path in part if path.startswith(name)] for part in (val, train))
+        assert max(held_out) < min(rest)
 
 
 @pytest.mark.parametrize(("single", "told"), [("x", "1 class, such as 'x'"), ("xy", "2 classes, such as 'x'")])
@@ -88,14 +102,19 @@ def test_classes_without_a_video_for_validation_are_told(tmp_path, single, told)
     train, val, note = split(tmp_path)
     assert {f"{name}/1.mp4" for name in single} <= train
     assert note.endswith(f"{len(val)} for validation, which has no video of {told}")
+    assert len(val) == 60
 
 
-def test_adding_videos_moves_none_of_those_that_were_there(tmp_path):
+def test_adding_videos_moves_none_of_other_classes_and_few_of_their_own(tmp_path):
     touch(tmp_path, *many())
     before = split(tmp_path)
-    touch(tmp_path, *many("abcd", 140))
+    touch(tmp_path, *many("cd", 140))
     after = split(tmp_path)
-    assert before[0] < after[0] and before[1] < after[1]
+    for name in "ab":
+        for part in (0, 1):
+            assert {p for p in before[part] if p[0] == name} == {p for p in after[part] if p[0] == name}
+    touch(tmp_path, "a/one more.mp4")
+    assert len((split(tmp_path)[0] ^ after[0]) - {"a/one more.mp4"}) <= 1
 
 
 @pytest.mark.parametrize("pattern", [r"^film\d+_", r"^film(\d+)_"])
@@ -104,23 +123,43 @@ def test_a_group_is_never_split_over_classes_either(tmp_path, pattern):
     train, val, note = split(tmp_path, split_group=pattern)
     films = [{path.split("/")[1].split("_")[0] for path in part} for part in (train, val)]
     assert films[1] and not films[0] & films[1] and len(films[0] | films[1]) == 20
-    assert "split by a hash of 20 groups by ^film" in note
+    assert "each class split by a hash of 20 groups by ^film" in note
+    assert len(val) == 60
 
 
-def test_every_class_is_trained_even_where_its_few_videos_all_hash_into_validation(tmp_path):
+def test_groups_of_unequal_size_come_as_near_to_the_share_as_they_can(tmp_path):
+    sizes = [1, 2, 3, 5, 8, 13]
+    touch(
+        tmp_path,
+        *(f"{name}/film{film}_{n}.mp4" for name in "ab" for film, size in enumerate(sizes) for n in range(size)),
+    )
+    _, val, _ = split(tmp_path, split_group=r"^film\d+_", val_share=0.25)
+    assert {path[0] for path in val} == set("ab") and 0.1 < len(val) / 64 < 0.4
+
+
+def test_every_class_is_trained_even_where_nearly_all_videos_are_for_validation(tmp_path):
     touch(tmp_path, *many(), "rare/1.mp4", "rarer/1.mp4", "rarer/2.mp4", "rarer/3.mp4")
     train, _, note = split(tmp_path, val_share=0.97)
     assert {path.split("/")[0] for path in train} == {"a", "b", "c", "rare", "rarer"}
     (kept,) = (path for path in train if path.startswith("rarer"))
-    assert stable_hash(kept) == max(stable_hash(f"rarer/{number}.mp4") for number in (1, 2, 3)) < 0.97
+    assert stable_hash(kept) == max(stable_hash(f"rarer/{number}.mp4") for number in (1, 2, 3))
     assert "no video of 1 class, such as 'rare'" in note
+
+
+def test_a_class_whose_videos_are_of_one_group_keeps_it_for_training(tmp_path):
+    touch(
+        tmp_path, *(f"a/film{n}_1.mp4" for n in range(9)), "b/film3_1.mp4", "b/film3_2.mp4", "c/x1_1.mp4", "c/x2_1.mp4"
+    )
+    train, val, _ = split(tmp_path, split_group="^(.+)_", val_share=0.5)
+    assert {path[0] for path in train} == set("abc") and {path[0] for path in val} == set("ac")
+    assert "b/film3_1.mp4" in train and "a/film3_1.mp4" in train
 
 
 def test_too_few_videos_or_classes_are_one_sentence(tmp_path):
     touch(tmp_path, "a/1.mp4", "b/1.mp4")
     with pytest.raises(
         AnnotationError,
-        match=r"none of its 2 videos is for validation with data.val_share = 0.2: raise it, add videos, or put them",
+        match=r"none of its 2 videos can be held out for validation, since each class keeps one to learn from: add videos",
     ):
         split(tmp_path)
     touch(tmp_path / "one", "a/1.mp4", "a/2.mp4")

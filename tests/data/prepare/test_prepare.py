@@ -1,4 +1,3 @@
-import faulthandler
 import json
 import os
 import signal
@@ -14,7 +13,6 @@ from numbered_video import read_number, write_numbered
 
 from mvit_video.cli import main
 from mvit_video.data.lists.read import read_videos
-from mvit_video.data.prepare import pool as reencode_pool
 from mvit_video.data.prepare import prepare, reencode
 from mvit_video.data.prepare.prepare import output_names, prepare_dataset
 from mvit_video.data.video.reader import VideoReader
@@ -395,74 +393,40 @@ def turned(path, degrees):
     return new
 
 
+def write_anew(name, folder):
+    for _ in reencode.reencode(name, str(folder), folder / "new.mp4", 256):
+        pass
+
+
 def test_pixels_become_square_and_pictures_upright(tmp_path):
     plain = write_numbered(tmp_path / "a.mp4", 3, sample_aspect=Fraction(1, 2))
-    reencode.reencode("a.mp4", str(tmp_path), tmp_path / "new.mp4", 256)
+    write_anew("a.mp4", tmp_path)
     assert VideoReader(tmp_path / "new.mp4").frames([0]).shape == (1, 48, 72, 3)
     assert VideoReader(turned(plain, 90)).frames([0]).shape == (1, 144, 48, 3)
-    reencode.reencode("turned.mp4", str(tmp_path), tmp_path / "new.mp4", 256)
+    write_anew("turned.mp4", tmp_path)
     with VideoReader(tmp_path / "new.mp4") as reader:
         assert reader.frames([0]).shape == (1, 72, 48, 3) and reader.pixel_aspect == 1
 
 
+@pytest.mark.integration
 def test_a_disk_that_is_full_stops_with_one_sentence(tmp_path):
-    """In a process that may not write large files, which the encoder hears of as it does of a full disk."""
-    write_numbered(tmp_path / "a.mp4", 60)
-    code = (
-        "import resource, sys, pathlib\n"
-        "from mvit_video.data.prepare.reencode import reencode, WriteError\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "try:\n    reencode('a.mp4', sys.argv[1], pathlib.Path(sys.argv[1], 'x', 'y', 'new.mp4'), 256)\n"
-        "except WriteError as reason:\n    print(reason)"
+    """In a program that may not write large files, which the encoder hears of as it does of a full disk."""
+    root, output = one_video(tmp_path, count=60)
+    words = f"prepare --annotations train.csv --root {root} --output {output}"
+    command = f"ulimit -f 1; exec {sys.executable} -m mvit_video {words}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 1 and not list(output.glob("*.mp4")) and not (output / ".unfinished").exists()
+    assert done.stderr.splitlines()[-1] == (
+        f"error: {output}/.unfinished: cannot be written (File too large): free some space and call again"
     )
-    (tmp_path / "x/y").mkdir(parents=True)
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert said == f"{tmp_path}/x: cannot be written (File too large): free some space and call again\n"
 
 
-def die(*_):
-    faulthandler.disable()
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def hang(*_):
-    time.sleep(60)
-
-
-def no_room(*_):
-    raise reencode.WriteError("full")
-
-
-def mistake(*_):
-    raise ZeroDivisionError("ours")
-
-
-@pytest.mark.parametrize(
-    ("what", "reason"),
-    [(die, "x.mp4: the process that decoded it died (signal 11)"), (hang, "x.mp4: gave no frame for 1 seconds")],
-)
-def test_a_process_that_dies_or_hangs_costs_its_own_video_alone(tmp_path, monkeypatch, what, reason):
-    write_numbered(tmp_path / "good.mp4", 3)
-    good = ("good.mp4", str(tmp_path), tmp_path / "new.mp4", 256)
-    monkeypatch.setattr(reencode_pool, "CONTEXT", "fork")
-    monkeypatch.setattr(
-        reencode_pool, "reencode", lambda *job: (what if job[0] == "x.mp4" else reencode.reencode)(*job)
-    )
-    started = time.monotonic()
-    results = list(reencode_pool.run_jobs([("x.mp4", "", tmp_path, 256), good], 1, silence=1.0))
-    assert time.monotonic() - started < 15
-    assert results[0][1:] == (None, reason) and results[1][1]["frames"] == 3
-
-
-@pytest.mark.parametrize(
-    ("what", "error", "text"), [(no_room, reencode.WriteError, "full"), (mistake, RuntimeError, "ours")]
-)
-def test_what_is_no_fault_of_the_video_stops_everything(tmp_path, monkeypatch, what, error, text):
-    monkeypatch.setattr(reencode_pool, "CONTEXT", "fork")
-    monkeypatch.setattr(reencode_pool, "reencode", what)
-    with pytest.raises(error, match=text):
-        list(reencode_pool.run_jobs([("x.mp4", "", tmp_path, 256)] * 3, 2))
+def test_what_is_no_fault_of_the_video_stops_everything(tmp_path, monkeypatch):
+    root, output = one_video(tmp_path)
+    monkeypatch.setattr(prepare, "REENCODE", "misbehaving:no_room")
+    with pytest.raises(reencode.WriteError, match="full"):
+        run(root, output)
+    assert not (output / ".unfinished").exists()
 
 
 def test_a_manifest_that_a_kill_has_cut_counts_up_to_there(tmp_path):

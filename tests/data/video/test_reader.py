@@ -109,6 +109,19 @@ def test_no_declared_duration_means_none(tmp_path):
         assert container.duration is None
 
 
+def test_frames_that_share_a_time_are_read_as_the_decoder_gives_them(tmp_path):
+    whole = write_numbered(tmp_path / "whole.mkv", 20, options={"bf": "0"})
+
+    def repeat(packet):
+        if packet.pts == 320:
+            packet.pts = packet.dts = 280
+
+    with VideoReader(remux(whole, tmp_path / "a.mkv", repeat)) as reader:
+        assert [read_number(frame) for frame in reader.frames([7, 8, 19])] == [7, 8, 19]
+        times = reader.times()
+        assert times[7] == times[8] and len(times) == 20
+
+
 def test_frames_before_an_edit_lists_start_are_not_frames_of_the_video(tmp_path):
     whole = write_numbered(tmp_path / "whole.mp4", 75, options=B_FRAMES)
 
@@ -234,9 +247,9 @@ def test_a_damaged_video_gives_the_frames_before_the_damage_and_an_error_after(t
     path = shared("videos/corrupted.mp4")
     with VideoReader(path) as reader:
         assert reader.frames(range(28)).shape[0] == 28
-    with pytest.raises(DecodeError, match=r"corrupted.mp4: .*cannot be decoded"):
+    with pytest.raises(DecodeError, match=r"corrupted.mp4: frame 3\d of 50 (is damaged|cannot be decoded)"):
         VideoReader(path).frames([10, 40])
-    with pytest.raises(DecodeError, match="frame 30 of 50 cannot be decoded"):
+    with pytest.raises(DecodeError, match=r"frame 3\d of 50 (is damaged|cannot be decoded)"):
         list(VideoReader(path).stream())
 
 

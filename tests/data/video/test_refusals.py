@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from numbered_video import remux, write_numbered
+from numbered_video import write_numbered
 
 from mvit_video.data.video import limits as decode_limits
 from mvit_video.data.video import pyav as decode_pyav
@@ -241,56 +241,6 @@ def test_too_many_frames_and_too_long_videos_are_refused(tmp_path, monkeypatch):
     content[place : place + 8] = struct.pack(">d", 100 * 3600e3)
     (tmp_path / "long.mkv").write_bytes(content)
     refused(tmp_path / "long.mkv", "its length of 100 hours is above the limit of 48")
-
-
-def cut(path: Path, share: float) -> Path:
-    content = path.read_bytes()
-    (path.parent / f"cut_{path.name}").write_bytes(content[: int(len(content) * share)])
-    return path.parent / f"cut_{path.name}"
-
-
-def test_files_cut_short_are_errors(tmp_path):
-    """Where the index comes first (fast start) the frames that are there are given, but it is known that some are not."""
-    index_last = write_numbered(tmp_path / "a.mp4", 40, options=FAST)
-    index_first = write_numbered(tmp_path / "first.mp4", 40, options=FAST, container={"movflags": "faststart"})
-    matroska = write_numbered(tmp_path / "a.mkv", 75, options=FAST)
-    refused(cut(index_last, 0.6), "cannot be opened as a video")
-    refused(cut(index_first, 0.6), r"is cut short: it lists 40 frames and holds \d\d")
-    refused(cut(matroska, 0.6), r"is cut short: it states a length of 3.0 s and ends after \d.\d s")
-    (tmp_path / "cut.avi").write_bytes(b"RIFF" + matroska.read_bytes()[:200])
-    refused(tmp_path / "cut.avi", "cannot be opened as a video")
-
-
-def test_frames_after_damage_are_not_given_until_the_next_key_frame(tmp_path):
-    """FFmpeg conceals the damage and marks one frame; those that refer to it look whole and are wrong."""
-    whole = write_numbered(tmp_path / "whole.mp4", 40, options={"bf": "0", "g": "20", "sc_threshold": "0"})
-    with av.open(str(whole)) as container:
-        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
-    content = bytearray(whole.read_bytes())
-    position, size = packets[8]
-    for place in range(position + size // 2, position + size):
-        content[place] ^= 0xFF
-    (tmp_path / "a.mp4").write_bytes(content)
-    clean = VideoReader(whole).frames(range(40))
-    with VideoReader(tmp_path / "a.mp4") as reader:
-        assert np.array_equal(reader.frames([0, 7]), clean[[0, 7]])
-        assert np.array_equal(reader.frames([20, 39]), clean[[20, 39]])
-        for number in (8, 9, 15, 19):
-            with pytest.raises(DecodeError, match=r"frame 8 of 40 (is damaged|cannot be decoded)"):
-                reader.frames([number])
-        with pytest.raises(DecodeError, match="frame 8 of 40"):
-            reader.check()
-
-
-def test_frames_that_share_a_time_are_an_error(tmp_path):
-    whole = write_numbered(tmp_path / "whole.mkv", 20, options={"bf": "0"})
-
-    def repeat(packet):
-        if packet.pts == 320:
-            packet.pts = packet.dts = 280
-
-    path = remux(whole, tmp_path / "a.mkv", repeat)
-    refused(path, "frame 8 of 20 has the same time as the frame before it")
 
 
 def test_every_byte_of_a_small_file_may_be_wrong(tmp_path):

@@ -6,18 +6,13 @@ from tiny_models import randomise
 
 from mvit_video import build_model
 from mvit_video.cli import main
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.errors import ConfigError
-from mvit_video.model.weights.checkpoints import (
-    ModelCard,
-    load_checkpoint,
-    model_from_card,
-    read_checkpoint,
-    read_weights,
-    save_checkpoint,
-)
+from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.convert import convert
+from mvit_video.model.weights.files import read_checkpoint, save_checkpoint
 from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
+from mvit_video.model.weights.load import load_checkpoint, read_weights
 
 CLASSES = [f"action {number}" for number in range(6)]
 
@@ -111,7 +106,7 @@ def test_a_checkpoint_of_ours_keeps_its_network_and_takes_other_class_names(pysl
         name="mvitv2_nano_8x3",
         arguments={"depths": (1, 1)},
         classes=tuple(CLASSES),
-        preprocessing=Preprocessing(num_frames=4, crop_size=32, short_side=32),
+        preprocessing=InputSettings(num_frames=4, crop_size=32, short_side=32),
     )
     source, output = tmp_path / "ours.safetensors", tmp_path / "new.safetensors"
     save_checkpoint(source, model_from_card(card), card)

@@ -16,10 +16,10 @@ from tiny_models import tiny_video
 
 from mvit_video import load_weights
 from mvit_video.errors import CheckpointError
-from mvit_video.model.weights.checkpoints import load_checkpoint
 from mvit_video.model.weights.convert import load_any
 from mvit_video.model.weights.files import NOT_READ, NotRead
 from mvit_video.model.weights.formats import to_torchvision, without_wrappers
+from mvit_video.model.weights.load import load_checkpoint
 
 
 def trained_state():

@@ -7,9 +7,10 @@ from tiny_models import relative_difference, tiny_image, tiny_video
 
 from mvit_video import build_model, load_weights
 from mvit_video.errors import CheckpointError, ConfigError
-from mvit_video.model.variants import VARIANTS, input_size
-from mvit_video.model.weights.checkpoints import Weights, fit_weights
+from mvit_video.model.mvit_variants import VARIANTS
+from mvit_video.model.registry import model_entry
 from mvit_video.model.weights.inflate import inflate_filter
+from mvit_video.model.weights.load import Weights, fit_weights
 from mvit_video.model.weights.zoo import ZOO
 
 
@@ -109,7 +110,7 @@ IMAGE_CHECKPOINTS = sorted(name for name, entry in ZOO.items() if entry.preproce
 @pytest.mark.parametrize("name", IMAGE_CHECKPOINTS)
 def test_every_image_checkpoint_of_the_zoo_starts_the_video_networks_of_its_size(name):
     size = ZOO[name].model.rpartition("_")[0]
-    videos = [video for video in VARIANTS if video.startswith(f"{size}_") and input_size(video)[0] > 1]
+    videos = [video for video in VARIANTS if video.startswith(f"{size}_") and model_entry(video).input_size[0] > 1]
     growth = {"width_growth": "mlp"} if name == "mvitv2_l_in1k" else {}
     assert videos
     for video in videos:

@@ -9,19 +9,14 @@ from safetensors.torch import save_file
 from tiny_models import tiny_image, tiny_video
 
 from mvit_video import build_model, load_weights
-from mvit_video.config.schema import Preprocessing
+from mvit_video.config.schema import InputSettings
 from mvit_video.download import cache_place
 from mvit_video.errors import CheckpointError
-from mvit_video.model.weights.checkpoints import (
-    ModelCard,
-    checkpoint_file,
-    load_checkpoint,
-    model_from_card,
-    read_weights,
-    save_checkpoint,
-)
+from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.formats import to_ours, to_pyslowfast, to_torchvision
+from mvit_video.model.weights.load import checkpoint_file, load_checkpoint, read_weights
 from mvit_video.model.weights.zoo import ZOO
 
 
@@ -92,7 +87,7 @@ def test_a_checkpoint_of_ours_and_a_safetensors_file_without_card_are_loaded(tmp
         name="mvitv2_nano_8x3",
         arguments={"depths": [1, 1]},
         classes=("up", "down"),
-        preprocessing=Preprocessing(num_frames=4, crop_size=32, short_side=32),
+        preprocessing=InputSettings(num_frames=4, crop_size=32, short_side=32),
     )
     source, one, two = model_from_card(card), model_from_card(card), model_from_card(card)
     save_checkpoint(tmp_path / "card.safetensors", source, card)
@@ -229,7 +224,7 @@ BROKEN = {
     ),
     "foreign": (
         lambda state: {"conv1.weight": torch.ones(1), "fc.bias": torch.ones(1)},
-        r"holds weights of no MViT that is known here \(the first is 'conv1.weight'\): known are the names of PySlowFast",
+        r"holds weights of no network that is known here \(the first is 'conv1.weight'\): known are the names of PySlowFast",
     ),
     "beside": (
         lambda state: {"model_state": state, "ema_state": state},
@@ -239,8 +234,8 @@ BROKEN = {
     "a list": (lambda state: list(state.values()), "holds no tensors by name: give a state dict"),
     "empty": (lambda state: {"model_state": {}}, "holds no tensors by name"),
     "twice": (
-        lambda state: state | {"stages.0.blocks.0.norm1.bias": state["norm.bias"]},
-        "holds two tensors for 'blocks.0.norm1.bias', one of them is 'stages.0.blocks.0.norm1.bias'",
+        lambda state: state | {"conv_proj.bias": state["norm.bias"], "conv_proj.weight": state["norm.weight"]},
+        r"holds two tensors for 'patch_embed.proj.\w+', one of them is 'conv_proj.\w+'",
     ),
 }
 

@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from shared_files import shared
 
 import mvit_video
 from mvit_video import list_models
 from mvit_video.cli import main
+from mvit_video.config.load import load_config
 from mvit_video.data.lists.class_names import published_classes
-from mvit_video.model.variants import model_arguments
+from mvit_video.data.transforms import ViewTransform
+from mvit_video.model.registry import model_arguments
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, model_zoo_page, zoo_entry
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -29,6 +32,41 @@ def test_an_entry_is_valid_and_feeds_its_network_what_it_was_made_for(name):
     assert entry.preprocessing.crop_size == arguments.get("crop_size", 224)
     assert entry.num_classes == (len(published_classes(entry.classes)) if entry.classes else arguments["num_classes"])
     assert (entry.top1 is None) == (entry.published_by == "")
+
+
+# One pixel of red 200, green 100, blue 50 as each row's network is shown it, by hand: (value / 255 − mean) / std.
+PLAIN = [(value / 255 - 0.45) / 0.225 for value in (200, 100, 50)]
+IMAGENET = [(200 / 255 - 0.485) / 0.229, (100 / 255 - 0.456) / 0.224, (50 / 255 - 0.406) / 0.225]
+# PySlowFast reads Something-Something with OpenCV: blue comes first, and is what .485 and .229 are for.
+IMAGENET_BGR = [(200 / 255 - 0.406) / 0.225, (100 / 255 - 0.456) / 0.224, (50 / 255 - 0.485) / 0.229]
+PIXELS = {
+    "mvitv2_s_16x4_k400": PLAIN,
+    "mvitv2_b_32x3_k400": PLAIN,
+    "mvitv2_l_40x3_k400": IMAGENET,
+    "mvitv2_s_16x4_ssv2": PLAIN,
+    "mvitv2_b_32x3_ssv2": PLAIN,
+    "mvitv2_l_40x3_ssv2": IMAGENET_BGR,
+    "mvitv2_s_16x4_k400_torchvision": PLAIN,
+    "mvitv1_b_16x4_k400_torchvision": PLAIN,
+    **dict.fromkeys(("mvitv2_t_in1k", "mvitv2_s_in1k", "mvitv2_b_in1k", "mvitv2_l_in1k"), IMAGENET),
+    **dict.fromkeys(("mvitv2_b_in21k", "mvitv2_l_in21k", "mvitv2_h_in21k"), IMAGENET),
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_pixel_is_normalised_as_the_published_code_does(name):
+    inputs = ZOO[name].preprocessing
+    frames = np.broadcast_to(np.array([200, 100, 50], np.uint8), (1, *inputs.crop_hw, 3)).copy()
+    view = ViewTransform(inputs.crop_hw, inputs.mean, inputs.std, inputs.short_side, 1)(frames)
+    assert view[0, :, 0, 0, 0].tolist() == pytest.approx(PIXELS[name], abs=1e-6)
+
+
+def test_a_recipe_normalises_as_the_public_weights_of_its_network_and_dataset():
+    for dataset, short in (("kinetics400", "k400"), ("ssv2", "ssv2")):
+        for file in sorted((REPOSITORY / "configs" / dataset).glob("*.yaml")):
+            data, entry = load_config(file).data, ZOO.get(f"{file.stem}_{short}")
+            if entry is not None:
+                assert (data.mean, data.std) == (entry.preprocessing.mean, entry.preprocessing.std), file
 
 
 def test_names_file_names_and_addresses_find_the_entry():

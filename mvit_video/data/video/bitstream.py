@@ -1,0 +1,138 @@
+"""What is read inside packets without decoding them: headers that a stream may send once, and how pictures are turned."""
+
+# A unit is what a start code 00 00 01, or a length before it, sets apart.
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+H264_SETS, HEVC_SETS = {7: "SPS", 8: "PPS"}, {32: "VPS", 33: "SPS", 34: "PPS"}
+H264_REFRESH, H264_SEI, HEVC_SEI, DISPLAY_ORIENTATION = 5, 6, 39, 47
+MPEG4_LAYERS, MPEG4_PICTURE = range(0x20, 0x30), b"\0\0\1\xb6"
+MPEG2_SEQUENCE = 0xB3
+START = b"\0\0\1"
+
+
+class Orientation(NamedTuple):
+    """How a stored picture is to be shown: turned upside down if `mirrored`, then `turns` quarter turns to the left."""
+
+    turns: int
+    mirrored: bool
+
+
+class Headers(NamedTuple):
+    """What a packet carries besides its picture: `sets` are the units that decoding needs, by their kind."""
+
+    sets: dict[str, tuple[bytes, ...]]
+    orientation: Orientation | None = None
+    refresh: bool = True  # whether no later frame refers to one before this packet, if this is a key frame
+
+
+def length_bytes(codec: str, extradata: bytes | None) -> int:
+    """How many bytes state a unit's length in this stream's packets; 0 where start codes set units apart."""
+    if not extradata or extradata[0] != 1:
+        return 0
+    if codec == "h264" and len(extradata) > 6:
+        return (extradata[4] & 3) + 1
+    if codec == "hevc" and len(extradata) > 22:
+        return (extradata[21] & 3) + 1
+    return 0
+
+
+def headers_of(codec: str, content: bytes, lengths: int) -> Headers:
+    """The headers in a packet of H.264, HEVC, MPEG-4, MPEG-1 or MPEG-2; none of other codecs, whose key frames have all."""
+    sets: dict[str, tuple[bytes, ...]] = {}
+    orientation, refresh = None, codec != "h264"
+    if codec not in ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"):
+        return Headers(sets)
+    for unit in _units(content, lengths):
+        kind = _set_kind(codec, unit)
+        if kind:
+            sets[kind] = (*sets.get(kind, ()), unit.rstrip(b"\0"))
+        elif codec == "h264" and unit[0] & 31 == H264_REFRESH:
+            refresh = True
+        elif (codec == "h264" and unit[0] & 31 == H264_SEI) or (codec == "hevc" and unit[0] >> 1 & 63 == HEVC_SEI):
+            orientation = _orientation_in(unit[1 if codec == "h264" else 2 :]) or orientation
+    return Headers(sets, orientation, refresh)
+
+
+def extradata_headers(codec: str, extradata: bytes | None) -> Headers:
+    """The headers that the container keeps for the whole stream."""
+    if not extradata:
+        return Headers({})
+    return headers_of(codec, extradata if not length_bytes(codec, extradata) else _listed_sets(codec, extradata), 0)
+
+
+def holds_one_picture(content: bytes) -> bool:
+    """Whether an MPEG-4 packet is one coded picture; not so where it is packed, empty, or stands for a skipped picture."""
+    return len(content) > SKIPPED_BYTES and content.count(MPEG4_PICTURE) == 1
+
+
+SKIPPED_BYTES = 20  # a picture that is not coded takes fewer
+
+
+def _units(content: bytes, lengths: int) -> Iterator[bytes]:
+    """Not empty."""
+    if lengths:
+        at = 0
+        while at + lengths < len(content):
+            size = int.from_bytes(content[at : at + lengths], "big")
+            if size:
+                yield content[at + lengths : at + lengths + size]
+            at += lengths + size
+        return
+    at = content.find(START)
+    while at >= 0:
+        end = content.find(START, at + 3)
+        unit = content[at + 3 : end if end >= 0 else len(content)]
+        if unit:
+            yield unit
+        at = end
+
+
+def _set_kind(codec: str, unit: bytes) -> str:
+    if codec == "h264":
+        return H264_SETS.get(unit[0] & 31, "")
+    if codec == "hevc":
+        return HEVC_SETS.get(unit[0] >> 1 & 63, "")
+    if codec == "mpeg4":
+        return "layer" if unit[0] in MPEG4_LAYERS else ""
+    return "sequence" if unit[0] == MPEG2_SEQUENCE else ""
+
+
+def _listed_sets(codec: str, record: bytes) -> bytes:
+    """The parameter sets of an MP4's decoder configuration, with start codes: lists, each with its length in front."""
+    found, at = b"", 5 if codec == "h264" else 23
+    for _ in range(2 if codec == "h264" else record[22]):
+        if codec == "h264":
+            count, at = int.from_bytes(record[at : at + 1], "big") & 31, at + 1
+        else:  # a byte for the kind, then two for how many
+            count, at = int.from_bytes(record[at + 1 : at + 3], "big"), at + 3
+        for _ in range(count):
+            size = int.from_bytes(record[at : at + 2], "big")
+            found += START + record[at + 2 : at + 2 + size]
+            at += 2 + size
+    return found
+
+
+def _orientation_in(message: bytes) -> Orientation | None:
+    """The display orientation among the messages of an SEI unit (H.264 and HEVC, annex D)."""
+    message, at = message.replace(b"\0\0\3", b"\0\0"), 0
+    while at + 2 < len(message):
+        kind, at = _summed(message, at)
+        size, at = _summed(message, at)
+        if kind == DISPLAY_ORIENTATION and size >= 3:
+            bits = int.from_bytes(message[at : at + 3], "big")
+            if bits >> 23:  # it takes back an earlier one
+                return Orientation(0, False)
+            across, down, angle = bits >> 22 & 1, bits >> 21 & 1, bits >> 5 & 0xFFFF
+            return Orientation((round(angle / 0x4000) + 2 * across) % 4, bool(across ^ down))
+        at += size
+    return None
+
+
+def _summed(message: bytes, at: int) -> tuple[int, int]:
+    """A number that is a sum of bytes up to the first that is not 255, and where it ends."""
+    total = 0
+    while at < len(message) and message[at] == 255:
+        total, at = total + 255, at + 1
+    return (total + message[at], at + 1) if at < len(message) else (total, at)

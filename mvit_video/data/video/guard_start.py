@@ -1,0 +1,128 @@
+"""How a program gets decoding processes: from its launcher, which is started once and shared with what is forked later."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.util import Finalize
+
+from mvit_video.data.video.guard_channel import Channel
+from mvit_video.errors import ConfigError
+
+CAN_GUARD = hasattr(os, "fork") and hasattr(socket, "send_fds") and bool(sys.executable) and not hasattr(sys, "frozen")
+END_SECONDS = 2.0
+MODULE = "mvit_video.data.video.guard_launcher"
+PROGRAM = f"import sys; sys.path[:] = sys.argv[2:]; from {MODULE} import main; main(int(sys.argv[1]))"
+
+
+class Launcher:
+    """The program guard_launcher.py, seen from here. Threads, and processes that are forked, share one.
+
+    `start_seconds` is how long a new process may take to answer, on a machine that has much else to do.
+    """
+
+    def __init__(self, start_seconds: float = 60.0) -> None:
+        self.start_seconds = start_seconds
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._program: subprocess.Popen | None = None
+
+    def start(self) -> socket.socket:
+        """Start it where it is not there yet: also before processes are forked that would each start their own."""
+        with self._lock:
+            if self._control is None:
+                self._control, theirs = socket.socketpair()
+                with theirs:
+                    self._program = subprocess.Popen(
+                        [
+                            sys.executable,
+                            "-X",
+                            f"utf8={sys.flags.utf8_mode}",
+                            "-c",
+                            PROGRAM,
+                            str(theirs.fileno()),
+                            *_path(),
+                        ],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        pass_fds=[theirs.fileno()],
+                        start_new_session=True,  # Ctrl-C and hang-ups are for the program, whose end is the launcher's
+                    )
+                self._control.settimeout(self.start_seconds)
+                Finalize(self, _end, (self._control, self._program), exitpriority=5)
+            return self._control
+
+    def connect(self, memory: int, imports: Sequence[str]) -> tuple[Channel, int, int]:
+        """A new decoding process: what it listens to, its number, and the memory that it shares.
+
+        A launcher that was killed or stopped is replaced. ConfigError where the system lets no process start.
+        """
+        hello = {"memory": memory, "imports": list(imports), "environment": dict(os.environ)}
+        for last in (False, True):
+            control: socket.socket | None = None
+            try:
+                control = self.start()
+                return _introduced(control, hello, self.start_seconds)
+            except (EOFError, OSError) as reason:
+                if last:
+                    raise ConfigError(
+                        f"no process for decoding can be started ({str(reason) or 'it ends at once'}): free memory, or raise "
+                        "the limit on processes (ulimit -u)"
+                    ) from None
+                self._lose(control)
+        raise AssertionError
+
+    def _lose(self, control: socket.socket | None) -> None:
+        """Let go of a launcher that does not answer; one that another thread has replaced meanwhile stays."""
+        with self._lock:
+            if control is not None and control is self._control:
+                self._control = None
+                control.close()
+                if self._program is not None:
+                    self._program.kill()
+                    with suppress(subprocess.TimeoutExpired):
+                        self._program.wait(END_SECONDS)
+
+    def renew_lock(self) -> None:
+        """After a fork, in which nobody is left who would unlock it. Only the process that started the launcher may kill it."""
+        self._lock, self._program = threading.Lock(), None
+
+
+def _introduced(control: socket.socket, hello: dict, timeout: float) -> tuple[Channel, int, int]:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    try:
+        with theirs:
+            socket.send_fds(control, [b"\1"], [theirs.fileno()])
+        channel.send(hello, timeout=timeout)
+        reply, files = channel.receive(timeout)
+        if "failure" in reply:
+            raise RuntimeError(f"in the decoder's process:\n{reply['failure']}")
+        if "child" not in reply:
+            raise OSError(reply.get("failed", ""))
+        return channel, reply["child"], files[0]
+    except BaseException:
+        channel.close()
+        raise
+
+
+def _path() -> list[str]:
+    """Where modules are found, wherever this program goes later."""
+    return [os.path.abspath(place) for place in sys.path if isinstance(place, str)]
+
+
+def _end(control: socket.socket, program: subprocess.Popen) -> None:
+    with suppress(OSError):
+        control.shutdown(socket.SHUT_RDWR)
+    try:
+        program.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        program.kill()
+
+
+launcher = Launcher()
+if CAN_GUARD:
+    os.register_at_fork(after_in_child=launcher.renew_lock)

@@ -1,0 +1,179 @@
+"""From a resolved run to the loop that trains it: network, step, batches and hooks. Settings end here."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from mvit_video.config.schema import Config
+from mvit_video.data.dataset import clip_dataset_from
+from mvit_video.data.lists.records import VideoList
+from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
+from mvit_video.data.mixing import mixer_from
+from mvit_video.engine.checkpoint import Learner, environment, load_state
+from mvit_video.engine.determinism import deterministic_algorithms, seed_step
+from mvit_video.engine.distributed import is_first, rank, world_size
+from mvit_video.engine.hooks.averaging import AverageWeights
+from mvit_video.engine.hooks.bad_videos import BadVideos
+from mvit_video.engine.hooks.curves import DrawCurves
+from mvit_video.engine.hooks.first_batch import PictureFirstBatch
+from mvit_video.engine.hooks.progress import Progress
+from mvit_video.engine.hooks.records import StepRecords
+from mvit_video.engine.hooks.saving import SaveStates
+from mvit_video.engine.hooks.signals import StopOnSignal
+from mvit_video.engine.hooks.speed import Speed
+from mvit_video.engine.hooks.tracking import Track
+from mvit_video.engine.hooks.validation import Measure, Validation
+from mvit_video.engine.loop import Hook, Loop, Steps
+from mvit_video.engine.losses import check_resolutions, objective_from
+from mvit_video.engine.nonfinite import GuardedStep
+from mvit_video.engine.plan import Plan
+from mvit_video.engine.preflight import preflight
+from mvit_video.engine.resolve import ResolvedRun
+from mvit_video.engine.resume import first_step
+from mvit_video.engine.run_folder import list_digest, open_folder
+from mvit_video.engine.schedule import learning_rate_from
+from mvit_video.engine.teacher import read_teacher
+from mvit_video.engine.trackers import open_trackers
+from mvit_video.engine.trainer import Trainer, learner_from, trainer_from
+from mvit_video.errors import ConfigError
+from mvit_video.model.registry import lacks, model_entry
+from mvit_video.model.weights.card import ModelCard, model_from_card
+from mvit_video.model.weights.load import Weights, put_weights, read_weights
+
+MakeMeasure = Callable[[VideoList], Measure]
+"""A list of videos -> what measures a network on them, for validation."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that is left to do is `loop.run(batches)`."""
+
+    loop: Loop
+    batches: Iterable[dict]
+    learner: Learner
+
+
+def build(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None]) -> Training:
+    """Make the run, try it, and open its folder, which is not touched before. Every process must call this.
+
+    Raises ConfigError, DecodeError or CheckpointError for what cannot be trained. `say` is told the plan.
+    """
+    settings = run.config.train
+    sampler, trainer = step_sampler(run.config, len(run.train)), _trainer(run, say)
+    dataset = clip_dataset_from(run.config.data, run.train, settings.seed)
+    with deterministic_algorithms(settings.deterministic):
+        checked = preflight(trainer, dataset, run.config, run.folder)
+    if run.state is not None:
+        load_state(run.state, trainer.learner)
+    if is_first():
+        open_folder(run.folder, run.config, run.resume, run.overwrite, run.lists)
+    about = _about(run)
+    sampler.first_step = first_step(run.folder, run.state, about["environment"], say)
+    steps = Steps(sampler.first_step, run.last_step, run.steps_per_epoch)
+    classes = len(run.train.classes)
+    say(Plan(run.config, run.device, trainer.learner.model, classes, len(run.train)).text(steps.first))
+    say(checked)
+    batches = training_loader(dataset, sampler, run.config.data.workers, settings.clips_per_pass, run.device)
+    measure = make_measure(run.val) if run.val is not None else None
+    step = GuardedStep(trainer.train_step, run.folder, settings.on_nonfinite == "stop")
+    return Training(Loop(step, steps, _hooks(run, trainer, steps, measure, about, say)), batches, trainer.learner)
+
+
+def _trainer(run: ResolvedRun, say: Callable[[str], None]) -> Trainer:
+    settings = run.config.train
+    teacher = read_teacher(settings.teacher, run.card, run.device) if settings.teacher else None
+    model = initial_model(run.config, run.card, say, run.state is not None)
+    learner = learner_from(settings, model.to(run.device), run.device, run.precision)
+    learner = replace(learner, teacher=teacher.digest if teacher else None)
+    rate = learning_rate_from(settings, run.last_step, run.steps_per_epoch)
+    mixer, objective = mixer_from(settings, len(run.train.classes)), objective_from(settings, teacher)
+    return trainer_from(settings, learner, rate, mixer, objective, run.device, run.precision)
+
+
+def _hooks(
+    run: ResolvedRun,
+    trainer: Trainer,
+    steps: Steps,
+    measure: Measure | None,
+    about: dict[str, Any],
+    say: Callable[[str], None],
+) -> list[Hook]:
+    """What happens beside the steps, in the order in which it does."""
+    folder, settings, card, learner, speed = run.folder, run.config.train, run.card, trainer.learner, Speed()
+
+    def validates(done: int) -> bool:
+        every = steps.per_epoch * settings.validate_every_epochs
+        return measure is not None and (done == steps.last or done % every == 0)
+
+    hooks = [
+        speed,
+        BadVideos(folder, card.preprocessing, run.config.data.on_error == "stop"),
+        PictureFirstBatch(folder, card.classes, card.preprocessing, trainer.mix_of_step),
+        AverageWeights(learner.average, learner.model) if learner.average is not None else None,
+        StepRecords(folder),
+        Track(lambda done: open_trackers(folder, run.config, done)),
+        DrawCurves(folder),
+        Progress(folder, speed, say),
+        StopOnSignal(folder),
+        SaveStates(folder, learner, card, settings.checkpoint_every_steps, settings.keep_checkpoints, validates, about),
+        Validation(folder, learner, card, measure, validates, trainer.train_mode) if measure is not None else None,
+    ]
+    return [hook for hook in hooks if hook is not None]
+
+
+def _about(run: ResolvedRun) -> dict[str, Any]:
+    """What a state tells of the run that it is of."""
+    return {
+        "seed": run.config.train.seed,
+        "config": run.config.model_dump(mode="json"),
+        "environment": environment(run.device, run.config.train),
+        "lists": [list_digest(videos) for videos in run.lists],
+    }
+
+
+def step_sampler(config: Config, num_videos: int) -> StepSampler:
+    """The videos of every step of a run, as far as they are this process's."""
+    settings, repeated_aug = config.train, config.data.repeated_aug
+    last_step = steps_per_epoch(num_videos, settings.clips_per_step, repeated_aug) * settings.epochs
+    share = rank(), world_size()
+    sampler = StepSampler(num_videos, settings.clips_per_step, settings.seed, 0, last_step, repeated_aug, *share)
+    if (settings.mixup or settings.cutmix) and settings.mix_probability and not sampler.mirrored:
+        raise ConfigError(
+            f"train.clips_per_step = {settings.clips_per_step} gives each of {world_size()} processes an odd number of videos "
+            f"({len(sampler.places)}), which mixup and CutMix cannot pair: make it a multiple of "
+            f"{2 * world_size() * repeated_aug}, or set train.mixup and train.cutmix to 0"
+        )
+    return sampler
+
+
+def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], resumed: bool = False) -> nn.Module:
+    """The network before the first step: its weights follow from the seed, or from the checkpoint that `model.weights` names.
+
+    The head starts new, and `say` is told, where the checkpoint's classes are not the card's. A run that is `resumed`
+    does without the checkpoint, since its state holds all weights.
+    """
+    seed_step(config.train.seed, 0)
+    model = model_from_card(card)
+    check_resolutions(config.model.name, config.train)
+    if config.model.weights is not None and not resumed:
+        weights = read_weights(config.model.weights)
+        other_classes = weights.classes != card.classes
+        if other_classes and weights.num_classes is not None:
+            say(_new_head(weights, card))
+        say(put_weights(model, weights, reset_head=other_classes).summary())
+    if config.train.activation_checkpointing:
+        if not model_entry(config.model.name).capabilities.activation_checkpointing:
+            capability, cure = "activation_checkpointing", "unset train.activation_checkpointing"
+            raise lacks(config.model.name, capability, "has no activation checkpointing", cure)
+        setattr(model, "activation_checkpointing", True)  # noqa: B010 (which not every module has)
+    return model
+
+
+def _new_head(weights: Weights, card: ModelCard) -> str:
+    known = f"such as '{weights.classes[0]}'" if weights.classes else "whose names are not known"
+    return (
+        f"the head starts new: {weights.source} has {weights.num_classes} classes, {known}, "
+        f"and the training list {len(card.classes)}, such as '{card.classes[0]}'"
+    )

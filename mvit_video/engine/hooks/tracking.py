@@ -1,0 +1,34 @@
+"""Programs that show a run's numbers live."""
+
+from collections.abc import Callable, Sequence
+
+from mvit_video.engine.distributed import is_first
+from mvit_video.engine.hooks.speed import SPEED
+from mvit_video.engine.loop import Hook, Loop
+from mvit_video.engine.trackers import Tracker, scalars
+
+
+class Track(Hook):
+    """Hands the numbers of steps and validations to the trackers that `open_trackers` opens after so many steps; in rank 0 only."""
+
+    def __init__(self, open_trackers: Callable[[int], Sequence[Tracker]]) -> None:
+        self.open_trackers = open_trackers
+
+    def before_train(self, loop: Loop) -> None:
+        self.trackers = self.open_trackers(loop.done) if is_first() else []
+
+    def after_step(self, loop: Loop) -> None:
+        learning = {name: value for name, value in loop.record.items() if name not in SPEED}
+        speed = {name: loop.record[name] for name in SPEED}
+        self._write(loop.done, scalars(learning, "train") | scalars(speed, "speed"))
+
+    def after_validation(self, loop: Loop, numbers: dict[str, float]) -> None:
+        self._write(loop.done, scalars(numbers, "validation"))
+
+    def after_train(self, loop: Loop, failure: BaseException | None) -> None:
+        for tracker in self.trackers:
+            tracker.close()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        for tracker in self.trackers:
+            tracker.write(step, values)

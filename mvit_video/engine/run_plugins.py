@@ -1,0 +1,16 @@
+"""The plugins that a run needs, which its config.yaml names so that whoever resumes it is told which one is missing."""
+
+from mvit_video.config.schema import Config
+from mvit_video.data.transform_registry import TRANSFORMS
+from mvit_video.engine.losses import LOSSES
+from mvit_video.engine.trackers import TRACKERS, trackers_of
+from mvit_video.model.registry import MODELS
+from mvit_video.plugins import Registry, plugins_of
+
+
+def with_plugins(config: Config) -> Config:
+    """The settings with the plugins that they need. Raises ConfigError for a name that nothing has registered."""
+    chosen: list[tuple[Registry, str]] = [(MODELS, config.model.name), (LOSSES, config.train.loss)]
+    chosen += [(TRANSFORMS, name) for name in config.data.transforms]
+    chosen += [(TRACKERS, name) for name in trackers_of(config)]
+    return config.model_copy(update={"plugins": tuple(dict.fromkeys((*config.plugins, *plugins_of(chosen))))})

@@ -1,0 +1,114 @@
+"""Small parts that network files share: MLP, and what every video network can be asked."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mvit_video.errors import ConfigError, InputError
+from mvit_video.model.registry import Capabilities, register_model
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim: int, hidden_dim: int, activation: Callable[[], nn.Module] = nn.GELU) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = activation()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class VideoBackbone(nn.Module, ABC):
+    """A network of stages: clips (B, 3, T, H, W), RGB, normalised -> logits. A network of one frame also takes (B, 3, H, W).
+
+    A family gives `stage_maps(clips)`, the maps after each stage, and `feature(map)`, what its head classifies.
+    """
+
+    head: nn.Module
+    stage_dims: tuple[int, ...]
+
+    def __init__(self, num_frames: int, num_classes: int, activation_checkpointing: bool = False) -> None:
+        super().__init__()
+        self.num_frames, self.num_classes, self.in_channels = num_frames, num_classes, 3
+        self.activation_checkpointing = activation_checkpointing
+
+    def forward(self, clips: Tensor, with_feature: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (B, K); with `with_feature` also `pooled`, in one call, so that wrappers of the network see both."""
+        feature = self.pooled(clips)
+        return (self.head(feature), feature) if with_feature else self.head(feature)
+
+    def pooled(self, clips: Tensor) -> Tensor:
+        """The feature that the head classifies (B, C)."""
+        return self.feature(self.stage_maps(self.checked(clips))[-1])
+
+    def forward_features(self, clips: Tensor) -> list[Tensor]:
+        """The map after each stage: (B, C, T', H', W') with C as in `stage_dims`."""
+        return self.stage_maps(self.checked(clips))
+
+    @abstractmethod
+    def stage_maps(self, clips: Tensor) -> list[Tensor]: ...
+
+    @abstractmethod
+    def feature(self, grid: Tensor) -> Tensor: ...
+
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.activation_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
+
+    def checked(self, clips: Tensor) -> Tensor:
+        """Clips (B, 3, T, H, W), or InputError."""
+        if clips.ndim == 4 and self.num_frames == 1:
+            clips = clips.unsqueeze(2)
+        if clips.ndim != 5 or clips.shape[1] != self.in_channels:
+            raise InputError(
+                f"clips have shape {tuple(clips.shape)}, wanted (batch, {self.in_channels}, frames, height, width)"
+            )
+        if not clips.is_floating_point():
+            raise InputError(f"clips are {clips.dtype}, wanted floating point values, normalised by mean and std")
+        return clips
+
+
+def drop_path_rates(depths: Sequence[int], rate: float) -> list[list[float]]:
+    """Stochastic depth of each block of each stage: grows linearly from 0 at the first block to `rate` at the last."""
+    total, place, rates = sum(depths), 0, []
+    for depth in depths:
+        rates.append([rate * (place + k) / max(total - 1, 1) for k in range(depth)])
+        place += depth
+    return rates
+
+
+def height_and_width(crop_size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+    return height, width
+
+
+def check_stages(depths: Sequence[int], **per_stage: Sequence[object]) -> None:
+    """ConfigError where a list has not one value for each stage."""
+    for name, values in per_stage.items():
+        if len(values) != len(depths):
+            raise ConfigError(
+                f"{name}={tuple(values)}: wanted {len(depths)} values, one for each stage of depths={tuple(depths)}"
+            )
+
+
+def divides(*, embed_dims: Sequence[int], num_heads: Sequence[int]) -> None:
+    """ConfigError where a stage's width is not a multiple of its heads."""
+    for stage, (dim, heads) in enumerate(zip(embed_dims, num_heads, strict=True), start=1):
+        if heads < 1 or dim % heads:
+            raise ConfigError(f"num_heads={heads} in stage {stage}: wanted a divisor of its width {dim}")
+
+
+def register_family(
+    family: str, build: type[nn.Module], sizes: Mapping[str, Mapping[str, Any]], capabilities: Capabilities
+) -> None:
+    """For each size FAMILY_SIZE_in1k, the image network of 1,000 classes, and FAMILY_SIZE_16x4, the video network."""
+    for size, arguments in sizes.items():
+        image = {**arguments, "num_frames": 1, "num_classes": 1000}
+        register_model(f"{family}_{size}_in1k", build, image, capabilities)
+        register_model(f"{family}_{size}_16x4", build, arguments, capabilities, sampling_rate=4)

@@ -1,0 +1,32 @@
+"""Another project's weights for a network of ours: how they are told, and their names in ours and back."""
+
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+def has(name: str) -> Callable[[Set[str]], bool]:
+    """For `CheckpointFormat.matches`: whether a tensor of this name is among them."""
+    return lambda names: name in names
+
+
+def same_names(state: Mapping[str, Tensor]) -> Callable[[str], str]:
+    """For `CheckpointFormat.renamer`: their names are ours."""
+    return str
+
+
+@dataclass(frozen=True)
+class CheckpointFormat:
+    """Files of another project, which a network names among its capabilities."""
+
+    name: str
+    matches: Callable[[Set[str]], bool]
+    """Whether these names of tensors are of this format."""
+    renamer: Callable[[Mapping[str, Tensor]], Callable[[str], str]] = same_names
+    """From all tensors of a file: what gives our name for each of theirs."""
+    write: Callable[[Mapping[str, Tensor]], Mapping[str, Any]] | None = None
+    """From our tensors: what a file of that project holds, for `convert --to`; None where none is written."""
+    numbered: bool = False
+    """Blocks are called blocks.0, blocks.1 and so on, as many as the argument `depths` says, by which sizes are told apart."""

@@ -1,0 +1,304 @@
+"""Weights into networks: a checkpoint of any known format, and a report of what became of every tensor."""
+
+# C channels, P positions, d head dim
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from math import isqrt
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mvit_video.data.lists.class_names import published_classes
+from mvit_video.download import local_file
+from mvit_video.errors import CheckpointError, did_you_mean
+from mvit_video.model.registry import MODELS, build_model, head_name, model_entry
+from mvit_video.model.relative_position import resample_table
+from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
+from mvit_video.model.weights.files import check_whole, read_checkpoint, read_tensors
+from mvit_video.model.weights.formats import head_names, known_formats, to_ours
+from mvit_video.model.weights.inflate import INDEX_TABLE, check_inflation, inflate, is_image
+from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint as it was read: tensors under our names, and what is known about them."""
+
+    source: str
+    """What the user named: a file, an address or a name of the zoo."""
+    format: str
+    """native, PySlowFast, torchvision or timm."""
+    state: dict[str, Tensor]
+    ignored: tuple[str, ...]
+    """What lies beside the weights: optimiser state, epoch and the like."""
+    card: ModelCard | None = None
+    """Of our own checkpoints."""
+    entry: ZooEntry | None = None
+    """Of public checkpoints that the zoo lists."""
+
+    @property
+    def of_no_format(self) -> bool:
+        """Whether these are weights of a network that no other project has files of."""
+        return self.card is not None and not model_entry(self.card.name).capabilities.formats
+
+    @property
+    def num_classes(self) -> int | None:
+        """Rows of the head; None for weights without one."""
+        if self.card is not None:
+            return len(self.card.classes)
+        bias = head_names(self.format)[1]
+        return self.state[bias].numel() if bias in self.state else None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names in label order where they are known: the card's, or the shipped list of that length."""
+        if self.card is not None:
+            return self.card.classes
+        shipped = {400: "kinetics400", 174: "ssv2"}.get(self.num_classes or 0)
+        return published_classes(shipped) if shipped else None
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every tensor. Each of the model's is in exactly one of the first four lists."""
+
+    source: str
+    format: str
+    copied: tuple[str, ...]
+    """Value for value as in the checkpoint."""
+    inflated: tuple[str, ...]
+    """Made from image weights: filters with a time axis, and temporal position tables of zeros."""
+    interpolated: tuple[str, ...]
+    """Position tables read at another number of rows."""
+    new: tuple[str, ...]
+    """Left as the model had them: a new head, a class token that the source does not have."""
+    ignored: tuple[str, ...]
+    """In the checkpoint, not used: what lies beside the weights, and its head where the model keeps its own."""
+
+    def summary(self) -> str:
+        """One line: counts, and the names of what is new."""
+        counts = [f"{len(names)} {fate}" for fate, names in self.fates().items() if names and fate != "new"]
+        new = [f"{len(self.new)} new ({', '.join(self.new)})"] if self.new else []
+        return f"weights from {self.source} ({self.format}): {', '.join(counts + new)}"
+
+    def fates(self) -> dict[str, tuple[str, ...]]:
+        """The five lists by their names."""
+        return {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("source", "format")
+        }
+
+    def __str__(self) -> str:
+        lines = [f"  {fate}: {name}" for fate, names in self.fates().items() if fate != "copied" for name in names]
+        return "\n".join([self.summary(), *lines])
+
+
+def load_weights(
+    model: nn.Module, path_or_url: str | Path, inflation: str = "center", reset_head: bool = False
+) -> LoadReport:
+    """Put a checkpoint into `model` and say what became of every tensor; the model is untouched where this fails.
+
+    Args:
+        path_or_url: a file, an http(s) address, or a name of the zoo (`mvit-video models`); PySlowFast's video and
+            image files, torchvision's, timm's and our own are told apart by their contents.
+        inflation: how a video model gets its filters from image weights: "center" (the paper's) or "mean".
+        reset_head: keep the model's own head, whatever the checkpoint's.
+
+    Position tables of another length are interpolated. Raises CheckpointError, in one sentence, for a file that is not
+    whole, holds code, NaN or Inf, or has a tensor that the model does not explain, and for a head of another size.
+    """
+    return put_weights(model, read_weights(path_or_url), inflation, reset_head)
+
+
+def read_weights(source: str | Path) -> Weights:
+    """A checkpoint of any known format, under our names; a baseline's own under its. Raises CheckpointError."""
+    name, file = str(source), checkpoint_file(source)
+    tensors, metadata = read_tensors(file, source)
+    card = read_card(metadata, source) if CARD_KEY in metadata else None
+    if card is not None:
+        entry_of_file(card, source)
+        return Weights(name, "native", tensors, (), card)
+    kind, state = to_ours(tensors, source)
+    return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
+
+
+def checkpoint_file(source: str | Path) -> Path:
+    """The file on this machine of a path, an address or a name of the zoo. A download that is no weights is not kept."""
+    name = str(source)
+    place = ZOO[name].url if name in ZOO and not Path(name).is_file() else name
+    try:
+        return local_file(place, CheckpointError, check=lambda file: check_whole(file, place))
+    except CheckpointError as reason:
+        near = did_you_mean(name, ZOO) if place == name else ""
+        raise CheckpointError(f"{reason}{near}") from None
+
+
+def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelCard]:
+    """The network of a checkpoint of ours, in eval mode, and its card. `path` may be an http(s) address."""
+    state, card = read_checkpoint(path)
+    return model_of_weights(card, state, path)
+
+
+def model_of_weights(card: ModelCard, state: dict[str, Tensor], source: str | Path) -> tuple[nn.Module, ModelCard]:
+    """The network of a card with all tensors of `state`, in eval mode, and the card. Raises CheckpointError."""
+    model = model_of_file(card, source)
+    load_exactly(model, state, source)
+    return model.eval(), card
+
+
+def put_weights(model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False) -> LoadReport:
+    """`load_weights` for weights that are read already."""
+    wanted = model.state_dict()
+    state, report = fit_weights(weights, wanted, inflation, reset_head, head_name(model))
+    model.load_state_dict(wanted | state)
+    return report
+
+
+def fit_weights(
+    weights: Weights,
+    wanted: Mapping[str, Tensor],
+    inflation: str = "center",
+    reset_head: bool = False,
+    head_layer: str | None = None,
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """The tensors of `wanted`'s shapes that `weights` has for it (all but the report's `new`), and the report.
+
+    Looks at shapes only, so `wanted` may be on the meta device. `head_layer` is the name of the layer that classifies; without
+    one it is the last that there is.
+    """
+    check_inflation(inflation)
+    state, inflated, head = dict(weights.state), list[str](), _head_of(wanted, head_layer)
+    new = list(head) if reset_head or not any(name in state for name in head) else []
+    if not weights.of_no_format and is_image(state):
+        new += [name for name in ("cls_token",) if name in wanted and name not in state]
+        if not is_image(wanted):
+            state, inflated = inflate(state, wanted, inflation)
+    if difference := _difference(state, wanted, new):
+        raise CheckpointError(f"{weights.source}: {difference}: {_what_fits(weights, wanted)}")
+    used = {name: state[name] for name in wanted if name not in new}
+    fitted = {name: _fitted(name, tensor, wanted, weights, head) for name, tensor in used.items()}
+    interpolated = [name for name in used if fitted[name] is not used[name]]
+    made = {*inflated, *interpolated, *new}
+    report = LoadReport(
+        source=weights.source,
+        format=weights.format,
+        copied=tuple(name for name in wanted if name not in made),
+        inflated=tuple(inflated),
+        interpolated=tuple(interpolated),
+        new=tuple(new),
+        ignored=weights.ignored + tuple(name for name in head if reset_head and name in weights.state),
+    )
+    return fitted, report
+
+
+def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
+    """Load every tensor; CheckpointError names the first that is missing, unknown or of another shape."""
+    check_exactly(model.state_dict(), state, source)
+    model.load_state_dict(state)
+
+
+def check_exactly(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise `load_exactly`'s CheckpointError."""
+    if difference := _difference(state, wanted):
+        raise CheckpointError(f"{source}: {difference}")
+    for name, tensor in state.items():
+        if tensor.shape != wanted[name].shape:
+            shapes = f"{tuple(tensor.shape)}, wanted {tuple(wanted[name].shape)}"
+            raise CheckpointError(
+                f"{source}: '{name}' has shape {shapes}: is it a checkpoint of another network or class list?"
+            )
+        _check_kind(name, tensor, wanted[name], source)
+
+
+def _check_kind(name: str, tensor: Tensor, wanted: Tensor, source: str | Path) -> None:
+    """CheckpointError for counts where weights are wanted, or the other way round."""
+    if tensor.is_floating_point() != wanted.is_floating_point():
+        kind = "floating point weights" if wanted.is_floating_point() else "whole numbers"
+        raise CheckpointError(f"{source}: '{name}' holds {tensor.dtype}, wanted {kind}")
+
+
+def _difference(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], excepted: Collection[str] = ()) -> str:
+    """The first name that one side lacks, with counts; an empty string where the names are the same."""
+    missing = sorted(wanted.keys() - state.keys() - set(excepted))
+    unknown = sorted(state.keys() - wanted.keys() - set(excepted))
+    if not missing and not unknown:
+        return ""
+    what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}', which the network does not have"
+    return f"{what} ({len(missing)} missing, {len(unknown)} unknown)"
+
+
+def _head_of(wanted: Mapping[str, Tensor], layer: str | None = None) -> tuple[str, ...]:
+    """The names of the tensors of a network's head: of this layer, or else the last two, a weight and a bias."""
+    return tuple(name for name in wanted if name.rpartition(".")[0] == layer) or tuple(wanted)[-2:]
+
+
+def _fitted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], weights: Weights, head: tuple[str, ...]) -> Tensor:
+    """The tensor itself where it has the shape, else a position table read at other rows; CheckpointError for the rest."""
+    shape = wanted[name].shape
+    _check_kind(name, tensor, wanted[name], weights.source)
+    if tensor.shape == shape:
+        return tensor
+    if name in head:
+        raise CheckpointError(
+            f"{weights.source}: its head has {weights.num_classes} classes, the network's {shape[0]}: build the network "
+            f"with num_classes={weights.num_classes}, or start its head new with reset_head=True"
+        )
+    if tensor.numel() and tensor.ndim == len(shape) and tensor.shape[-1] == shape[-1]:
+        if ".rel_pos_" in name:
+            return resample_table(tensor, shape[0])
+        if name == "pos_embed_temporal":
+            return resample_table(tensor[0], shape[1])[None]
+        if name == "pos_embed_spatial" and _both_square(tensor.shape[1], shape[1]):
+            return _resample_square(tensor, isqrt(shape[1]))
+    raise CheckpointError(
+        f"{weights.source}: '{name}' has shape {tuple(tensor.shape)}, the network's has {tuple(shape)}: "
+        f"{_what_fits(weights, wanted)}"
+    )
+
+
+def _both_square(*counts: int) -> bool:
+    return all(isqrt(count) ** 2 == count for count in counts)
+
+
+def _resample_square(positions: Tensor, side: int) -> Tensor:
+    """Absolute positions of a square grid (1, P, C) for another square grid."""
+    grid = positions.unflatten(1, (isqrt(positions.shape[1]), -1)).permute(0, 3, 1, 2)  # (1, C, side, side)
+    return F.interpolate(grid, size=(side, side), mode="bilinear").flatten(2).transpose(1, 2)
+
+
+def recognise_model(weights: Weights) -> str | None:
+    """The registered network that has exactly these shapes, whatever its head; None where there is none."""
+    shapes = _shapes(weights.state, head_names(weights.format))
+    blocks = len({name.split(".")[1] for name in weights.state if name.startswith("blocks.")})
+    own = [each for each in known_formats() if weights.format in (each.name, "native")]
+    for entry in map(MODELS.get, MODELS.names()):
+        formats = [each for each in entry.capabilities.formats if each in own]
+        if not formats or (formats[0].numbered and sum(entry.defaults["depths"]) != blocks):
+            continue  # building takes time
+        with torch.device("meta" if entry.capabilities.meta else "cpu"):
+            wanted = build_model(entry.name).state_dict()
+        if shapes == _shapes(wanted, _head_of(wanted, entry.capabilities.head)):
+            return entry.name
+    return None
+
+
+def _shapes(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, torch.Size]:
+    """By name, without the head, and without tables that follow from sizes alone."""
+    return {name: each.shape for name, each in state.items() if name not in head and not name.endswith(INDEX_TABLE)}
+
+
+def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
+    """The cure where weights are another network's."""
+    if weights.card is not None and weights.of_no_format:
+        return f"these are weights of {weights.card.name}, so build that one for the same clips"
+    name = recognise_model(weights)
+    if name is None:
+        return "they are weights of no network that is known here"
+    if is_image(weights.state) and not is_image(wanted):
+        return (
+            f"these are weights of {name}, so build a video network with its depths, embed_dim, num_heads and "
+            "width_growth"
+        )
+    return f"these are weights of {name}, so build that one"

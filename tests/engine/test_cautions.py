@@ -1,0 +1,97 @@
+"""What is said before a run about its classes, and at its end about its accuracy."""
+
+import pytest
+import torch
+from conftest import REPOSITORY
+
+from mvit_video.config.load import config_from_dict, load_config
+from mvit_video.data.lists.records import VideoList, VideoRecord
+from mvit_video.engine.cautions import cautions, class_counts
+from mvit_video.engine.ending import ended_at, spread
+from mvit_video.engine.resolve import resolve
+from mvit_video.engine.run import train_run
+
+
+def videos(**counts):
+    """So many videos of each class."""
+    names = tuple(counts)
+    records = [VideoRecord(f"{name}/{n}.mp4", label) for label, name in enumerate(names) for n in range(counts[name])]
+    return VideoList(tuple(records), names, "list")
+
+
+def said(train, val=None, weights="some.safetensors", steps=1000):
+    config = config_from_dict({"model": {"weights": weights}}, "here")
+    return list(cautions(config, train, val, steps))
+
+
+def test_the_videos_of_each_class_are_counted_one_by_one_or_in_sum():
+    assert class_counts(videos(walk=8, run=8)) == "8 of each of the 2 classes"
+    assert class_counts(videos(walk=8, run=7, sit=1, none=0)) == "walk 8, run 7, sit 1, none 0"
+    many = videos(**{f"class{place}": place + 1 for place in range(31)})
+    assert class_counts(many) == "1 (class0) to 31 (class30) in each of 31 classes, the median is 16"
+
+
+@pytest.mark.parametrize("single", [0, 1, 4])
+def test_a_class_with_too_few_videos_to_learn_from_is_named(single):
+    (sentence,) = said(videos(walk=8, rare=single, run=9))
+    assert f"1 class with fewer than 5 training videos, such as 'rare' with {single}: hardly learnt" in sentence
+    assert said(videos(walk=8, run=5)) == []
+
+
+def test_uneven_classes_point_to_the_mean_over_classes():
+    (sentence,) = said(videos(walk=100, run=5))
+    assert sentence.startswith("'walk' has 100 training videos and 'run' 5:") and "mean class accuracy" in sentence
+    assert said(videos(walk=99, run=5)) == []
+
+
+def test_few_steps_few_videos_from_nothing_and_a_coarse_validation_are_told():
+    (sentence,) = said(videos(walk=8, run=8), steps=30)
+    assert sentence.startswith("only 30 steps in all") and "raise train.epochs" in sentence
+    (sentence,) = said(videos(walk=8, run=8), weights=None)
+    assert "16 training videos are few to learn from random weights" in sentence and "model.weights=" in sentence
+    assert said(videos(walk=100, run=100), weights=None) == []
+    (sentence,) = said(videos(walk=8, run=8), val=videos(walk=4, run=4))
+    assert sentence.startswith("validation has 8 videos, each of them 12.5 points")
+
+
+@pytest.mark.parametrize(("own", "underfitted"), [(30.0, True), (59.0, True), (61.0, False), (100.0, False)])
+def test_a_run_that_is_nearer_to_chance_than_to_its_own_videos_has_underfitted(own, underfitted):
+    train = videos(a=2, b=2, c=2, d=2, e=2)  # chance is 20 %, so 60 % is halfway
+    text = ended_at(torch.nn.Identity(), train, lambda videos: lambda network: {"top1": own}, [{"top1": 25.0}], 40)
+    assert text.startswith(
+        f"ended at top-1 {own:.1f} % of its own training videos, and at 25.0 % of those for validation"
+    )
+    assert underfitted == text.endswith(": it has underfitted, train longer than train.epochs=40")
+
+
+def test_of_a_long_list_videos_all_over_it_are_measured():
+    asked = []
+
+    def validator(some):
+        asked.append(some)
+        return lambda network: {"top1": 100.0}
+
+    train = videos(a=700, b=700)
+    assert "of 500 of its own training videos" in ended_at(torch.nn.Identity(), train, validator, [], 40)
+    assert [record.label for record in asked[0].records] == [0] * 250 + [1] * 250
+    assert len({record.path for record in asked[0].records}) == 500
+    assert spread(train, 2000).records == train.records
+
+
+def test_a_run_says_its_counts_first_and_its_accuracies_last(few_videos, tmp_path):
+    lines = []
+    words = [
+        f"data.root={few_videos}",
+        "train.epochs=1",
+        "train.clips_per_step=4",
+        "data.workers=0",
+        "data.crop_size=32",
+    ]
+    config = load_config(REPOSITORY / "configs/demo/motion.yaml", words)
+    run = resolve(config, tmp_path / "run", torch.device("cpu"), lines.append)
+    train_run(run, lambda videos: lambda model: {"top1": 50.0}, lines.append)
+    assert any(line.startswith("training videos: ") and "classes" in line for line in lines[:3])
+    assert any(line.startswith("warning: only 4 steps in all") for line in lines)
+    assert lines[-1].startswith(
+        "ended at top-1 50.0 % of its own training videos, and at 50.0 % of those for validation"
+    )

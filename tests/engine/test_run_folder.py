@@ -1,0 +1,138 @@
+"""Whose a run's folder is: another run's that writes there now, one's that never started, the user's."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY, silent
+from two_processes import environment
+
+from mvit_video import api
+from mvit_video.config.load import load_config
+from mvit_video.engine.metrics_log import read_metrics
+from mvit_video.engine.run_folder import never_started
+from mvit_video.engine.trainer import Trainer
+from mvit_video.errors import ConfigError
+from mvit_video.locks import alone_in
+from mvit_video.paths import unfinished
+
+SMALL = (
+    "train.epochs=1", "train.clips_per_step=8", "data.workers=0", "data.val=null", "data.crop_size=24", "data.short_side=24",
+    "model.arguments={depths: [1, 1]}",
+)  # fmt: skip
+
+
+def config_for(folder, *words):
+    return load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={folder}", *SMALL, *words])
+
+
+def train(config, run, say=silent, **how):
+    return api.train(config, run, device="cpu", say=say, **how)
+
+
+@pytest.fixture
+def started_in_vain(few_videos, tmp_path, monkeypatch):
+    """The folder of a run that failed in its first step."""
+
+    def fails(*words):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Trainer, "train_step", fails)
+    with pytest.raises(RuntimeError):
+        train(config_for(few_videos), tmp_path / "run")
+    monkeypatch.undo()
+    assert (tmp_path / "run/config.yaml").exists() and never_started(tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_failed_before_its_first_step_does_not_block_the_next(started_in_vain, few_videos, resume):
+    said, notes = [], started_in_vain / "notes.txt"
+    notes.write_text("mine")
+    config = config_for(few_videos, "train.base_lr=0.1")
+    train(config, started_in_vain, said.append, resume=resume)
+    assert load_config(started_in_vain / "config.yaml") == config and notes.read_text() == "mine"
+    assert len(read_metrics(started_in_vain / "metrics.jsonl")) == 2
+    assert any("holds a run that ended before its first step, which gives way to this one" in text for text in said)
+
+
+def test_a_run_with_a_step_or_a_state_or_weights_does_not_give_way(started_in_vain, few_videos):
+    for name in ("metrics.jsonl", "model.safetensors", "best.json", "checkpoints/step_00000001", "evaluation"):
+        place = started_in_vain / name
+        before = place.read_bytes() if place.is_file() else None
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("{}")
+        assert not never_started(started_in_vain), name
+        with pytest.raises(ConfigError, match="of another run: choose another --output, or say --overwrite"):
+            train(config_for(few_videos), started_in_vain)
+        assert place.read_text() == "{}"
+        place.unlink() if before is None else place.write_bytes(before)
+    assert never_started(started_in_vain)
+
+
+def test_a_users_own_config_yaml_is_never_taken_for_a_run(few_videos, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match=r"already holds config.yaml of another run"):
+        train(config_for(few_videos), tmp_path / "run")
+    assert (tmp_path / "run/config.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}], ids=["anew", "resume", "overwrite"])
+def test_a_folder_that_another_run_writes_to_is_refused_and_left_alone(started_in_vain, few_videos, how):
+    before = {path.name: path.stat().st_mtime_ns for path in started_in_vain.iterdir()}
+    with alone_in(started_in_vain, silent), pytest.raises(ConfigError, match="run: is being written to by process"):
+        train(config_for(few_videos), started_in_vain, **how)
+    assert before == {path.name: path.stat().st_mtime_ns for path in started_in_vain.iterdir()}
+
+
+def test_what_killed_runs_have_left_half_written_goes_with_the_next(started_in_vain, few_videos):
+    for name in ("config.yaml", "model.safetensors"):
+        unfinished(started_in_vain / name).touch()
+    (started_in_vain / "checkpoints").mkdir()
+    (started_in_vain / "checkpoints/.step_00000001.partial").mkdir()
+    (started_in_vain / "metrics.jsonl").write_text('{"step": 1, "epoch": 0.5}\n')
+    train(config_for(few_videos), started_in_vain, resume=True)
+    names = {path.name for path in started_in_vain.rglob("*")}
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_resuming_with_another_rate_or_length_says_how_to_go_on(few_videos, tmp_path):
+    run = tmp_path / "run"
+    train(config_for(few_videos), run)
+    for words in (["train.base_lr=0.1"], ["train.epochs=5"], ["data.flip=true"]):
+        with pytest.raises(
+            ConfigError, match=r"use the same settings, or another --output \(from its weights: "
+        ) as told:
+            train(config_for(few_videos, *words), run, resume=True)
+        weights = str(told.value).rpartition("model.weights=")[2].rstrip(")")
+        assert weights == str(run / "model.safetensors")
+    train(config_for(few_videos, "train.base_lr=0.1", f"model.weights={weights}"), tmp_path / "other")
+    (run / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"model.weights=.*run/checkpoints/step_00000002/model.safetensors\)$"):
+        train(config_for(few_videos, "train.epochs=5"), run, resume=True)
+    with pytest.raises(ConfigError, match=r"or another --output$"):  # of another network, which takes no such weights
+        train(config_for(few_videos, "model.arguments={depths: [1, 2]}"), run, resume=True)
+
+
+@pytest.mark.integration
+def test_of_two_programs_that_start_in_one_folder_at_once_one_trains_and_the_other_is_refused(few_videos, tmp_path):
+    words = [
+        "data.val=val.csv",
+        "train.epochs=4",
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path / "run"),
+        "--resume",
+        "auto",
+    ]
+    config = [str(REPOSITORY / "configs/demo/motion.yaml"), f"data.root={few_videos}", *SMALL]
+    command = [sys.executable, "-m", "mvit_video", "train", *config, *words]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) for _ in range(2)]
+    said = [process.communicate(timeout=240)[1] for process in started]
+    refused = [text for process, text in zip(started, said, strict=True) if process.returncode]
+    assert sorted(process.returncode for process in started) == [0, 1], said
+    assert "run: is being written to by process" in refused[0] and "Traceback" not in refused[0]
+    assert [record["step"] for record in read_metrics(tmp_path / "run/metrics.jsonl")] == list(range(1, 9))
+    assert len(read_metrics(tmp_path / "run/validation.jsonl")) >= 1

@@ -1,0 +1,139 @@
+"""CSWin, MaxViT, PVT v2 and Twins as video networks: what holds for every family that comes from pictures."""
+
+import pytest
+import torch
+
+from mvit_video.errors import ConfigError, InputError
+from mvit_video.model.cswin import CSWin
+from mvit_video.model.maxvit import MaxViT
+from mvit_video.model.pvt import PVTv2, Twins
+
+SMALL = dict(num_classes=5)
+STAGES = dict(embed_dims=(32, 64), num_heads=(1, 2), mlp_ratios=(2, 2), depths=(1, 2), sr_ratios=(4, 2))
+FAMILIES = {
+    "cswin": (
+        CSWin,
+        dict(crop_size=32, embed_dim=16, depths=(1, 1, 1), num_heads=(2, 2, 4), stripe_widths=(1, 2, 2)),
+        (32, 48),
+    ),
+    "maxvit": (
+        MaxViT,
+        dict(crop_size=32, embed_dims=(32, 64), depths=(1, 1), stem_width=8, window=2, grid=4),
+        (32, 64),
+    ),
+    "pvt_v2": (PVTv2, STAGES, (32, 48)),
+    "pvt_v2_li": (PVTv2, STAGES | dict(linear=True), (32, 48)),
+    "twins_svt": (Twins, STAGES | dict(windows=(4, 4)), (32, 40)),
+    "twins_pcpvt": (Twins, STAGES | dict(windows=None), (32, 40)),
+}
+
+
+def built(name: str, num_frames: int):
+    network, arguments, size = FAMILIES[name]
+    return network(num_frames=num_frames, **SMALL, **arguments).double().eval(), size
+
+
+def inflated(image: torch.nn.Module, video: torch.nn.Module) -> torch.nn.Module:
+    """The image network's weights in the video network: filters in the middle tap, position tables repeated."""
+    state = {}
+    for key, wanted in video.state_dict().items():
+        value = image.state_dict()[key]
+        if wanted.ndim == 5 and wanted.shape[2] > value.shape[2]:
+            filled = torch.zeros_like(wanted)
+            filled[:, :, wanted.shape[2] // 2] = value[:, :, 0]
+            value = filled
+        elif key.endswith("relative_position_bias_table"):
+            value = value.unsqueeze(1).expand_as(wanted)
+        state[key] = value
+    video.load_state_dict(state)
+    return video
+
+
+def random_weights(model: torch.nn.Module) -> torch.nn.Module:
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, 1.0 if name.endswith("weight") and parameter.ndim == 1 else 0.0, 0.3)
+    return model
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("frames", [1, 2, 5, 8])
+def test_a_clip_of_identical_frames_gives_the_image_networks_logits(name, frames):
+    image, size = built(name, 1)
+    random_weights(image)
+    video = inflated(image, built(name, 8)[0])
+    picture = torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        expected = image(picture)
+        torch.testing.assert_close(
+            video(picture.unsqueeze(2).expand(-1, -1, frames, -1, -1)), expected, rtol=1e-9, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_order_of_frames_matters(name):
+    model, size = built(name, 8)
+    random_weights(model)
+    clip = torch.randn(1, 3, 8, *size, dtype=torch.float64)
+    with torch.no_grad():
+        assert (model(clip) - model(clip.flip(2))).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_maps_feature_and_checkpointing_belong_together(name):
+    network, arguments, size = FAMILIES[name]
+    model = network(num_frames=4, **SMALL, **arguments)
+    clip = torch.randn(2, 3, 4, *size)
+    maps = model.forward_features(clip)
+    assert [grid.shape[1] for grid in maps] == list(model.stage_dims)
+    logits, feature = model(clip, with_feature=True)
+    assert logits.shape == (2, 5) and feature.shape == (2, model.stage_dims[-1])
+    torch.testing.assert_close(model.head(feature), logits)
+    model.train()
+    gradients = []
+    for checkpointing in (False, True):
+        model.activation_checkpointing = checkpointing
+        model.zero_grad()
+        model(clip).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_stochastic_depth_leaves_branches_out_in_training_only(name):
+    network, arguments, size = FAMILIES[name]
+    model = network(num_frames=2, drop_path_rate=0.5, **SMALL, **arguments)
+    clip = torch.randn(8, 3, 2, *size)
+    torch.manual_seed(0)
+    model.train()
+    assert not torch.equal(model(clip), model(clip))
+    model.eval()
+    assert torch.equal(model(clip), model(clip))
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ConfigError, match=r"num_heads=\(2,\).*3 values.*depths"):
+        CSWin(depths=(1, 1, 1), num_heads=(2,), stripe_widths=(1, 1, 1))
+    with pytest.raises(ConfigError, match=r"num_heads=3 in stage 1.*even divisor.*64"):
+        CSWin(num_heads=(3, 4, 8, 16))
+    with pytest.raises(ConfigError, match=r"embed_dims=\(48, 64\).*multiples of 32"):
+        MaxViT(embed_dims=(48, 64), depths=(1, 1), crop_size=32, window=2, grid=2)
+    with pytest.raises(ConfigError, match=r"num_heads=3 in stage 2.*divisor of its width 128"):
+        PVTv2(num_heads=(1, 3, 5, 8))
+
+
+def test_maxvit_names_the_sizes_that_it_can_take():
+    with pytest.raises(ConfigError, match=r"240×240.*multiples of 224 and 224"):
+        MaxViT(crop_size=240, window=7, grid=7)
+    model = MaxViT(crop_size=32, embed_dims=(32, 64), depths=(1, 1), stem_width=8, window=2, grid=4)
+    with pytest.raises(InputError, match=r"40×32.*multiples of 32 and 32"):
+        model(torch.zeros(1, 3, 2, 40, 32))
+
+
+def test_clips_of_a_wrong_form_are_refused():
+    model = PVTv2(num_frames=4, **SMALL, **STAGES)
+    with pytest.raises(InputError, match="wanted \\(batch, 3, frames"):
+        model(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(InputError, match="uint8"):
+        model(torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8))
