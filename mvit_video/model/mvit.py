@@ -193,8 +193,7 @@ class MViTArguments:
     positions: "relative", decomposed, in every attention (MViTv2), or "absolute", added once (MViTv1).
     residual_pooling: add the pooled queries to the attention's output (MViTv2).
     pool_all_queries: pool queries in every block (MViTv2), or only where they are strided (MViTv1).
-    attention: "flash" (fast, no N×M matrix) or "reference" (the plain formula); equal to rounding. Only "reference"
-        can be differentiated twice.
+    attention: "flash" (fast, no N×M matrix) or "reference" (the plain formula); equal to rounding.
     activation_checkpointing: keep only each block's input for the backward pass and compute the rest again.
     """
 
