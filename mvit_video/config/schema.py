@@ -236,27 +236,29 @@ class AugmentationSettings(Settings):
 Part = TypeVar("Part", bound=Settings)
 
 
+def part(settings: Settings, kind: type[Part]) -> Part:
+    """Those of the settings that are of one kind."""
+    return kind(**{name: getattr(settings, name) for name in kind.model_fields})
+
+
 class DataSettings(AugmentationSettings, DecodingSettings, ListSettings, InputSettings):
     """The section `data` of a config file. Code takes one of its four parts, which stand here in the file's order from right to left."""
 
     @property
     def input(self) -> InputSettings:
-        return self._part(InputSettings)
+        return part(self, InputSettings)
 
     @property
     def lists(self) -> ListSettings:
-        return self._part(ListSettings)
+        return part(self, ListSettings)
 
     @property
     def decoding(self) -> DecodingSettings:
-        return self._part(DecodingSettings)
+        return part(self, DecodingSettings)
 
     @property
     def augmentation(self) -> AugmentationSettings:
-        return self._part(AugmentationSettings)
-
-    def _part(self, kind: type[Part]) -> Part:
-        return kind(**{name: getattr(self, name) for name in kind.model_fields})
+        return part(self, AugmentationSettings)
 
     @model_validator(mode="after")
     def _jitter_covers_the_crop(self) -> "DataSettings":

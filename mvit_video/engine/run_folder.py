@@ -166,7 +166,7 @@ def _read_files(config: Config) -> dict[str, Path]:
 
 def _same_settings(before: Config, now: Config, run: Path) -> None:
     old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
-    own = {str((run / name).resolve()) for name in LISTS}  # whose digests are in the states, wherever the run has moved
+    own = [str((run / name).resolve()) for name in LISTS]  # whose digests are in the states, wherever the run has moved
     for key in old.keys() | new.keys():
         if old.get(key) != new.get(key) and new.get(key) not in own and not key.startswith(MAY_CHANGE):
             raise ConfigError(

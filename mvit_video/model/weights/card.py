@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 from torch import nn
@@ -32,7 +33,7 @@ class ModelCard(Settings):
 
     name: str
     """The network's registered name."""
-    arguments: dict
+    arguments: dict[str, Any]
     """Constructor arguments besides those that follow from the classes and the preprocessing."""
     classes: tuple[str, ...]
     """Class names in label order."""
@@ -46,7 +47,7 @@ class ModelCard(Settings):
     """The plugin that registers the network, where one does; told when it is missing, never loaded from here."""
 
     @model_serializer(mode="wrap")
-    def _without_no_plugin(self, dump: SerializerFunctionWrapHandler) -> dict:
+    def _without_no_plugin(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Cards of our own networks say nothing of plugins."""
         return {name: value for name, value in dump(self).items() if name != "plugin" or value is not None}
 

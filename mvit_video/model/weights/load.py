@@ -264,7 +264,8 @@ def _both_square(*counts: int) -> bool:
 
 def _resample_square(positions: Tensor, side: int) -> Tensor:
     """Absolute positions of a square grid (1, P, C) for another square grid."""
-    grid = positions.unflatten(1, (isqrt(positions.shape[1]), -1)).permute(0, 3, 1, 2)  # (1, C, side, side)
+    width = isqrt(positions.shape[1])
+    grid = positions.view(1, width, width, -1).permute(0, 3, 1, 2)  # (1, C, side, side)
     return F.interpolate(grid, size=(side, side), mode="bilinear").flatten(2).transpose(1, 2)
 
 
