@@ -51,7 +51,7 @@ class Training:
     """All that is left to do is `loop.run(batches)`."""
 
     loop: Loop
-    batches: Iterable[dict]
+    batches: Iterable[dict[str, Any]]
     learner: Learner
 
 

@@ -59,7 +59,7 @@ class VideoReader:
     def __enter__(self) -> "VideoReader":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class VideoReader:
         """Frames that were decoded so far, wanted ones or not: what reading cost."""
         return self._backend.num_decoded
 
-    def frames(self, indices, place: Place | None = None) -> np.ndarray:
+    def frames(self, indices: Sequence[int] | np.ndarray, place: Place | None = None) -> np.ndarray:
         """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB.
 
         `place` gives the memory for a shape, once the size of the pictures is known and checked.
