@@ -42,6 +42,7 @@ def test_leaves_import_no_room():
     for name in (
         "errors.py",
         "paths.py",
+        "printable.py",
         "download.py",
         "locks.py",
         "compat.py",

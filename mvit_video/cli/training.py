@@ -11,6 +11,7 @@ from mvit_video.cli.common import (
     at_least_one,
     overrides,
     say,
+    show,
     whole_number,
 )
 
@@ -38,7 +39,7 @@ def _train(arguments: argparse.Namespace) -> int:
     seed = [] if arguments.seed is None else [f"train.seed={arguments.seed}"]
     config = load_config(arguments.config, [*overrides(arguments), *seed])
     if arguments.dry_run:
-        print(_plan(config, arguments))
+        show(_plan(config, arguments))
         return 0
     resume, overwrite = arguments.resume == "auto", arguments.overwrite
     result = api.train(config, arguments.output, device=arguments.device, resume=resume, overwrite=overwrite, say=say)
@@ -135,7 +136,7 @@ def convert_config(arguments: argparse.Namespace) -> int:
     output = output_file(arguments.output, arguments.overwrite)
     conversion = convert_slowfast(arguments.source)
     write_whole(output, conversion.to_yaml())
-    print(conversion.report())
+    show(conversion.report())
     say(f"written to {output}")
     return 0
 

@@ -1,7 +1,5 @@
 """What an evaluation leaves: results.json, scores.npz and two tables, each written whole."""
 
-import csv
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +22,7 @@ from mvit_video.evaluation.views import VideoScores
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.load import checkpoint_file
 from mvit_video.paths import write_json, write_whole
+from mvit_video.printable import csv_text
 from mvit_video.version import __version__
 
 RESULTS, PER_CLASS, CONFUSION, REPORT = "results.json", "per_class.csv", "confusion.csv", "report.html"
@@ -243,8 +242,4 @@ def write_results(folder: Path, scores: VideoScores, classes: Sequence[str], res
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Commas, one header; None is an empty cell."""
-    content = io.StringIO()
-    writer = csv.writer(content, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_whole(path, content.getvalue())
+    write_whole(path, csv_text([header, *rows]))

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvit_video.errors import ConfigError, did_you_mean
-from mvit_video.model.attention import Heads, Tables
+from mvit_video.model.attention import Tables
+from mvit_video.model.heads import Heads
 from mvit_video.model.partition import (
     Grid,
     from_grids,

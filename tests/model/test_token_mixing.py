@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mvit_video.errors import ConfigError
-from mvit_video.model.attention import Heads, flash_attention, reference_attention
+from mvit_video.model.attention import flash_attention, reference_attention
+from mvit_video.model.heads import Heads
 from mvit_video.model.relative_position import axis_terms, table_rows
 from mvit_video.model.token_mixing import (
     ALL,
