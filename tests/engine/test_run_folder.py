@@ -1,7 +1,9 @@
 """Whose a run's folder is: another run's that writes there now, one's that never started, the user's."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, silent
@@ -136,3 +138,29 @@ def test_of_two_programs_that_start_in_one_folder_at_once_one_trains_and_the_oth
     assert "run: is being written to by process" in refused[0] and "Traceback" not in refused[0]
     assert [record["step"] for record in read_metrics(tmp_path / "run/metrics.jsonl")] == list(range(1, 9))
     assert len(read_metrics(tmp_path / "run/validation.jsonl")) >= 1
+
+
+def test_all_records_are_on_the_disk_before_a_state_or_a_best_one_counts_on_them(few_videos, tmp_path, monkeypatch):
+    """After a loss of power no state may be ahead of the logs, and no state be deleted for a record that is gone."""
+    run, synced, early = tmp_path / "run", {}, []
+    logs = [run / name for name in ("metrics.jsonl", "validation.jsonl", "events.jsonl")]
+    fsync, replace = os.fsync, os.replace
+
+    def sync(handle):
+        fsync(handle)
+        synced[os.fstat(handle).st_ino] = os.fstat(handle).st_size
+
+    def move(source, target):
+        if Path(target).name.startswith("step_") or Path(target).name == "best.json":
+            there = [log for log in logs if log.exists()]
+            early.extend((target, log) for log in there if log.stat().st_size > synced.get(log.stat().st_ino, 0))
+            moved.append(Path(target).name)
+        replace(source, target)
+
+    moved = []
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", move)
+    monkeypatch.setattr(Path, "replace", lambda self, target: move(self, target))
+    train(config_for(few_videos, "data.val=val.csv", "train.epochs=2", "train.validate_every_epochs=1"), run)
+    assert len([name for name in moved if name.startswith("step_")]) == 2 and "best.json" in moved
+    assert early == []
