@@ -185,7 +185,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_networks
 from mvit_video.benchmark import measure
 measure.build_model = lambda name: test_networks.Hungry()
-print([measure._first_step({NANO!r}, batch, "fp32", "inference", 1) for batch in (1, 4)])
+print([measure._first_step({NANO!r}, batch, "fp32", "inference", 1, ()) for batch in (1, 4)])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     one, four = json.loads(done.stdout)
