@@ -54,10 +54,12 @@ def features(arguments: argparse.Namespace) -> int:
     """
     from mvit_video.inference.features import extract_features
     from mvit_video.inference.predictor import Predictor
+    from mvit_video.locks import alone_in
 
     task = _feature_task(arguments)
     predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, arguments.protocol)
-    bad = extract_features(predictor, task, arguments.output, arguments.overwrite)
+    with alone_in(arguments.output, say):
+        bad = extract_features(predictor, task, arguments.output, arguments.overwrite)
     for _, reason in bad:
         complain(reason)
     done = len(task.videos) - len(bad)

@@ -116,8 +116,11 @@ def demo(arguments: argparse.Namespace) -> int:
     """The whole way on the demonstration dataset: data, training, evaluation, prediction, timeline, report."""
     from mvit_video.demo import run_demo
     from mvit_video.inference.predictor import choose_device
+    from mvit_video.locks import alone_in
 
-    report = run_demo(arguments.config, arguments.output, arguments.overwrite, choose_device(arguments.device), say)
+    device = choose_device(arguments.device)
+    with alone_in(arguments.output, say):
+        report = run_demo(arguments.config, arguments.output, arguments.overwrite, device, say)
     say(f"done: open {report} in a browser")
     return 0
 

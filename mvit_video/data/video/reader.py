@@ -28,7 +28,7 @@ class VideoReader:
 
     Args:
         path: a local file or frame folder. With `root`, relative to it, and refused where it leads out of it.
-        backend: "pyav", "decord" or "frames". A folder is read as frames whatever the backend.
+        backend: "pyav", "decord" or "frames", or what makes a Backend of (file, root). A folder is read as frames whatever the backend.
             decord carries an old FFmpeg: for files of your own only.
         whole: False, for "pyav", also takes a file that is cut short, as far as it goes; `reader.shortfall` then says so.
 
@@ -38,7 +38,11 @@ class VideoReader:
     """
 
     def __init__(
-        self, path: str | Path, root: str | Path | None = None, backend: str = "pyav", whole: bool = True
+        self,
+        path: str | Path,
+        root: str | Path | None = None,
+        backend: "str | MakeBackend" = "pyav",
+        whole: bool = True,
     ) -> None:
         self.path, self.shortfall, self.note = str(path), "", ""
         try:
@@ -47,7 +51,8 @@ class VideoReader:
                 self._backend: Backend = PyAvBackend(file, root, whole=False)
                 self.shortfall = self._backend.shortfall
             else:
-                self._backend = BACKENDS["frames" if file.is_dir() else backend](file, root)
+                make = BACKENDS[backend] if isinstance(backend, str) else backend
+                self._backend = (BACKENDS["frames"] if file.is_dir() else make)(file, root)
         except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
         self.fps: float = self._backend.fps
@@ -202,7 +207,8 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-BACKENDS: dict[str, Callable[[Path, str | Path | None], Backend]] = {
+MakeBackend = Callable[[Path, str | Path | None], Backend]
+BACKENDS: dict[str, MakeBackend] = {
     "pyav": PyAvBackend,
     "decord": DecordBackend,
     "frames": FramesBackend,
