@@ -68,7 +68,7 @@ def _verify_plan(arguments: argparse.Namespace):
     """The lists of the configuration or of --annotations, and how their videos are decoded."""
     from mvit_video.config.load import load_config
     from mvit_video.data.lists.read import annotated_list
-    from mvit_video.data.prepare.verify import Plan, lists_of
+    from mvit_video.data.prepare.verify import Decoding, lists_of
 
     if (arguments.config is None) == (arguments.annotations is None):
         raise ConfigError("wanted either a CONFIG or --annotations with --root, to know which videos to verify")
@@ -76,9 +76,9 @@ def _verify_plan(arguments: argparse.Namespace):
         if arguments.root is None:
             raise ConfigError("--annotations wants --root too, the folder that its paths are relative to")
         videos, _ = annotated_list(arguments.annotations, arguments.root)
-        return [videos], Plan(arguments.root, workers=arguments.workers)
+        return [videos], Decoding(arguments.root, workers=arguments.workers)
     data = load_config(arguments.config, arguments.overrides).data
-    return lists_of(data), Plan(data.root, data.decoder, data.decode_timeout or Plan.timeout, arguments.workers)
+    return lists_of(data), Decoding(data.root, data.decoder, data.decode_timeout or Decoding.timeout, arguments.workers)
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from mvit_video.cli.common import (
     overrides,
     print_rows,
     say,
+    show,
 )
 from mvit_video.data.lists.causes import in_lines
 from mvit_video.errors import ConfigError
@@ -83,7 +84,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     columns, rows, lines = comparison_rows(result)
     print_rows(f"{result['num_videos']} videos, {result['num_classes']} classes", columns, rows, (1, 2, 3, 4))
     for line in lines:
-        print(line)
+        show(line)
     if arguments.output:
         write_results(fresh_folder(arguments.output, FILES, arguments.overwrite), fused, classes, result)
     return 0

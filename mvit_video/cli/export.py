@@ -56,12 +56,14 @@ def features(arguments: argparse.Namespace) -> int:
     from mvit_video.data.lists.causes import in_lines
     from mvit_video.inference.features import extract_features
     from mvit_video.inference.predictor import Predictor
+    from mvit_video.locks import alone_in
 
     task = _feature_task(arguments)
     for note in task.videos.notes:
         say(f"note: {note}")
     predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, arguments.protocol)
-    bad = extract_features(predictor, task, arguments.output, arguments.overwrite)
+    with alone_in(arguments.output, say):
+        bad = extract_features(predictor, task, arguments.output, arguments.overwrite)
     for line in in_lines([*_refused(task.videos), *bad]):
         complain(line)
     done = len(task.videos) - len(bad)

@@ -73,13 +73,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def benchmark(arguments: argparse.Namespace) -> int:
     """Measure a network: parameters, multiply-adds, clips per second, peak memory; with --against two of them in turn."""
-    from mvit_video.benchmark.networks import Plan, benchmark_tables, run_benchmark
+    from mvit_video.benchmark.networks import Benchmark, benchmark_tables, run_benchmark
     from mvit_video.inference.predictor import choose_device
     from mvit_video.paths import output_file, write_json
 
     output = output_file(arguments.json) if arguments.json else None
     names = ("model", "against", "train", "compile", "dtype", "batch", "repeats")
-    plan = Plan(device=choose_device(arguments.device), **{name: getattr(arguments, name) for name in names})
+    plan = Benchmark(device=choose_device(arguments.device), **{name: getattr(arguments, name) for name in names})
     result = run_benchmark(plan)
     for missing in result["failed"]:
         complain(f"{missing['name']} is left out: {missing['reason']}")

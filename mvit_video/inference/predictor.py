@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class Prediction:
             raise DecodeError(self.error)
         return self.predictions[0]
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         return {

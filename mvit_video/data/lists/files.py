@@ -12,7 +12,39 @@ from mvit_video.data.lists.class_names import name_key
 from mvit_video.errors import AnnotationError
 
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".flv", ".ogv"}
+    {
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".3gp",
+        ".3g2",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".divx",
+        ".mpg",
+        ".mpeg",
+        ".m2v",
+        ".vob",
+        ".ts",
+        ".mts",
+    }
+    | {
+        ".m2ts",
+        ".flv",
+        ".f4v",
+        ".ogv",
+        ".wmv",
+        ".asf",
+        ".gif",
+        ".mxf",
+        ".dv",
+        ".y4m",
+        ".ivf",
+        ".h264",
+        ".hevc",
+        ".h265",
+    }
 )
 DEPTH = 4  # folders between the data root and a video of an official list, such as kinetics/videos/train/CLASS
 

@@ -28,7 +28,7 @@ class BadFile:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Decoding:
     """How the videos are decoded: the folder that paths are relative to, by whom, for how long one may give no frame, and in
     how many processes, which import these modules first.
     """
@@ -58,7 +58,7 @@ def lists_of(data: DataSettings) -> list[VideoList]:
 
 def verify(
     lists: Sequence[VideoList],
-    plan: Plan,
+    plan: Decoding,
     advance: Callable[[int, str], None],
     note: Callable[[str, str], None] = lambda path, text: None,
 ) -> dict:
@@ -95,7 +95,7 @@ def num_files(lists: Sequence[VideoList]) -> int:
     return len({path for videos in lists for path in videos.records.paths()})
 
 
-def check_videos(paths: Sequence[str], plan: Plan) -> Iterator[tuple[str, str, float, str]]:
+def check_videos(paths: Sequence[str], plan: Decoding) -> Iterator[tuple[str, str, float, str]]:
     """(path, reason, seconds, note) of each video, in the order in which they come to an end; no reason where it is good."""
     root = os.path.abspath(plan.root)
     jobs = (Job(path, "mvit_video.data.video.guard_child:check_video", (path, root, plan.backend)) for path in paths)

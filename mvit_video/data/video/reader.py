@@ -17,7 +17,6 @@ import numpy as np
 from mvit_video.data.video.decord import DecordBackend
 from mvit_video.data.video.frame_folders import FramesBackend
 from mvit_video.data.video.limits import Unreadable, check_clip, short_reason
-from mvit_video.data.video.playlists import is_playlist
 from mvit_video.data.video.pyav import PyAvBackend
 from mvit_video.errors import DecodeError
 
@@ -30,7 +29,7 @@ class VideoReader:
     Args:
         path: a local file or frame folder. With `root`, relative to it, and refused where it leads out of it by `..`; links are
             followed.
-        backend: "pyav", "decord" or "frames". A folder is read as frames whatever the backend.
+        backend: "pyav", "decord" or "frames", or what makes a Backend of (file, root). A folder is read as frames whatever the backend.
             decord carries an old FFmpeg: for files of your own only.
         whole: False, for "pyav", also takes a file that is cut short, as far as it goes; `reader.shortfall` then says so.
 
@@ -40,7 +39,11 @@ class VideoReader:
     """
 
     def __init__(
-        self, path: str | Path, root: str | Path | None = None, backend: str = "pyav", whole: bool = True
+        self,
+        path: str | Path,
+        root: str | Path | None = None,
+        backend: "str | MakeBackend" = "pyav",
+        whole: bool = True,
     ) -> None:
         self.path, self.shortfall, self.note = str(path), "", ""
         try:
@@ -49,7 +52,8 @@ class VideoReader:
                 self._backend: Backend = PyAvBackend(file, root, whole=False)
                 self.shortfall = self._backend.shortfall
             else:
-                self._backend = BACKENDS["frames" if file.is_dir() else backend](file, root)
+                make = BACKENDS[backend] if isinstance(backend, str) else backend
+                self._backend = (BACKENDS["frames"] if file.is_dir() else make)(file, root)
         except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
         self.fps: float = self._backend.fps
@@ -61,7 +65,7 @@ class VideoReader:
     def __enter__(self) -> "VideoReader":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -81,7 +85,7 @@ class VideoReader:
         """Frames that were decoded so far, wanted ones or not: what reading cost."""
         return self._backend.num_decoded
 
-    def frames(self, indices, place: Place | None = None) -> np.ndarray:
+    def frames(self, indices: Sequence[int] | np.ndarray, place: Place | None = None) -> np.ndarray:
         """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB.
 
         `place` gives the memory for a shape, once the size of the pictures is known and checked.
@@ -204,7 +208,8 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-BACKENDS: dict[str, Callable[[Path, str | Path | None], Backend]] = {
+MakeBackend = Callable[[Path, str | Path | None], Backend]
+BACKENDS: dict[str, MakeBackend] = {
     "pyav": PyAvBackend,
     "decord": DecordBackend,
     "frames": FramesBackend,
@@ -229,8 +234,6 @@ def _existing(path: str, root: str | Path | None) -> Path:
             raise Unreadable("is not a file")
         if file.stat().st_size == 0:
             raise Unreadable("the file is empty (0 bytes)")
-        if is_playlist(file):
-            raise Unreadable("cannot be opened as a video: it is a playlist, which names other files or addresses")
     except (OSError, RuntimeError) as reason:  # RuntimeError: a link to itself
         raise Unreadable(f"cannot be opened ({short_reason(reason)})") from None
     return file.absolute()

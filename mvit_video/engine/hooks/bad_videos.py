@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,7 +67,7 @@ class BadVideos(Hook):
         self.events.close()
 
 
-def no_clips(input: InputSettings) -> dict:
+def no_clips(input: InputSettings) -> dict[str, Any]:
     """A batch of none, for a process whose videos were all bad."""
     clips = torch.empty(0, 3, input.num_frames, *input.crop_hw)
     names = dict.fromkeys(("video_name", "video_index", "clip_index", "aug_index"), ())

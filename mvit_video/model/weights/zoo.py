@@ -4,7 +4,7 @@
 files except in torchvision's names; download.py checks those, and records the others at the first download.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -206,5 +206,5 @@ def input_text(inputs: InputSettings) -> str:
     return picture if inputs.num_frames == 1 else f"{frames}, {picture}"
 
 
-def _markdown(columns: tuple[str, ...], rows) -> list[str]:
+def _markdown(columns: tuple[str, ...], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]

@@ -165,7 +165,7 @@ def test_class_folders_are_read_to_the_bottom_and_say_what_they_leave_out(tmp_pa
         "jump/deep/c.flv",
         "jump/notes.txt",
         "run/d.OGV",
-        "run/e.wmv",
+        "run/e.xyz",
         "f.mp4",
     ):
         write(tmp_path / "videos" / path)

@@ -17,6 +17,7 @@ from mvit_video.data.prepare import prepare, reencode
 from mvit_video.data.prepare.prepare import output_names, prepare_dataset
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import AnnotationError, ConfigError
+from mvit_video.locks import alone_in
 
 VIDEOS = {
     "a b/one.mp4": dict(options={"bf": "3", "g": "250", "crf": "16"}),
@@ -442,8 +443,10 @@ def test_a_manifest_that_a_kill_has_cut_counts_up_to_there(tmp_path):
 
 def test_two_calls_do_not_share_an_output(tmp_path):
     root, output = one_video(tmp_path)
-    output.mkdir()
-    with prepare._alone_in(output), pytest.raises(ConfigError, match="another call prepares into it: wait for it"):
+    with (
+        alone_in(output, print),
+        pytest.raises(ConfigError, match=r"is being written to by process \d+ .*wait for its end"),
+    ):
         run(root, output)
 
 

@@ -16,7 +16,7 @@ from processes import decoding_processes, gone_within
 from mvit_video.cli import main
 from mvit_video.data.lists.read import VideoList, VideoRecord
 from mvit_video.data.prepare import verify
-from mvit_video.data.prepare.verify import Plan
+from mvit_video.data.prepare.verify import Decoding
 
 FAST = {"bf": "2", "g": "12"}
 SOURCES = {
@@ -240,11 +240,11 @@ def test_wrong_calls_are_one_sentence(words, message, tmp_path, monkeypatch, cap
     assert message in capsys.readouterr().err
 
 
-def misbehaving(folder, *troubles) -> Plan:
+def misbehaving(folder, *troubles) -> Decoding:
     """Files of troubles (see misbehaving.py), to be verified by processes that know them."""
     for trouble in troubles:
         (folder / f"{trouble}.bad").write_text(trouble.rstrip("0123456789"))
-    return Plan(str(folder), timeout=1.0, workers=2, imports=("misbehaving",))
+    return Decoding(str(folder), timeout=1.0, workers=2, imports=("misbehaving",))
 
 
 def test_files_that_hang_or_crash_the_decoder_are_bad_and_the_others_are_verified(sources, tmp_path):
@@ -282,7 +282,7 @@ def test_a_child_that_dies_between_two_videos_costs_none(sources, tmp_path):
     for name in names:
         os.link(sources["a.mp4"], tmp_path / name)
     before = decoding_processes()
-    checked = verify.check_videos(names, Plan(str(tmp_path), workers=1))
+    checked = verify.check_videos(names, Decoding(str(tmp_path), workers=1))
     found = [next(checked)]
     (child,) = decoding_processes() - before
     os.kill(child, 9)
@@ -294,14 +294,14 @@ def test_verifying_without_a_timeout_finds_the_same_in_this_process(planted):
     root, _, reasons = planted
     names = [*reasons, "good 000.mp4", "good 001.webm", "frames1"]
     before = decoding_processes()
-    found = {path: reason for path, reason, *_ in verify.check_videos(names, Plan(str(root), timeout=0)) if reason}
+    found = {path: reason for path, reason, *_ in verify.check_videos(names, Decoding(str(root), timeout=0)) if reason}
     assert set(found) == set(reasons) and decoding_processes() == before
 
 
 def test_an_interrupted_verification_leaves_no_child_behind(sources, tmp_path):
     os.link(sources["a.mp4"], tmp_path / "a.mp4")
     before = decoding_processes()
-    checked = verify.check_videos(["a.mp4"] * 50, Plan(str(tmp_path), workers=3))
+    checked = verify.check_videos(["a.mp4"] * 50, Decoding(str(tmp_path), workers=3))
     next(checked)
     assert len(decoding_processes() - before) == 3
     checked.close()
