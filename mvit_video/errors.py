@@ -43,6 +43,11 @@ class InputError(MvitVideoError, ValueError):
     """A tensor or array of a shape or type that a function does not take."""
 
 
+def clipped(text: str, most: int = 200) -> str:
+    """A text that a message quotes, short enough to be read."""
+    return text if len(text) <= most else f"{text[: most - 20]}... ({len(text):,} letters)"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

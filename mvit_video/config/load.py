@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from mvit_video.config.plain_yaml import NotYaml, plain_values
 from mvit_video.config.schema import Config
 from mvit_video.download import local_file
-from mvit_video.errors import ConfigError, did_you_mean
+from mvit_video.errors import ConfigError, clipped, did_you_mean
 from mvit_video.plugins import check_plugins
 
 BASE = "_BASE_"
@@ -185,7 +185,7 @@ def _to_blame(reason: ValidationError, tree: dict[str, Any], words: Sequence[str
     about = about or [word for word, rest in zip(words, without, strict=True) if _is_valid(tree, rest)][:1]
     if not about and words and _is_valid(tree, ()):
         about = list(words)
-    return f"command line, '{' '.join(about)}'" if about else ""
+    return f"command line, '{clipped(' '.join(about))}'" if about else ""
 
 
 def _is_valid(tree: dict[str, Any], words: Sequence[str]) -> bool:
@@ -203,11 +203,11 @@ def _sentence(reason: ValidationError, source: str) -> str:
     key = ".".join(where)
     if first["type"] == "extra_forbidden":
         known = _keys_of(where[:-1])
-        text = f"'{key}' is not a setting{did_you_mean(where[-1], known)}: allowed here are {', '.join(known)}"
+        text = f"'{clipped(key)}' is not a setting{did_you_mean(where[-1], known)}: allowed here are {', '.join(known)}"
     elif first["type"] == "value_error":
         text = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
     else:
-        text = f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        text = f"{key} = {clipped(repr(first['input']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
     keys = {error["loc"][:2] for error in errors}
     more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     return f"{source}: {text}{more}"

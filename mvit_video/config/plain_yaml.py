@@ -21,8 +21,9 @@ def plain_values(text: str) -> tuple[Any, dict[str, list[int]]]:
     """
     if len(text) > MOST_LETTERS:
         raise NotYaml(f"is no configuration: {len(text):,} letters are above the limit of {MOST_LETTERS:,}")
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)  # which refuses letters that no text has
         node = loader.get_single_node()
         if node is None:
             return None, {}
@@ -31,7 +32,8 @@ def plain_values(text: str) -> tuple[Any, dict[str, list[int]]]:
     except (yaml.YAMLError, ValueError) as reason:  # ValueError: the 30th of February
         raise NotYaml(f"is not YAML ({' '.join(str(reason).split())})") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from mvit_video.errors import clipped
+
 MOST_STRETCH = 0.1  # of a clip that is trained at a smaller size as well: sizes are rounded to what the network divides
 AUTO = "auto"  # of model.name, data.train, and what follows from the number of training videos
 Positive = Annotated[int, Field(ge=1)]
@@ -54,7 +56,7 @@ class Settings(BaseModel):
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads `yes` and `no` as true and false too, which pydantic would take for 1 and 0."""
         if not _takes_truth(cls.model_fields[info.field_name or ""].annotation) and (truth := _truths(value)):
-            text, inside = str(truth[0]).lower(), "" if isinstance(value, bool) else f" in {value!r}"
+            text, inside = str(truth[0]).lower(), "" if isinstance(value, bool) else f" in {clipped(repr(value))}"
             raise ValueError(f"{text}{inside} is not allowed here: write a number, or a text in quotes")
         return value
 

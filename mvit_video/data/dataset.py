@@ -6,7 +6,8 @@ others again, because the video is too short. A video that cannot be decoded is 
 place only in training, only where the settings say so, and never without the `BadVideo` beside it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -94,7 +95,18 @@ def read_views(reader: Reader, input: InputSettings, num_clips: int, num_crops: 
     transform = ViewTransform(input.crop_hw, input.mean, input.std, input.short_side, num_crops)
     indices = view_indices(len(reader), reader.fps, input, num_clips)
     distinct, places = np.unique(indices, return_inverse=True)
-    return transform(reader.frames(distinct), places.reshape(indices.shape))
+    frames = reader.frames(distinct)
+    with _named(reader.path):
+        return transform(frames, places.reshape(indices.shape))
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Puts the video's name in front of what a transform says of its pictures."""
+    try:
+        yield
+    except DecodeError as reason:
+        raise DecodeError(f"{path}: {reason}") from None
 
 
 class ClipDataset(Dataset[Any]):
@@ -159,10 +171,11 @@ class ClipDataset(Dataset[Any]):
         with self.source.open(record.path) as reader:
             indices = [training_indices(len(reader), reader.fps, self.input, rng) for rng in rngs]
             clips = read_clips(reader, indices)
-        return [
-            _sample(self.transform(frames, rng), record, index, repeat, chosen)
-            for repeat, (frames, rng, chosen) in enumerate(zip(clips, rngs, indices, strict=True))
-        ]
+        with _named(record.path):
+            return [
+                _sample(self.transform(frames, rng), record, index, repeat, chosen)
+                for repeat, (frames, rng, chosen) in enumerate(zip(clips, rngs, indices, strict=True))
+            ]
 
     def _substituted(self, epoch: int, bad: BadVideo) -> list[dict[str, Any] | BadVideo]:
         """The clips of another video, which the lost one's own generator draws, behind all that were lost on the way."""

@@ -15,6 +15,8 @@ from torch import Tensor
 from mvit_video.config.schema import AugmentationSettings, InputSettings
 from mvit_video.data.randaugment import Box, RandAugment, augment, draw_color_jitter
 from mvit_video.data.transform_registry import AddedTransforms
+from mvit_video.data.video.limits import MAX_PIXELS
+from mvit_video.errors import DecodeError
 
 CROPS = ("left or top", "centre", "right or bottom")
 
@@ -58,14 +60,21 @@ def scaled_size(height: int, width: int, short_side: int, crop: tuple[int, int])
 
     Where a crop (height, width) that is no square would stick out of that, the picture is scaled until the crop just
     fits, so that no crop ever needs padding: 4:3 at a short side of 64 is 64×85, and for a crop of 64×112 it is 84×112.
+    Raises DecodeError, without the video's name, for a picture so long and thin that this takes memory without bounds.
     """
     tall = max(math.floor(height / width * short_side), short_side)
     wide = max(math.floor(width / height * short_side), short_side)
-    if tall >= crop[0] and wide >= crop[1]:
-        return tall, wide
-    if width * crop[0] > height * crop[1]:
-        return crop[0], max(math.floor(width / height * crop[0]), crop[1])
-    return max(math.floor(height / width * crop[1]), crop[0]), crop[1]
+    if tall < crop[0] or wide < crop[1]:
+        if width * crop[0] > height * crop[1]:
+            tall, wide = crop[0], max(math.floor(width / height * crop[0]), crop[1])
+        else:
+            tall, wide = max(math.floor(height / width * crop[1]), crop[0]), crop[1]
+    if tall * wide > MAX_PIXELS:
+        raise DecodeError(
+            f"its pictures of {width}×{height} pixels would be scaled to {wide}×{tall} for a crop of {crop[1]}×{crop[0]}, "
+            f"above the limit of {MAX_PIXELS:,} pixels: cut them to a shape nearer to the crop's"
+        )
+    return tall, wide
 
 
 def scale_for_crop(clip: Tensor, short_side: int, crop: tuple[int, int]) -> Tensor:

@@ -136,9 +136,10 @@ def merges(levels: int, width: int = 10) -> str:
         ("data: &a {root: {b: *a}}", "line 1 has an alias for what it stands in"),
         ("data: {root: &a {? *a : 1}}", "line 1 has an alias for what it stands in"),
         ("? [1, 2]\n: 3", "is not YAML (while constructing a mapping"),
+        ("data: {root: a\0b}", "is not YAML (unacceptable character #x0000"),
         ("# " + "x" * 1_000_001, "1,000,003 letters are above the limit of 1,000,000"),
     ],
-    ids=["lists", "mappings", "lines", "closed", "laughs", "merges", "loop", "longer loop", "key loop", "key", "long"],
+    ids=["lists", "mappings", "lines", "closed", "laughs", "merges", "loop", "longer loop", "key loop", "key", "zero byte", "long"],
 )  # fmt: skip
 def test_a_file_made_to_overwhelm_its_reader_is_one_sentence_at_once(tmp_path, text, message):
     file, start = write(tmp_path / "c.yaml", text), time.process_time()
@@ -152,6 +153,20 @@ def test_a_file_made_to_overwhelm_its_reader_is_one_sentence_at_once(tmp_path, t
     assert time.process_time() - start < 3
     with pytest.raises(ConfigError):
         convert_slowfast(file)
+
+
+def test_values_of_any_length_leave_a_sentence_that_can_be_read(tmp_path):
+    for text in (
+        "data: {mean: [" + "0," * 5_000 + "0]}",
+        "data: {mean: [true," + "0," * 5_000 + "0]}",
+        f"{'x' * 5000}: 1",
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_config(write(tmp_path / "c.yaml", text))
+        assert len(str(caught.value)) < 700
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path / "c.yaml", ""), [f"{'a' * 5000}=1"])
+    assert len(str(caught.value)) < 1000
 
 
 def test_nested_words_end_in_a_sentence_too(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from mvit_video.config.schema import DataSettings
 from mvit_video.data import transforms
 from mvit_video.data.randaugment import RandAugment, augment
+from mvit_video.errors import DecodeError
 
 
 def distance(values, distribution):
@@ -132,6 +133,16 @@ def test_no_pixel_of_a_view_or_a_training_clip_is_memory_that_nobody_wrote(crop)
             train = train_transform(size=crop, mean=(0.45,) * 3, std=(0.225,) * 3, crop=how)
             clip = train(given, np.random.default_rng(0))
             assert clip.shape == (3, 2, *crop) and (clip - white).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 600), (6000, 2), (1, 4000)])
+def test_a_thread_of_a_picture_is_refused_before_memory_is_taken_for_it(height, width):
+    given = np.zeros((1, height, width, 3), np.uint8)
+    shapes = rf"its pictures of {width}×{height} pixels would be scaled to .* above the limit of 36,000,000 pixels"
+    with pytest.raises(DecodeError, match=shapes):
+        transforms.ViewTransform((300, 300), (0, 0, 0), (1, 1, 1), 300, 1)(given)
+    with pytest.raises(DecodeError, match=shapes):
+        train_transform(size=(300, 300), crop=transforms.JitterCrop((300, 300)))(given, np.random.default_rng(0))
 
 
 def test_three_crops_of_a_wide_clip_lie_where_the_picture_has_room():

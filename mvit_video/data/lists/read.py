@@ -14,7 +14,7 @@ from mvit_video.data.lists.locate import located
 from mvit_video.data.lists.official import HMDB_LIST
 from mvit_video.data.lists.records import NO_LABEL, VideoList, VideoRecord, VideoRecords
 from mvit_video.data.lists.row_paths import Refusal, checked_paths
-from mvit_video.errors import AnnotationError
+from mvit_video.errors import AnnotationError, clipped
 
 __all__ = ["VIDEO_SUFFIXES", "VideoList", "VideoRecord", "checked_list", "list_place", "read_videos"]
 
@@ -46,7 +46,7 @@ def read_videos(
     if need_labels and not any(row.label for row in listing.rows):
         raise AnnotationError(
             f"{place}: none of its {len(listing.rows)} videos has a label, row {listing.rows[0].number} is "
-            f"'{listing.rows[0].path}', wanted a path and a label (lists without labels are for prediction)"
+            f"'{clipped(listing.rows[0].path)}', wanted a path and a label (lists without labels are for prediction)"
         )
     to_labels = _labeller(names, listing.by_name, need_labels, place)
     paths, note = checked_paths(listing.rows, root, place, follow_links, written=read.paths == "files")
@@ -189,7 +189,7 @@ def _label(
     if label is None and not number:
         known = f"one of the {num_classes} class names" if num_classes else ""
         wanted = " or ".join(filter(None, ["" if by_name else "a whole number from 0", known]))
-        raise AnnotationError(f"{where} has the label '{text}', wanted {wanted}")
+        raise AnnotationError(f"{where} has the label '{clipped(text)}', wanted {wanted}")
     if label is None or label >= (num_classes or MAX_CLASSES):
         known = f"there are {num_classes} classes, 0 to {num_classes - 1}"
         without = f"labels without class names go to {MAX_CLASSES - 1}: put classes.txt beside the list"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from mvit_video.data.lists.files import links_out
 from mvit_video.data.lists.formats import Row
-from mvit_video.errors import AnnotationError
+from mvit_video.errors import AnnotationError, clipped
 
+MOST_LETTERS = 4096
 PLAYLISTS = frozenset({".m3u8", ".m3u", ".pls", ".ffconcat", ".concat", ".mpd", ".sdp", ".xspf", ".asx", ".smil"})
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -71,6 +72,8 @@ class _PathsInside:
             if (reason := self._why_not(text)) is not None:
                 return Refusal(text, reason)
             text = self._relative(text)
+        if len(text) > MOST_LETTERS:
+            return Refusal(clipped(text), f"is longer than the {MOST_LETTERS:,} letters that a path may have")
         if os.path.splitext(text)[1].lower() in PLAYLISTS:
             return Refusal(text, "is a playlist, which names other files or addresses: wanted a video")
         return text

@@ -11,6 +11,8 @@ from mvit_video.data.lists.formats import Listing, Row
 from mvit_video.data.lists.text import EXCEL_SEPARATOR, read_text
 from mvit_video.errors import AnnotationError
 
+MOST_LETTERS = 10_000  # of a row; a path has 4,096 at most
+
 _SUFFIX = "|".join(sorted(suffix[1:] for suffix in VIDEO_SUFFIXES))
 _SEPARATED = r"(?:(\s*[,;\t]\s*| +)(.*))?"
 _VIDEO_ROW = re.compile(rf"(.*\.(?:{_SUFFIX})){_SEPARATED}", re.IGNORECASE)
@@ -39,6 +41,10 @@ class PathLabelRows:
         for number, line in enumerate(lines, 1):
             if not line.strip(',;\t "'):
                 continue
+            if len(line) > MOST_LETTERS:
+                raise AnnotationError(
+                    f"{path}: row {number} has {len(line):,} letters, above the limit of {MOST_LETTERS:,}"
+                )
             row, raw_frames = _row(number, line, f"{path}: row {number}")
             counted.add(raw_frames)
             if len(counted) > 1:

@@ -126,12 +126,15 @@ def test_a_table_without_labels_is_for_prediction(tmp_path):
         (b"C:\\data\\a.mp4,0\n", "row 1 is .*, which is a path of a Windows drive"),
         (b"\\\\server\\share\\a.mp4,0\n", "row 1 is .*, which is an absolute path outside of the data root"),
         (b",,,\n;;\n", "holds no videos"),
+        (b"a" * 5_000_000, "row 1 has 5,000,000 letters, above the limit of 10,000"),
+        (b'"' + b"a/" * 2500 + b'b.mp4",0\n', "row 1 is '.*', which is longer than the 4,096 letters that a path may have"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named_with_its_row(tmp_path, text, message):
     with pytest.raises(AnnotationError) as caught:
         read(tmp_path, text)
     assert re.search(f"list.csv: {message}", str(caught.value)) and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 def test_official_lists_that_went_through_excel_are_read(tmp_path):
