@@ -1,7 +1,5 @@
 """PySlowFast's MViT files as ours. The texts below are written here, with the values that the published files have."""
 
-import inspect
-
 import pytest
 import torch
 import yaml
@@ -15,9 +13,7 @@ from mvit_video.config.schema import Config
 from mvit_video.config.slowfast import convert_slowfast
 from mvit_video.config.slowfast_keys import MVITV1, MVITV2, SIZES
 from mvit_video.errors import ConfigError
-from mvit_video.model.mvit import MViT
-from mvit_video.model.mvit_variants import VARIANTS
-from mvit_video.model.registry import model_arguments
+from mvit_video.model.registry import model_entry
 
 STARTS = {"s": (16, [1, 3, 14]), "b": (24, [2, 5, 21]), "l": (48, [2, 8, 44])}
 IMAGENET = {"MEAN": [0.485, 0.456, 0.406], "STD": [0.229, 0.224, 0.225]}
@@ -242,9 +238,7 @@ def test_the_named_sizes_are_those_that_the_registry_has():
 
 
 def check_variant(name: str, wanted: dict) -> None:
-    defaults = {key: parameter.default for key, parameter in inspect.signature(MViT.__init__).parameters.items()}
-    found = defaults | model_arguments(name)
-    assert name in VARIANTS
+    found = model_entry(name).defaults
     assert {
         key: list(value) if isinstance(value, tuple) else value for key, value in found.items() if key in wanted
     } == wanted

@@ -8,10 +8,11 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from numbered_video import read_number, write_numbered
+from PIL import Image
 from two_processes import environment
 
 from mvit_video.config.load import load_config
-from mvit_video.config.schema import DataSettings
+from mvit_video.config.schema import DataSettings, InputSettings
 from mvit_video.data import dataset as dataset_module
 from mvit_video.data.dataset import (
     BadVideo,
@@ -409,3 +410,14 @@ def test_a_program_that_an_error_ends_in_the_middle_of_its_batches_does_not_wait
         [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120, env=environment()
     )
     assert done.returncode == 1 and "the device is gone" in done.stderr
+
+
+def test_a_picture_that_no_crop_fits_into_within_bounds_is_a_bad_video_with_its_name(tmp_path):
+    """Folders of pictures: one is a line of 600 pixels."""
+    (tmp_path / "line").mkdir()
+    Image.fromarray(np.zeros((1, 600, 3), np.uint8)).save(tmp_path / "line/1.png")
+    videos = VideoList((VideoRecord("line", 0, 1),), ("a",), "list.csv")
+    bad = ViewDataset(
+        videos, VideoFiles(str(tmp_path)), InputSettings(num_frames=2, crop_size=300, short_side=300), 1, 1, "return"
+    )[0]
+    assert isinstance(bad, BadVideo) and bad.reason.startswith("line: its pictures of 600×1 pixels would be scaled to")
