@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from rich.table import Table
 
 from mvit_video.cli.common import add_checkpoint, add_device, add_output, at_least_one, complain, console, say
+from mvit_video.data.lists.text import lines_of
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.printable import csv_text, json_text, printable
 
@@ -25,7 +26,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
     _check_words(arguments)
     source = _live_source(arguments) if arguments.stream else None
-    paths = find_videos(_named(arguments.paths))
+    paths = find_videos(_named(arguments.paths), lambda note: say(f"note: {note}"))
     predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, arguments.protocol)
     if source is not None:
         return _predict_stream(predictor, source, arguments)
@@ -72,7 +73,7 @@ def _named(paths: Iterable[str]) -> Iterator[str]:
     """The paths, and for - those that stand on standard input, one a line, in the bytes of the file system."""
     for path in paths:
         if path == "-":
-            yield from (os.fsdecode(line).rstrip("\r\n") for line in sys.stdin.buffer if line.strip())
+            yield from (os.fsdecode(line).rstrip("\r\n") for line in lines_of(sys.stdin.buffer) if line.strip())
         else:
             yield path
 

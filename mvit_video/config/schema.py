@@ -179,6 +179,8 @@ class ListSettings(Settings):
     """The same for the classes."""
     split_group: str | None = None
     """Regular expression for file names: videos in which it (or its first group) finds the same text stay on one side of that split."""
+    follow_links: bool = True
+    """Read videos behind symbolic links that lead out of root, as on many clusters; false refuses them."""
     allow_missing: bool = False
     """Go on where files of a list are missing: left out of training, counted as wrong in evaluation, written to missing.txt."""
 

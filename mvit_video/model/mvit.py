@@ -26,6 +26,7 @@ from mvit_video.model.ops.linear import Linear
 from mvit_video.model.ops.norm import LayerNorm
 from mvit_video.model.ops.pooling import max_pool, project_and_pool
 from mvit_video.model.relative_position import table_rows
+from mvit_video.model.token_mixing import Mixing, block_mixing, mixed_attention, plan_mixing
 
 LAYER_NORM_EPS = 1e-6
 
@@ -54,6 +55,7 @@ class BlockPlan:
     q_stride: Grid
     kv_stride: Grid
     drop_path: float
+    mixing: Mixing
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class PooledAttention(nn.Module):
         dim, head_dim = plan.dim_attention, plan.dim_attention // plan.num_heads
         self.num_heads, self.scale = plan.num_heads, head_dim**-0.5
         self.attend, self.residual_pooling = ATTENTION[style.attention], style.residual_pooling
+        self.mixing, self.strides = plan.mixing, (plan.q_stride, plan.kv_stride)
         self.qkv = Linear(plan.dim, 3 * dim)
         self.proj = Linear(dim, dim)
         for name, stride in (("q", plan.q_stride), ("k", plan.kv_stride), ("v", plan.kv_stride)):
@@ -110,7 +113,8 @@ class PooledAttention(nn.Module):
         """(B, N, C) with thw -> (B, N', C'): as many tokens as the pooled queries."""
         pools = ((self.pool_q, self.norm_q), (self.pool_k, self.norm_k), (self.pool_v, self.norm_v))
         q, k, v = project_and_pool(x, thw, self.qkv, pools, self.num_heads)
-        out = self.attend(q, k, v, (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w), self.scale)  # (B, N', h, d)
+        tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
+        out = mixed_attention(self.attend, self.mixing, self.strides, q, k, v, tables, self.scale)  # (B, N', h, d)
         if self.residual_pooling:
             out = add_residual(out, q)
         return self.proj(out.flatten(2))
@@ -193,6 +197,9 @@ class MViTArguments:
     positions: "relative", decomposed, in every attention (MViTv2), or "absolute", added once (MViTv1).
     residual_pooling: add the pooled queries to the attention's output (MViTv2).
     pool_all_queries: pool queries in every block (MViTv2), or only where they are strided (MViTv1).
+    token_mixing: which tokens see each other, for the network or, in a list, for each stage: "all", "hwin",
+        "window 8x7x7", "shifted 8x7x7", "grid 8x7x7", "stripes 8x7", or several with commas between, which take turns.
+        See `model/token_mixing.py`.
     attention: "flash" (fast, no N×M matrix) or "reference" (the plain formula); equal to rounding.
     activation_checkpointing: keep only each block's input for the backward pass and compute the rest again.
     """
@@ -217,6 +224,7 @@ class MViTArguments:
     positions: str = "relative"
     residual_pooling: bool = True
     pool_all_queries: bool = True
+    token_mixing: str | Sequence[str] = "all"
     attention: str = "flash"
     activation_checkpointing: bool = False
 
@@ -235,6 +243,9 @@ class MViTArguments:
         check_choice("attention", self.attention, ATTENTION)
         check_choice("positions", self.positions, ("relative", "absolute"))
         check_choice("width_growth", self.width_growth, ("attention", "mlp"))
+        if not isinstance(self.token_mixing, str):
+            object.__setattr__(self, "token_mixing", tuple(self.token_mixing))
+        self.block_plans()
         for name in three:  # lists of a file become what compares and hashes
             object.__setattr__(self, name, _grid(getattr(self, name)))
         object.__setattr__(self, "depths", tuple(self.depths))
@@ -287,6 +298,7 @@ class MViTArguments:
         """Width, heads, grid and strides of every block."""
         plans: list[BlockPlan] = []
         dim, grid, kv, total = self.embed_dim, self.grid, _grid(self.kv_stride), sum(self.depths)
+        mixings = plan_mixing(self.token_mixing, self.depths)
         for stage, depth in enumerate(self.depths):
             for place in range(depth):
                 starts, ends = stage > 0 and place == 0, place == depth - 1 and stage < len(self.depths) - 1
@@ -295,7 +307,9 @@ class MViTArguments:
                 dim_attention = self.embed_dim * 2**stage if self.width_growth == "attention" else dim
                 dim_out = 2 * dim if self.width_growth == "mlp" and ends else dim_attention
                 drop_path = self.drop_path_rate * len(plans) / max(total - 1, 1)
-                plans.append(BlockPlan(dim, dim_attention, dim_out, self.num_heads * 2**stage, grid, q, kv, drop_path))
+                heads, last = self.num_heads * 2**stage, stage == len(self.depths) - 1
+                mixing, keys = block_mixing(mixings[len(plans)], _divide(grid, q), q, kv, heads, last)
+                plans.append(BlockPlan(dim, dim_attention, dim_out, heads, grid, q, keys, drop_path, mixing))
                 dim, grid = dim_out, _divide(grid, q)
         return plans
 

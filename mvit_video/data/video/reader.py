@@ -27,7 +27,8 @@ class VideoReader:
     """The frames of one video.
 
     Args:
-        path: a local file or frame folder. With `root`, relative to it, and refused where it leads out of it.
+        path: a local file or frame folder. With `root`, relative to it, and refused where it leads out of it by `..`; links are
+            followed.
         backend: "pyav", "decord" or "frames", or what makes a Backend of (file, root). A folder is read as frames whatever the backend.
             decord carries an old FFmpeg: for files of your own only.
         whole: False, for "pyav", also takes a file that is cut short, as far as it goes; `reader.shortfall` then says so.
@@ -223,7 +224,7 @@ def _existing(path: str, root: str | Path | None) -> Path:
         raise Unreadable("no such file")
     file = Path(path) if root is None else Path(root) / path
     try:
-        if root is not None and _leads_out(path, file, Path(root)):
+        if root is not None and (Path(path).is_absolute() or ".." in Path(path).parts):
             raise Unreadable(f"leads out of the data root '{root}': paths in lists are relative to it, without '..'")
         if file.is_dir():
             return file.absolute()
@@ -236,10 +237,6 @@ def _existing(path: str, root: str | Path | None) -> Path:
     except (OSError, RuntimeError) as reason:  # RuntimeError: a link to itself
         raise Unreadable(f"cannot be opened ({short_reason(reason)})") from None
     return file.absolute()
-
-
-def _leads_out(path: str, file: Path, root: Path) -> bool:
-    return Path(path).is_absolute() or ".." in Path(path).parts or not file.resolve().is_relative_to(root.resolve())
 
 
 def _fresh(shape: tuple[int, ...]) -> np.ndarray:

@@ -54,11 +54,12 @@ class Weights:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names in label order where they are known: the card's, or the shipped list of that length."""
+        """Names in label order where they are known: the card's, or those of a public file. Their number tells nothing."""
         if self.card is not None:
             return self.card.classes
-        shipped = {400: "kinetics400", 174: "ssv2"}.get(self.num_classes or 0)
-        return published_classes(shipped) if shipped else None
+        if self.entry is None or self.entry.classes is None or self.entry.num_classes != self.num_classes:
+            return None
+        return published_classes(self.entry.classes)
 
 
 @dataclass(frozen=True)
