@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-integration test-long lint clean
+.PHONY: install demo test test-integration test-long test-oldest lint clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,20 @@ test-integration: install
 test-long: install
 	$(BIN)/python -m pytest -m long
 
+# The lower bounds of pyproject.toml, in an environment of their own, and what of the tests rests on these packages.
+OLDEST := .venv-oldest
+
+$(OLDEST)/.installed: pyproject.toml setup.py tools/oldest.py
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) tools/oldest.py > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install $(PIP_ARGS) --quiet --constraint $(OLDEST)/oldest.txt --editable ".[export,serve]" \
+		"pytest>=8" "pytest-xdist>=3.6" filelock setuptools
+	touch $@
+
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -m "not integration and not long" --numprocesses 2 --dist worksteal \
+		tests/test_doctor.py tests/data tests/inference/test_predictor.py tests/inference/test_export.py tests/model/test_mvit.py
+
 # What programs import: `mvit_video` itself, the modules of the names that it hands on, and of what those hold.
 PUBLIC := __init__.py api.py config/schema.py data/dataset.py data/lists/records.py data/make_loader.py \
 	data/transform_registry.py data/video/reader.py engine/losses.py engine/trackers.py evaluation/results.py \
@@ -43,4 +57,4 @@ lint: install
 	$(BIN)/mypy --strict --follow-imports=silent $(addprefix mvit_video/,$(PUBLIC))
 
 clean:
-	rm -rf $(VENV) demo_output
+	rm -rf $(VENV) $(OLDEST) demo_output

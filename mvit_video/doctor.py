@@ -1,31 +1,27 @@
 """Whether this installation and machine can do the work: versions, decoders tried on clips made here, GPU, limits.
 
-Each check says what it found and, where something is wrong, the cure.
+Each check says what it found and, where something is wrong, the cure. What may be broken is imported where it is looked at,
+and looked at in a process of its own: one that raises, crashes or hangs is what it is here to find.
 """
 
+import json
 import os
 import platform
 import re
 import resource
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import av
-import numpy as np
-import torch
-from av.video.stream import VideoStream
-from PIL import Image
-
-from mvit_video.compat import import_pytorchvideo, import_torchvision
-from mvit_video.data.video.reader import BACKENDS, VideoReader
 from mvit_video.download import CACHE_VARIABLE, cache_folder
 from mvit_video.errors import ConfigError, DecodeError
-from mvit_video.model.ops.device import KERNELS_CURE, try_kernels
 from mvit_video.version import __version__
 
 OK, NOTE, BROKEN = "ok", "note", "broken"
@@ -38,6 +34,7 @@ FAR_OFF = GREY_STEP / 4
 LEAST_SHARED_MEMORY = 2**30
 LEAST_FILES = 1024
 SECONDS_FOR_DRIVER = 20
+SECONDS_FOR_PART = 180
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,43 @@ class Check:
 
 def examine() -> list[Check]:
     """Every check, in the order in which people read them."""
-    return [*_versions(), *_decoders(), *_gpu(), *_limits()]
+    own = Check("mvit_video", __version__)
+    system = Check("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    apart = [check for part in PARTS for check in looked_at_apart(part)]
+    return [own, system, *_survived("packages", _packages), *apart, *_survived("limits", _limits)]
+
+
+def looked_at_apart(part: str, seconds: float = SECONDS_FOR_PART) -> list[Check]:
+    """The checks of one of PARTS, made in another process; the last says how it ended, where it did not end well."""
+    command = [sys.executable, "-m", "mvit_video.doctor", part]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [*sys.path, os.environ.get("PYTHONPATH")]))}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=seconds, env=environment
+        )
+        output, code, last = done.stdout, done.returncode, done.stderr.strip().splitlines()[-1:]
+    except subprocess.TimeoutExpired as reason:
+        output = reason.stdout.decode(errors="replace") if isinstance(reason.stdout, bytes) else reason.stdout or ""
+        code, last = None, []
+    found = [Check(**json.loads(line)) for line in output.splitlines() if line.startswith("{")]
+    if code == 0:
+        return found
+    how = f"gave no answer within {seconds:.0f} s" if code is None else f"ended with code {code}"
+    if code is not None and code < 0:
+        how = f"died ({signal.Signals(-code).name})"
+    after = f" after '{found[-1].name}'" if found else ""
+    what = f"the process that looked at it {how}{after}" + (f": {last[0][:160]}" if last else "")
+    _, cure, state = PARTS[part]
+    return [*found, Check(part, what, state, cure)]
+
+
+def _survived(name: str, look: Callable[[], Iterator[Check]], cure: str = "", state: str = BROKEN) -> Iterator[Check]:
+    """The checks up to one that raises, and what it raised."""
+    try:
+        yield from look()
+    except Exception as reason:
+        line = (str(reason).strip() or "no reason given").splitlines()[0]
+        yield Check(name, f"cannot be looked at ({type(reason).__name__}: {line[:160]})", state, cure)
 
 
 def as_dict(checks: list[Check]) -> dict:
@@ -65,23 +98,63 @@ def works(checks: list[Check]) -> bool:
     return all(check.state != BROKEN for check in checks)
 
 
-def _versions() -> Iterator[Check]:
-    yield Check("mvit_video", __version__)
-    yield Check("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    yield torch_check(torch.__version__)
-    yield numpy_check(lambda: torch.from_numpy(np.ones(2, np.float32)).sum().item())
-    yield _import_check("torchvision", import_torchvision, _torchvision_note)
-    yield _import_check("pytorchvideo", import_pytorchvideo, _pytorchvideo_note)
-    libraries = ", ".join(f"{name} {'.'.join(map(str, number))}" for name, number in _ffmpeg().items())
-    yield Check("av", f"{av.__version__} with {libraries}")
+def _packages() -> Iterator[Check]:
     for name in ("decord", "fvcore", "iopath", "safetensors"):
         yield _installed(name)
     for name, extra in OPTIONAL.items():
         yield _installed(name, extra)
 
 
-def _ffmpeg() -> dict[str, tuple[int, ...]]:
-    return {name: av.library_versions[name] for name in ("libavcodec", "libavformat", "libswscale")}
+def _torch() -> Iterator[Check]:
+    """torch, numpy beside it, the cores that they take, and the GPU."""
+    import torch
+
+    yield torch_check(torch.__version__)
+    yield _numpy()
+    yield cores_check(_usable_cores(), os.cpu_count() or 1, torch.get_num_threads())
+    yield from _gpu()
+
+
+def _numpy() -> Check:
+    import numpy as np
+    import torch
+
+    return numpy_check(lambda: torch.from_numpy(np.ones(2, np.float32)).sum().item(), np.__version__)
+
+
+def _torchvision() -> Iterator[Check]:
+    from mvit_video.compat import import_pytorchvideo, import_torchvision
+
+    yield _import_check("torchvision", import_torchvision, _torchvision_note)
+    yield _import_check("pytorchvideo", import_pytorchvideo, _pytorchvideo_note)
+
+
+def _av() -> Iterator[Check]:
+    """PyAV, and its decoders on clips made here."""
+    import av
+
+    libraries = ", ".join(
+        f"{name} {'.'.join(map(str, av.library_versions[name]))}"
+        for name in ("libavcodec", "libavformat", "libswscale")
+    )
+    yield av_check(av.__version__, libraries)
+    with TemporaryDirectory(prefix="mvit_video_doctor_") as folder:
+        yield decoder_check("pyav", "JPEG", trial_pictures(Path(folder) / "frames"))
+        for codec in CODECS:
+            yield decoder_check("pyav", codec, trial_clip(Path(folder), codec))
+
+
+def av_check(text: str, libraries: str) -> Check:
+    """PyAV from 17: earlier ones do not tell what a container lists, nor take the number of a conversion's threads."""
+    if _number(text) < (17, 0):
+        return Check("av", f"{text} with {libraries}", BROKEN, "every video would fail: install av 17 or newer")
+    return Check("av", f"{text} with {libraries}")
+
+
+def _decord() -> Iterator[Check]:
+    with TemporaryDirectory(prefix="mvit_video_doctor_") as folder:
+        for codec in CODECS:
+            yield decoder_check("decord", codec, trial_clip(Path(folder), codec))
 
 
 def _number(text: str) -> tuple[int, int]:
@@ -99,15 +172,13 @@ def torch_check(text: str) -> Check:
     return Check("torch", text)
 
 
-def numpy_check(hand_over: Callable[[], object]) -> Check:
+def numpy_check(hand_over: Callable[[], object], text: str) -> Check:
     """numpy, and whether torch takes its arrays: a torch built for numpy 1 refuses those of numpy 2."""
     try:
         hand_over()
     except RuntimeError as reason:
-        return Check(
-            "numpy", f"{np.__version__}, refused by torch ({reason})", BROKEN, "install numpy below 2, or a newer torch"
-        )
-    return Check("numpy", np.__version__)
+        return Check("numpy", f"{text}, refused by torch ({reason})", BROKEN, "install numpy below 2, or a newer torch")
+    return Check("numpy", text)
 
 
 def _import_check(name: str, load: Callable[[], object], note: Callable[[str], Check]) -> Check:
@@ -120,6 +191,10 @@ def _import_check(name: str, load: Callable[[], object], note: Callable[[str], C
 
 
 def _torchvision_note(text: str) -> Check:
+    import torch
+
+    from mvit_video.compat import import_torchvision
+
     return torchvision_check(torch.__version__, text, import_torchvision("torchvision.extension")._has_ops())
 
 
@@ -153,20 +228,12 @@ def _installed(name: str, extra: str = "") -> Check:
         return Check(name, "not installed", BROKEN if needed else NOTE, f"run 'pip install {name}'" if needed else "")
 
 
-def _decoders() -> Iterator[Check]:
-    """Every decoder on a clip of each codec, frame by frame against what was written."""
-    with TemporaryDirectory(prefix="mvit_video_doctor_") as folder:
-        clips = {name: trial_clip(Path(folder), name) for name in CODECS}
-        for backend in BACKENDS:
-            if backend == "frames":
-                yield decoder_check("pyav", "JPEG", trial_pictures(Path(folder) / "frames"))
-                continue
-            for codec, clip in clips.items():
-                yield decoder_check(backend, codec, clip)
-
-
 def trial_clip(folder: Path, codec: str) -> Path | None:
     """A short clip whose frames get brighter step by step; None where this FFmpeg cannot encode it."""
+    import av
+    import numpy as np
+    from av.video.stream import VideoStream
+
     path = folder / f"{codec}.{'webm' if codec == 'VP9' else 'mp4'}"
     try:
         with av.open(str(path), "w") as container:
@@ -186,6 +253,9 @@ def trial_clip(folder: Path, codec: str) -> Path | None:
 
 def trial_pictures(folder: Path) -> Path:
     """The same as a folder of JPEG pictures."""
+    import numpy as np
+    from PIL import Image
+
     folder.mkdir()
     for number, grey in enumerate(_greys(), 1):
         Image.fromarray(np.full((48, 64, 3), grey, np.uint8)).save(folder / f"{number:05}.jpg")
@@ -196,26 +266,33 @@ def _greys() -> list[int]:
     return [20 + GREY_STEP * number for number in range(TRIAL_FRAMES)]
 
 
-def decoder_check(backend: str, codec: str, clip: Path | None) -> Check:
-    """Whether the frames of a trial clip come out as they were written. Only what needs no decord is needed."""
+def decoder_check(backend: str, codec: str, clip: Path | None, reader: Callable[..., Any] | None = None) -> Check:
+    """Whether the frames of a trial clip come out as they were written. Only what needs no decord is needed.
+
+    `reader` stands in for VideoReader.
+    """
+    from mvit_video.data.video.reader import VideoReader
+
     name = f"{backend}: {codec}" if codec != "JPEG" else "frame folders: JPEG"
     if clip is None:
         return Check(name, "not tried: this FFmpeg has no encoder for it")
     cure = "run 'pip install --force-reinstall av'" if backend == "pyav" else "use data.decoder=pyav for such files"
     state = BROKEN if backend == "pyav" and codec in NEEDED else NOTE
     try:
-        with VideoReader(clip, backend=backend) as reader:
-            frames = reader.frames(range(len(reader)))
+        with (reader or VideoReader)(clip, backend=backend) as video:
+            frames = video.frames(range(len(video)))
     except DecodeError as reason:
         found = str(reason).removeprefix(f"{clip}: ")
         return Check(name, found, state, "" if "data.decoder=" in found else cure)
     greys = frames.mean((1, 2, 3))
-    if len(greys) != TRIAL_FRAMES or np.abs(greys - _greys()).max() > FAR_OFF:
+    if len(greys) != TRIAL_FRAMES or abs(greys - _greys()).max() > FAR_OFF:
         return Check(name, f"gives other frames than were written ({len(greys)} of {TRIAL_FRAMES})", state, cure)
     return Check(name, f"{TRIAL_FRAMES} of {TRIAL_FRAMES} frames right")
 
 
 def _gpu() -> Iterator[Check]:
+    import torch
+
     driver = nvidia_driver()
     if not torch.cuda.is_available():
         yield no_gpu_check(driver, torch.version.cuda)
@@ -238,6 +315,8 @@ def nvidia_driver() -> str | None:
 
 def no_gpu_check(driver: str | None, cuda: str | None) -> Check:
     """No GPU is no fault; one that torch cannot use is worth a note."""
+    import torch
+
     if driver is None:
         return Check("GPU", "none: networks run on the CPU")
     if cuda is None:
@@ -248,6 +327,8 @@ def no_gpu_check(driver: str | None, cuda: str | None) -> Check:
 
 
 def gpu_check(number: int, driver: str | None) -> Check:
+    import torch
+
     properties = torch.cuda.get_device_properties(number)
     bf16 = "bf16" if properties.major >= 8 else "no bf16: use train.precision=fp32"
     memory = f"{properties.total_memory / 2**30:.0f} GiB"
@@ -261,16 +342,19 @@ def gpu_check(number: int, driver: str | None) -> Check:
     return Check(f"GPU {number}", found) if right else Check(f"GPU {number}", f"{found}: computes wrongly", BROKEN)
 
 
-def kernels_check(device: torch.device) -> Check:
-    """Whether the networks' own kernels run; without them they do the same, slowly."""
+def kernels_check(device) -> Check:
+    """Whether the networks' own kernels run on a torch.device; without them they do the same, slowly."""
+    from mvit_video.model.ops.device import KERNELS_CURE, try_kernels
+
     _, reason = try_kernels(device)
     return Check("GPU kernels", reason, NOTE, KERNELS_CURE) if reason else Check("GPU kernels", "run")
 
 
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _limits() -> Iterator[Check]:
-    present = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else present
-    yield cores_check(usable, present, torch.get_num_threads())
     if Path("/dev/shm").is_dir():
         yield shared_memory_check(shutil.disk_usage("/dev/shm").free)
     yield files_check(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -309,3 +393,17 @@ def cache_check(folder: Path) -> Check:
         cure = f"set {CACHE_VARIABLE} to a folder that can be written"
         return Check("downloads", f"{folder} cannot be written", NOTE, cure)
     return Check("downloads", f"{folder}, {shutil.disk_usage(place).free / 1e9:.0f} GB free")
+
+
+PARTS: dict[
+    str, tuple[Callable[[], Iterator[Check]], str, str]
+] = {  # name → checks; cure and state where they come to nothing
+    "torch": (_torch, "run 'pip install --force-reinstall torch numpy'", BROKEN),
+    "torchvision": (_torchvision, "install the torchvision that matches torch, and pytorchvideo", BROKEN),
+    "av": (_av, "run 'pip install --force-reinstall \"av>=17\" numpy pillow'", BROKEN),
+    "decord": (_decord, "use data.decoder=pyav", NOTE),
+}
+
+if __name__ == "__main__":
+    for check_ in _survived(sys.argv[1], *PARTS[sys.argv[1]]):
+        print(json.dumps(asdict(check_)), flush=True)

@@ -1,13 +1,14 @@
 import json
+import re
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import av
-import numpy as np
 import pytest
 import torch
 
 from mvit_video import cli, compat, doctor
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.doctor import BROKEN, NOTE, OK, Check
 
 
@@ -33,19 +34,16 @@ def test_a_broken_part_is_named_with_its_cure_and_the_exit_code_is_one(capsys, m
     assert json.loads((tmp_path / "doctor.json").read_text())["ok"] is False
 
 
-def test_a_decoder_that_fails_or_gives_other_frames_is_found_out(tmp_path, monkeypatch):
+def test_a_decoder_that_fails_or_gives_other_frames_is_found_out(tmp_path):
     clip = doctor.trial_clip(tmp_path, "MPEG-4")
     assert doctor.decoder_check("pyav", "MPEG-4", clip).state == OK
-    reader = doctor.VideoReader
 
-    class Darker(reader):
+    class Darker(VideoReader):
         def frames(self, indices):
             return super().frames(indices) // 2
 
-    monkeypatch.setattr(doctor, "VideoReader", Darker)
-    check = doctor.decoder_check("pyav", "MPEG-4", clip)
+    check = doctor.decoder_check("pyav", "MPEG-4", clip, Darker)
     assert check.state == BROKEN and "gives other frames than were written" in check.found and "install" in check.cure
-    monkeypatch.setattr(doctor, "VideoReader", reader)
     clip.write_bytes(b"no video")
     check = doctor.decoder_check("pyav", "MPEG-4", clip)
     assert check.state == BROKEN and check.found.startswith("cannot be opened as a video")
@@ -65,6 +63,8 @@ def test_a_missing_encoder_leaves_a_decoder_untried(tmp_path, monkeypatch):
         (doctor.torch_check("2.9.1+cu126"), BROKEN, ("2.9.1", "install torch 2.10 or newer")),
         (doctor.torch_check("2.10.0"), OK, ("2.10.0",)),
         (doctor.torch_check("3.0.0"), OK, ("3.0.0",)),
+        (doctor.av_check("16.1.0", "libavcodec 62.11.100"), BROKEN, ("16.1.0", "install av 17 or newer")),
+        (doctor.av_check("17.0.0", "libavcodec 62.11.100"), OK, ("17.0.0",)),
         (doctor.torchvision_check("2.13.0+cpu", "0.28.0", True), OK, ("0.28.0",)),
         (doctor.torchvision_check("2.13.0", "0.25.0", True), NOTE, ("made for another torch", "torchvision 0.28 from")),
         (doctor.torchvision_check("2.13.0", "0.28.0", False), NOTE, ("operators do not match torch", "0.28")),
@@ -96,18 +96,17 @@ def test_a_torch_that_refuses_numpy_is_broken():
     def refuse():
         raise RuntimeError("Numpy is not available")
 
-    check = doctor.numpy_check(refuse)
-    assert check.state == BROKEN and np.__version__ in check.found and "numpy below 2" in check.cure
+    check = doctor.numpy_check(refuse, "2.0.1")
+    assert check.state == BROKEN and "2.0.1" in check.found and "numpy below 2" in check.cure
 
 
 def test_packages_that_are_missing_or_cannot_be_imported_are_named(monkeypatch):
     def refuse(*_):
         raise compat._cannot("torchvision", ImportError("libc: too old"), "install the torchvision that matches")
 
-    monkeypatch.setattr(doctor, "import_torchvision", refuse)
-    found = {check.name: check for check in doctor._versions()}
-    assert found["torchvision"].state == BROKEN and "libc: too old" in found["torchvision"].found
-    assert found["torchvision"].cure == "install the torchvision that matches"
+    check = doctor._import_check("torchvision", refuse, None)
+    assert check.state == BROKEN and "libc: too old" in check.found
+    assert check.cure == "install the torchvision that matches"
 
     def none(name):
         raise PackageNotFoundError(name)
@@ -133,3 +132,35 @@ def test_the_report_of_a_missing_folder_comes_before_the_work(capsys, tmp_path, 
     monkeypatch.setattr(doctor, "examine", lambda: pytest.fail("looked first"))
     assert cli.main(["doctor", "--json", str(tmp_path / "no/doctor.json")]) == 1
     assert "there is no folder" in capsys.readouterr().err
+
+
+BROKEN_MODULES = {
+    "raises": (
+        "raise AttributeError('no such thing in this release')",
+        "AttributeError: no such thing in this release",
+    ),
+    "is not there": ("raise ModuleNotFoundError('No module named av')", "ModuleNotFoundError"),
+    "crashes": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", r"died \(SIGSEGV\)"),
+    "ends the program": ("import os; os._exit(3)", "ended with code 3"),
+    "hangs": ("import time; time.sleep(60)", "gave no answer within 2 s"),
+    "is of an old release": ("__version__, library_versions = '9.0', {}", "KeyError"),
+}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", BROKEN_MODULES)
+def test_doctor_survives_a_package_that(kind, tmp_path, monkeypatch):
+    code, words = BROKEN_MODULES[kind]
+    (tmp_path / "av.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    [check] = doctor.looked_at_apart("av", seconds=2 if kind == "hangs" else 60)
+    assert (check.name, check.state) == ("av", BROKEN) and re.search(words, check.found)
+    assert "pip install --force-reinstall" in check.cure
+
+
+@pytest.mark.integration
+def test_what_was_found_before_a_crash_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "PIL.py").write_text("import os; os._exit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    first, last = doctor.looked_at_apart("av")
+    assert (first.name, first.state) == ("av", OK) and "after 'av'" in last.found
