@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mvit_video.version import __version__
 
 if TYPE_CHECKING:
+    from mvit_video.data.lists.formats import Listing, Row, register_list_reader
     from mvit_video.data.transform_registry import register_transform
     from mvit_video.data.video.reader import VideoReader
     from mvit_video.engine.losses import register_loss
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Capabilities",
+    "Listing",
     "Predictor",
+    "Row",
     "VideoReader",
     "__version__",
     "build_model",
     "list_models",
     "load_weights",
     "register_exporter",
+    "register_list_reader",
     "register_loss",
     "register_model",
     "register_tracker",
@@ -35,7 +39,10 @@ __all__ = [
 # Imported where they are first used: the processes that decode need neither torch nor the networks.
 _MODULES = {
     "Capabilities": "mvit_video.model.registry",
+    "Listing": "mvit_video.data.lists.formats",
     "Predictor": "mvit_video.inference.predictor",
+    "Row": "mvit_video.data.lists.formats",
+    "register_list_reader": "mvit_video.data.lists.formats",
     "VideoReader": "mvit_video.data.video.reader",
     "build_model": "mvit_video.model.registry",
     "list_models": "mvit_video.model.registry",
