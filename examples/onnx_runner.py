@@ -4,7 +4,8 @@
     python examples/onnx_runner.py model.onnx video.mp4 another.mp4
 
 Prints a line of JSON for each video. Frames, scaling, crops and scores are those of `mvit-video predict`, so the answers
-are the same. This file is meant to be copied and changed.
+are the same. A video with damage anywhere is refused; that a file is cut short, or lacks a part that FFmpeg jumps over, is for
+`mvit-video verify` to find. This file is meant to be copied and changed.
 """
 
 # N frames of a video, T frames of a clip, H/W pixels, V views (clips × crops), K classes
@@ -13,13 +14,15 @@ import argparse
 import json
 import math
 import sys
+from itertools import pairwise
 
 import av
 import numpy as np
 import onnxruntime
 
-CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,flv,ogg,3gp"
+CONTAINERS = "mov,3gp,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,gif,yuv4mpegpipe,mxf,dv,ivf"  # FFmpeg's names
 MOST_PIXELS = 36_000_000
+LEAP = 10  # seconds from one frame of a broadcast to the next that are a jump of its clock
 
 
 class Runner:
@@ -124,48 +127,84 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def open_video(path: str):
-    """The container and its first video stream that is no cover picture; only local files of known containers."""
+    """The container and its default video stream that is no cover picture; only local files of known containers."""
     container = av.open(path, options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS})
-    cover = av.stream.Disposition.attached_pic
-    stream = next((stream for stream in container.streams.video if not stream.disposition & cover), None)
-    if stream is None:
+    kinds = av.stream.Disposition
+    streams = [stream for stream in container.streams.video if not stream.disposition & kinds.attached_pic]
+    stream = next((each for each in streams if each.disposition & kinds.default), streams[0] if streams else None)
+    if stream is None or stream.codec_context is None:
         container.close()
-        raise ValueError(f"{path}: no video stream")
+        raise ValueError(f"{path}: no video stream that can be decoded")
     if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
         container.close()
         raise ValueError(f"{path}: its frames are above the limit of {MOST_PIXELS:,} pixels")
+    stream.codec_context.thread_count = 1
+    if stream.codec_context.name != "h264":  # whose decoder marks damage; others only log some of it
+        stream.codec_context.options = {"err_detect": "explode"}
     return container, stream
 
 
+def decoded(path: str, container, stream, clock: list):
+    """Every frame from the first whole one on, in the order in which FFmpeg's decoder gives them, which is what counts.
+
+    Its `pts` is the number of its packet; `clock` is filled with the (decoding time, time) of each packet.
+    """
+    first, whole, decoder = None, False, stream.codec_context
+    for packet in container.demux(stream):
+        if packet.size:
+            if first is None and packet.is_keyframe:  # which an edit list may hide
+                first, whole = len(clock), packet.is_discard
+            clock.append((packet.dts, packet.pts))
+            packet.pts = len(clock) - 1
+        if first is None and packet.size:
+            continue  # refers to what is not in the file
+        for frame in decoder.decode(packet if packet.size else None):
+            whole = whole or frame.pts == first
+            if whole and frame.is_corrupt:
+                raise ValueError(f"{path}: a frame is damaged")
+            if whole:
+                yield frame
+
+
 def count_frames(path: str) -> tuple[int, float]:
-    """Frames by the packets, without decoding, and the mean rate in frames per second."""
+    """Frames, by decoding all of them, and the mean rate in frames per second."""
     container, stream = open_video(path)
     with container:
-        shown = [packet.pts for packet in container.demux(stream) if is_shown(packet, stream)]
-        timed = shown if None not in shown else []
-        span = float((max(timed) - min(timed)) * stream.time_base) if timed else 0.0
+        clock: list = []
+        packets = [frame.pts for frame in decoded(path, container, stream, clock)]
         rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
-    if not shown:
+        broadcast = container.format.name in ("mpegts", "mpeg")
+        seconds = span(clock, packets, LEAP / stream.time_base if broadcast else math.inf) * float(stream.time_base)
+    if not packets:
         raise ValueError(f"{path}: no frames")
-    return len(shown), mean_rate(len(shown), span, rates)
+    return len(packets), mean_rate(len(packets), seconds, rates)
 
 
-def is_shown(packet: av.Packet, stream) -> bool:
-    """Whether a frame comes of a packet: VP8 has packets of pictures that only others refer to."""
-    if not packet.size or packet.is_discard:
-        return False
-    return stream.codec_context.name != "vp8" or bool(bytes(packet)[0] >> 4 & 1)
+def span(clock: list, packets: list[int], leap: float) -> float:
+    """Ticks from the first to the last of the frames in these packets; where the clock jumps it goes on by the usual step."""
+    pieces, piece, before = [], 0, None
+    for decoding, _ in clock:
+        if None not in (decoding, before) and not 0 <= decoding - before < leap:
+            piece += 1
+        pieces.append(piece)
+        before = decoding
+    if len(packets) < 2 or any(clock[packet][1] is None for packet in packets):
+        return 0.0
+    shown = sorted((pieces[packet], clock[packet][1]) for packet in packets)
+    steps = [later - earlier for (one, earlier), (other, later) in pairwise(shown) if one == other]
+    joints = shown[-1][0] - shown[0][0]
+    return float(sum(steps) + joints * np.median(steps)) if steps else 0.0
 
 
-def mean_rate(count: int, span: float, stated: list[float]) -> float:
+def mean_rate(count: int, seconds: float, stated: list[float]) -> float:
     """The stated rate where the times agree with it to a frame or a percent, else theirs; 30 without both.
 
-    `span` are the seconds from the first to the last frame: where the rate varies, or the file states none of its own,
-    a container's rate says little.
+    `seconds` from the first to the last frame: where the rate varies, or the file states none of its own, a container's
+    rate says little.
     """
-    if span <= 0:
+    if seconds <= 0:
         return stated[0] if stated else 30.0
-    measured = (count - 1) / span
+    measured = (count - 1) / seconds
     return next((rate for rate in stated if abs(rate / measured - 1) <= 1 / count + 0.01), measured)
 
 
@@ -173,13 +212,24 @@ def read_frames(path: str, wanted: set[int]):
     """(number, uint8 (H, W, 3) RGB, upright) of the wanted frames, in order."""
     container, stream = open_video(path)
     with container:
-        for number, frame in enumerate(container.decode(stream)):
+        turns, mirrored = 0, False
+        for number, frame in enumerate(decoded(path, container, stream, [])):
+            if number == 0:  # holds for all: FFmpeg puts what a stream says once on one frame
+                turns, mirrored = orientation(frame)
             if number in wanted:
-                if frame.is_corrupt:
-                    raise ValueError(f"{path}: frame {number} is damaged")
-                yield number, np.rot90(frame.to_ndarray(format="rgb24"), round((frame.rotation or 0) / 90))
+                picture = frame.to_ndarray(format="rgb24")
+                yield number, np.rot90(picture[::-1] if mirrored else picture, turns)
             if number >= max(wanted):
                 return
+
+
+def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    """Quarter turns to the left, after a picture was turned upside down if it is stored mirrored."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    return round(frame.rotation / 90) % 4, a * d < b * c
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.locks import locked
 from mvit_video.paths import remove_unfinished, unfinished, write_whole
+from mvit_video.printable import printable
 
 CACHE_VARIABLE = "MVIT_VIDEO_CACHE"
 TIMEOUT_SECONDS = 30
@@ -217,7 +218,7 @@ def _fetched(url: str, place: Path) -> Iterator[bytes]:
             if encoding.lower() != "identity":  # which is all that was asked for
                 raise OSError(f"the server sends it packed, by {encoding}")
             size, taken = int(answer.headers.get("Content-Length") or 0), 0
-            task = bar.add_task(Path(urlsplit(url).path).name, total=size or None)
+            task = bar.add_task(printable(Path(urlsplit(url).path).name), total=size or None)
             while block := answer.read(BLOCK):
                 yield block
                 taken += len(block)
@@ -244,7 +245,7 @@ def _is_page(file: Path) -> bool:
 def _bytes_bar() -> Progress:
     """On stderr, so that stdout stays for results."""
     columns = (
-        TextColumn("fetching {task.description}"),
+        TextColumn("fetching {task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

@@ -1,7 +1,6 @@
 """Files and folders that are written: whole or not at all, and nothing over what the user did not name."""
 
 import errno
-import json
 import os
 import re
 import secrets
@@ -11,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mvit_video.errors import ConfigError
+from mvit_video.printable import json_text
 
 ODD_BYTES = (
     "backslashreplace"  # of file names that are not UTF-8, wherever we write them: in JSON it reads back as the name
@@ -141,4 +141,4 @@ def remove_unfinished(folder: Path, name: str = "") -> None:
 
 def write_json(path: str | Path, content: object) -> None:
     """`content` as JSON with non-ASCII names left readable; whole or not at all. NaN is refused: JSON has none."""
-    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(path, json_text(content, indent=2) + "\n")

@@ -9,11 +9,11 @@ checkpoint or a configuration names it.
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from mvit_video.errors import ConfigError, MvitVideoError, did_you_mean
 
@@ -95,7 +95,7 @@ def calling_module() -> str:
     return sys._getframe(2).f_globals.get("__name__", "")
 
 
-def entered(registry: Registry[Entry], name: str, entry: Entry | None, module: str) -> Any:
+def entered(registry: Registry[Entry], name: str, entry: Entry | None, module: str) -> Entry | Callable[[Entry], Entry]:
     """The entry, which is registered now; without one a decorator that registers what it stands above."""
 
     def enter(entry: Entry) -> Entry:

@@ -9,6 +9,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mvit_video.printable import printable
+
 SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -25,6 +27,7 @@ class Bar:
         self._task = progress.add_task(description, total=total, completed=done, text="") if progress else None
 
     def advance(self, count: int = 1, text: str = "") -> None:
+        text = printable(text)
         self._done += count
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self._done, text=text)

@@ -9,14 +9,16 @@ import sys
 import torch
 from torch import nn
 
-from mvit_video.model import attention, mvit
-from mvit_video.model.attention import Heads
-from mvit_video.model.ops import norm_linear as normed_linear
-from mvit_video.model.ops import pooling
+from mvit_video.model import mvit
+from mvit_video.model.heads import Heads
+from mvit_video.model.ops import device, folding, pooling
 from mvit_video.model.ops import triton as kernels
+from mvit_video.model.ops.linear import Linear, linear_in_parts, mlp
+from mvit_video.model.ops.norm import LayerNorm
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 kernels.norm.SLOTS = kernels.pool.SLOTS = 8  # programs are loops here
+WAYS = (lambda x: kernels, lambda x: None)
 
 
 def differences(ours, wanted) -> float:
@@ -46,11 +48,18 @@ def pools(kernel, strides, channels):
 def pooling_difference(num_cls, thw, kernel, strides) -> float:
     x = torch.randn(1, num_cls + thw[0] * thw[1] * thw[2], len(strides), 2, 6, device=DEVICE, requires_grad=True)
     made = pools(kernel, strides, 6)
-    parameters = [(conv.weight, norm.weight, norm.bias) for conv, norm in made]
-    ours = [part for pair in kernels.pool_norms(x, parameters, 1e-6, thw, strides) for part in pair]
+    parameters = [tensor for conv, norm in made for tensor in (conv.weight, norm.weight, norm.bias)]
+    device.kernels_for = WAYS[0]
+    ours = [part for heads in pooling._pool_parts(x, thw, made) for part in heads[:2]]
     wanted = [part for place, pool in enumerate(made) for part in plain_pool(x[:, :, place], thw, *pool)]
-    given = [x, *(parameter for part in parameters for parameter in part)]
-    return differences(with_gradients(ours, given), with_gradients(wanted, given))
+    given = [x, *parameters]
+    found = with_gradients(ours, given), with_gradients(wanted, given)
+    for parameter in parameters[::3]:
+        parameter.requires_grad_(False)  # frozen filters
+    frozen = [x, *(parameter for parameter in parameters if parameter.requires_grad)]
+    ours = [part for heads in pooling._pool_parts(x, thw, made) for part in heads[:2]]
+    wanted = [part for place, pool in enumerate(made) for part in plain_pool(x[:, :, place], thw, *pool)]
+    return max(differences(*found), differences(with_gradients(ours, frozen), with_gradients(wanted, frozen)))
 
 
 def plain_pool(x, thw, conv, norm):
@@ -70,18 +79,22 @@ def folding_difference(num_cls, thw, k_thw, axes) -> float:
         for axis, count in zip("thw", rows, strict=True)
     ]
     sizes = [size + 1 if axis in axes else 0 for size, axis in zip(k_thw, "thw", strict=True)]  # one zero behind each
-    assert kernels.reads_whole_tables(tables, thw, k_thw)
-    ours = kernels.fold_queries_and_read_tables(q.cls, q.grid, tables, thw, k_thw, sizes, 24)
-    terms = attention.position_terms(q, tables, k_thw, sizes)
-    wanted = attention._append_plainly(24, thw, q.cls, q.grid, *terms)
-    given = [part for part in (q.cls, q.grid, *tables) if part is not None and part.numel()]
-    keys = kernels.fold_keys(k.cls, k.grid, k_thw, sizes, 0.5, 24)
-    coordinates = nn.functional.pad(padded_coordinates(k_thw, sizes), (0, 24 - 5 - sum(sizes), num_cls, 0))
-    plain = torch.cat([k.joined() * 0.5, coordinates[None, :, None].expand(1, -1, 2, -1)], -1)
-    assert torch.equal(kernels.fold_queries(q.cls, q.grid, thw, terms, 24), wanted)
-    return max(
-        differences(with_gradients([ours], given), with_gradients([wanted], given)), differences([keys], [plain])
-    )
+    assert folding.reads_whole_tables(tables, thw, k_thw)
+    device.kernels_for = WAYS[0]
+    ours = [
+        folding._fold_queries(q.cls, q.grid, *tables, thw, k_thw, sizes, 24),
+        folding._fold_keys(k.cls, k.grid, k_thw, sizes, 0.5, 24),
+    ]
+    terms = folding.position_terms(q, tables, k_thw)
+    padded = [nn.functional.pad(term, (0, 1)).flatten(1, 3) for term in terms]
+    width = 24 - 5 - sum(sizes)
+    wanted = nn.functional.pad(torch.cat([q.grid, *padded], -1), (0, width))
+    wanted = torch.cat([nn.functional.pad(q.cls, (0, 24 - 5)), wanted], 1)
+    coordinates = nn.functional.pad(padded_coordinates(k_thw, sizes), (0, width, num_cls, 0))
+    plain = torch.cat([k.joined(), coordinates[None, :, None].expand(1, -1, 2, -1)], -1)
+    plain = torch.cat([plain[..., :5] * 0.5, plain[..., 5:]], -1)
+    given = [part for part in (q.cls, q.grid, *tables, k.cls, k.grid) if part is not None and part.numel()]
+    return differences(with_gradients(ours, given), with_gradients([wanted, plain], given))
 
 
 def tokens(num_cls, thw) -> Heads:
@@ -112,14 +125,14 @@ def norm_difference() -> float:
 
 def linears_difference(turned) -> float:
     """The linear layers behind a norm, where the gradient of their output lies in memory as `turned` makes it."""
-    made = nn.ModuleDict(dict(norm=nn.LayerNorm(6, 1e-6), fc1=nn.Linear(6, 10), fc2=nn.Linear(10, 4))).to(DEVICE)
+    made = nn.ModuleDict(dict(norm=LayerNorm(6, 1e-6), fc1=Linear(6, 10), fc2=Linear(10, 4))).to(DEVICE)
     x = torch.randn(1, 7, 6, device=DEVICE, requires_grad=True)
     found = []
-    for way in (lambda x, compilable=False: kernels, lambda x, compilable=False: None):
-        normed_linear.kernels_for = way
-        mlp = normed_linear.normed_mlp(x, made.norm, made.fc1, made.fc2)
-        (linear,) = normed_linear.normed_linear(x, made.norm, made.fc1)
-        found.append(torch.autograd.grad(turned(mlp) + turned(linear), [x, *made.parameters()]))
+    for way in WAYS:
+        device.kernels_for = way
+        normed = made.norm(x)
+        outs = mlp(normed, made.fc1, made.fc2), *linear_in_parts(normed, made.fc1, 2), made.fc1(normed)
+        found.append(torch.autograd.grad(sum(turned(out.flatten(0, -3)) for out in outs), [x, *made.parameters()]))
     return differences(*found)
 
 
@@ -140,9 +153,8 @@ def network_difference(batch) -> float:
         nn.init.normal_(parameter, std=0.3)
     clips, given = torch.randn(batch, 3, 2, 8, 12, device=DEVICE), list(model.parameters())
     found = []
-    for way in (lambda x, compilable=False: kernels, lambda x, compilable=False: None):
-        for module in (attention, pooling, normed_linear, mvit):
-            module.kernels_for = way
+    for way in WAYS:
+        device.kernels_for = way
         found.append(with_gradients([model(clips)], given))
     return differences(*found)
 

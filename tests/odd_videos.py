@@ -513,3 +513,18 @@ if FFMPEG:
             "a.mov", "-c:v", "libx264", "-bf", "2", "-movflags", "+negative_cts_offsets"
         ),
     }
+
+# A tenth of the table for `make test`: the kinds that have failed, and one of each way to number frames.
+SHORT = {
+    "MP4 H.264",
+    "Matroska VP8",
+    "AVI MPEG-4, packed B-frames",
+    "AVI H.264",
+    "AVI, palette",
+    "MP4, raw HEVC without times",
+    "MP4, second stream the default",
+    "transport stream MPEG-2, does not begin with a key frame",
+    "transport stream, joined",
+    "GIF",
+    "raw H.264",
+}

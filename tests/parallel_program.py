@@ -128,6 +128,8 @@ def go_on(folder, states):
         if state is not None:
             load_state(state, machine.learner)
         train(machine, places(None), 2)
+        if is_first():
+            (folder / parallel).mkdir(exist_ok=True)
         save_state(folder / parallel, 2, machine.learner, CARD, {}, keep=1)
 
 

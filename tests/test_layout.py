@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import mvit_video
+
 PACKAGE = Path(__file__).resolve().parents[1] / "mvit_video"
 ROOMS = (
     "config", "data", "model", "engine", "evaluation", "inference", "report", "serve", "benchmark", "api", "demo", "doctor", "cli",
@@ -40,6 +42,7 @@ def test_leaves_import_no_room():
     for name in (
         "errors.py",
         "paths.py",
+        "printable.py",
         "download.py",
         "locks.py",
         "compat.py",
@@ -48,6 +51,17 @@ def test_leaves_import_no_room():
         "version.py",
     ):
         assert list(imported_rooms(ast.parse((PACKAGE / name).read_text()))) == []
+
+
+def test_every_module_of_an_exported_name_is_type_checked_strictly():
+    makefile = (PACKAGE.parent / "Makefile").read_text()
+    public = makefile.partition("PUBLIC := ")[2].partition("\n\n")[0].replace("\\", " ").split()
+    assert all((PACKAGE / file).is_file() for file in public)
+    modules = {module.removeprefix("mvit_video.") for module in mvit_video._MODULES.values()} | {"model.weights.zoo"}
+    assert {f"{module.replace('.', '/')}.py" for module in modules} <= {*public}
+    exported = {*mvit_video.__all__} - {"__version__", "zoo"}
+    assert exported == {*mvit_video._MODULES}
+    assert all(getattr(mvit_video, name).__doc__ for name in exported)
 
 
 def calls(tree: ast.AST):

@@ -1,6 +1,6 @@
 """What `mvit-video benchmark-data` does: clips per second from a config's training list, and where the time goes.
 
-Stages are timed by wrapping the reader while samples are drawn as in training, so that they follow the code that trains.
+Stages are timed by a source of videos whose readers tell their times, under the datasets that training and evaluation use.
 Figures are processor time of one process unless they say otherwise: other work on the machine disturbs that least.
 Contenders take turns clip by clip on the same frames, and a ratio belongs to one clip.
 """
@@ -9,15 +9,18 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import wraps
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from av import VideoFrame
+from av.video.reformatter import VideoReformatter
 from rich.table import Table
 
 from mvit_video.benchmark.clip_readers import Clip, contenders, draw_clips
@@ -27,9 +30,8 @@ from mvit_video.data.lists.read import VideoList
 from mvit_video.data.lists.split import found_lists
 from mvit_video.data.loader import StepSampler, collate, training_loader
 from mvit_video.data.prepare.verify import lists_of
-from mvit_video.data.video import reader as decode
-from mvit_video.data.video.reader import VideoReader
-from mvit_video.data.video.source import VideoFiles
+from mvit_video.data.video.pyav import PyAvBackend
+from mvit_video.data.video.reader import Place, Reader, VideoReader
 from mvit_video.errors import ConfigError
 from mvit_video.progress import progress_bar
 
@@ -73,14 +75,15 @@ def time_stages(videos: VideoList, config: Config, clips: int) -> dict[str, Any]
 
     With repeated augmentation a sample is several clips of one video, which share its decoding.
     """
-    here = config.data.model_copy(update={"decode_timeout": 0.0})  # times of another process could not be told apart
-    dataset, keys = clip_dataset_from(here, videos, config.train.seed), _keys(videos, clips)
+    watch, data = Stages(), config.data
+    source = TimedFiles(data.root, data.decoder, watch)  # in this process: times of another could not be told apart
+    dataset, keys = clip_dataset_from(data, videos, config.train.seed, source), _keys(videos, clips)
     dataset[keys[0]]  # the first one pays for imports and memory
     samples: list[dict[str, float]] = []
     for first in range(0, clips, BATCH):
         batch: list = []
         for key in keys[first : first + BATCH]:
-            with _stopwatch() as stages:
+            with watch.of_sample() as stages:
                 batch.append(dataset[key])
             samples.append({stage: seconds / config.data.repeated_aug for stage, seconds in stages.items()})
         started = time.process_time()
@@ -96,36 +99,64 @@ def time_stages(videos: VideoList, config: Config, clips: int) -> dict[str, Any]
     return {"milliseconds": spread, "clips_per_second_and_core": 1e3 / spread["total"]["mean"]}
 
 
-@contextmanager
-def _stopwatch() -> Iterator[dict[str, float]]:
-    """Processor seconds by stage of what happens inside; "augment" is what the reader has no part in."""
-    spent: dict[str, float] = defaultdict(float)
-    backend = decode.BACKENDS["pyav"]
-    watched = [(VideoReader, "__init__", "open"), (VideoReader, "frames", "decode"), (backend, "_convert", "convert")]
-    plain = [(owner, name, getattr(owner, name)) for owner, name, _ in watched]
-    for owner, name, stage in watched:
-        setattr(owner, name, _timed(getattr(owner, name), stage, spent))
-    started = time.process_time()
-    try:
-        yield spent
-    finally:
-        spent["total"] = time.process_time() - started
-        for owner, name, function in plain:
-            setattr(owner, name, function)
+class Stages:
+    """Processor seconds by stage of one sample after the other."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.process_time()
+        try:
+            yield
+        finally:
+            self._spent[stage] += time.process_time() - started
+
+    @contextmanager
+    def of_sample(self) -> Iterator[dict[str, float]]:
+        """The stages of what happens inside, complete at its end; "augment" is what reading has no part in."""
+        spent = self._spent = defaultdict(float)
+        with self("total"):
+            yield spent
         spent["augment"] = spent["total"] - spent["open"] - spent["decode"]
         spent["decode"] -= spent["convert"]
 
 
-def _timed(function: Callable, stage: str, spent: dict[str, float]) -> Callable:
-    @wraps(function)
-    def timed(*arguments, **words):
-        started = time.process_time()
-        try:
-            return function(*arguments, **words)
-        finally:
-            spent[stage] += time.process_time() - started
+class TimedConverter:
+    """PyAV's conversion of frames to RGB, which tells `stages` its time."""
 
-    return timed
+    def __init__(self, stages: Stages) -> None:
+        self._stages, self._plain = stages, VideoReformatter()
+
+    def reformat(self, frame: VideoFrame, *, format: str, threads: int) -> VideoFrame:
+        with self._stages("convert"):
+            return self._plain.reformat(frame, format=format, threads=threads)
+
+
+class TimedReader(VideoReader):
+    """A reader in this process that tells `stages` its times; those of conversion for PyAV alone."""
+
+    def __init__(self, path: str, root: str, decoder: str, stages: Stages) -> None:
+        self._stages, converter = stages, TimedConverter(stages)
+        with stages("open"):
+            super().__init__(path, root, partial(PyAvBackend, converter=converter) if decoder == "pyav" else decoder)
+
+    def frames(self, indices: Sequence[int] | np.ndarray, place: Place | None = None) -> np.ndarray:
+        with self._stages("decode"):
+            return super().frames(indices, place)
+
+
+@dataclass(frozen=True)
+class TimedFiles:
+    """VideoFiles whose readers tell their times."""
+
+    root: str
+    decoder: str
+    stages: Stages
+
+    def open(self, path: str) -> Reader:
+        return TimedReader(path, self.root, self.decoder, self.stages)
 
 
 def time_loader(videos: VideoList, config: Config, clips: int) -> dict[str, Any]:
@@ -146,12 +177,13 @@ def compare_views(videos: VideoList, config: Config, count: int) -> dict[str, An
 
     `decoding_ratio` is that of opening and decoding alone: what the ratio would be if all else took no time.
     """
-    source = VideoFiles(config.data.root, config.data.decoder, timeout=0.0)
+    watch = Stages()
+    source = TimedFiles(config.data.root, config.data.decoder, watch)
     datasets = {views: ViewDataset(videos, source, config.data.input, views, 1) for views in (1, 5)}
     spent: dict[int, list[dict[str, float]]] = {1: [], 5: []}
     for number in range(count):
         for views, dataset in datasets.items() if number % 2 else reversed(datasets.items()):
-            with _stopwatch() as stages:
+            with watch.of_sample() as stages:
                 dataset[number % len(videos)]
             spent[views].append(stages)
     names = [stage for stage in (*STAGES, "total") if stage != "collate"]

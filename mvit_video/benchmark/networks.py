@@ -37,7 +37,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Plan:
+class Benchmark:
     """What to measure. ConfigError for a name, dtype or number that cannot be."""
 
     model: str
@@ -64,42 +64,44 @@ class Plan:
         return PHASES if self.train else PHASES[:1]
 
 
-def run_benchmark(plan: Plan) -> dict[str, Any]:
-    """Measure by plan: `conditions`, `networks`, `ratios` and `failed`, as plain values for JSON.
+def run_benchmark(benchmark: Benchmark) -> dict[str, Any]:
+    """Measure: `conditions`, `networks`, `ratios` and `failed`, as plain values for JSON.
 
     A network whose package cannot be imported is in `failed` with the reason, and the rest is still measured. Raises
     ConfigError where the batch does not fit the memory, or torch.compile fails.
     """
-    result: dict[str, Any] = dict(conditions=describe_conditions(plan), networks=[], ratios=[], failed=[])
+    result: dict[str, Any] = dict(conditions=describe_conditions(benchmark), networks=[], ratios=[], failed=[])
     try:
-        subjects = _build_subjects(plan, result["failed"])
-        counts = {name: count_multiply_adds(name, plan.device) for name in {subject.name for subject in subjects}}
+        subjects = _build_subjects(benchmark, result["failed"])
+        counts = {name: count_multiply_adds(name, benchmark.device) for name in {subject.name for subject in subjects}}
         result["networks"] = [_describe(subject) | {"multiply_adds": counts[subject.name]} for subject in subjects]
-        with progress_bar("benchmark", len(plan.phases) * len(subjects) * (WARM_UP + 1 + plan.repeats)) as bar:
-            for phase in plan.phases:
-                _measure_phase(subjects, result["networks"], phase, plan.repeats, bar)
+        with progress_bar(
+            "benchmark", len(benchmark.phases) * len(subjects) * (WARM_UP + 1 + benchmark.repeats)
+        ) as bar:
+            for phase in benchmark.phases:
+                _measure_phase(subjects, result["networks"], phase, benchmark.repeats, bar)
     except RuntimeError as reason:
         if isinstance(reason, torch.OutOfMemoryError) or "can't allocate memory" in str(reason):  # of a GPU, of a CPU
             raise ConfigError(
-                f"batch {plan.batch} in {plan.dtype} does not fit the memory of {plan.device}: make --batch smaller"
+                f"batch {benchmark.batch} in {benchmark.dtype} does not fit the memory of {benchmark.device}: make --batch smaller"
             ) from None
         if not _is_from_compiler(reason):
             raise
         first_line = str(reason).strip().splitlines()[0]
-        raise ConfigError(f"{plan.model} cannot be compiled here ({first_line}): leave --compile out") from None
+        raise ConfigError(f"{benchmark.model} cannot be compiled here ({first_line}): leave --compile out") from None
     result["conditions"]["load_average_after"] = _load_average()
     result["ratios"] = compare(result["networks"])
     return result
 
 
-def _build_subjects(plan: Plan, failed: list[dict[str, str]]) -> list[Subject]:
+def _build_subjects(benchmark: Benchmark, failed: list[dict[str, str]]) -> list[Subject]:
     """The networks in the order of a round: the model, its compiled twin, the one to compare with."""
     subjects: list[Subject] = []
-    for name, compiled in ((plan.model, plan.compile), (plan.against, False)):
+    for name, compiled in ((benchmark.model, benchmark.compile), (benchmark.against, False)):
         if name is None:
             continue
         try:
-            subject = Subject(name, plan.batch, plan.dtype, plan.device)
+            subject = Subject(name, benchmark.batch, benchmark.dtype, benchmark.device)
         except ConfigError as reason:
             failed.append({"name": name, "reason": str(reason)})
         else:
@@ -171,23 +173,23 @@ def speed_ratio(seconds: Sequence[float], against: Sequence[float]) -> dict[str,
     return {"values": values.tolist(), **dict(zip(("median", "min", "q1", "q3", "max"), spread.tolist(), strict=True))}
 
 
-def describe_conditions(plan: Plan) -> dict[str, Any]:
-    """The machine, the versions and the plan: what somebody needs to get the same figures."""
+def describe_conditions(benchmark: Benchmark) -> dict[str, Any]:
+    """The machine, the versions and what is measured: what somebody needs to get the same figures."""
     return {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average_before": _load_average(),
-        "gpu": torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else None,
-        "device": str(plan.device),
+        "gpu": torch.cuda.get_device_name(benchmark.device) if benchmark.device.type == "cuda" else None,
+        "device": str(benchmark.device),
         "versions": {name: _version(name) for name in ("torch", "torchvision", "pytorchvideo", "fvcore")},
         "python": platform.python_version(),
-        "dtype": plan.dtype if plan.dtype == "fp32" else f"{plan.dtype} (autocast, parameters in fp32)",
+        "dtype": benchmark.dtype if benchmark.dtype == "fp32" else f"{benchmark.dtype} (autocast, parameters in fp32)",
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        "batch": plan.batch,
-        "repeats": plan.repeats,
+        "batch": benchmark.batch,
+        "repeats": benchmark.repeats,
         "warm_up_steps": WARM_UP,
-        "memory_method": MEMORY_METHOD.get(plan.device.type),
+        "memory_method": MEMORY_METHOD.get(benchmark.device.type),
     }
 
 

@@ -10,12 +10,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from mvit_video.cli import data, doctor, evaluation, export, inference, models, serve, training
 from mvit_video.cli.common import complain, say
 from mvit_video.errors import Interrupted, MvitVideoError
 from mvit_video.paths import ODD_BYTES
 from mvit_video.plugins import load_plugins
+from mvit_video.printable import printable
 from mvit_video.version import __version__
 
 VERBS = (
@@ -30,8 +32,14 @@ VERBS = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """As argparse prints it; file names among the words may hold anything."""
+        super().error(printable(message))
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mvit-video", description="Video action recognition around MViTv2.")
+    parser = _Parser(prog="mvit-video", description="Video action recognition around MViTv2.")
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for function, add_arguments in VERBS:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+from mvit_video.printable import printable
+
 DEFAULT_CHECKPOINT = "mvitv2_s_16x4_k400"
 WHOLE_NAME = 40  # letters of a name that a table keeps on one line
 
@@ -64,21 +66,26 @@ def console(stderr: bool = False) -> Console:
 
 
 def say(text: str) -> None:
-    console(stderr=True).print(text, soft_wrap=True)
+    console(stderr=True).print(printable(text, keep="\n"), soft_wrap=True)
+
+
+def show(text: str) -> None:
+    """Lines of a result on standard output."""
+    print(printable(text, keep="\n"))
 
 
 def complain(text: str) -> None:
     """One line, whatever the names in it hold."""
-    print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr, flush=True)
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int]) -> None:
     """A table; names in its first column stay on one line where they are not very long, and nothing is cut."""
-    table, rows = Table(title=title, title_justify="left"), list(rows)
+    table, rows = Table(title=printable(title), title_justify="left"), list(rows)
     short = all(len(row[0]) <= WHOLE_NAME for row in rows)
     for place, column in enumerate(columns):
         justify: JustifyMethod = "right" if place in numbers else "left"
-        table.add_column(column, justify=justify, no_wrap=place == 0 and short, overflow="fold")
+        table.add_column(printable(column), justify=justify, no_wrap=place == 0 and short, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console().print(table)

@@ -33,19 +33,23 @@ def verify(arguments: argparse.Namespace) -> int:
 
     Exit code 1 if any is bad. With CONFIG, all videos of data.train, data.val and data.test.
     """
+    from mvit_video.data.lists.causes import by_cause
     from mvit_video.data.prepare import verify
     from mvit_video.paths import output_file, write_json
     from mvit_video.progress import progress_bar
 
     output = output_file(arguments.json) if arguments.json else None
     lists, plan = _verify_plan(arguments)
+    for note in (note for videos in lists for note in videos.notes):
+        say(f"note: {note}")
     odd: list[tuple[str, str]] = []
     with progress_bar("verifying", verify.num_files(lists)) as bar:
         result = verify.verify(lists, plan, bar.advance, lambda path, note: odd.append((path, note)))
     if output:
         write_json(output, result)
     if result["bad"]:
-        rows = [(bad["path"], str(bad["row"]), f"{bad['seconds']:.1f}", bad["reason"]) for bad in result["bad"]]
+        groups = by_cause([bad["reason"] for bad in result["bad"]])
+        rows = [_bad_row([result["bad"][place] for place in group]) for group in groups]
         print_rows("bad videos", ("video", "row", "seconds", "reason"), rows, (1, 2))
     if odd:
         print_rows("odd, and read all the same", ("video", "note"), odd, ())
@@ -53,22 +57,28 @@ def verify(arguments: argparse.Namespace) -> int:
     return 1 if result["bad"] else 0
 
 
+def _bad_row(bad: list[dict]) -> tuple[str, str, str, str]:
+    """A bad video, or many with one cause: how many, and the first of them."""
+    first = bad[0]
+    name = first["path"] if len(bad) == 1 else f"{len(bad)} videos, the first is {first['path']}"
+    return name, str(first["row"]), f"{sum(one['seconds'] for one in bad):.1f}", first["reason"]
+
+
 def _verify_plan(arguments: argparse.Namespace):
     """The lists of the configuration or of --annotations, and how their videos are decoded."""
     from mvit_video.config.load import load_config
-    from mvit_video.data.lists.read import list_place, read_videos
-    from mvit_video.data.prepare.verify import Plan, lists_of
+    from mvit_video.data.lists.read import annotated_list
+    from mvit_video.data.prepare.verify import Decoding, lists_of
 
     if (arguments.config is None) == (arguments.annotations is None):
         raise ConfigError("wanted either a CONFIG or --annotations with --root, to know which videos to verify")
     if arguments.annotations is not None:
         if arguments.root is None:
             raise ConfigError("--annotations wants --root too, the folder that its paths are relative to")
-        place = list_place(arguments.annotations, arguments.root)
-        videos = read_videos(place, arguments.root, need_labels=False)
-        return [videos], Plan(arguments.root, workers=arguments.workers)
+        videos, _ = annotated_list(arguments.annotations, arguments.root)
+        return [videos], Decoding(arguments.root, workers=arguments.workers)
     data = load_config(arguments.config, arguments.overrides).data
-    return lists_of(data), Plan(data.root, data.decoder, data.decode_timeout or Plan.timeout, arguments.workers)
+    return lists_of(data), Decoding(data.root, data.decoder, data.decode_timeout or Decoding.timeout, arguments.workers)
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -84,17 +94,20 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Re-encode the videos of a list to a short side of N pixels, so that random clips decode fast; call again to go on."""
+    from mvit_video.data.lists.causes import Complaints
     from mvit_video.data.prepare.prepare import BAD, prepare_dataset
 
+    complaints = Complaints(complain)
     done = prepare_dataset(
         arguments.annotations,
         arguments.root,
         arguments.output,
         arguments.short_side,
         arguments.workers,
-        complain,
+        complaints,
         arguments.overwrite,
     )
+    complaints.end()
     kept = f" ({done.kept} of them by an earlier call)" if done.kept else ""
     say(f"{done.written + done.kept} videos{kept} with {done.bytes / 1e6:,.1f} MB are in {arguments.output}")
     if done.written + done.kept:

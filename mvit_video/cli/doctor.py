@@ -35,7 +35,9 @@ def doctor(arguments: argparse.Namespace) -> int:
 def _plain(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    from mvit_video.printable import printable
+
+    return escape(printable(text))
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,9 @@ from mvit_video.cli.common import (
     overrides,
     print_rows,
     say,
+    show,
 )
+from mvit_video.data.lists.causes import in_lines
 from mvit_video.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,9 +60,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _say_result(arguments: argparse.Namespace, result: "EvaluationResult", page: Path) -> None:
-    """A line per video that was lost, and one for the rest."""
-    for bad in result.undecodable:
-        complain(f"{bad.reason} ({bad.where}): counted as wrong")
+    """A line per video that was lost, or for many with one cause, and one for the rest."""
+    for line in in_lines((bad.path, f"{bad.reason} ({bad.where})") for bad in result.undecodable):
+        complain(f"{line}: counted as wrong")
     views = result.content["protocol"] + (f", frames {arguments.frames}" if arguments.frames != "in-order" else "")
     views += f", at {arguments.resolution} pixels" if arguments.resolution else ""
     say(f"{_in_a_line(result.content)} of {result.num_videos} videos, {views}; details in {page}")
@@ -82,7 +84,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     columns, rows, lines = comparison_rows(result)
     print_rows(f"{result['num_videos']} videos, {result['num_classes']} classes", columns, rows, (1, 2, 3, 4))
     for line in lines:
-        print(line)
+        show(line)
     if arguments.output:
         write_results(fresh_folder(arguments.output, FILES, arguments.overwrite), fused, classes, result)
     return 0

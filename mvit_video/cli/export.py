@@ -1,6 +1,7 @@
 """Verbs that carry a trained network, or what it computes, to other programs: export, features."""
 
 import argparse
+from pathlib import Path
 
 from mvit_video.cli.common import add_checkpoint, add_device, add_output, at_least_one, complain, say
 from mvit_video.errors import ConfigError
@@ -52,38 +53,53 @@ def features(arguments: argparse.Namespace) -> int:
 
     Call it again to go on after an interruption. Videos that cannot be decoded are listed, and the exit code is 1.
     """
+    from mvit_video.data.lists.causes import in_lines
     from mvit_video.inference.features import extract_features
     from mvit_video.inference.predictor import Predictor
+    from mvit_video.locks import alone_in
 
     task = _feature_task(arguments)
+    for note in task.videos.notes:
+        say(f"note: {note}")
     predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, arguments.protocol)
-    bad = extract_features(predictor, task, arguments.output, arguments.overwrite)
-    for _, reason in bad:
-        complain(reason)
+    with alone_in(arguments.output, say):
+        bad = extract_features(predictor, task, arguments.output, arguments.overwrite)
+    for line in in_lines([*_refused(task.videos), *bad]):
+        complain(line)
     done = len(task.videos) - len(bad)
     say(f"features of {done} videos, {predictor.protocol} views each: see {arguments.output}/index.csv")
-    return 1 if bad else 0
+    return 1 if bad or task.videos.refused else 0
+
+
+def _refused(videos) -> list[tuple[str, str]]:
+    return [(record.path, f"{reason} ({videos.where(record)})") for record, reason in videos.refused]
 
 
 def _feature_task(arguments: argparse.Namespace):
-    """The videos that a configuration names as data.test or data.val, or those of --annotations."""
+    """The videos that a configuration names as data.test or data.val, those of data.train=auto, or those of --annotations."""
     from mvit_video.config.load import load_config
-    from mvit_video.data.lists.read import read_videos
+    from mvit_video.config.schema import AUTO
+    from mvit_video.data.lists.class_names import read_classes
+    from mvit_video.data.lists.read import annotated_list, read_videos
+    from mvit_video.data.lists.split import found_lists
     from mvit_video.inference.features import Task
 
     if bool(arguments.config) == bool(arguments.annotations):
         raise ConfigError("features takes a CONFIG, or else --annotations FILE and --root DIR")
     if arguments.annotations:
         root = arguments.root or "."
-        videos = read_videos(arguments.annotations, root, need_labels=False)
-        return Task(videos, root, arguments.stage)
+        videos, frames = annotated_list(arguments.annotations, root)
+        return Task(videos, root, arguments.stage, "frames" if frames else "pyav")
     if arguments.root:
         raise ConfigError("--root is for --annotations: with a CONFIG, say data.root=DIR")
-    data = load_config(arguments.config, arguments.overrides).data
-    source = data.test or data.val
+    given = load_config(arguments.config, arguments.overrides).data
+    data = found_lists(given)
+    source = data.test or data.val or (data.train if given.train == AUTO else None)
     if source is None:
         raise ConfigError("neither data.test nor data.val is set: name the list of videos, such as data.test=train.csv")
-    videos = read_videos(source, data.root, need_labels=False)
+    names = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
+    frames = data.decoder == "frames"
+    videos = read_videos(source, data.root, names, frames, False, data.follow_links, keep_refused=True)
     return Task(videos, data.root, arguments.stage, data.decoder, data.decode_timeout)
 
 

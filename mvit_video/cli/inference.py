@@ -1,8 +1,6 @@
 """Verbs that use a trained network on videos: predict, explain."""
 
 import argparse
-import csv
-import json
 import os
 import sys
 import time
@@ -11,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from rich.table import Table
 
 from mvit_video.cli.common import add_checkpoint, add_device, add_output, at_least_one, complain, console, say
+from mvit_video.data.lists.text import lines_of
 from mvit_video.errors import ConfigError, DecodeError
+from mvit_video.printable import csv_text, json_text, printable
 
 NOTHING = "standard input names no video: write one path a line"
 SECONDS_BETWEEN_NOTES = 10.0
@@ -26,7 +26,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
     _check_words(arguments)
     source = _live_source(arguments) if arguments.stream else None
-    paths = find_videos(_named(arguments.paths))
+    paths = find_videos(_named(arguments.paths), lambda note: say(f"note: {note}"))
     predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, arguments.protocol)
     if source is not None:
         return _predict_stream(predictor, source, arguments)
@@ -73,7 +73,7 @@ def _named(paths: Iterable[str]) -> Iterator[str]:
     """The paths, and for - those that stand on standard input, one a line, in the bytes of the file system."""
     for path in paths:
         if path == "-":
-            yield from (os.fsdecode(line).rstrip("\r\n") for line in sys.stdin.buffer if line.strip())
+            yield from (os.fsdecode(line).rstrip("\r\n") for line in lines_of(sys.stdin.buffer) if line.strip())
         else:
             yield path
 
@@ -109,7 +109,7 @@ def _predict_stream(predictor, source, arguments: argparse.Namespace) -> int:
     predictions = live_predictions(predictor, source, arguments.window_step)
     try:
         for prediction in predictions:
-            print(json.dumps(prediction.as_dict(), ensure_ascii=False), flush=True)
+            print(json_text(prediction.as_dict()), flush=True)
             count += 1
             if prediction.dropped > dropped and time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
                 say(f"falling behind: {prediction.dropped} windows dropped, latency {prediction.latency:.1f} s")
@@ -174,15 +174,16 @@ def _seconds(text: str) -> float:
 
 
 def _print_json(prediction) -> None:
-    print(json.dumps(prediction.as_dict(), ensure_ascii=False), flush=True)
+    print(json_text(prediction.as_dict()), flush=True)
 
 
 def _print_table(prediction) -> None:
-    table = Table(title=prediction.path, title_justify="left", min_width=min(len(prediction.path), 60))
+    title = printable(prediction.path)
+    table = Table(title=title, title_justify="left", min_width=min(len(title), 60))
     table.add_column("label", overflow="fold")
     table.add_column("score", justify="right")
     for label, score in prediction.predictions:
-        table.add_row(label, f"{score:.3f}")
+        table.add_row(printable(label), f"{score:.3f}")
     console().print(table)
 
 
@@ -194,7 +195,7 @@ def _print_rows(prediction) -> None:
 
 
 def _print_csv(*cells: object) -> None:
-    csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
+    print(csv_text([cells]), end="")
 
 
 WRITERS: dict[str, Callable] = {"table": _print_table, "jsonl": _print_json, "csv": _print_rows}

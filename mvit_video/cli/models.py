@@ -27,13 +27,30 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    """Write a checkpoint of any known format in another: ours, PySlowFast's or torchvision's."""
-    from mvit_video.data.lists.class_names import read_classes
-    from mvit_video.model.weights.convert import convert
+    """Write a checkpoint of any known format in another: ours, PySlowFast's or torchvision's.
 
-    classes = read_classes(arguments.classes) if arguments.classes else None
-    report = convert(arguments.source, arguments.to, arguments.output, arguments.model, classes, arguments.overwrite)
-    say(f"{report.summary()}; written to {arguments.output}")
+    A native checkpoint says what its network is fed. Where the source does not tell, that is assumed and printed; data.KEY=VALUE
+    (data.num_frames, data.sampling, data.mean ...) and evaluation.protocol=NxM set it.
+    """
+    from mvit_video.data.lists.class_names import PUBLISHED, published_classes, read_classes
+    from mvit_video.model.weights.convert import convert
+    from mvit_video.model.weights.zoo import input_text
+
+    given = arguments.classes
+    classes = published_classes(given) if given in PUBLISHED else read_classes(given) if given else None
+    done = convert(
+        arguments.source,
+        arguments.to,
+        arguments.output,
+        arguments.model,
+        classes,
+        arguments.overwrite,
+        arguments.overrides,
+    )
+    say(f"{done.report.summary()}; written to {arguments.output}")
+    if done.card is not None:
+        how = "assumed input, which data.KEY=VALUE changes" if done.assumed else "input"
+        say(f"{how}: {input_text(done.card.preprocessing)}; views: {done.card.protocol}")
     return 0
 
 
@@ -48,18 +65,21 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
     parser.add_argument("--model", metavar="NAME", help="the network, where the shapes do not tell")
-    parser.add_argument("--classes", metavar="FILE", help="class names, one a line, for --to native")
+    parser.add_argument(
+        "--classes", metavar="FILE", help="class names, one a line, or kinetics400 or ssv2, for --to native"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="what the network is fed, for --to native")
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
     """Measure a network: parameters, multiply-adds, clips per second, peak memory; with --against two of them in turn."""
-    from mvit_video.benchmark.networks import Plan, benchmark_tables, run_benchmark
+    from mvit_video.benchmark.networks import Benchmark, benchmark_tables, run_benchmark
     from mvit_video.inference.predictor import choose_device
     from mvit_video.paths import output_file, write_json
 
     output = output_file(arguments.json) if arguments.json else None
     names = ("model", "against", "train", "compile", "dtype", "batch", "repeats")
-    plan = Plan(device=choose_device(arguments.device), **{name: getattr(arguments, name) for name in names})
+    plan = Benchmark(device=choose_device(arguments.device), **{name: getattr(arguments, name) for name in names})
     result = run_benchmark(plan)
     for missing in result["failed"]:
         complain(f"{missing['name']} is left out: {missing['reason']}")

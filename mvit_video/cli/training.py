@@ -11,6 +11,7 @@ from mvit_video.cli.common import (
     at_least_one,
     overrides,
     say,
+    show,
     whole_number,
 )
 
@@ -38,7 +39,7 @@ def _train(arguments: argparse.Namespace) -> int:
     seed = [] if arguments.seed is None else [f"train.seed={arguments.seed}"]
     config = load_config(arguments.config, [*overrides(arguments), *seed])
     if arguments.dry_run:
-        print(_plan(config, arguments))
+        show(_plan(config, arguments))
         return 0
     resume, overwrite = arguments.resume == "auto", arguments.overwrite
     result = api.train(config, arguments.output, device=arguments.device, resume=resume, overwrite=overwrite, say=say)
@@ -115,8 +116,11 @@ def demo(arguments: argparse.Namespace) -> int:
     """The whole way on the demonstration dataset: data, training, evaluation, prediction, timeline, report."""
     from mvit_video.demo import run_demo
     from mvit_video.inference.predictor import choose_device
+    from mvit_video.locks import alone_in
 
-    report = run_demo(arguments.config, arguments.output, arguments.overwrite, choose_device(arguments.device), say)
+    device = choose_device(arguments.device)
+    with alone_in(arguments.output, say):
+        report = run_demo(arguments.config, arguments.output, arguments.overwrite, device, say)
     say(f"done: open {report} in a browser")
     return 0
 
@@ -135,7 +139,7 @@ def convert_config(arguments: argparse.Namespace) -> int:
     output = output_file(arguments.output, arguments.overwrite)
     conversion = convert_slowfast(arguments.source)
     write_whole(output, conversion.to_yaml())
-    print(conversion.report())
+    show(conversion.report())
     say(f"written to {output}")
     return 0
 

@@ -31,11 +31,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     if not str(path).startswith(_ADDRESS) and re.match(r"[\w.]+=", str(path)) and not Path(path).exists():
         raise ConfigError(f"'{path}' is KEY=VALUE where a CONFIG is wanted: name a YAML file first")
-    tree = read_yaml(path)
-    try:
-        config = Config.model_validate(_with_words(tree, overrides))
-    except ValidationError as reason:
-        raise ConfigError(_sentence(reason, _to_blame(reason, tree, overrides) or str(path))) from None
+    config = config_from_dict(read_yaml(path), str(path), overrides)
     check_plugins(config.plugins, str(path))
     return config
 
@@ -54,12 +50,12 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def config_from_dict(tree: dict[str, Any], source: str) -> Config:
-    """Settings from plain values, such as those a checkpoint carries; errors name `source`."""
+def config_from_dict(tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
+    """Settings from plain values, such as those a checkpoint carries, and words put in last; errors name `source` or the word."""
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(_with_words(tree, overrides))
     except ValidationError as reason:
-        raise ConfigError(_sentence(reason, source)) from None
+        raise ConfigError(_sentence(reason, _to_blame(reason, tree, overrides) or source)) from None
 
 
 def with_overrides(config: Config | str | Path, overrides: Mapping[str, Any]) -> Config:

@@ -18,8 +18,12 @@ From0 = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(ge=0, lt=1)]
 Range = tuple[float, float]
-Rgb = tuple[float, float, float]
-Size = Positive | tuple[Positive, Positive]
+Pixels = Annotated[int, Field(ge=1, le=8192)]
+Colour = Annotated[float, Field(ge=-1e4, le=1e4)]
+Rgb = tuple[Colour, Colour, Colour]
+Size = Pixels | tuple[Pixels, Pixels]
+MOST_PIXELS = 1 << 28  # of a clip before it is cropped: 64 frames of 2048×2048
+VIEWS = "[1-9][0-9]{0,2}x[123]"  # clips × crops
 Operations = Annotated[str, Field(pattern=r"^rand-m(\d|10)-n\d+-mstd\d+(\.\d+)?-inc1$")]
 
 # Settings that may be auto. `engine/automatic.py` puts numbers in its place before anything reads them, so that the type
@@ -106,17 +110,17 @@ class ModelSettings(Settings):
 class InputSettings(Settings):
     """From a video to the network's input: the only part of `data` that travels with the weights (`ModelCard.preprocessing`)."""
 
-    num_frames: Positive = 16
+    num_frames: Annotated[int, Field(ge=1, le=4096)] = 16
     """Frames in a clip."""
     sampling: Literal["dense", "segment"] = "dense"
     """dense: a window of num_frames × sampling_rate frames; segment: one frame from each of num_frames equal parts of the video."""
-    sampling_rate: Positive = 4
+    sampling_rate: Annotated[int, Field(ge=1, le=10_000)] = 4
     """Distance between a dense clip's frames, in frames at target_fps; segment sampling has no use for it."""
     dense_step: Literal["linspace", "stride"] = "linspace"
     """linspace: a dense clip spans its window from end to end, as published; stride: its frames are exactly sampling_rate apart."""
-    target_fps: Annotated[float, Field(gt=0)] = 30.0
+    target_fps: Annotated[float, Field(ge=1e-3, le=1000)] = 30.0
     """Frame rate that sampling_rate is stated for; a video of another rate is sampled over the same seconds."""
-    short_side: Positive = 256
+    short_side: Pixels = 256
     """Evaluation scales the shorter side to this many pixels before it crops, or to more where a wide or tall crop needs it."""
     crop_size: Size = 224
     """Height and width of the network's input in pixels: one number, or [height, width]."""
@@ -143,8 +147,14 @@ class InputSettings(Settings):
             raise ValueError(
                 f"crop_size {self.crop_size} is larger than short_side {self.short_side}: the crop must fit"
             )
-        if min(self.std) <= 0:
-            raise ValueError(f"std {list(self.std)} must be above 0 in every channel")
+        if min(self.std) < 1e-4:
+            raise ValueError(f"std {list(self.std)} must be above 0 in every channel, at least 0.0001")
+        pixels = self.num_frames * max(self.short_side, *self.crop_hw) ** 2
+        if pixels > MOST_PIXELS:
+            raise ValueError(
+                f"num_frames {self.num_frames} of short_side {self.short_side} and crop_size {self.crop_size} make clips of "
+                f"{pixels:,} pixels, and at most {MOST_PIXELS:,} are read: lower one of them"
+            )
         return self
 
 
@@ -169,6 +179,8 @@ class ListSettings(Settings):
     """The same for the classes."""
     split_group: str | None = None
     """Regular expression for file names: videos in which it (or its first group) finds the same text stay on one side of that split."""
+    follow_links: bool = True
+    """Read videos behind symbolic links that lead out of root, as on many clusters; false refuses them."""
     allow_missing: bool = False
     """Go on where files of a list are missing: left out of training, counted as wrong in evaluation, written to missing.txt."""
 
@@ -236,27 +248,29 @@ class AugmentationSettings(Settings):
 Part = TypeVar("Part", bound=Settings)
 
 
+def part(settings: Settings, kind: type[Part]) -> Part:
+    """Those of the settings that are of one kind."""
+    return kind(**{name: getattr(settings, name) for name in kind.model_fields})
+
+
 class DataSettings(AugmentationSettings, DecodingSettings, ListSettings, InputSettings):
     """The section `data` of a config file. Code takes one of its four parts, which stand here in the file's order from right to left."""
 
     @property
     def input(self) -> InputSettings:
-        return self._part(InputSettings)
+        return part(self, InputSettings)
 
     @property
     def lists(self) -> ListSettings:
-        return self._part(ListSettings)
+        return part(self, ListSettings)
 
     @property
     def decoding(self) -> DecodingSettings:
-        return self._part(DecodingSettings)
+        return part(self, DecodingSettings)
 
     @property
     def augmentation(self) -> AugmentationSettings:
-        return self._part(AugmentationSettings)
-
-    def _part(self, kind: type[Part]) -> Part:
-        return kind(**{name: getattr(self, name) for name in kind.model_fields})
+        return part(self, AugmentationSettings)
 
     @model_validator(mode="after")
     def _jitter_covers_the_crop(self) -> "DataSettings":
@@ -348,7 +362,7 @@ class TrainSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    protocol: Annotated[str, Field(pattern=r"^([1-9]\d*x[123]|kinetics-5x1|kinetics-5x3|ssv2-1x3)$")] = "5x1"
+    protocol: Annotated[str, Field(pattern=rf"^({VIEWS}|kinetics-5x1|kinetics-5x3|ssv2-1x3)$")] = "5x1"
     """Views per video: clips × crops, such as 5x1 or 1x3; kinetics-5x1, kinetics-5x3 and ssv2-1x3 also insist on the published input."""
     views_per_batch: Positive = 16
     """Views that go through the network at once; changes speed and memory only."""

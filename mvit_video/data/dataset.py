@@ -8,7 +8,7 @@ place only in training, only where the settings say so, and never without the `B
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +27,9 @@ from mvit_video.data.sampling import (
     view_start,
 )
 from mvit_video.data.strength import with_augmentation
-from mvit_video.data.transforms import TrainTransform, ViewTransform
-from mvit_video.data.video.source import Reader, VideoSource, video_files_from
+from mvit_video.data.transforms import ViewTransform, train_transform_from
+from mvit_video.data.video.reader import Reader
+from mvit_video.data.video.source import VideoSource, video_files_from
 from mvit_video.errors import DecodeError
 
 SUBSTITUTES = 10  # videos that are tried in the place of a bad one
@@ -96,7 +97,7 @@ def read_views(reader: Reader, input: InputSettings, num_clips: int, num_crops: 
     return transform(reader.frames(distinct), places.reshape(indices.shape))
 
 
-class ClipDataset(Dataset):
+class ClipDataset(Dataset[Any]):
     """Random, augmented clips of videos: `video` (C, T, H, W) float32, `label` int, and the names of the module's docstring.
 
     What is drawn follows from (seed, epoch, video). Works with a plain DataLoader, whose shuffled numbers are drawn in the
@@ -139,7 +140,7 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, key: SampleKey | int) -> dict | BadVideo | list[dict | BadVideo]:
+    def __getitem__(self, key: SampleKey | int) -> dict[str, Any] | BadVideo | list[dict[str, Any] | BadVideo]:
         epoch, index = key if isinstance(key, tuple) else (self._epoch, int(key))
         path = self.videos.records[index].path
         try:
@@ -151,7 +152,7 @@ class ClipDataset(Dataset):
             samples = self._substituted(epoch, bad) if self.on_bad == "substitute" else [bad]
         return samples[0] if len(samples) == 1 else samples
 
-    def _samples(self, index: int, epoch: int, drawn_by: str) -> list[dict | BadVideo]:
+    def _samples(self, index: int, epoch: int, drawn_by: str) -> list[dict[str, Any] | BadVideo]:
         """The clips of a video, with one decode and the draws that belong to the video `drawn_by`."""
         record = self.videos.records[index]
         rngs = [sample_generator(self.seed, epoch, drawn_by, repeat) for repeat in range(self.repeated_aug)]
@@ -163,9 +164,9 @@ class ClipDataset(Dataset):
             for repeat, (frames, rng, chosen) in enumerate(zip(clips, rngs, indices, strict=True))
         ]
 
-    def _substituted(self, epoch: int, bad: BadVideo) -> list[dict | BadVideo]:
+    def _substituted(self, epoch: int, bad: BadVideo) -> list[dict[str, Any] | BadVideo]:
         """The clips of another video, which the lost one's own generator draws, behind all that were lost on the way."""
-        lost: list[dict | BadVideo] = []
+        lost: list[dict[str, Any] | BadVideo] = []
         drawn_by = bad.path
         rng = generator("substitutes", self.seed, epoch, drawn_by)
         others = np.delete(np.arange(len(self.videos)), bad.index)
@@ -190,14 +191,14 @@ def clip_dataset_from(
         videos,
         source or video_files_from(data.root, data.decoding),
         data.input,
-        TrainTransform.from_settings(data),
+        train_transform_from(data, data),
         repeated_aug=data.repeated_aug,
         seed=seed,
         on_bad="substitute" if data.on_error == "substitute" else "return",
     )
 
 
-class ViewDataset(Dataset):
+class ViewDataset(Dataset[Any]):
     """All views of one video per number: `video` (clips·crops, C, T, H, W) float32, `label` int; one decode.
 
     Args:
@@ -221,7 +222,7 @@ class ViewDataset(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, index: int) -> dict | BadVideo:
+    def __getitem__(self, index: int) -> dict[str, Any] | BadVideo:
         record = self.videos.records[index]
         try:
             with self.source.open(record.path) as reader:
@@ -235,7 +236,9 @@ class ViewDataset(Dataset):
         return _sample(views, record, index, 0, first_clip)
 
 
-def _sample(video: torch.Tensor, record: VideoRecord, index: int, repeat: int, frame_indices: np.ndarray) -> dict:
+def _sample(
+    video: torch.Tensor, record: VideoRecord, index: int, repeat: int, frame_indices: np.ndarray
+) -> dict[str, Any]:
     return dict(
         video=video,
         label=record.label,

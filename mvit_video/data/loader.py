@@ -7,10 +7,11 @@ from functools import cache, partial
 from itertools import islice
 from multiprocessing import active_children
 from multiprocessing.util import Finalize
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
 from mvit_video.data.draws import generator
@@ -20,7 +21,7 @@ from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.plugins import load_plugins, named_plugins
 
 
-class StepSampler(Sampler):
+class StepSampler(Sampler[list[SampleKey]]):
     """Keys of each training step's videos, from `first_step` to `last_step` (not included), across epochs.
 
     Each epoch is a permutation of all videos drawn from (seed, epoch). What does not fill a step is left out that
@@ -116,12 +117,12 @@ class StepLoader:
         self.sampler, self.device = sampler, device
         self.videos_per_part = max(clips_per_part // dataset.repeated_aug, 1) if clips_per_part else None
         most = max((len(self._parts(keys)) for keys in islice(sampler, 1)), default=1)
-        self.parts = _loader(dataset, workers, prefetched(most, workers), batch_sampler=_Flat(self))
+        self.parts = batch_loader(dataset, workers, prefetched(most, workers), batch_sampler=_Flat(self))
 
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         parts = iter(self.parts)
         for keys in self.sampler:
             yield joined([next(parts) for _ in self._parts(keys)], self.device)
@@ -131,7 +132,7 @@ class StepLoader:
         return [keys[first : first + size] for first in range(0, len(keys), size)]
 
 
-class _Flat(Sampler):
+class _Flat(Sampler[Sequence[SampleKey]]):
     """The parts of all steps, one after the other."""
 
     def __init__(self, steps: StepLoader) -> None:
@@ -152,12 +153,12 @@ def clips_ahead(clips: int, clips_per_part: int | None, workers: int) -> int:
     return prefetched(-(-clips // size), workers) * workers * size + clips
 
 
-def joined(parts: Sequence[dict], device: torch.device | None) -> dict:
+def joined(parts: Sequence[dict[str, Any]], device: torch.device | None) -> dict[str, Any]:
     """One batch of several, in their order; tensors on `device`."""
     if len(parts) == 1:
         return parts[0]
     good = [part for part in parts if "video" in part]
-    batch: dict = {"bad": [bad for part in parts for bad in part["bad"]]}
+    batch: dict[str, Any] = {"bad": [bad for part in parts for bad in part["bad"]]}
     for key in good[0] if good else ():
         values = [part[key] for part in good]
         if isinstance(values[0], torch.Tensor):
@@ -176,22 +177,22 @@ def _in_one(tensors: Sequence[torch.Tensor], device: torch.device | None) -> tor
     return whole
 
 
-def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: int = 1) -> DataLoader:
+def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
     """Videos one by one in list order, each with all of its views; samples as they are.
 
     A rank gets every `world_size`-th video: each video belongs to one rank, and some ranks may have one fewer.
     """
-    return _loader(dataset, workers, 2, batch_size=None, sampler=range(rank, len(dataset), world_size))
+    return batch_loader(dataset, workers, batch_size=None, sampler=range(rank, len(dataset), world_size))
 
 
-def collate(items: Sequence[dict | BadVideo | Sequence[dict | BadVideo]]) -> dict:
+def collate(items: Sequence[dict[str, Any] | BadVideo | Sequence[dict[str, Any] | BadVideo]]) -> dict[str, Any]:
     """Samples to a batch: `video` (B, C, T, H, W), `label` (B,), names and indices as lists, `bad` as a list.
 
     An item may be a list of samples. A batch without any clip has `bad` alone. Takes pytorchvideo's samples too.
     """
     samples = [sample for item in items for sample in (item if isinstance(item, Sequence) else (item,))]
     good = [sample for sample in samples if not isinstance(sample, BadVideo)]
-    batch: dict = {key: [sample[key] for sample in good] for key in (good[0] if good else ())}
+    batch: dict[str, Any] = {key: [sample[key] for sample in good] for key in (good[0] if good else ())}
     if good:
         batch["video"] = default_collate(batch["video"])  # in a worker it stacks in shared memory, with one copy less
         batch["label"] = torch.tensor(batch["label"])
@@ -212,8 +213,12 @@ def lost_workers_told() -> Iterator[None]:
         ) from reason
 
 
-def _loader(dataset, workers: int, ahead: int, **arguments) -> DataLoader:
-    collate_fn = None if "batch_size" in arguments else collate
+def batch_loader(dataset: Dataset[Any], workers: int, ahead: int = 2, **arguments: Any) -> DataLoader[Any]:
+    """A DataLoader with our `collate` (samples as they are for batch_size=None), whose processes end with the program.
+
+    Each of them makes `ahead` batches ahead. `arguments` are DataLoader's: which samples, in which batches.
+    """
+    whole = arguments.get("batch_size", 1) is None
     _kill_workers_at_exit()
     if workers and CAN_GUARD:
         launcher.start()  # once, and not in every worker
@@ -221,14 +226,14 @@ def _loader(dataset, workers: int, ahead: int, **arguments) -> DataLoader:
         dataset,
         num_workers=workers,
         prefetch_factor=ahead if workers else None,
-        collate_fn=collate_fn or _as_is,
+        collate_fn=_as_is if whole else collate,
         worker_init_fn=partial(_be_a_worker, plugins=named_plugins()),
         pin_memory=torch.cuda.is_available(),
         **arguments,
     )
 
 
-def _as_is(sample):
+def _as_is(sample: Any) -> Any:
     return sample
 
 

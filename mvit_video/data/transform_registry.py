@@ -5,7 +5,7 @@
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import overload
 
 import numpy as np
 import torch
@@ -19,7 +19,15 @@ Transform = Callable[[Tensor, np.random.Generator], Tensor]
 TRANSFORMS: Registry[Transform] = Registry("transform")
 
 
-def register_transform(name: str, transform: Transform | None = None) -> Any:
+@overload
+def register_transform(name: str) -> Callable[[Transform], Transform]: ...
+
+
+@overload
+def register_transform(name: str, transform: Transform) -> Transform: ...
+
+
+def register_transform(name: str, transform: Transform | None = None) -> Transform | Callable[[Transform], Transform]:
     """Let `data.transforms` name a training augmentation; also a decorator: `@register_transform("grey")`.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mvit_video.config.schema import DataSettings
+from mvit_video.config.schema import AugmentationSettings, InputSettings
 from mvit_video.data.randaugment import Box, RandAugment, augment, draw_color_jitter
 from mvit_video.data.transform_registry import AddedTransforms
 
@@ -224,16 +224,6 @@ class TrainTransform:
     erasing: float = 0.0
     added: AddedTransforms | None = None
 
-    @classmethod
-    def from_settings(cls, data: DataSettings) -> "TrainTransform":
-        crop = (
-            ResizedCrop(data.crop_area, data.crop_ratio) if data.crop == "resized" else JitterCrop(data.jitter_scales)
-        )
-        randaugment = RandAugment.parse(data.randaugment) if data.randaugment else None
-        added = AddedTransforms(data.transforms) if data.transforms else None
-        parts = (randaugment, data.color_jitter, data.erasing, added)
-        return cls(data.crop_hw, data.mean, data.std, crop, data.flip, *parts)
-
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
         place = self.crop.draw(rng, frames.shape[1], frames.shape[2], self.size)
         mirror = rng.random() < 0.5
@@ -258,6 +248,16 @@ class TrainTransform:
         if any(place.margins):
             picture = F.pad(picture, place.margins)  # nothing that is shown comes from there
         return cut(resize(picture, *place.scaled)[:, 0], place.target)
+
+
+def train_transform_from(input: InputSettings, augmentation: AugmentationSettings) -> TrainTransform:
+    crop: Crop = JitterCrop(augmentation.jitter_scales)
+    if augmentation.crop == "resized":
+        crop = ResizedCrop(augmentation.crop_area, augmentation.crop_ratio)
+    randaugment = RandAugment.parse(augmentation.randaugment) if augmentation.randaugment else None
+    added = AddedTransforms(augmentation.transforms) if augmentation.transforms else None
+    parts = (randaugment, augmentation.color_jitter, augmentation.erasing, added)
+    return TrainTransform(input.crop_hw, input.mean, input.std, crop, augmentation.flip, *parts)
 
 
 @dataclass(frozen=True)

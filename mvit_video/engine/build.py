@@ -51,7 +51,7 @@ class Training:
     """All that is left to do is `loop.run(batches)`."""
 
     loop: Loop
-    batches: Iterable[dict]
+    batches: Iterable[dict[str, Any]]
     learner: Learner
 
 
@@ -64,7 +64,7 @@ def build(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None
     sampler, trainer = step_sampler(run.config, len(run.train)), _trainer(run, say)
     dataset = clip_dataset_from(run.config.data, run.train, settings.seed)
     with deterministic_algorithms(settings.deterministic):
-        checked = preflight(trainer, dataset, run.config, run.folder)
+        checked = preflight(trainer, dataset, run.config, run.folder, run.val is not None)
     if run.state is not None:
         load_state(run.state, trainer.learner)
     if is_first():

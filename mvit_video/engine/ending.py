@@ -35,4 +35,4 @@ def spread(videos: VideoList, most: int) -> VideoList:
     """At most so many videos, evenly spread over the list, which is often in the order of its classes."""
     count = min(len(videos), most)
     places = (place * len(videos) // count for place in range(count))
-    return replace(videos, records=tuple(videos.records[place] for place in places), notes=())
+    return replace(videos, records=videos.records.take(places), notes=())

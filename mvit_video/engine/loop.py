@@ -9,7 +9,7 @@ from typing import Any
 from mvit_video.data.loader import lost_workers_told
 from mvit_video.errors import Interrupted
 
-Step = Callable[[int, dict], dict[str, Any]]
+Step = Callable[[int, dict[str, Any]], dict[str, Any]]
 """(step from 0, batch) -> its record: loss, lr, gradient_norm, top1."""
 
 
@@ -61,7 +61,7 @@ class Loop:
     `batch` and `record` are those of the step in hand, `done` is the number of steps made so far, earlier runs' included.
     """
 
-    batch: dict
+    batch: dict[str, Any]
     record: dict[str, Any]
 
     def __init__(self, step: Step, steps: Steps, hooks: Sequence[Hook]) -> None:
@@ -74,7 +74,7 @@ class Loop:
         """Epochs done so far; a part of one counts as that part."""
         return self.done / self.steps.per_epoch
 
-    def run(self, batches: Iterable[dict]) -> None:
+    def run(self, batches: Iterable[dict[str, Any]]) -> None:
         """All steps. Raises Interrupted where a hook has asked for the end, and what hooks raise."""
         with lost_workers_told(), ExitStack() as opened:
             for hook in self.hooks:

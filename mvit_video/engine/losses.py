@@ -8,7 +8,7 @@ second class token for the teacher's is not ours.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,15 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 LOSSES: Registry[Loss] = Registry("loss")
 
 
-def register_loss(name: str, loss: Loss | None = None) -> Any:
+@overload
+def register_loss(name: str) -> Callable[[Loss], Loss]: ...
+
+
+@overload
+def register_loss(name: str, loss: Loss) -> Loss: ...
+
+
+def register_loss(name: str, loss: Loss | None = None) -> Loss | Callable[[Loss], Loss]:
     """Let `train.loss` name what a training step minimises; also a decorator: `@register_loss("focal")`.
 
     Args:
@@ -69,7 +77,7 @@ class Objective:
     def parts(
         self,
         network: nn.Module | Callable[..., Any],
-        autocast: Callable[[], AbstractContextManager],
+        autocast: Callable[[], AbstractContextManager[Any]],
         clips: Tensor,
         targets: Tensor,
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -143,7 +151,7 @@ def feature_distance(feature: Tensor, larger: Tensor) -> Tensor:
 def resized(clips: Tensor, height: int, width: int) -> Tensor:
     """Clips (B, C, T, H, W) in another size: bilinear, anti-aliased where they shrink, each frame alone."""
     planes = F.interpolate(clips.flatten(1, 2), size=(height, width), mode="bilinear", antialias=True)
-    return planes.unflatten(1, clips.shape[1:3])
+    return planes.view(*clips.shape[:3], height, width)
 
 
 def check_resolutions(name: str, settings: TrainSettings) -> None:

@@ -43,7 +43,7 @@ class GuardedStep:
         self.train_step, self.run, self.stop = train_step, run, stop
         self.in_a_row = 0
 
-    def __call__(self, number: int, batch: dict) -> dict[str, Any]:
+    def __call__(self, number: int, batch: dict[str, Any]) -> dict[str, Any]:
         try:
             record: dict[str, Any] = self.train_step(number, batch["video"], batch["label"])
         except NonFiniteStep as failure:
@@ -62,7 +62,7 @@ class GuardedStep:
         return f"{again}lower train.base_lr and resume from an earlier state{other}"
 
 
-def write_report(run: Path, failure: NonFiniteStep, batch: dict) -> Path:
+def write_report(run: Path, failure: NonFiniteStep, batch: dict[str, Any]) -> Path:
     """nonfinite_step_XXXXXXXX.json in `run`: the step's numbers, and which clips it saw with the loss of each.
 
     JSON has no NaN: they are the texts "nan", "inf" and "-inf".
@@ -79,7 +79,7 @@ def write_report(run: Path, failure: NonFiniteStep, batch: dict) -> Path:
     return path
 
 
-def _clips(failure: NonFiniteStep, batch: dict) -> list[dict]:
+def _clips(failure: NonFiniteStep, batch: dict[str, Any]) -> list[dict[str, Any]]:
     """What this process had of the step."""
     names = ("video_name", "video_index", "clip_index", "aug_index")
     clips = [{name: batch[name][place] for name in names} for place in range(len(failure.losses))]

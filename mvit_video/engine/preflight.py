@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvit_video.config.schema import AUTO, Config
+from mvit_video.config.schema import Config
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey
 from mvit_video.data.loader import clips_ahead
 from mvit_video.engine.checkpoint import FOLDER, Learner
@@ -36,13 +36,13 @@ def check_output(run: Path) -> None:
         raise ConfigError(f"{run}: cannot be written to ({reason.strerror}): choose another --output") from None
 
 
-def preflight(trainer: Trainer, dataset: ClipDataset, config: Config, run: Path) -> str:
+def preflight(trainer: Trainer, dataset: ClipDataset, config: Config, run: Path, validated: bool) -> str:
     """Try the packages, the disk, some videos and one pass of the network; the outcome in words.
 
     Raises ConfigError or DecodeError. The network is left as it was.
     """
     check_trackers(config)
-    room = [check_disk(run, trainer.learner, config), *check_shared_memory(config)]
+    room = [check_disk(run, trainer.learner, config, validated), *check_shared_memory(config)]
     tried = check_videos(dataset, config.data.on_error == "stop")
     rehearse(trainer, config, len(dataset.videos.classes))
     return f"checked: {tried} videos decoded, one pass forward and back, {', '.join(room)}"
@@ -66,21 +66,20 @@ def check_videos(dataset: ClipDataset, stop: bool) -> int:
     return len(found) - len(undecoded)
 
 
-def check_disk(run: Path, learner: Learner, config: Config) -> str:
+def check_disk(run: Path, learner: Learner, config: Config, validated: bool) -> str:
     """ConfigError where the run's saved states and weights do not fit on the disk; else how much they need of what is free."""
     sets = 1 + (learner.average is not None)
     weights = sum(tensor.nbytes for tensor in learner.model.state_dict().values())
     moments = {"adamw": 2, "sgd": 1}[config.train.optimizer] * sum(
         parameter.nbytes for parameter in learner.model.parameters() if parameter.requires_grad
     )
-    best = config.data.val is not None or config.data.train == AUTO
-    state, states = sets * weights + moments, config.train.keep_checkpoints + 1 + best
+    state, states = sets * weights + moments, config.train.keep_checkpoints + 1 + validated
     there = sum(file.stat().st_size for file in (run / FOLDER).glob("step_*/*"))
     needed, free = states * state + sets * weights - there, shutil.disk_usage(_existing(run)).free
     if needed > free:
         raise ConfigError(
             f"{run}: has {_size(free)} free, but {states} saved states of {_size(state)} (one while the oldest is still "
-            f"there{', one the best' if best else ''}) and the weights take {_size(needed)}: free some, lower "
+            f"there{', one the best' if validated else ''}) and the weights take {_size(needed)}: free some, lower "
             "train.keep_checkpoints, or choose another --output"
         )
     return f"{_size(max(needed, 0))} needed of {_size(free)} free on the disk"

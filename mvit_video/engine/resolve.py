@@ -89,10 +89,7 @@ def resolve(
         check_folder(folder, config, resume, overwrite)
         if overwrite or never_started(folder):
             check_videos_stay(folder, config, lists)
-    if never_started(folder):
-        say(f"note: {folder}: holds a run that ended before its first step, which gives way to this one")
-    for note in (note for videos in lists for note in videos.notes):
-        say(f"note: {note}")
+    _tell_notes(folder, lists, say)
     settings = config.train
     per_epoch = steps_per_epoch(len(train), settings.clips_per_step, config.data.repeated_aug)
     last_step = per_epoch * settings.epochs
@@ -106,6 +103,13 @@ def resolve(
     return ResolvedRun(
         folder, resume, overwrite, config, device, precision, train, val, card, per_epoch, last_step, state
     )
+
+
+def _tell_notes(folder: Path, lists: list[VideoList], say: Callable[[str], None]) -> None:
+    if never_started(folder):
+        say(f"note: {folder}: holds a run that ended before its first step, which gives way to this one")
+    for note in (note for videos in lists for note in videos.notes):
+        say(f"note: {note}")
 
 
 def _with_numbers(config: Config, train: VideoList, resumed: Path | None, say: Callable[[str], None]) -> Config:

@@ -23,7 +23,7 @@ from mvit_video.paths import check_fresh, fresh_folder, write_whole
 SETTINGS = "config.yaml"
 WEIGHTS = "model.safetensors"
 AVERAGED_WEIGHTS = "model_ema.safetensors"
-LISTS = ("train.csv", "val.csv", "classes.txt")  # where data.train is auto
+OWN_LISTS = ("train.csv", "val.csv", "classes.txt")  # where data.train is auto
 EVALUATION = "evaluation"  # and evaluation_ema: what evaluation.after_training leaves
 OWNED = (
     *(SETTINGS, VALIDATION, EVENTS, BEST, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING),
@@ -54,7 +54,7 @@ LEARNING = ("train.", "data.")  # what may be others where a new run starts from
 def owned(run: Path, config: Config) -> tuple[str, ...]:
     """The names in the folder that are a run's own, which it writes and --overwrite deletes."""
     reports = [report.name for report in run.glob("nonfinite_step_*.json")]
-    lists = LISTS if config.data.train == AUTO else ()
+    lists = OWN_LISTS if config.data.train == AUTO else ()
     return (*OWNED, *tracker_files(), *lists, *reports, METRICS)  # which goes last: see never_started
 
 
@@ -103,9 +103,9 @@ def open_folder(run: Path, config: Config, resume: bool, overwrite: bool, lists:
     if missing := missing_text(lists):
         write_whole(run / MISSING, missing)
     if config.data.train == AUTO:
-        for name, videos in zip(LISTS, lists, strict=False):
+        for name, videos in zip(OWN_LISTS, lists, strict=False):
             write_whole(run / name, list_text(videos))
-        write_whole(run / LISTS[2], "".join(f"{name}\n" for name in lists[0].classes))
+        write_whole(run / OWN_LISTS[2], "".join(f"{name}\n" for name in lists[0].classes))
         config = config if missing else with_lists_of(run, config)
     write_whole(run / SETTINGS, dump_config(config))
 
@@ -116,9 +116,9 @@ def with_lists_of(run: Path, config: Config) -> Config:
     Videos that are added there later would be split anew, and some that have been trained on be taken for validation.
     """
     found = found_lists(config.data)
-    if config.data.train != AUTO or found.val is not None or not all((run / name).is_file() for name in LISTS):
+    if config.data.train != AUTO or found.val is not None or not all((run / name).is_file() for name in OWN_LISTS):
         return config
-    train, val, classes = (str((run / name).resolve()) for name in LISTS)
+    train, val, classes = (str((run / name).resolve()) for name in OWN_LISTS)
     data = found.model_copy(update={"train": train, "val": val, "classes": classes})
     return config.model_copy(update={"data": data})
 
@@ -158,7 +158,7 @@ def _read_files(config: Config) -> dict[str, Path]:
     data = found_lists(config.data)
     named = {name: getattr(data, name) for name in ("train", "val", "test", "classes")}
     if config.data.train == AUTO and data.classes is None:
-        named["classes"] = LISTS[2]
+        named["classes"] = OWN_LISTS[2]
     read = {f"data.{name}": Path(data.root) / place for name, place in named.items() if place}
     others = {"data.root": data.root, "model.weights": config.model.weights, "train.teacher": config.train.teacher}
     return read | {setting: Path(place) for setting, place in others.items() if place}
@@ -166,7 +166,9 @@ def _read_files(config: Config) -> dict[str, Path]:
 
 def _same_settings(before: Config, now: Config, run: Path) -> None:
     old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
-    own = [str((run / name).resolve()) for name in LISTS]  # whose digests are in the states, wherever the run has moved
+    own = [
+        str((run / name).resolve()) for name in OWN_LISTS
+    ]  # whose digests are in the states, wherever the run has moved
     for key in old.keys() | new.keys():
         if old.get(key) != new.get(key) and new.get(key) not in own and not key.startswith(MAY_CHANGE):
             raise ConfigError(

@@ -1,8 +1,9 @@
 """The training step, on a screen: forward, backward, and what the optimiser makes of it."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from math import inf, isfinite
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,7 +147,7 @@ class Trainer:
             group["lr"] = lr * group["lr_scale"]
         return lr
 
-    def _autocast(self):
+    def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])

@@ -1,8 +1,9 @@
 """Which views of a video are scored: published protocols by their names, or clips × crops."""
 
+import re
 from dataclasses import dataclass
 
-from mvit_video.config.schema import InputSettings
+from mvit_video.config.schema import VIEWS, InputSettings
 from mvit_video.errors import ConfigError
 
 
@@ -24,11 +25,12 @@ class Protocol:
         """`5x1` -> 5 clips, 1 crop. Crops are 1 (centre), 2 (the ends) or 3. Or a name of NAMED."""
         if text in NAMED:
             return NAMED[text]
-        clips, x, crops = text.partition("x")
-        if not (x and _is_number(clips) and _is_number(crops) and int(clips) > 0 and int(crops) in (1, 2, 3)):
+        if not re.fullmatch(VIEWS, text):
             raise ConfigError(
-                f"protocol '{text}' is not CLIPSxCROPS with 1, 2 or 3 crops: write 5x1, 5x3 or 1x3, say, or {_names()}"
+                f"protocol '{text[:40]}' is not CLIPSxCROPS with 1, 2 or 3 crops: write 5x1, 5x3 or 1x3, "
+                f"say, or {_names()}; clips go up to 999"
             )
+        clips, _, crops = text.partition("x")
         return cls(int(clips), int(crops))
 
     def __str__(self) -> str:
@@ -79,10 +81,6 @@ NAMED = {
         Protocol(1, 3, "ssv2-1x3", "segment"),
     )
 }
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
 
 
 def _names() -> str:

@@ -1,10 +1,8 @@
 """What an evaluation leaves: results.json, scores.npz and two tables, each written whole."""
 
-import csv
-import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from mvit_video.evaluation.views import VideoScores
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.load import checkpoint_file
 from mvit_video.paths import write_json, write_whole
+from mvit_video.printable import csv_text
 from mvit_video.version import __version__
 
 RESULTS, PER_CLASS, CONFUSION, REPORT = "results.json", "per_class.csv", "confusion.csv", "report.html"
@@ -108,7 +107,7 @@ def accuracies(scores: VideoScores) -> dict[str, float]:
     return {"top1": metrics.top_k_accuracy(*arrays, 1), "top5": metrics.top_k_accuracy(*arrays, 5)}
 
 
-def results(scores: VideoScores, classes: tuple[str, ...], protocol: Protocol, seconds: float) -> dict:
+def results(scores: VideoScores, classes: tuple[str, ...], protocol: Protocol, seconds: float) -> dict[str, Any]:
     """What results.json holds of the scores and of the way to them; accuracies in percent."""
     return measures(scores) | {
         "num_videos": len(scores.names),
@@ -126,11 +125,11 @@ def results(scores: VideoScores, classes: tuple[str, ...], protocol: Protocol, s
     }
 
 
-def measures(scores: VideoScores) -> dict:
+def measures(scores: VideoScores) -> dict[str, Any]:
     """Every number about the scores with its 95 % interval: a share of videos has Wilson's, the others a bootstrap's."""
     statistics = accuracies(scores)
     arrays = (scores.scores, scores.labels, scores.decoded)
-    calibrated: dict = {}
+    calibrated: dict[str, Any] = {}
     if not scores.multi_label:
         statistics["mean_class_accuracy"] = metrics.mean_class_accuracy(*arrays)
         error = metrics.calibration(*arrays).error
@@ -147,7 +146,7 @@ def measures(scores: VideoScores) -> dict:
     }
 
 
-def weighted_measures(scores: VideoScores):
+def weighted_measures(scores: VideoScores) -> Callable[[np.ndarray], list[float]]:
     """The statistic for `bootstrap`: the accuracies, in the order of `measures`, when video i counts weights[i] times."""
     arrays = (scores.scores, scores.labels, scores.decoded)
     if scores.multi_label:
@@ -170,7 +169,7 @@ def circumstances(
     multi_label: bool,
     frames: str,
     shown: InputSettings,
-) -> dict:
+) -> dict[str, Any]:
     """What results.json says of where its numbers come from, but for the checkpoint."""
     versions = {"mvit_video": __version__, "torch": torch.__version__, "numpy": np.__version__}
     return {
@@ -184,13 +183,13 @@ def circumstances(
     }
 
 
-def described_checkpoint(checkpoint: str, card: ModelCard) -> dict:
+def described_checkpoint(checkpoint: str, card: ModelCard) -> dict[str, Any]:
     """What results.json says of the weights: where they are from, the sha256 of their file, and their card."""
     digest = known_sha256(checkpoint_file(checkpoint))
     return {"path": checkpoint, "sha256": digest, "card": card.model_dump(mode="json")}
 
 
-def class_rows(scores: VideoScores, classes: Sequence[str]) -> list[dict]:
+def class_rows(scores: VideoScores, classes: Sequence[str]) -> list[dict[str, Any]]:
     """One row per class: what per_class.csv and the report show. Shares in percent, None where there is nothing to share."""
     if scores.multi_label:
         values = metrics.average_precisions(scores.scores, scores.labels, scores.decoded)
@@ -227,7 +226,7 @@ def _percent(share: float) -> float | None:
     return None if np.isnan(share) else 100.0 * float(share)
 
 
-def write_results(folder: Path, scores: VideoScores, classes: Sequence[str], result: dict) -> None:
+def write_results(folder: Path, scores: VideoScores, classes: Sequence[str], result: dict[str, Any]) -> None:
     """results.json, scores.npz, per_class.csv and, with one label per video, confusion.csv."""
     save_scores(folder / SCORES, scores, classes)
     rows = class_rows(scores, classes)
@@ -243,8 +242,4 @@ def write_results(folder: Path, scores: VideoScores, classes: Sequence[str], res
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Commas, one header; None is an empty cell."""
-    content = io.StringIO()
-    writer = csv.writer(content, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_whole(path, content.getvalue())
+    write_whole(path, csv_text([header, *rows]))

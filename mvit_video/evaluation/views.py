@@ -5,6 +5,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class ViewScorer:
 
 def score_views(
     scorer: ViewScorer,
-    samples: Iterable[dict | BadVideo],
+    samples: Iterable[dict[str, Any] | BadVideo],
     reorder: Reorder | None = None,
     on_video: Callable[[], None] = lambda: None,
 ) -> list[BadVideo]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,7 +139,7 @@ def to_onnx(model: nn.Module, card: ModelCard, batch: int | None) -> bytes:
     assert program is not None
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {CARD_KEY: card.model_dump_json()})
-    return proto.SerializeToString()
+    return bytes(proto.SerializeToString())
 
 
 def to_pt2(model: nn.Module, card: ModelCard, batch: int | None) -> bytes:
@@ -170,7 +171,7 @@ def to_int8(content: bytes) -> bytes:
         return file.read_bytes()
 
 
-def _linear_layers(graph) -> list[str]:
+def _linear_layers(graph: Any) -> list[str]:
     """Names of the nodes that multiply by a weight matrix; those of position tables have three axes and are few."""
     matrices = {weight.name for weight in graph.initializer if len(weight.dims) == 2}
     return [node.name for node in graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices]
@@ -214,7 +215,8 @@ def pt2_run(content: bytes) -> Run:
 
     def run(clips: Tensor) -> np.ndarray:
         with torch.no_grad():
-            return module(clips).numpy()
+            scores: np.ndarray = module(clips).numpy()
+            return scores
 
     return run
 

@@ -7,7 +7,6 @@ label, clip, crop, first moment) and undecodable.csv.
 
 # V views (clips × crops) of a video, n views in a shard, C channels, T/H/W token grid
 
-import csv
 import hashlib
 import io
 import json
@@ -30,6 +29,7 @@ from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import READERS, Predictor, groups, read_ahead
 from mvit_video.model.registry import capabilities_of, lacks
 from mvit_video.paths import fresh_folder, write_json, write_whole
+from mvit_video.printable import csv_text
 from mvit_video.progress import progress_bar
 
 JOB_FILE, INDEX_FILE, BAD_FILE = "features.json", "index.csv", "undecodable.csv"
@@ -232,9 +232,8 @@ def _brief(value: object) -> str:
 
 def _write_index(folder: Path, videos: VideoList, num_shards: int) -> list[tuple[str, str]]:
     """index.csv and undecodable.csv from the shards; returns what the latter holds."""
-    index, undecodable, bad = io.StringIO(), io.StringIO(), []
-    rows = csv.writer(index, lineterminator="\n")
-    rows.writerow(("shard", "row", "video", "label", "class", "clip", "crop", "start"))
+    rows: list[tuple] = [("shard", "row", "video", "label", "class", "clip", "crop", "start")]
+    bad: list[tuple[str, str]] = []
     for number in range(num_shards):
         with np.load(folder / shard_name(number), allow_pickle=False) as shard:
             names, labels = shard["names"].tolist(), shard["labels"].tolist()
@@ -244,8 +243,7 @@ def _write_index(folder: Path, videos: VideoList, num_shards: int) -> list[tuple
             label = labels[video]
             name = "" if label == NO_LABEL else videos.classes[label]
             where = (shard_name(number), row, names[video], "" if label == NO_LABEL else label, name)
-            rows.writerow((*where, clip, crop, f"{start:.3f}"))
-    csv.writer(undecodable, lineterminator="\n").writerows([("video", "reason"), *bad])
-    write_whole(folder / INDEX_FILE, index.getvalue())
-    write_whole(folder / BAD_FILE, undecodable.getvalue())
+            rows.append((*where, clip, crop, f"{start:.3f}"))
+    write_whole(folder / INDEX_FILE, csv_text(rows))
+    write_whole(folder / BAD_FILE, csv_text([("video", "reason"), *bad]))
     return bad

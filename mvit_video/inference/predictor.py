@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import read_views, view_indices
-from mvit_video.data.lists.read import VIDEO_SUFFIXES
+from mvit_video.data.lists.files import videos_of_folder
 from mvit_video.data.transforms import ViewTransform
 from mvit_video.data.video.guard import Guard
 from mvit_video.data.video.limits import short_reason
@@ -36,7 +36,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png"})
-COPIES = {"annotated.mp4": "timeline.json", "explain.mp4": "explain.json"}  # what we draw, and what lies beside it
 READERS = 4  # videos that are decoded while the network works on others
 MOST_VIEWS = 32
 VALUES_AT_ONCE = {"cpu": 4 * 16 * 224 * 224, "cuda": 32 * 16 * 224 * 224}  # pixels per forward: 4 and 32 views of S
@@ -66,7 +65,7 @@ class Prediction:
             raise DecodeError(self.error)
         return self.predictions[0]
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         return {
@@ -220,29 +219,23 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def find_videos(paths: Iterable[str]) -> Iterator[str]:
+def find_videos(paths: Iterable[str], tell: Callable[[str], None] = lambda note: None) -> Iterator[str]:
     """Files as they are given; in order of name the videos of a folder, and what a pattern such as `clips/**/*.mp4` finds.
 
-    A folder or pattern without any stands for itself, so that reading it says what is wrong. The copies that timelines
-    and explanations leave in a folder are not among its videos.
+    A folder or pattern without any stands for itself, so that reading it says what is wrong. `tell` hears of what is left
+    out of a folder (see `videos_of_folder`).
     """
     for path in paths:
         if os.path.isdir(path):
-            inside = sorted(str(file) for file in Path(path).rglob("*") if _is_video(file) and not _is_copy(file))
-            yield from inside or [path]
+            found = videos_of_folder(path)
+            if found.videos and (note := found.note(path)):
+                tell(note)
+            yield from [str(Path(path) / video) for video in found.videos] or [path]
         elif glob.has_magic(path) and not os.path.exists(path):
-            found = sorted(glob.glob(path, recursive=True))
-            yield from find_videos(found) if found else [path]
+            matches = sorted(glob.glob(path, recursive=True))
+            yield from find_videos(matches, tell) if matches else [path]
         else:
             yield path
-
-
-def _is_video(file: Path) -> bool:
-    return file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()
-
-
-def _is_copy(file: Path) -> bool:
-    return file.name in COPIES and file.with_name(COPIES[file.name]).exists()
 
 
 def groups(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:

@@ -2,8 +2,6 @@
 
 # n windows, K classes
 
-import csv
-import io
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ from mvit_video.errors import DecodeError
 from mvit_video.inference.predictor import Predictor, groups, open_video
 from mvit_video.inference.windows import SlidingClips, Window, plan_windows, shown_at
 from mvit_video.paths import write_json, write_whole
+from mvit_video.printable import csv_text, subtitle
 
 FILM_FRAMES, FILM_HEIGHT = 12, 120
 
@@ -167,17 +166,14 @@ def _runs(labels: np.ndarray) -> list[tuple[int, int, int]]:
 
 def segments_csv(segments: tuple[Segment, ...]) -> str:
     """Rows of start, end (seconds), label, score under a heading."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("start", "end", "label", "score"))
-    rows.writerows((f"{s.start:.3f}", f"{s.end:.3f}", s.label, f"{s.score:.4f}") for s in segments)
-    return text.getvalue()
+    rows = ((f"{s.start:.3f}", f"{s.end:.3f}", s.label, f"{s.score:.4f}") for s in segments)
+    return csv_text([("start", "end", "label", "score"), *rows])
 
 
 def segments_srt(segments: tuple[Segment, ...]) -> str:
     """Subtitles that name each segment and its score."""
     cues = (
-        f"{number}\n{_clock(segment.start)} --> {_clock(segment.end)}\n{' '.join(segment.label.split())} ({segment.score:.2f})\n"
+        f"{number}\n{_clock(segment.start)} --> {_clock(segment.end)}\n{subtitle(segment.label)} ({segment.score:.2f})\n"
         for number, segment in enumerate(segments, 1)
     )
     return "\n".join(cues)

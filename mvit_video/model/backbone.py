@@ -1,4 +1,4 @@
-"""Small parts that network files share: MLP, stochastic depth, and what every video network can be asked."""
+"""Small parts that network files share: MLP, and what every video network can be asked."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,23 +10,6 @@ from torch.utils.checkpoint import checkpoint
 
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.model.registry import Capabilities, register_model
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): a branch left out for whole samples, the rest scaled to keep the mean."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return branch
-        keep = branch.new_empty(branch.shape[0], *[1] * (branch.ndim - 1)).bernoulli_(1.0 - self.rate)
-        return branch * keep.div_(1.0 - self.rate)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:g}"
 
 
 class Mlp(nn.Module):

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from mvit_video.errors import ConfigError, InputError, MvitVideoError
 from mvit_video.model.backbone import (
-    DropPath,
     Mlp,
     VideoBackbone,
     check_stages,
@@ -27,6 +26,7 @@ from mvit_video.model.backbone import (
 )
 from mvit_video.model.checkpoint_format import CheckpointFormat, has
 from mvit_video.model.evidence import entering
+from mvit_video.model.layers import DropPath
 from mvit_video.model.partition import Grid, from_grids, from_windows, grids, largest_divisor, windows
 from mvit_video.model.registry import Capabilities
 

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.model.backbone import (
-    DropPath,
     Mlp,
     VideoBackbone,
     check_stages,
@@ -25,6 +24,7 @@ from mvit_video.model.backbone import (
 )
 from mvit_video.model.checkpoint_format import CheckpointFormat, has
 from mvit_video.model.evidence import entering
+from mvit_video.model.layers import DropPath
 from mvit_video.model.partition import from_windows, padded, unpadded, windows
 from mvit_video.model.registry import Capabilities
 

@@ -207,7 +207,7 @@ def capabilities_of(model: nn.Module) -> Capabilities:
 
 def name_of(model: nn.Module) -> str:
     """The name that a network was built by, or else its class's."""
-    return model.__dict__.get("registered_name", type(model).__name__)
+    return str(model.__dict__.get("registered_name", type(model).__name__))
 
 
 def head_of(model: nn.Module) -> nn.Module:

@@ -7,13 +7,10 @@ for the distance between query position i and key position j on that axis.
 # B batch, h heads, d head dim, T/H/W query grid, Q/K query and key positions on one axis
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from mvit_video.model.ops.device import compute_dtype
 
 
 def table_rows(q_size: int, k_size: int) -> int:
@@ -47,51 +44,15 @@ def resample_table(table: Tensor, rows: int) -> Tensor:
     return F.interpolate(table.t()[None], size=rows, mode="linear")[0].t()
 
 
-def axis_embedding(table: Tensor, q_size: int, k_size: int, padded: int | None = None) -> Tensor:
-    """R of one axis: (Q, K, d), for any sizes; a table of other rows is interpolated linearly.
-
-    What depends on the sizes alone is made once for each of them; the table is read at every call, so that weights
-    that change, in whatever way, are never read from a cache. `padded` key positions, zeros behind K, suit some products.
-    """
-    resampled = table.shape[0] != table_rows(q_size, k_size)
-    compiling, padded = torch.compiler.is_compiling(), padded or k_size
-    if not resampled and padded == k_size and (compiling or not table.is_cuda):
-        rows = (distance_rows if compiling else _kept_rows)(q_size, k_size, table.device)
-        return table[rows]
-    # a product reads rows exactly, and has a backward pass that needs no sorting
-    make = resampling if compiling else _kept_resampling
-    dtype = compute_dtype(table)
-    mix = make(q_size, k_size, table.shape[0], dtype, table.device, padded)
-    return (mix @ table.to(dtype)).unflatten(0, (q_size, padded))
+def axis_embedding(table: Tensor, q_size: int, k_size: int) -> Tensor:
+    """R of one axis: (Q, K, d), for any sizes; a table of other rows is interpolated linearly."""
+    return resample_table(table, table_rows(q_size, k_size))[distance_rows(q_size, k_size, table.device)]
 
 
-def resampling(
-    q_size: int,
-    k_size: int,
-    rows: int,
-    dtype: torch.dtype,
-    device: torch.device | None = None,
-    padded: int | None = None,
-) -> Tensor:
-    """How a table of `rows` rows mixes into the embedding of each (query, key) pair by linear interpolation: (Q·K, rows)."""
-    eye = torch.eye(rows, dtype=torch.promote_types(dtype, torch.float32), device=device)
-    mix = resample_table(eye, table_rows(q_size, k_size))
-    mix = mix[distance_rows(q_size, k_size, device)].to(dtype)  # (Q, K, rows)
-    return F.pad(mix, (0, 0, 0, (padded or k_size) - k_size)).flatten(0, 1)
-
-
-@lru_cache(maxsize=1024)
-def _kept_rows(q_size: int, k_size: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # what inference makes first, training may use afterwards
-        return distance_rows(q_size, k_size, device)
-
-
-@lru_cache(maxsize=1024)
-def _kept_resampling(
-    q_size: int, k_size: int, rows: int, dtype: torch.dtype, device: torch.device, padded: int
-) -> Tensor:
-    with torch.inference_mode(False):
-        return resampling(q_size, k_size, rows, dtype, device, padded)
+def resampling(q_size: int, k_size: int, rows: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+    """How a table of `rows` rows mixes into R of one axis: (Q, K, rows), so that R is a product with the table."""
+    eye = torch.eye(rows, dtype=dtype, device=device)
+    return resample_table(eye, table_rows(q_size, k_size))[distance_rows(q_size, k_size, device)]
 
 
 def axis_terms(q: Tensor, tables: Sequence[Tensor | None], k_thw: Sequence[int]) -> list[Tensor]:

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvit_video.errors import ConfigError, did_you_mean
-from mvit_video.model.attention import Heads, Tables
+from mvit_video.model.attention import Tables
+from mvit_video.model.heads import Heads
 from mvit_video.model.partition import (
     Grid,
     from_grids,
@@ -41,7 +42,7 @@ Attend = Callable[[Heads, Heads, Heads, Tables, float], Tensor]
 
 @dataclass(frozen=True)
 class Mixing:
-    """One block's groups: `size` in queries (t, h, w); None where every query sees every key."""
+    """One block's groups: `size` in queries (t, h, w); None where every query sees every key ("all", hwin's "global")."""
 
     kind: str
     size: Grid | None
@@ -83,8 +84,24 @@ def plan_mixing(token_mixing: str | Sequence[str], depths: Sequence[int]) -> lis
         for place in range(depth):
             word = words[place % len(words)]
             sees_all = word.kind == "hwin" and stage > 0 and place == depth - 1
-            plan.append(Mixing("hwin", None) if word.kind == "hwin" and not sees_all else ALL if sees_all else word)
+            plan.append(Mixing("global", None) if sees_all else word)
     return plan
+
+
+def block_mixing(
+    mixing: Mixing, grid: Grid, q_stride: Grid, kv_stride: Grid, num_heads: int, last_stage: bool
+) -> tuple[Mixing, Grid]:
+    """A block's groups and the stride of its keys; `grid` is that of its queries at crop_size. Raises ConfigError.
+
+    hwin's windows are as large as that grid. Its global blocks stride their keys twice as far, except in the last stage
+    (detectron2's MViTv2 backbone).
+    """
+    if mixing.kind == "hwin":
+        mixing = Mixing("window", grid)
+    elif mixing.kind == "global" and not last_stage:
+        kv_stride = (kv_stride[0], 2 * kv_stride[1], 2 * kv_stride[2])
+    check_mixing(mixing, q_stride, kv_stride, num_heads)
+    return mixing, kv_stride
 
 
 def check_mixing(mixing: Mixing, q_stride: Grid, kv_stride: Grid, num_heads: int) -> None:

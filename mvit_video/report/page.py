@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mvit_video.evaluation.metrics import Calibration, cluster_order
 from mvit_video.figures import new_figure, png
 from mvit_video.paths import write_whole
+from mvit_video.printable import printable
 from mvit_video.report.strips import Film
 
 
@@ -56,8 +57,14 @@ class Report:
 
     def write(self, path: str | Path) -> None:
         """Write the page; every text is escaped, so class and file names may hold anything."""
-        pages = Environment(loader=PackageLoader("mvit_video", "report"), autoescape=True, undefined=StrictUndefined)
+        loader = PackageLoader("mvit_video", "report")
+        pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown)
         write_whole(path, pages.get_template("report.html.j2").render(report=self))
+
+
+def _shown(value: object) -> object:
+    """Marks of direction in a name make it look like another one, on a page too."""
+    return printable(value, keep="\n") if type(value) is str else value
 
 
 def matrix_data(matrix: np.ndarray, classes: Sequence[str], videos: np.ndarray) -> dict:

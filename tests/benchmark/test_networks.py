@@ -14,7 +14,7 @@ from torch import nn
 from mvit_video.benchmark import measure
 from mvit_video.benchmark import networks as benchmark
 from mvit_video.benchmark.measure import Subject, count_multiply_adds, count_parameters, peak_memory
-from mvit_video.benchmark.networks import Plan, compare, run_benchmark, speed_ratio
+from mvit_video.benchmark.networks import Benchmark, compare, run_benchmark, speed_ratio
 from mvit_video.cli import main
 from mvit_video.errors import ConfigError
 from mvit_video.model.attention import flash_attention, reference_attention
@@ -93,7 +93,7 @@ def test_steps_alternate_between_the_networks_after_the_warm_up(monkeypatch):
     monkeypatch.setattr(Subject, "step", lambda subject, phase: order.append("warm-up"))
     monkeypatch.setattr(benchmark, "peak_memory", lambda subject, phase: None)
     monkeypatch.setattr(torch, "compile", lambda model: model)
-    result = run_benchmark(Plan(NANO, CPU, against=NANO, compile=True, train=True, repeats=2))
+    result = run_benchmark(Benchmark(NANO, CPU, against=NANO, compile=True, train=True, repeats=2))
     for phase, start in (("inference", 0), ("training", len(order) // 2)):
         assert order[start : start + 6] == ["warm-up"] * 6
         one_round = [("eager", phase), ("compiled", phase), ("eager", phase)]
@@ -185,7 +185,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_networks
 from mvit_video.benchmark import measure
 measure.build_model = lambda name: test_networks.Hungry()
-print([measure._first_step({NANO!r}, batch, "fp32", "inference", 1) for batch in (1, 4)])
+print([measure._first_step({NANO!r}, batch, "fp32", "inference", 1, ()) for batch in (1, 4)])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     one, four = json.loads(done.stdout)
@@ -283,7 +283,7 @@ def test_a_compiler_that_fails_is_one_sentence(monkeypatch):
     with pytest.raises(
         ConfigError, match=rf"^{NANO} cannot be compiled here \(.*no C\+\+ compiler\): leave --compile out$"
     ):
-        run_benchmark(Plan(NANO, CPU, compile=True, repeats=1))
+        run_benchmark(Benchmark(NANO, CPU, compile=True, repeats=1))
 
 
 def test_a_batch_that_does_not_fit_a_gpu_is_one_sentence(monkeypatch):
@@ -293,7 +293,7 @@ def test_a_batch_that_does_not_fit_a_gpu_is_one_sentence(monkeypatch):
     monkeypatch.setattr(Subject, "step", full)
     monkeypatch.setattr(benchmark, "peak_memory", lambda subject, phase: None)
     with pytest.raises(ConfigError) as caught:
-        run_benchmark(Plan(NANO, CPU, batch=7, repeats=1))
+        run_benchmark(Benchmark(NANO, CPU, batch=7, repeats=1))
     assert str(caught.value) == "batch 7 in fp32 does not fit the memory of cpu: make --batch smaller"
 
 
@@ -326,12 +326,12 @@ def test_a_network_can_be_measured_against_its_own_plain_formula():
     assert model.clips.shape == plain.clips.shape
     assert [subject.model.blocks[0].attn.attend for subject in (model, plain)] == [flash_attention, reference_attention]
     with pytest.raises(ConfigError, match=r"model 'mvitv2_x' is unknown"):
-        Plan("reference/mvitv2_x", CPU)
+        Benchmark("reference/mvitv2_x", CPU)
     with pytest.raises(ConfigError, match=r"model argument 'attention' is unknown"):
         Subject("reference/torchvision/mvit_v2_s", 1, "fp32", CPU)
 
 
 def test_a_batch_that_does_not_fit_the_memory_of_a_cpu_is_one_sentence():
     with pytest.raises(ConfigError) as caught:
-        run_benchmark(Plan(NANO, CPU, batch=10**9, repeats=1))
+        run_benchmark(Benchmark(NANO, CPU, batch=10**9, repeats=1))
     assert str(caught.value) == "batch 1000000000 in fp32 does not fit the memory of cpu: make --batch smaller"

@@ -14,7 +14,7 @@ from mvit_video.data.dataset import ClipDataset, SampleKey, clip_dataset_from
 from mvit_video.data.lists.read import read_videos
 from mvit_video.data.loader import StepSampler, collate, training_loader
 from mvit_video.data.mixing import mix_generator, mixer_from
-from mvit_video.data.transforms import TrainTransform
+from mvit_video.data.transforms import train_transform_from
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.data.video.source import VideoFiles
 
@@ -84,7 +84,7 @@ class Transformed(ClipDataset):
 def test_their_transforms_on_our_samples_go_through_our_loader(theirs, few_videos):
     data = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={few_videos}"]).data
     videos, sampler = read_videos("train.csv", str(few_videos)), StepSampler(16, 4, 0, 0, 1)
-    dataset = Transformed(videos, VideoFiles(str(few_videos)), data.input, TrainTransform.from_settings(data))
+    dataset = Transformed(videos, VideoFiles(str(few_videos)), data.input, train_transform_from(data, data))
     dataset.apply = theirs.ApplyTransformToKey("video", theirs.UniformTemporalSubsample(4))
     plain = next(iter(training_loader(clip_dataset_from(data, videos, seed=0), sampler, 0)))
     batch = next(iter(training_loader(dataset, sampler, 0)))

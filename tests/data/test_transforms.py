@@ -308,10 +308,11 @@ def test_every_setting_of_the_training_transform_is_taken_over():
         crop_size=(32, 48), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop="jitter", jitter_scales=(50, 60),
         flip=True, randaugment="rand-m3-n2-mstd0.5-inc1", color_jitter=0.2, erasing=0.1,
     )  # fmt: skip
-    assert transforms.TrainTransform.from_settings(data) == transforms.TrainTransform(
+    assert transforms.train_transform_from(data, data) == transforms.TrainTransform(
         (32, 48), data.mean, data.std, transforms.JitterCrop((50, 60)), True, RandAugment(3, 2, 0.5), 0.2, 0.1
     )
-    plain = transforms.TrainTransform.from_settings(DataSettings(crop_area=(0.2, 0.9), crop_ratio=(0.5, 2)))
+    data = DataSettings(crop_area=(0.2, 0.9), crop_ratio=(0.5, 2))
+    plain = transforms.train_transform_from(data.input, data.augmentation)
     assert plain.crop == transforms.ResizedCrop((0.2, 0.9), (0.5, 2)) and plain.randaugment is None
     assert not (plain.flip or plain.color_jitter or plain.erasing)
 

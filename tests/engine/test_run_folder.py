@@ -1,11 +1,16 @@
 """Whose a run's folder is: another run's that writes there now, one's that never started, the user's."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, silent
-from two_processes import environment
+from two_processes import environment, torchrun_words
 
 from mvit_video import api
 from mvit_video.config.load import load_config
@@ -136,3 +141,79 @@ def test_of_two_programs_that_start_in_one_folder_at_once_one_trains_and_the_oth
     assert "run: is being written to by process" in refused[0] and "Traceback" not in refused[0]
     assert [record["step"] for record in read_metrics(tmp_path / "run/metrics.jsonl")] == list(range(1, 9))
     assert len(read_metrics(tmp_path / "run/validation.jsonl")) >= 1
+
+
+def test_all_records_are_on_the_disk_before_a_state_or_a_best_one_counts_on_them(few_videos, tmp_path, monkeypatch):
+    """After a loss of power no state may be ahead of the logs, and no state be deleted for a record that is gone."""
+    run, synced, early = tmp_path / "run", {}, []
+    logs = [run / name for name in ("metrics.jsonl", "validation.jsonl", "events.jsonl")]
+    fsync, replace = os.fsync, os.replace
+
+    def sync(handle):
+        fsync(handle)
+        synced[os.fstat(handle).st_ino] = os.fstat(handle).st_size
+
+    def move(source, target):
+        if Path(target).name.startswith("step_") or Path(target).name == "best.json":
+            there = [log for log in logs if log.exists()]
+            early.extend((target, log) for log in there if log.stat().st_size > synced.get(log.stat().st_ino, 0))
+            moved.append(Path(target).name)
+        replace(source, target)
+
+    moved = []
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", move)
+    monkeypatch.setattr(Path, "replace", lambda self, target: move(self, target))
+    train(config_for(few_videos, "data.val=val.csv", "train.epochs=2", "train.validate_every_epochs=1"), run)
+    assert len([name for name in moved if name.startswith("step_")]) == 2 and "best.json" in moved
+    assert early == []
+
+
+@pytest.mark.long
+def test_processes_that_outlived_their_torchrun_keep_the_folder_until_they_are_gone(few_videos, tmp_path):
+    """The program that started them is killed; they train on, and a requeued run must not write between their lines."""
+    run = tmp_path / "run"
+    words = [
+        "-m",
+        "mvit_video",
+        "train",
+        str(REPOSITORY / "configs/demo/motion.yaml"),
+        f"data.root={few_videos}",
+        *SMALL,
+    ]
+    words += ["train.epochs=400", "--device", "cpu", "--output", str(run), "--resume", "auto"]
+    starter = subprocess.Popen(torchrun_words(*words), env=environment(), stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: len(read_metrics(run / "metrics.jsonl")) > 2)
+        ranks = children_of(starter.pid)
+        starter.kill()
+        starter.wait()
+        assert [alive(rank) for rank in ranks] == [True, True]
+        with pytest.raises(ConfigError, match="run: is being written to by process"):
+            train(config_for(few_videos, "train.epochs=400"), run, resume=True)
+    finally:
+        for rank in children_of(starter.pid) or ranks:
+            with suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGKILL)
+    wait_for(lambda: not any(map(alive, ranks)))
+    with alone_in(run, silent):  # at once
+        pass
+
+
+def children_of(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] if alive(pid) else []
+
+
+def alive(pid):
+    """A zombie, whose parent has not asked after it, is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from numbered_video import write_numbered
+from odd_videos import SHORT, TABLE
 from tiny_checkpoint import write_tiny
 from tiny_models import randomise
 
@@ -193,11 +194,27 @@ def test_the_runner_gives_what_predict_gives_without_torch(videos, tiny, tiny_on
     check_runner(tiny, tiny_onnx, videos)
 
 
-def test_the_runner_counts_frames_and_their_rate_as_we_do(videos):
-    count_frames = runpy.run_path(str(RUNNER))["count_frames"]
+def check_frames(path):
+    """The runner's count, rate and frames against the reader's."""
+    runner = runpy.run_path(str(RUNNER))
+    with VideoReader(path) as reader:
+        assert runner["count_frames"](str(path)) == (len(reader), pytest.approx(reader.fps)), path
+        given = dict(runner["read_frames"](str(path), set(range(len(reader)))))
+        assert sorted(given) == list(range(len(reader)))
+        for number, frame in enumerate(reader.stream()):
+            assert np.array_equal(given[number], frame), (path, number)
+
+
+def test_the_runner_counts_and_reads_frames_as_we_do(videos):
     for path in videos:
-        with VideoReader(path) as reader:
-            assert count_frames(str(path)) == (len(reader), pytest.approx(reader.fps)), path
+        check_frames(path)
+
+
+@pytest.mark.parametrize(
+    "kind", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in TABLE]
+)
+def test_the_runner_reads_every_kind_of_file_as_we_do(kind, tmp_path):
+    check_frames(TABLE[kind](tmp_path))
 
 
 def test_a_card_has_the_views_of_a_named_protocol_and_the_runner_takes_both(tmp_path):

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_checkpoint import write_tiny
 
 from mvit_video import cli
@@ -201,3 +202,71 @@ def test_lists_without_labels_are_fine(capsys, few_videos, tmp_path):
     assert {(row["video"], row["label"], row["class"]) for row in index_of(tmp_path / "out")} == {
         ("val/00000.mp4", "", "")
     }
+
+
+def copies(few_videos, folder, names):
+    """Videos of the demonstration under these names."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((few_videos / f"val/{number:05}.mp4").read_bytes())
+
+
+def pictures(folder, names):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(1, 10):
+            Image.fromarray(np.full((32, 40, 3), 9 * number, np.uint8)).save(folder / name / f"{number:05}.jpg")
+
+
+FORMS = {
+    "a list where the user stands": (["--annotations", "mine.csv", "--root", "videos"], ["a/x.mp4"]),
+    "class folders": (["--annotations", "videos", "--root", "."], ["videos/a/x.mp4", "videos/b/y.mp4"]),
+    "class folders of pictures": (["--annotations", "frames", "--root", "."], ["frames/a/1", "frames/b/2"]),
+    "pictures of a configuration": (["f.yaml"], ["a/1", "b/2"]),
+    "auto": (["auto.yaml"], ["a/x.mp4", "b/y.mp4"]),
+    "auto with a list for validation": (["auto.yaml", "data.root=both"], ["val/c/z.mp4"]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_features_takes_every_list_that_verify_takes(form, few_videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    copies(few_videos, tmp_path / "videos", ["a/x.mp4", "b/y.mp4"])
+    copies(few_videos, tmp_path / "both", ["val/c/z.mp4", "train/c/t.mp4", "train/d/u.mp4"])
+    pictures(tmp_path / "frames", ["a/1", "b/2"])
+    (tmp_path / "mine.csv").write_text("a/x.mp4 0\n")
+    (tmp_path / "f.yaml").write_text("data: {root: frames, val: ., decoder: frames}\n")
+    (tmp_path / "auto.yaml").write_text("data: {root: videos, train: auto}\n")
+    words, wanted = FORMS[form]
+    checkpoint = str(write_tiny(tmp_path / "model.safetensors"))
+    command = [
+        "features",
+        *words,
+        "--checkpoint",
+        checkpoint,
+        "--output",
+        "out",
+        "--device",
+        "cpu",
+        "--protocol",
+        "1x1",
+    ]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    assert [row["video"] for row in index_of(tmp_path / "out")] == wanted
+    assert cli.main(["verify", *words]) == 0
+
+
+def test_rows_that_may_not_be_read_cost_a_line_and_the_others_are_done(few_videos, tmp_path, capsys):
+    copies(few_videos, tmp_path, ["a.mp4"])
+    (tmp_path / "list.csv").write_text(
+        "../b.mp4 0\na.mp4 1\n" + "".join(f"none{number}.mp4 0\n" for number in range(50))
+    )
+    command = ["features", "--annotations", "list.csv", "--root", str(tmp_path), "--output", str(tmp_path / "out")]
+    checkpoint = str(write_tiny(tmp_path / "model.safetensors"))
+    assert cli.main([*command, "--checkpoint", checkpoint, "--device", "cpu", "--protocol", "1x1"]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert (
+        len(errors) == 2 and "../b.mp4: leads out of the data root" in errors[0] and "(row 1 of list.csv)" in errors[0]
+    )
+    assert errors[1] == "error: 50 videos: no such file; such as 'none0.mp4'"
+    assert [row["video"] for row in index_of(tmp_path / "out")] == ["a.mp4"]

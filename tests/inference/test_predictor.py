@@ -194,9 +194,22 @@ def test_a_public_checkpoint_gets_the_zoos_card(name, tmp_path, monkeypatch):
 def test_what_is_no_checkpoint_is_one_sentence(tmp_path):
     with pytest.raises(CheckpointError, match=r"no such file \(did you mean 'mvitv2_s_16x4_k400'\?\)"):
         Predictor.from_checkpoint("mvitv2_s_16x4_k40", "cpu")
-    torch.save(build_model("mvitv2_nano_8x3", num_classes=6).state_dict(), tmp_path / "x.pyth")
-    with pytest.raises(ConfigError, match=r"no names are known for its 6 classes: add them with `mvit-video convert"):
-        Predictor.from_checkpoint(tmp_path / "x.pyth", "cpu")
+
+
+@pytest.mark.parametrize("count", [6, 174, 400])
+def test_class_names_of_foreign_weights_are_not_guessed_from_their_number(tmp_path, few_videos, count, caplog):
+    """174 gestures are not Something-Something's classes, and 400 not Kinetics'; nor is the input theirs."""
+    file = tmp_path / f"my_{count}_gestures.pyth"
+    torch.save({"model_state": build_model("mvitv2_nano_8x3", num_classes=count).state_dict(), "epoch": 3}, file)
+    predictor = Predictor.from_checkpoint(file, "cpu")
+    assert predictor.card.classes == tuple(f"class {number}" for number in range(count))
+    assert predictor.card.preprocessing.sampling == "dense" and predictor.card.preprocessing.num_frames == 8
+    [prediction] = predictor(few_videos / "val/00000.mp4")
+    assert prediction.label.startswith("class ")
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert f"no names are known for its {count} classes, which are called class 0 to class {count - 1}" in warning
+    assert "8 frames, 1 in 3 at 30/s, short side 55, crop 48, mean 0.45" in warning
+    assert f"`mvit-video convert {file} --to native --classes FILE --output FILE`" in warning and "\n" not in warning
 
 
 def test_a_baseline_trained_here_predicts(tmp_path, few_videos):

@@ -3,14 +3,10 @@ import itertools
 import pytest
 import torch
 
-from mvit_video.model.attention import (
-    Heads,
-    add_residual,
-    flash_attention,
-    key_coordinates,
-    position_terms,
-    reference_attention,
-)
+from mvit_video.model.attention import flash_attention, reference_attention
+from mvit_video.model.heads import Heads
+from mvit_video.model.ops.attend import add_residual
+from mvit_video.model.ops.folding import key_coordinates, position_terms
 from mvit_video.model.relative_position import axis_terms, distance_rows
 
 Q_THW, K_THW, HEADS, D = (2, 3, 2), (2, 2, 1), 2, 4
@@ -77,10 +73,10 @@ def test_terms_over_views_are_those_of_the_plain_product():
 
 
 def test_key_coordinates_are_one_hot_per_axis():
-    table = key_coordinates((2, 3, 2), ["t", "h", "w"], torch.zeros(1))
+    table = key_coordinates((2, 3, 2), (2, 3, 2), torch.zeros(1))
     for row, (t, h, w) in zip(table, itertools.product(range(2), range(3), range(2)), strict=True):
         assert row.nonzero().flatten().tolist() == [t, 2 + h, 5 + w]
-    assert key_coordinates((2, 3, 2), [None, "h", "w"], torch.zeros(1)).shape == (12, 5)
+    assert torch.equal(key_coordinates((2, 3, 2), (0, 4, 2), torch.zeros(1))[:, [0, 1, 2, 4, 5]], table[:, 2:])
 
 
 @pytest.mark.parametrize("num_cls", [0, 1])

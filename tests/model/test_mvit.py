@@ -7,7 +7,8 @@ from tiny_models import randomise, tiny_video
 
 from mvit_video import build_model
 from mvit_video.errors import ConfigError, InputError
-from mvit_video.model.mvit import Block, BlockStyle, DropPath, plan_blocks
+from mvit_video.model.layers import DropPath
+from mvit_video.model.mvit import Block, BlockStyle, MViTArguments
 
 TINY = dict(depths=(1, 1, 2), embed_dim=16, num_heads=2, num_frames=4, crop_size=32, num_classes=5, kv_stride=(1, 4, 4))
 
@@ -67,12 +68,12 @@ def test_flash_attention_equals_the_plain_formula_in_outputs_and_all_gradients(
 @BOTH_PRECISIONS
 def test_at_every_stage_of_s_the_attention_equals_the_plain_formula(stage, cls_token, dtype, tolerance):
     """Widths, heads, grids and strides of 4 frames of 224 pixels, at the block that starts the stage."""
-    plan = plan_blocks((1, 1, 1, 1), 96, 1, (2, 56, 56), (1, 2, 2), (1, 8, 8), "attention", 0.0)[stage]
+    plan = MViTArguments(depths=(1, 1, 1, 1), num_frames=4).block_plans()[stage]
     assert (plan.dim_attention, plan.num_heads) == (96 * 2**stage, 2**stage)
     tokens = torch.randn(1, cls_token + prod(plan.grid), plan.dim, dtype=dtype)
 
     def run(block, given):
-        return block.attn(given, plan.grid, block.norm1)[0] / tokens.shape[1] ** 0.5
+        return block.attn(block.norm1(given), plan.grid) / tokens.shape[1] ** 0.5
 
     results = []
     for kind in ("flash", "reference"):
@@ -85,17 +86,17 @@ def test_at_every_stage_of_s_the_attention_equals_the_plain_formula(stage, cls_t
 def test_residual_pooling_leaves_the_class_token_out():
     x = torch.randn(1, 33, 16)
     block = tiny().blocks[0]
-    on, thw = block.attn(x, (2, 4, 4), block.norm1)
+    on = block.attn(x, (2, 4, 4))
     block.attn.residual_pooling = False
-    off, _ = block.attn(x, (2, 4, 4), block.norm1)
-    assert thw == (2, 4, 4)
+    off = block.attn(x, (2, 4, 4))
     assert torch.equal(on[:, 0], off[:, 0]) and not torch.allclose(on[:, 1:], off[:, 1:])
 
 
 def test_the_shortcut_of_a_stage_start_is_a_max_over_overlapping_windows():
     block = tiny().blocks[1]
     x = torch.randn(1, 1 + 2 * 5 * 6, 16)
-    pooled = block._pool_shortcut(x, (2, 5, 6))
+    pooled, thw = block.pool_skip(x, (2, 5, 6))
+    assert thw == (2, 3, 3)
     assert torch.equal(pooled[:, 0], x[:, 0])
     grid = x[0, 1:].view(2, 5, 6, 16)
     for t, h, w in itertools.product(range(2), range(3), range(3)):
@@ -136,21 +137,23 @@ def test_drop_path_grows_linearly_from_zero():
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
-    layer, shortcut = DropPath(0.25), torch.full((4000, 3, 2), 5.0)
-    out = layer(shortcut, torch.ones(4000, 3, 2))
-    assert out.unique().tolist() == pytest.approx([5, 5 + 1 / 0.75])
+    layer = DropPath(0.25)
+    out = layer(torch.ones(4000, 3, 2))
+    assert out.unique().tolist() == pytest.approx([0, 1 / 0.75])
     assert (out == out[:, :1, :1]).all()
-    assert out.mean().item() == pytest.approx(6, abs=0.05)
-    assert torch.equal(layer.eval()(shortcut, torch.ones(4000, 3, 2)), shortcut + 1)
+    assert out.mean().item() == pytest.approx(1, abs=0.05)
+    branch = torch.ones(4000, 3, 2)
+    assert torch.equal(layer.eval()(branch), branch)
 
 
 def test_drop_path_scales_half_precision_branches_in_single_precision():
     torch.manual_seed(0)
-    shortcut, branch = torch.zeros(64, 1, 1), torch.ones(64, 1, 1, dtype=torch.bfloat16, requires_grad=True)
-    out = DropPath(0.3)(shortcut, branch)
-    assert set(out.flatten().tolist()) == {0.0, torch.tensor(1 / (1 - 0.3)).item()}
-    out.sum().backward()
-    assert torch.equal(branch.grad, out.detach().to(torch.bfloat16))
+    branch = torch.full((64, 1, 1), 0.9, dtype=torch.bfloat16, requires_grad=True)
+    out = DropPath(0.3)(branch)
+    scaled = (branch[0].float() / (1 - 0.3)).to(torch.bfloat16).item()
+    assert out.dtype == torch.bfloat16 and set(out.flatten().tolist()) == {0.0, scaled}
+    out.float().sum().backward()
+    assert torch.equal(branch.grad != 0, out != 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -40,30 +40,6 @@ def test_a_table_of_other_rows_is_interpolated_between_row_centres(q, k):
     assert torch.allclose(embedding, resampled[positions.distance_rows(q, k)])
 
 
-@pytest.mark.parametrize("rows", [7, 11])
-def test_a_changed_table_is_read_anew_however_it_was_changed(rows):
-    table = torch.nn.Parameter(torch.zeros(rows, 3))
-    with torch.inference_mode():
-        assert positions.axis_embedding(table, 4, 4).abs().max() == 0
-    table.data.fill_(2.0)  # the way that leaves no trace in the tensor's version
-    with torch.inference_mode():
-        assert torch.allclose(positions.axis_embedding(table, 4, 4), torch.full((4, 4, 3), 2.0))
-    positions.axis_embedding(table, 4, 4).sum().backward()  # what was kept in inference serves training too
-    assert table.grad.sum().item() == pytest.approx(4 * 4 * 3)
-
-
-@pytest.mark.parametrize("rows", [7, 11])
-def test_what_depends_on_the_sizes_alone_is_made_once(monkeypatch, rows):
-    table, calls = torch.randn(rows, 3), []
-    positions._kept_rows.cache_clear()
-    positions._kept_resampling.cache_clear()
-    plain = positions.distance_rows
-    monkeypatch.setattr(positions, "distance_rows", lambda *sizes: calls.append(sizes) or plain(*sizes))
-    for _ in range(3):
-        positions.axis_embedding(table, 4, 4)
-    assert len(calls) == 1
-
-
 def test_terms_are_products_of_queries_and_table_rows():
     q = torch.randn(2, 3, 2, 3, 4, 5, dtype=torch.float64)
     tables = [

@@ -5,8 +5,10 @@ from itertools import product
 import pytest
 import torch
 
+from mvit_video import build_model
 from mvit_video.errors import ConfigError
-from mvit_video.model.attention import Heads, flash_attention, reference_attention
+from mvit_video.model.attention import flash_attention, reference_attention
+from mvit_video.model.heads import Heads
 from mvit_video.model.relative_position import axis_terms, table_rows
 from mvit_video.model.token_mixing import (
     ALL,
@@ -129,7 +131,7 @@ def test_words_take_turns_from_the_first_block_of_each_stage():
 
 def test_hwin_sees_everything_in_the_last_block_of_each_later_stage():
     kinds = [mixing.kind for mixing in plan_mixing("hwin", (1, 2, 3, 2))]
-    assert kinds == ["hwin", "hwin", "all", "hwin", "hwin", "all", "hwin", "all"]
+    assert kinds == ["hwin", "hwin", "global", "hwin", "hwin", "global", "hwin", "global"]
 
 
 @pytest.mark.parametrize(
@@ -169,3 +171,50 @@ def test_windows_that_keys_do_not_divide_name_the_nearest_that_do():
 def test_stripes_need_an_even_number_of_heads():
     with pytest.raises(ConfigError, match=r"even number of heads.*num_heads=2"):
         check_mixing(Mixing("stripes", (8, 7, 7)), (1, 1, 1), (1, 1, 1), 1)
+
+
+def small(token_mixing, **arguments):
+    torch.manual_seed(0)
+    sizes = dict(
+        depths=(1, 2, 2), num_frames=8, crop_size=64, num_heads=2, embed_dim=32, kv_stride=(1, 4, 4), num_classes=5
+    )
+    model = build_model("mvitv2_nano_8x3", token_mixing=token_mixing, **(sizes | arguments)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.1)
+    return model
+
+
+MIXINGS = [
+    "hwin",
+    "window 4x8x8",
+    "window 2x4x4, shifted 2x4x4",
+    "grid 4x4x4",
+    "stripes 4x4",
+    ["all", "shifted 4x4x4", "all"],
+]
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_a_network_of_groups_is_differentiable_and_takes_other_sizes(mixing):
+    model = small(mixing)
+    logits = model(torch.randn(2, 3, 8, 80, 96))
+    assert logits.shape == (2, 5)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_a_network_of_groups_is_the_same_by_the_plain_formula(mixing):
+    clip = torch.randn(1, 3, 8, 64, 64)
+    models = [small(mixing, attention=attention) for attention in ("flash", "reference")]
+    with torch.no_grad():
+        torch.testing.assert_close(models[0](clip), models[1](clip), rtol=1e-4, atol=1e-5)
+
+
+def test_groups_have_the_parameters_of_all_and_windows_over_everything_its_logits():
+    clip = torch.randn(1, 3, 8, 64, 64)
+    everything, windows = small("all"), small("window 8x16x16")
+    windows.load_state_dict(everything.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(windows(clip), everything(clip), rtol=1e-6, atol=1e-6)
+        assert (small("window 2x4x4")(clip) - everything(clip)).abs().max() > 1e-4

@@ -548,3 +548,36 @@ def answers(port):
     except OSError:
         return False
     return True
+
+
+SLOW = """
+import http.client, os, signal, sys, threading, time
+import torch
+from torch import nn
+from tiny_predictor import nano_predictor
+from mvit_video.serve.app import bound, serve
+from mvit_video.serve.jobs import Jobs, Limits
+class Slow(nn.Module):
+    def forward(self, clips):
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(time.time(), flush=True)
+        time.sleep(60)
+        return torch.zeros(len(clips), 8)
+def send():
+    connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+    connection.request("POST", "/jobs", open(sys.argv[2], "rb").read())
+    connection.getresponse().read()
+place, jobs = bound("127.0.0.1", int(sys.argv[1])), Jobs(nano_predictor(model=Slow()), Limits(10**6, 60.0, 2))
+threading.Timer(1.0, send).start()
+serve(jobs, "127.0.0.1", place)
+"""
+
+
+@pytest.mark.integration
+def test_a_page_ends_within_seconds_while_the_network_is_at_work(free_port, video, tmp_path):
+    """A forward pass cannot be interrupted: the process ends with it."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", SLOW, str(free_port), str(video)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, timeout=PATIENCE)
+    assert done.returncode == 0 and time.time() - float(done.stdout) < 5
+    assert not any(tmp_path.iterdir())

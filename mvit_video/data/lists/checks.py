@@ -2,22 +2,22 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
 
 from mvit_video.data.lists.files import absent
-from mvit_video.data.lists.records import VideoList, VideoRecord
+from mvit_video.data.lists.records import VideoList, VideoRecord, VideoRecords
 from mvit_video.errors import AnnotationError
 
 MISSING = "missing.txt"  # in an output folder: the videos that were not there
 _KINETICS_NAME = re.compile(r"[\w-]{11}_\d{6}_\d{6}")
 
 
-def repeats(records: Sequence[VideoRecord], source: str) -> list[str]:
+def repeats(records: VideoRecords, source: str) -> list[str]:
     """A note with the count where videos stand more than once in one list."""
-    if len({record.path for record in records}) == len(records):
+    if len(set(records.paths())) == len(records):
         return []
     first: dict[str, VideoRecord] = {}
     again = [record for record in records if first.setdefault(record.path, record) is not record]
@@ -31,11 +31,11 @@ def repeats(records: Sequence[VideoRecord], source: str) -> list[str]:
 
 def shared_videos(first: VideoList, second: VideoList) -> str:
     """A note with the count of videos that stand in both lists; empty where there are none."""
-    known = {_identity(record.path): record for record in first.records}
-    both = [record for record in second.records if _identity(record.path) in known]
+    names = set(map(_identity, first.records.paths()))
+    both = [record for record in second.records if _identity(record.path) in names]
     if not both:
         return ""
-    there = known[_identity(both[0].path)]
+    there = next(record for record in first.records if _identity(record.path) == _identity(both[0].path))
     return (
         f"{len(both)} of the {len(second)} videos of {second.source} stand in {first.source} too, the first is "
         f"'{both[0].path}' ({second.where(both[0])}, {first.where(there)}): results on them say little"
@@ -56,7 +56,7 @@ def check_files_exist(
     With `allow_missing` they are counted in a note and listed as `missing` instead, and leave the records unless `keep`:
     a video that is evaluated stays, and counts as wrong.
     """
-    gone = absent((record.path for record in videos.records), root, frames)
+    gone = absent(videos.records.paths(), root, frames)
     missing = tuple(compress(videos.records, gone))
     if not missing:
         return videos
@@ -66,7 +66,7 @@ def check_files_exist(
     )
     if not allow_missing or len(missing) == len(videos):
         raise AnnotationError(f"{text}: {_cure(missing[0], root, frames, len(missing) == len(videos))}")
-    there = videos.records if keep else tuple(compress(videos.records, (not one for one in gone)))
+    there = videos.records if keep else VideoRecords.of(compress(videos.records, (not one for one in gone)))
     note = f"{text}: {'they count as wrong' if keep else 'they are left out'}, see {MISSING}"
     return replace(videos, records=there, notes=(*videos.notes, note), missing=missing)
 

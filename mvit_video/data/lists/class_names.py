@@ -1,12 +1,11 @@
 """Names of classes in label order: from a dataset's own file, or the published lists that are shipped here."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from mvit_video.download import local_file
+from mvit_video.data.lists.text import read_json, read_text
 from mvit_video.errors import AnnotationError
 
 PUBLISHED = {"kinetics400": "Kinetics-400", "ssv2": "Something-Something v2"}
@@ -110,29 +109,3 @@ def class_lookup(classes: Iterable[str]) -> Callable[[str], int | None]:
         keys[name_key(name)] = None if name_key(name) in keys else label
     keys = {key: label for key, label in keys.items() if key and not key.isdigit()}
     return lambda name: labels.get(name, keys.get(name_key(name)))
-
-
-def read_text(path: str) -> str:
-    """A list as text: UTF-8 with or without a byte order mark, any line ending read as one newline."""
-    file = local_file(path, AnnotationError)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as reason:
-        raise AnnotationError(f"{path}: is not UTF-8 text (byte {reason.start}): save it as UTF-8") from None
-    if "\0" in text:
-        raise AnnotationError(f"{path}: holds a zero byte at character {text.index(chr(0))}, so it is not a text file")
-    return text
-
-
-def read_json(path: str) -> object:
-    """The content of a JSON file; AnnotationError with line and column where it is none."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as reason:
-        raise AnnotationError(
-            f"{path}: is not JSON (line {reason.lineno}, column {reason.colno}: {reason.msg.lower()})"
-        ) from None
-    except RecursionError:
-        raise AnnotationError(f"{path}: is nested too deeply to be a list of videos") from None
-    except ValueError:
-        raise AnnotationError(f"{path}: holds a number of thousands of digits, which no list of videos has") from None

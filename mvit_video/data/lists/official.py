@@ -1,54 +1,58 @@
 """The official lists of Kinetics, Something-Something v2, UCF101 and HMDB51, as their owners publish them.
 
-They name videos, not files, so the tree under the data root is searched for them (`find_videos`): in class folders or
-flat, with any video suffix, or as frame folders.
+They name videos, not files, which are looked for in the tree under the data root: in class folders or flat, with any video
+suffix, or as frame folders.
 """
 
-import csv
-import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mvit_video.data.lists.class_names import PUBLISHED, published_classes, read_json, read_text, without_brackets
-from mvit_video.data.lists.files import best_place, find_videos, in_class
-from mvit_video.data.lists.rows import Listing, Row
+from mvit_video.data.lists.class_names import PUBLISHED, published_classes, without_brackets
+from mvit_video.data.lists.formats import Listing, Row
+from mvit_video.data.lists.text import delimiter_of, first_line, read_json, read_text, table_rows
 from mvit_video.errors import AnnotationError, did_you_mean
 
 UCF_LIST = re.compile(r"(train|test)list\d*\.txt")
 HMDB_LIST = re.compile(r"(train|test)_split(\d)")
 
 
-def read_kinetics(text: str, place: str, root: str, frames: bool) -> Listing:
+class Kinetics:
     """Kinetics-400, 600 or 700: rows of label, youtube_id, time_start, time_end, split, whatever other columns there are.
 
     A video is `<youtube_id>_<start>_<end>` with the seconds in six digits. A test list may have no labels.
     """
-    lines = csv.reader(io.StringIO(text))
-    columns = [name.strip().lower() for name in next(lines)]
+
+    def matches(self, path: str) -> bool:
+        head = first_line(path)
+        return "youtube_id" in _columns(head.split(delimiter_of(head)))
+
+    def read(self, path: str, root: str) -> Listing:
+        rows, split = _kinetics_rows(path)
+        return replace(
+            with_published_names(rows, path, "kinetics400"), paths="names", usual="{label}/{name}.mp4", split=split
+        )
+
+
+def _kinetics_rows(place: str) -> tuple[list[Row], str]:
+    lines = table_rows(place)
+    columns = _columns(next(lines)[1])
     lacking = [name for name in ("youtube_id", "time_start", "time_end") if name not in columns]
     if lacking:
         raise AnnotationError(f"{place}: has no column {lacking[0]}, wanted label,youtube_id,time_start,time_end,split")
     rows, split = [], ""
-    try:
-        for fields in lines:
-            if fields:
-                values = _named(fields, columns, f"{place}: row {lines.line_num}")
-                name = _kinetics_name(values, f"{place}: row {lines.line_num}")
-                rows.append(Row(lines.line_num, name, values.get("label", "").strip()))
-                split = values.get("split", split)
-    except csv.Error as reason:
-        raise AnnotationError(f"{place}: row {lines.line_num} is not csv ({reason})") from None
+    for number, fields in lines:
+        values = dict(zip(columns, fields, strict=True))
+        rows.append(Row(number, _kinetics_name(values, f"{place}: row {number}"), values.get("label", "").strip()))
+        split = values.get("split", split)
     if not rows:
         raise AnnotationError(f"{place}: holds no videos under its header")
-    return _official(_found(rows, root, frames, "{label}/{name}.mp4", split), place, "kinetics400")
+    return rows, split
 
 
-def _named(fields: Sequence[str], columns: Sequence[str], where: str) -> dict[str, str]:
-    if len(fields) != len(columns):
-        raise AnnotationError(f"{where} has {len(fields)} fields, the header has {len(columns)}: {','.join(columns)}")
-    return dict(zip(columns, fields, strict=True))
+def _columns(names: Sequence[str]) -> list[str]:
+    return [name.strip().lower() for name in names]
 
 
 def _kinetics_name(values: dict[str, str], where: str) -> str:
@@ -63,7 +67,7 @@ def _kinetics_name(values: dict[str, str], where: str) -> str:
     return f"{values['youtube_id'].strip()}_{start:06d}_{end:06d}"
 
 
-def _official(rows: list[Row], place: str, dataset: str) -> Listing:
+def with_published_names(rows: list[Row], place: str, dataset: str) -> Listing:
     """Rows with the published names of the dataset where all labels are among them, else with their own, sorted."""
     labels, published = {row.label for row in rows if row.label}, published_classes(dataset)
     if not labels:
@@ -76,8 +80,17 @@ def _official(rows: list[Row], place: str, dataset: str) -> Listing:
     return Listing(rows, tuple(sorted(labels)), note, True, label_ids=dataset == "ssv2")
 
 
-def read_something(place: str, root: str, frames: bool) -> Listing:
+class Something:
     """Something-Something v2: a list of {id, template, ...}; a test list has no template. Videos are named by id."""
+
+    def matches(self, path: str) -> bool:
+        return Path(path).suffix.lower() == ".json"
+
+    def read(self, path: str, root: str) -> Listing:
+        return replace(with_published_names(_something_rows(path), path, "ssv2"), paths="names", usual="{name}.webm")
+
+
+def _something_rows(place: str) -> list[Row]:
     items = read_json(place)
     if not isinstance(items, list) or not items:
         raise AnnotationError(f"{place}: wanted a list of objects with id and template")
@@ -90,52 +103,44 @@ def read_something(place: str, root: str, frames: bool) -> Listing:
         if not isinstance(template, str):
             raise AnnotationError(f"{place}: entry {number} (id {name}) has a template that is no text: {template!r}")
         rows.append(Row(number, str(name), without_brackets(template)))
-    return _official(_found(rows, root, frames, "{name}.webm"), place, "ssv2")
+    return rows
 
 
-def label_frame_list(listing: Listing, place: str) -> Listing:
-    """A frame list without labels, as made for Something-Something v2, with those of the json lists beside it."""
-    templates: dict[str, str] = {}
-    files = [file for file in sorted(Path(place).parent.glob("*.json")) if not file.stem.endswith("labels")]
-    for file in files:
-        items = read_json(str(file))
-        for item in items if isinstance(items, list) else ():
-            if isinstance(item, dict) and isinstance(item.get("template"), str):
-                templates[str(item.get("id"))] = without_brackets(item["template"])
-    rows = [Row(row.number, row.path, templates.get(row.path.rpartition("/")[2], "")) for row in listing.rows]
-    if not any(row.label for row in rows):
-        return listing
-    note = f"{place}: its labels are those of {', '.join(file.name for file in files)} beside it"
-    return replace(_official(rows, place, "ssv2"), notes=(note,))
-
-
-def read_ucf101(text: str, place: str, root: str, frames: bool) -> Listing:
+class Ucf101:
     """UCF101's trainlist (`CLASS/VIDEO.avi 1`, labels from 1) or testlist (no labels: the folder is the class)."""
-    index = Path(place).with_name("classInd.txt")
-    if not index.is_file():
-        raise AnnotationError(f"{place}: has no classInd.txt beside it, which says what its labels mean: put it there")
-    names = _class_index(str(index))
-    classes = set(names.values())
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        path, _, label = line.strip().partition(" ")
-        folder, _, file = path.rpartition("/")
-        if folder not in classes:
+
+    def matches(self, path: str) -> bool:
+        prepared = Path(path).with_name("classes.txt").is_file()  # a list of this name that `prepare` has written
+        return bool(UCF_LIST.fullmatch(Path(path).name)) and not prepared
+
+    def read(self, path: str, root: str) -> Listing:
+        index = Path(path).with_name("classInd.txt")
+        if not index.is_file():
             raise AnnotationError(
-                f"{place}: row {number} is '{line.strip()}', wanted CLASS/VIDEO.avi with a class of classInd.txt"
-                f"{did_you_mean(folder, classes)}"
+                f"{path}: has no classInd.txt beside it, which says what its labels mean: put it there"
             )
-        if label and names.get(label.strip()) != folder:
-            raise AnnotationError(
-                f"{place}: row {number} has the label '{label.strip()}', "
-                f"which is {names.get(label.strip(), 'none')} in classInd.txt, but the folder '{folder}'"
-            )
-        rows.append(Row(number, file.rpartition(".")[0] or file, folder))
-    if not rows:
-        raise AnnotationError(f"{place}: holds no videos, wanted rows of `CLASS/VIDEO.avi label`")
-    return Listing(_found(rows, root, frames, "{label}/{name}.avi"), tuple(names.values()), by_name=True)
+        names = _class_index(str(index))
+        lines = enumerate(read_text(path).replace("\\", "/").split("\n"), 1)
+        rows = [_ucf_row(line.strip(), number, names, path) for number, line in lines if line.strip()]
+        if not rows:
+            raise AnnotationError(f"{path}: holds no videos, wanted rows of `CLASS/VIDEO.avi label`")
+        return Listing(rows, tuple(names.values()), by_name=True, paths="names", usual="{label}/{name}.avi")
+
+
+def _ucf_row(line: str, number: int, names: Mapping[str, str], place: str) -> Row:
+    path, _, label = line.partition(" ")
+    folder, _, file = path.rpartition("/")
+    if folder not in names.values():
+        raise AnnotationError(
+            f"{place}: row {number} is '{line}', wanted CLASS/VIDEO.avi with a class of classInd.txt"
+            f"{did_you_mean(folder, names.values())}"
+        )
+    if label and names.get(label.strip()) != folder:
+        raise AnnotationError(
+            f"{place}: row {number} has the label '{label.strip()}', "
+            f"which is {names.get(label.strip(), 'none')} in classInd.txt, but the folder '{folder}'"
+        )
+    return Row(number, file.rpartition(".")[0] or file, folder)
 
 
 def _class_index(path: str) -> dict[str, str]:
@@ -153,40 +158,30 @@ def _class_index(path: str) -> dict[str, str]:
     return names
 
 
-def read_hmdb51(folder: Path, part: str, number: str, root: str, frames: bool) -> Listing:
+class Hmdb51:
     """HMDB51: a file CLASS_test_split1.txt per class, rows `VIDEO.avi 1` (training), 2 (test) or 0 (neither)."""
-    mark, ending = {"train": "1", "test": "2"}[part], f"_test_split{number}.txt"
-    files = sorted(folder.glob(f"*{ending}"))
-    if not files:
-        raise AnnotationError(
-            f"{folder}: holds no CLASS{ending}, which {part}_split{number} is read from: name the folder of HMDB51's splits"
-        )
-    rows = []
-    for file in files:
-        for row, line in enumerate(read_text(str(file)).split("\n"), 1):
-            video, _, use = line.strip().rpartition(" ")
-            if line.strip() and (use not in ("0", "1", "2") or not video.strip()):
-                raise AnnotationError(f"{file}: row {row} is '{line.strip()}', wanted VIDEO.avi and 0, 1 or 2")
-            if use == mark:
-                rows.append(Row(0, video.strip().rpartition(".")[0], file.name.removesuffix(ending)))
-    names = tuple(file.name.removesuffix(ending) for file in files)
-    return Listing(_found(rows, root, frames, "{label}/{name}.avi"), names, by_name=True)
+
+    def matches(self, path: str) -> bool:
+        return bool(HMDB_LIST.fullmatch(Path(path).name)) and not Path(path).exists()
+
+    def read(self, path: str, root: str) -> Listing:
+        folder, (part, _, number) = Path(path).parent, Path(path).name.partition("_split")
+        ending = f"_test_split{number}.txt"
+        files = sorted(folder.glob(f"*{ending}"))
+        if not files:
+            raise AnnotationError(
+                f"{folder}: holds no CLASS{ending}, which {part}_split{number} is read from: name the folder of HMDB51's splits"
+            )
+        names = tuple(file.name.removesuffix(ending) for file in files)
+        mark = {"train": "1", "test": "2"}[part]
+        rows = [row for file, name in zip(files, names, strict=True) for row in _hmdb_rows(file, name, mark)]
+        return Listing(rows, names, by_name=True, paths="names", usual="{label}/{name}.avi")
 
 
-def _found(rows: Sequence[Row], root: str, frames: bool, usual: str, split: str = "") -> list[Row]:
-    """Rows whose path is a video's name, with the path where it lies under `root`, or the usual one where it does not.
-
-    Where videos of several classes have one name, none of them is taken from another one's class folder.
-    """
-    usual = usual.rpartition(".")[0] if frames else usual
-    classes: dict[str, set[str]] = {}
-    for row in rows:
-        classes.setdefault(row.path, set()).add(row.label)
-    places = find_videos(root, classes, frames)
-
-    def path(row: Row) -> str:
-        found, others = places.get(row.path, []), classes[row.path] - {row.label}
-        own = [place for place in found if not any(in_class(place, other) for other in others)] if others else found
-        return best_place(own, row.label, split) or usual.format(label=row.label, name=row.path).lstrip("/")
-
-    return [row._replace(path=path(row)) for row in rows]
+def _hmdb_rows(file: Path, name: str, mark: str) -> Iterator[Row]:
+    for row, line in enumerate(read_text(str(file)).split("\n"), 1):
+        video, _, use = line.strip().rpartition(" ")
+        if line.strip() and (use not in ("0", "1", "2") or not video.strip()):
+            raise AnnotationError(f"{file}: row {row} is '{line.strip()}', wanted VIDEO.avi and 0, 1 or 2")
+        if use == mark:
+            yield Row(0, video.strip().rpartition(".")[0], name)

@@ -1,25 +1,19 @@
 """Lists of labelled videos: one function reads every form, from `path label` rows to the official lists of datasets."""
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from mvit_video.config.schema import DataSettings
 from mvit_video.data.lists.checks import check_files_exist, repeats
-from mvit_video.data.lists.class_names import class_lookup, classes_beside, differences, read_classes, read_text
-from mvit_video.data.lists.files import VIDEO_SUFFIXES
-from mvit_video.data.lists.official import (
-    HMDB_LIST,
-    UCF_LIST,
-    label_frame_list,
-    read_hmdb51,
-    read_kinetics,
-    read_something,
-    read_ucf101,
-)
-from mvit_video.data.lists.records import NO_LABEL, VideoList, VideoRecord
-from mvit_video.data.lists.rows import Listing, Row, read_class_folders, read_frame_list, read_rows
-from mvit_video.download import local_file
+from mvit_video.data.lists.class_names import class_lookup, classes_beside, differences, read_classes
+from mvit_video.data.lists.files import VIDEO_SUFFIXES, is_leftover, list_folder, videos_of_folder
+from mvit_video.data.lists.formats import Listing, Row, reader_of
+from mvit_video.data.lists.locate import located
+from mvit_video.data.lists.official import HMDB_LIST
+from mvit_video.data.lists.records import NO_LABEL, VideoList, VideoRecord, VideoRecords
+from mvit_video.data.lists.row_paths import Refusal, checked_paths
 from mvit_video.errors import AnnotationError
 
 __all__ = ["VIDEO_SUFFIXES", "VideoList", "VideoRecord", "checked_list", "list_place", "read_videos"]
@@ -28,7 +22,13 @@ MAX_CLASSES = 100_000  # of a list whose labels are numbers without names
 
 
 def read_videos(
-    source: str, root: str, classes: Sequence[str] | None = None, frames: bool = False, need_labels: bool = True
+    source: str,
+    root: str,
+    classes: Sequence[str] | None = None,
+    frames: bool = False,
+    need_labels: bool = True,
+    follow_links: bool = True,
+    keep_refused: bool = False,
 ) -> VideoList:
     """Labelled videos from a list file or a folder, both relative to `root`; datasets/README.md shows every form.
 
@@ -36,10 +36,12 @@ def read_videos(
     labels mean the same in every list. Otherwise they are the dataset's own (classes.txt or SSv2's labels.json beside
     the list), else the published ones of an official list, else the folders' names, else the labels' numbers.
     `frames`: videos are folders of pictures. `need_labels=False` takes lists without labels, for prediction.
+    `keep_refused`: rows whose paths may not be read (see `checked_paths`) are put into `refused` with the reasons.
     Raises AnnotationError that names the file and the row.
     """
     place = source if source.startswith(("http://", "https://")) else str(Path(root) / source)
-    listing = _read(place, root, frames)
+    read = reader_of(place).read(place, root)
+    listing = located(read, place, root, frames, follow_links)
     names, notes = _class_names(listing, classes, place, root)
     if need_labels and not any(row.label for row in listing.rows):
         raise AnnotationError(
@@ -47,15 +49,40 @@ def read_videos(
             f"'{listing.rows[0].path}', wanted a path and a label (lists without labels are for prediction)"
         )
     to_labels = _labeller(names, listing.by_name, need_labels, place)
-    inside = _under(root, place)
-    records = tuple(
-        VideoRecord(inside(row), labels[0] if labels else NO_LABEL, row.number, labels[1:])
-        for row, labels in zip(listing.rows, map(to_labels, listing.rows), strict=True)
-    )
+    paths, note = checked_paths(listing.rows, root, place, follow_links, written=read.paths == "files")
+    notes += [note] if note else []
+    records, refused = _records(listing.rows, paths, to_labels, place, keep_refused)
     named = bool(names)
     if not named:
-        names, notes = _names_from_labels(records, place)
-    return VideoList(records, names, place, (*listing.notes, *notes, *repeats(records, place)), named=named)
+        names, more = _names_from_labels(records, place)
+        notes += more
+    notes += repeats(records, place)
+    return VideoList(records, names, place, (*listing.notes, *notes), named=named, refused=tuple(refused))
+
+
+def _records(
+    rows: Sequence[Row],
+    paths: Iterable[str | Refusal],
+    to_labels: Callable[[Row], tuple[int, ...]],
+    place: str,
+    keep_refused: bool,
+) -> tuple[VideoRecords, list[tuple[VideoRecord, str]]]:
+    """The records of rows, and apart those that are refused, with the reasons."""
+    refused: list[tuple[VideoRecord, str]] = []
+
+    def kept() -> Iterator[VideoRecord]:
+        for row, path in zip(rows, paths, strict=True):
+            labels = to_labels(row)
+            record = VideoRecord(str(path), labels[0] if labels else NO_LABEL, row.number, labels[1:])
+            if not isinstance(path, Refusal):
+                yield record
+            elif keep_refused:
+                refused.append((record, path.reason))
+            else:
+                where = f"row {row.number}" if row.number else "a video"
+                raise AnnotationError(f"{place}: {where} is '{path}', which {path.reason}")
+
+    return VideoRecords.of(kept()), refused
 
 
 def list_place(annotations: str, root: str) -> str:
@@ -68,6 +95,26 @@ def list_place(annotations: str, root: str) -> str:
     return str(Path(annotations).resolve())
 
 
+def annotated_list(annotations: str, root: str) -> tuple[VideoList, bool]:
+    """The list that `--annotations` names (see `list_place`), and whether its videos are folders of pictures alone.
+
+    Its labels may be missing. Rows that may not be read are put into `refused`.
+    """
+    place = list_place(annotations, root)
+    frames = _holds_frame_folders(str(Path(root) / place))
+    return read_videos(place, root, frames=frames, need_labels=False, keep_refused=True), frames
+
+
+def _holds_frame_folders(place: str) -> bool:
+    """Whether class folders hold folders, and no video at any depth."""
+    folders = [
+        f"{place}/{name}" for name, is_folder in list_folder(place).items() if is_folder and not is_leftover(name)
+    ]
+    if any(videos_of_folder(folder).videos for folder in folders):
+        return False
+    return any(videos_of_folder(folder, frames=True).videos for folder in folders)
+
+
 def checked_list(source: str, data: DataSettings, classes: Sequence[str] | None, keep_missing: bool) -> VideoList:
     """A list for training or evaluation, each video of which is there.
 
@@ -76,7 +123,7 @@ def checked_list(source: str, data: DataSettings, classes: Sequence[str] | None,
     frames = data.decoder == "frames"
     if classes is not None:
         _check_own_names(source, data, classes)
-    videos = read_videos(source, data.root, classes, frames)
+    videos = read_videos(source, data.root, classes, frames, follow_links=data.follow_links)
     return check_files_exist(videos, data.root, frames, data.allow_missing, keep_missing)
 
 
@@ -97,32 +144,6 @@ def _check_own_names(source: str, data: DataSettings, classes: Sequence[str]) ->
             f"{file}: class {place} is '{theirs}' there but '{ours}' in the checkpoint or the training list "
             f"({len(own)} and {len(classes)} classes): use lists with the same classes in the same order"
         )
-
-
-def _read(place: str, root: str, frames: bool) -> Listing:
-    """The rows of a list, whichever form it has."""
-    path = Path(place)
-    split = HMDB_LIST.fullmatch(path.name)
-    if split and not path.exists():
-        return read_hmdb51(path.parent, split[1], split[2], root, frames)
-    if path.is_dir():
-        return read_class_folders(path, root, frames)
-    if path.suffix.lower() == ".json":
-        return read_something(place, root, frames)
-    head = _first_line(place)
-    if head.startswith(("original_vido_id ", "original_video_id ")):
-        listing = read_frame_list(place)
-        return listing if any(row.label for row in listing.rows) else label_frame_list(listing, place)
-    if "youtube_id" in head.lower().split(","):
-        return read_kinetics(read_text(place), place, root, frames)
-    if UCF_LIST.fullmatch(path.name) and not path.with_name("classes.txt").is_file():  # which prepared lists have
-        return read_ucf101(read_text(place), place, root, frames)
-    return read_rows(read_text(place), place)
-
-
-def _first_line(place: str) -> str:
-    with local_file(place, AnnotationError).open(encoding="utf-8-sig", errors="replace") as file:
-        return file.readline(1000).strip()
 
 
 def _class_names(
@@ -186,40 +207,10 @@ def _refuse_numerals(names: Sequence[str], place: str) -> None:
         )
 
 
-def _under(root: str, place: str) -> Callable[[Row], str]:
-    """What gives a row's path relative to the data root, in one spelling, and refuses what leads out of it."""
-    signs = ("//", "/.", ":", "\0")
-
-    def inside(row: Row) -> str:
-        if not row.path.isascii():
-            _refuse_other_bytes(row.path, place)
-        if row.path[:1] not in "/." and row.path[-1:] != "/" and not any(sign in row.path for sign in signs):
-            return row.path
-        path = os.path.normpath(row.path)
-        if os.path.isabs(path):
-            path = os.path.relpath(path, os.path.abspath(root))
-        if path in ("", ".") or path.split("/")[0] == ".." or "://" in row.path or "\0" in path:
-            raise AnnotationError(
-                f"{place}: row {row.number} is '{row.path}', which is not a file under the data root '{root}': "
-                "paths in lists are relative to it"
-            )
-        return path
-
-    return inside
-
-
-def _refuse_other_bytes(path: str, place: str) -> None:
-    """Python reads a file name that is not UTF-8, but no list, result or state can be written with it."""
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        shown = path.encode("utf-8", "backslashreplace").decode()
-        raise AnnotationError(f"{place}: the file name '{shown}' is not UTF-8: rename the file") from None
-
-
-def _names_from_labels(records: Sequence[VideoRecord], place: str) -> tuple[tuple[str, ...], list[str]]:
+def _names_from_labels(records: VideoRecords, place: str) -> tuple[tuple[str, ...], list[str]]:
     """The folder of each label where the two go together one to one, else the numbers; a note where numbers have gaps."""
-    used = {label for record in records for label in record.labels}
+    used = set(np.unique(records.labels).tolist()) - {NO_LABEL}
+    used |= {label for record in records.with_several_labels for label in record.labels}
     count = max(used, default=-1) + 1
     folders = _folders_of_labels(records)
     if len(used) == count == len(set(folders.values())):
@@ -231,11 +222,13 @@ def _names_from_labels(records: Sequence[VideoRecord], place: str) -> tuple[tupl
     return tuple(str(label) for label in range(count)), [gaps] if unused else []
 
 
-def _folders_of_labels(records: Sequence[VideoRecord]) -> dict[int, str]:
+def _folders_of_labels(records: VideoRecords) -> dict[int, str]:
     """{label: name of the folder of all its videos}; empty where these cannot be names: see `_refuse_numerals`."""
     folders: dict[int, str] = {}
-    for record in records:
-        folder = record.path.rpartition("/")[0].rpartition("/")[2]
-        if not folder or record.more_labels or folders.setdefault(record.label, folder) != folder:
+    for path, label in zip(records.paths(), records.labels.tolist(), strict=True):
+        folder = path.rpartition("/")[0].rpartition("/")[2]
+        if not folder or folders.setdefault(label, folder) != folder:
             return {}
+    if records.with_several_labels:
+        return {}
     return {} if any(name.isdigit() and name != str(label) for label, name in folders.items()) else folders

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvit_video.config.schema import AUTO, DataSettings
-from mvit_video.data.lists.records import VideoList, VideoRecord
+from mvit_video.data.lists.records import VideoList, VideoRecord, VideoRecords
 from mvit_video.errors import AnnotationError, ConfigError
 
 NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -70,8 +70,10 @@ def split_videos(videos: VideoList, data: DataSettings) -> tuple[VideoList, Vide
             "learn from: add videos, or put them into train/ and val/ yourself"
         )
     notes = (*videos.notes, _in_words(videos, parts, len(set(groups)), data))
-    train = replace(videos, records=tuple(parts[0]), source=f"{videos.source} (training part)", notes=notes)
-    return train, replace(train, records=tuple(parts[1]), source=f"{videos.source} (validation part)", notes=())
+    train = replace(videos, records=VideoRecords.of(parts[0]), source=f"{videos.source} (training part)", notes=notes)
+    return train, replace(
+        train, records=VideoRecords.of(parts[1]), source=f"{videos.source} (validation part)", notes=()
+    )
 
 
 def _held_out(counts: Counter[tuple[str, int]], share: float) -> set[str]:

@@ -9,8 +9,7 @@ place whole.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from mvit_video.data.lists.read import VideoList, list_place, read_videos
 from mvit_video.data.prepare.reencode import WriteError, fingerprint, settings, sha256
 from mvit_video.data.video.guard_pool import DecoderPool, Job
 from mvit_video.errors import AnnotationError, ConfigError
+from mvit_video.locks import alone_in
 from mvit_video.paths import write_json, write_whole
 from mvit_video.progress import progress_bar
 
@@ -55,7 +55,8 @@ def prepare_dataset(
     """
     videos = read_videos(list_place(annotations, root), root, need_labels=False)
     output = _output_folder(Path(output), Path(root))
-    with _alone_in(output):
+    with alone_in(output, complain):
+        shutil.rmtree(output / UNFINISHED, ignore_errors=True)  # of a killed call
         manifest = Manifest.read(output)
         names = output_names([record.path for record in videos.records], {} if overwrite else manifest.sources())
         new_list = NewList(videos, names, Path(root), output, overwrite)
@@ -293,25 +294,6 @@ def _output_folder(output: Path, root: Path) -> Path:
     except OSError as reason:
         raise ConfigError(f"{output}: cannot be created ({reason.strerror}): choose another --output") from None
     return output
-
-
-@contextmanager
-def _alone_in(output: Path) -> Iterator[None]:
-    """Nobody else prepares into the folder meanwhile; what a killed call has left unfinished goes."""
-    import fcntl
-
-    handle = os.open(output, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"{output}: another call prepares into it: wait for it, or choose another --output"
-            ) from None
-        shutil.rmtree(output / UNFINISHED, ignore_errors=True)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _same_source(source: Path, record: dict) -> bool:

@@ -28,7 +28,7 @@ class BadFile:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Decoding:
     """How the videos are decoded: the folder that paths are relative to, by whom, for how long one may give no frame, and in
     how many processes, which import these modules first.
     """
@@ -49,7 +49,8 @@ def lists_of(data: DataSettings) -> list[VideoList]:
         source = getattr(data, name)
         if source is not None:
             known = lists[0].classes if lists else classes
-            lists.append(read_videos(source, data.root, known, data.decoder == "frames", need_labels=False))
+            frames = data.decoder == "frames"
+            lists.append(read_videos(source, data.root, known, frames, False, data.follow_links, keep_refused=True))
     if not lists:
         raise ConfigError("none of data.train, data.val and data.test is set: name a list of videos or a folder")
     return lists
@@ -57,7 +58,7 @@ def lists_of(data: DataSettings) -> list[VideoList]:
 
 def verify(
     lists: Sequence[VideoList],
-    plan: Plan,
+    plan: Decoding,
     advance: Callable[[int, str], None],
     note: Callable[[str, str], None] = lambda path, text: None,
 ) -> dict:
@@ -66,7 +67,7 @@ def verify(
     A video that stands in several rows is decoded once. `advance` hears of each with a word on what was found, `note` of
     those that are odd and read all the same.
     """
-    paths = list(dict.fromkeys(record.path for videos in lists for record in videos.records))
+    paths = list(dict.fromkeys(path for videos in lists for path in videos.records.paths()))
     found: dict[str, tuple[str, float]] = {}
     for path, reason, seconds, odd in check_videos(paths, plan):
         if reason:
@@ -74,21 +75,27 @@ def verify(
         elif odd:
             note(path, odd)
         advance(1, f"{len(found)} bad")
-    bad = [
-        BadFile(record.path, record.row, found[record.path][0], videos.source, round(found[record.path][1], 3))
-        for videos in lists
-        for record in videos.records
-        if record.path in found
-    ]
-    return {"num_videos": sum(map(len, lists)), "bad": [asdict(file) for file in bad]}
+    bad = [file for videos in lists for file in _bad_files(videos, found)]
+    num_videos = sum(len(videos) + len(videos.refused) for videos in lists)
+    return {"num_videos": num_videos, "bad": [asdict(file) for file in bad]}
+
+
+def _bad_files(videos: VideoList, found: dict[str, tuple[str, float]]) -> list[BadFile]:
+    """The rows of a list whose videos may not be read, or have been found bad, in the order of the list."""
+    bad = [BadFile(record.path, record.row, reason, videos.source, 0.0) for record, reason in videos.refused]
+    for record in videos.records:
+        if record.path in found:
+            reason, seconds = found[record.path]
+            bad.append(BadFile(record.path, record.row, reason, videos.source, round(seconds, 3)))
+    return sorted(bad, key=lambda file: file.row)
 
 
 def num_files(lists: Sequence[VideoList]) -> int:
     """Different videos: what there is to decode."""
-    return len({record.path for videos in lists for record in videos.records})
+    return len({path for videos in lists for path in videos.records.paths()})
 
 
-def check_videos(paths: Sequence[str], plan: Plan) -> Iterator[tuple[str, str, float, str]]:
+def check_videos(paths: Sequence[str], plan: Decoding) -> Iterator[tuple[str, str, float, str]]:
     """(path, reason, seconds, note) of each video, in the order in which they come to an end; no reason where it is good."""
     root = os.path.abspath(plan.root)
     jobs = (Job(path, "mvit_video.data.video.guard_child:check_video", (path, root, plan.backend)) for path in paths)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 import av
 import numpy as np
@@ -48,18 +49,30 @@ class Damaged(Exception):
         self.place, self.what = place, what
 
 
+class Converter(Protocol):
+    """What turns a decoded frame into an RGB picture: PyAV's VideoReformatter, or one that is watched."""
+
+    def reformat(self, frame: av.VideoFrame, *, format: str, threads: int) -> av.VideoFrame: ...
+
+
 class PyAvBackend:
     """See VideoReader. `packets` is what the scan found."""
 
     num_frames: int
     fps: float
 
-    def __init__(self, file: Path, root: str | Path | None = None, whole: bool = True) -> None:
+    def __init__(
+        self,
+        file: Path,
+        root: str | Path | None = None,
+        whole: bool = True,
+        converter: Converter | None = None,
+    ) -> None:
         self._file, self.num_decoded, self.shortfall, self.note = file, 0, "", ""
         self._owed: set[int] = set()  # packets that were sent to the decoder and are to come out as frames
         self._orientations: dict[int, Orientation] = {}  # by FFmpeg's angle, which leaves out mirroring
         # One converter per video, without threads of its own: a loader's fork would leave them behind and wait for ever.
-        self._converter = VideoReformatter()
+        self._converter: Converter = converter or VideoReformatter()
         self._open()
         try:
             check_hours((self._container.duration or 0) / 1e6)

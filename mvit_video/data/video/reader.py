@@ -27,8 +27,9 @@ class VideoReader:
     """The frames of one video.
 
     Args:
-        path: a local file or frame folder. With `root`, relative to it, and refused where it leads out of it.
-        backend: "pyav", "decord" or "frames". A folder is read as frames whatever the backend.
+        path: a local file or frame folder. With `root`, relative to it, and refused where it leads out of it by `..`; links are
+            followed.
+        backend: "pyav", "decord" or "frames", or what makes a Backend of (file, root). A folder is read as frames whatever the backend.
             decord carries an old FFmpeg: for files of your own only.
         whole: False, for "pyav", also takes a file that is cut short, as far as it goes; `reader.shortfall` then says so.
 
@@ -38,7 +39,11 @@ class VideoReader:
     """
 
     def __init__(
-        self, path: str | Path, root: str | Path | None = None, backend: str = "pyav", whole: bool = True
+        self,
+        path: str | Path,
+        root: str | Path | None = None,
+        backend: "str | MakeBackend" = "pyav",
+        whole: bool = True,
     ) -> None:
         self.path, self.shortfall, self.note = str(path), "", ""
         try:
@@ -47,7 +52,8 @@ class VideoReader:
                 self._backend: Backend = PyAvBackend(file, root, whole=False)
                 self.shortfall = self._backend.shortfall
             else:
-                self._backend = BACKENDS["frames" if file.is_dir() else backend](file, root)
+                make = BACKENDS[backend] if isinstance(backend, str) else backend
+                self._backend = (BACKENDS["frames"] if file.is_dir() else make)(file, root)
         except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
         self.fps: float = self._backend.fps
@@ -59,7 +65,7 @@ class VideoReader:
     def __enter__(self) -> "VideoReader":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -79,7 +85,7 @@ class VideoReader:
         """Frames that were decoded so far, wanted ones or not: what reading cost."""
         return self._backend.num_decoded
 
-    def frames(self, indices, place: Place | None = None) -> np.ndarray:
+    def frames(self, indices: Sequence[int] | np.ndarray, place: Place | None = None) -> np.ndarray:
         """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB.
 
         `place` gives the memory for a shape, once the size of the pictures is known and checked.
@@ -202,7 +208,8 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-BACKENDS: dict[str, Callable[[Path, str | Path | None], Backend]] = {
+MakeBackend = Callable[[Path, str | Path | None], Backend]
+BACKENDS: dict[str, MakeBackend] = {
     "pyav": PyAvBackend,
     "decord": DecordBackend,
     "frames": FramesBackend,
@@ -217,7 +224,7 @@ def _existing(path: str, root: str | Path | None) -> Path:
         raise Unreadable("no such file")
     file = Path(path) if root is None else Path(root) / path
     try:
-        if root is not None and _leads_out(path, file, Path(root)):
+        if root is not None and (Path(path).is_absolute() or ".." in Path(path).parts):
             raise Unreadable(f"leads out of the data root '{root}': paths in lists are relative to it, without '..'")
         if file.is_dir():
             return file.absolute()
@@ -230,10 +237,6 @@ def _existing(path: str, root: str | Path | None) -> Path:
     except (OSError, RuntimeError) as reason:  # RuntimeError: a link to itself
         raise Unreadable(f"cannot be opened ({short_reason(reason)})") from None
     return file.absolute()
-
-
-def _leads_out(path: str, file: Path, root: Path) -> bool:
-    return Path(path).is_absolute() or ".." in Path(path).parts or not file.resolve().is_relative_to(root.resolve())
 
 
 def _fresh(shape: tuple[int, ...]) -> np.ndarray:

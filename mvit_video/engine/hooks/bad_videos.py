@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import BadVideo
-from mvit_video.data.lists.records import VideoList
+from mvit_video.data.lists.records import VideoList, VideoRecords
 from mvit_video.engine.distributed import everyones, gathered
 from mvit_video.engine.loop import Hook, Loop
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
@@ -66,7 +67,7 @@ class BadVideos(Hook):
         self.events.close()
 
 
-def no_clips(input: InputSettings) -> dict:
+def no_clips(input: InputSettings) -> dict[str, Any]:
     """A batch of none, for a process whose videos were all bad."""
     clips = torch.empty(0, 3, input.num_frames, *input.crop_hw)
     names = dict.fromkeys(("video_name", "video_index", "clip_index", "aug_index"), ())
@@ -94,4 +95,4 @@ def events_summary(run: Path, say: Callable[[str], None]) -> None:
 def without_bad_videos(run: Path, train: VideoList) -> VideoList:
     """The training videos but for those that the run could not decode."""
     bad = {event["id"] for event in read_metrics(run / EVENTS)}
-    return replace(train, records=tuple(record for record in train.records if record.path not in bad))
+    return replace(train, records=VideoRecords.of(record for record in train.records if record.path not in bad))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from mvit_video.engine.checkpoint import VALIDATION
 from mvit_video.engine.distributed import is_first
@@ -50,6 +51,6 @@ def draw_runs(runs: Sequence[str | Path], output: str | Path, overwrite: bool) -
     write_whole(output, png(curves_of_runs(records)))
 
 
-def _records(run: Path) -> tuple[list[dict], list[dict]]:
+def _records(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The records of the steps and of the validations."""
     return read_metrics(run / METRICS), read_metrics(run / VALIDATION)

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class PictureFirstBatch(Hook):
             write_or_end_run(self.path, png(picture_of_batch(loop.batch, self.classes, self.input, mix)))
 
 
-def picture_of_batch(batch: dict, classes: Sequence[str], input: InputSettings, mix: MixStep) -> Figure:
+def picture_of_batch(batch: dict[str, Any], classes: Sequence[str], input: InputSettings, mix: MixStep) -> Figure:
     """A strip of frames for each of the first clips, and where mixing changes them, a second one with its target."""
     clips, labels, names = batch["video"], batch["label"], batch["video_name"]
     count = min(MOST_CLIPS, len(clips))

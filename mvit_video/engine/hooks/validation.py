@@ -56,4 +56,5 @@ class Validation(Hook):
             numbers = numbers | {f"ema_{name}": value for name, value in averaged.items()}
         self.train_mode()
         self.log.write(step=loop.done, epoch=loop.epoch, **numbers)
+        self.log.sync()  # before a state is deleted, or the best one named, because of it
         loop.validated(numbers)

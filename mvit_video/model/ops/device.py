@@ -1,37 +1,37 @@
-"""Which way a computation goes: through kernels of our own, or through the modules and functions of PyTorch."""
+"""Which way an operator goes: through Triton kernels, or PyTorch's own functions; and when a network is looked into.
+
+Every function of this room takes the ordinary way, module by module, where someone wants to see it: modules with hooks,
+exporters, tracers, counters and the transforms of torch.func.
+"""
 
 import warnings
+from collections.abc import Collection
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as every_module
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 HAS_TRITON = find_spec("triton") is not None  # it comes with PyTorch's builds for GPUs on Linux
 KERNELS_CURE = "install triton in the version that torch names, and a C compiler"
 KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS_ON_ALL = [getattr(every_module, f"_global{hooks}") for hooks in _HOOKS]  # counters and profilers set these
 
 
-def kernels_for(x: Tensor, compilable: bool = False) -> Any:
-    """The module `kernels` where it can take x: on a GPU with Triton, in up to 32 bits, and not into an exported file.
-
-    While a graph is compiled only for what says that it is an operator of a library; compilers fuse the rest themselves.
-    """
+def kernels_for(x: Tensor) -> Any:
+    """The Triton kernels where they can take x: on a GPU with Triton, in up to 32 bits; else None."""
     if x.device.type != "cuda" or x.dtype not in KERNEL_TYPES or not HAS_TRITON:
         return None
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or (torch.compiler.is_compiling() and not compilable):
-        return None
-    if torch.compiler.is_compiling():
-        from mvit_video.model.ops import triton as kernels
-
-        return kernels
     return working_kernels(x.device)
 
 
 @cache
 def working_kernels(device: torch.device) -> Any:
-    """The module `kernels`; None after a warning where a first kernel does not run."""
+    """The package `ops.triton`; None after a warning where a first kernel does not run."""
     kernels, reason = try_kernels(device)
     if reason:
         warnings.warn(
@@ -41,7 +41,7 @@ def working_kernels(device: torch.device) -> Any:
 
 
 def try_kernels(device: torch.device) -> tuple[Any, str]:
-    """The module `kernels` and no reason, or None and why not: Triton builds each kernel with the machine's C compiler."""
+    """The kernels and no reason, or None and why not: Triton builds each kernel with the machine's C compiler."""
     try:
         from mvit_video.model.ops import triton as kernels
 
@@ -55,10 +55,28 @@ def try_kernels(device: torch.device) -> tuple[Any, str]:
     return kernels, ""
 
 
-def is_plain(kind: type[nn.Module], *modules: nn.Module) -> bool:
-    """Whether modules are PyTorch's own of one kind, without hooks, so that their weights say all that they do."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return all(type(module) is kind and not any(getattr(module, hook) for hook in hooks) for module in modules)
+def is_plain(kinds: Collection[type[nn.Module]], *modules: nn.Module) -> bool:
+    """Whether modules are exactly of these kinds and nobody listens to them, so that their weights say all they do."""
+    if any(_HOOKS_ON_ALL):
+        return False
+    return all(type(module) in kinds and not any(getattr(module, hooks) for hooks in _HOOKS) for module in modules)
+
+
+def is_watched() -> bool:
+    """Whether a tracer, a counter of operations or a transform of torch.func looks on: they get PyTorch's own operations."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or is_in_torch_dispatch_mode(False)
+
+
+def is_decomposed() -> bool:
+    """`is_watched`, or an exporter is at work, whose file must not need this package."""
+    return torch.compiler.is_exporting() or is_watched()
+
+
+def is_fused_anyway() -> bool:
+    """`is_decomposed`, or a compiler is at work, which fuses and makes again what is simple by itself."""
+    return torch.compiler.is_compiling() or is_decomposed()
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

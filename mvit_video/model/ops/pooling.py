@@ -1,125 +1,265 @@
-"""Depth-wise pooling of token grids whose channels lie last in memory, with its norm; and passes back that stay fast.
+"""Pooling of token grids by depth-wise filters with the norm behind it, max pooling, and the filter that makes patches.
 
-On a GPU Triton kernels do all of it (`kernels.pool_norm`). PyTorch's own backward of a depth-wise Conv3d takes a slow
-path on CPUs; here are the same sums, exactly, by faster functions: the gradient of the input is a depth-wise
+On a GPU Triton kernels pool and norm in one pass (`triton/pool.py`). PyTorch's own backward of a depth-wise Conv3d takes
+a slow path on CPUs; here are the same sums, exactly, by faster functions: the gradient of the input is a depth-wise
 convolution of the (zero-spread) gradient with the turned filter, and the gradient of the filter is, for each temporal
 tap, that of a 2D depth-wise convolution. docs/performance.md has the times.
 """
 
-# B batch, C channels, T/H/W grid. Grids are (B, C, T, H, W) with channels last in memory.
+# B batch, N = c + T*H*W tokens (class token first), P tensors that are pooled together, h heads, d channels of a head,
+# C = h*d channels. Grids are (B, C, T, H, W) with channels last in memory.
 
 from collections.abc import Iterable, Sequence
+from functools import partial
+from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvit_video.model.ops.device import is_plain, kernels_for
+from mvit_video.model.heads import Grid, Heads
+from mvit_video.model.ops import device
+from mvit_video.model.ops.linear import linear_in_parts
+from mvit_video.model.ops.norm import norm_rows, norm_rows_backward
+from mvit_video.model.ops.operators import autograd_rule, by_formula, in_place, operator, wanted_only
 
-Grid = tuple[int, int, int]
-Pools = Sequence[
-    tuple[Any, Any]
-]  # a filter, nn.Conv3d, and a norm, nn.LayerNorm, of each tensor; None where it has none
+Pool = tuple[Any, Any]  # a depth-wise filter that all heads share, and the norm behind it
 
 
-def pool_norm(x: Tensor, thw: Grid, conv: nn.Conv3d, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Grid]:
-    """Tokens (B, N, h, d) through the depth-wise filter that all heads share, then the norm; class tokens are normed only.
+def project_and_pool(x: Tensor, thw: Grid, layer: nn.Module, pools: Sequence[Pool], num_heads: int) -> list[Heads]:
+    """The parts of layer(x), such as q, k and v, cut into heads, each through its filter and its norm: x (B, N, C).
 
-    Returns class tokens (B, c, h, d), the pooled grid (B, T·H·W, h, d) and its size.
+    All heads of a part share its filter; class tokens are normed only. A part without a filter is left as it is.
     """
-    plain, kernels = _plain(conv, norm), kernels_for(x, compilable=True)
-    if plain and kernels and kernels.can_pool(conv.weight):
-        stride = _grid(conv.stride)
-        cls, grid = kernels.pool_norm(x, conv.weight, norm.weight, norm.bias, norm.eps, thw, stride)
-        return cls, grid, _pooled_size(thw, stride)
-    num_cls = x.shape[1] - thw[0] * thw[1] * thw[2]
-    cls, cells = x.split([num_cls, x.shape[1] - num_cls], 1)
-    tokens, size = (_pool_together if plain else _pool_by_module)(cells, thw, conv)
-    return norm(cls), norm(tokens), size
+    found: list[Heads] = []
+    for parts in linear_in_parts(x, layer, len(pools)):
+        parts = parts.unflatten(-1, (num_heads, -1))  # (B, N, P, h, d)
+        found += _pool_parts(parts, thw, pools[len(found) : len(found) + parts.shape[2]])
+    return found
 
 
-def _plain(conv: nn.Module | None, norm: nn.Module | None) -> bool:
+def _pool_parts(x: Tensor, thw: Grid, pools: Sequence[Pool]) -> list[Heads]:
+    """P tensors of tokens x (B, N, P, h, d), each through its filter and its norm."""
+    if not all(_is_usual(*pool) for pool in pools) or len({conv.weight.shape for conv, _ in pools}) > 1:
+        return [_pool_part(part, thw, *pool) for part, pool in zip(x.unbind(2), pools, strict=True)]
+    strides = [_grid(conv.stride) for conv, _ in pools]
+    parameters = [tensor for conv, norm in pools for tensor in (conv.weight, norm.weight, norm.bias)]
+    if device.is_decomposed():
+        found = _formula(pools[0][1].eps, thw, strides, x, *parameters)
+    else:
+        keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters))
+        found = _pool_norms(x, parameters, pools[0][1].eps, thw, [step for stride in strides for step in stride], keep)
+    each = len(found) // len(pools)  # class tokens, grid, and what is kept for the backward pass
+    firsts = range(0, len(found), each)
+    return [Heads(found[at], found[at + 1], _pooled_size(thw, by)) for at, by in zip(firsts, strides, strict=True)]
+
+
+def _is_usual(conv: Any, norm: Any) -> bool:
     """Whether these are a filter and a norm as a network makes them, with nothing of other people's on them."""
-    if conv is None or norm is None or not is_plain(nn.LayerNorm, norm) or not is_plain(nn.Conv3d, conv):
+    if conv is None or norm is None:
         return False
-    return conv.bias is None and conv.groups == conv.out_channels
+    if not device.is_plain((nn.LayerNorm,), norm) or not device.is_plain((nn.Conv3d,), conv):
+        return False
+    middle = tuple(size // 2 for size in conv.kernel_size)
+    depthwise = conv.bias is None and conv.groups == conv.out_channels == conv.in_channels
+    return depthwise and conv.padding == middle and conv.dilation == (1, 1, 1) and conv.padding_mode == "zeros"
 
 
-def _pool_together(cells: Tensor, thw: Grid, conv: nn.Conv3d) -> tuple[Tensor, Grid]:
-    """Cells (B, T·H·W, h, d) of all heads as channels of one convolution; and the size of the pooled grid."""
-    heads = cells.shape[2]
-    grid = cells.flatten(2).unflatten(1, thw).permute(0, 4, 1, 2, 3)  # (B, C, T, H, W), channels last in memory
-    grid = depthwise_conv(grid, conv.weight.repeat(heads, 1, 1, 1, 1), _grid(conv.stride))
-    return grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(-1, (heads, -1)), _grid(grid.shape[2:])
-
-
-def _pool_by_module(cells: Tensor, thw: Grid, conv: nn.Module) -> tuple[Tensor, Grid]:
-    """The same by a call of the filter itself, heads as samples: for one with hooks, or of another kind."""
+def _pool_part(x: Tensor, thw: Grid, conv: nn.Module | None, norm: nn.Module | None) -> Heads:
+    """One tensor (B, N, h, d), by calls of the filter and the norm themselves, heads as samples."""
+    cls, cells = x.split([x.shape[1] - prod(thw), prod(thw)], 1)
+    if conv is None or norm is None:
+        return Heads(cls, cells, thw)
     samples = cells.transpose(1, 2).flatten(0, 1)  # (B·h, T·H·W, d)
     grid = conv(samples.unflatten(1, thw).permute(0, 4, 1, 2, 3))
-    tokens = grid.permute(0, 2, 3, 4, 1).flatten(1, 3)
-    return tokens.unflatten(0, (cells.shape[0], cells.shape[2])).transpose(1, 2), _grid(grid.shape[2:])
+    tokens = grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(0, (cells.shape[0], cells.shape[2])).transpose(1, 2)
+    normed = norm(torch.cat([cls, tokens], 1)).to(x.dtype)
+    return Heads(normed[:, : cls.shape[1]], normed[:, cls.shape[1] :], _grid(grid.shape[2:]))
 
 
-def pools_at_once(x: Tensor, pools: Pools) -> bool:
-    """Whether `pool_norms` takes these filters and norms: by kernels, which then need no tensors of their own."""
-    kernels = kernels_for(x)
-    return bool(kernels) and all(_plain(conv, norm) and kernels.can_pool(conv.weight) for conv, norm in pools)
-
-
-def pool_norms(x: Tensor, thw: Grid, pools: Pools) -> list[tuple[Tensor, Tensor, Grid]]:
-    """`pool_norm` of the P tensors in x (B, N, P, h, d), where `pools_at_once`."""
-    kernels = kernels_for(x)
-    parameters = [(conv.weight, norm.weight, norm.bias) for conv, norm in pools]
-    strides = [_grid(conv.stride) for conv, _ in pools]
-    found = kernels.pool_norms(x, parameters, pools[0][1].eps, thw, strides)
-    return [(cls, grid, _pooled_size(thw, stride)) for (cls, grid), stride in zip(found, strides, strict=True)]
-
-
-def _pooled_size(thw: Grid, stride: Grid) -> Grid:
+def _pooled_size(thw: Sequence[int], stride: Sequence[int]) -> Grid:
     return _grid((size - 1) // step + 1 for size, step in zip(thw, stride, strict=True))
 
 
-def depthwise_conv(grid: Tensor, weight: Tensor, stride: Grid) -> Tensor:
-    """Depth-wise 3D convolution with padding kernel // 2: grid (B, C, T, H, W), weight (C, 1, t, h, w), odd kernels."""
-    if grid.device.type != "cpu" or not torch.is_grad_enabled():
-        return _convolve(grid, weight, stride)
-    return _DepthwiseConv.apply(grid, weight.to(grid.dtype), stride)
+def _fake_pool_norms(x, parameters, eps, thw, strides, keep):
+    found, num_cls = [], x.shape[1] - prod(thw)
+    for stride in _by_three(strides):
+        cells = x.new_empty(x.shape[0], prod(_pooled_size(thw, stride)), *x.shape[3:])
+        found += [x.new_empty(x.shape[0], num_cls, *x.shape[3:]), cells]
+        if _keeps_pooled(x, keep):
+            sums = parameters[1].new_empty(cells.shape[:-1].numel(), 1)
+            found += [torch.empty_like(cells), sums, torch.empty_like(sums)]
+    return found
 
 
-def _convolve(grid: Tensor, weight: Tensor, stride: Grid) -> Tensor:
-    return F.conv3d(grid, weight, None, stride, _padding(weight), groups=weight.shape[0])
+def _keeps_pooled(x: Tensor, keep: bool) -> bool:
+    """On a CPU to convolve again would cost more than it saves."""
+    return keep and x.device.type == "cpu"
 
 
-def max_pool(grid: Tensor, stride: Grid) -> Tensor:
-    """Maximum over windows of stride + 1 cells (1 where the stride is 1) that overlap: the shortcut of a stage start.
+@operator(_fake_pool_norms)
+def _pool_norms(
+    x: Tensor, parameters: Sequence[Tensor], eps: float, thw: Sequence[int], strides: Sequence[int], keep: bool
+) -> list[Tensor]:
+    """Class tokens and grid, and where they are kept the grid before its norm, its means and 1 / deviations: of each of P.
 
-    Where time is not strided the pictures are pooled in 2D, which has a backward pass for channels-last memory.
+    `parameters` are weight (d, 1, t, h, w), scale and shift of each tensor, `strides` three numbers of each.
     """
-    kernel = tuple(step + 1 if step > 1 else 1 for step in stride)
-    padding = tuple(length // 2 for length in kernel)
-    if stride[0] > 1:
-        return F.max_pool3d(grid, kernel, stride, padding)
-    grid = grid.contiguous(memory_format=torch.channels_last_3d)  # tokens behind a class token are not
-    pictures = F.max_pool2d(_as_pictures(grid), kernel[1:], stride[1:], padding[1:])
-    return pictures.unflatten(0, (grid.shape[0], grid.shape[2])).transpose(1, 2)
+    kernels = _pool_kernels(x, parameters)
+    if kernels:
+        found = kernels.pool_norms(x, parameters, eps, tuple(thw), _by_three(strides))
+        return [tensor for pair in found for tensor in pair]
+    found, num_cls = [], x.shape[1] - prod(thw)
+    for place, stride in enumerate(_by_three(strides)):
+        weight, scale, shift = parameters[3 * place : 3 * place + 3]
+        cls, pooled = x[:, :num_cls, place], _pool(x[:, num_cls:, place], weight, thw, stride).contiguous()
+        found.append(norm_rows(cls.flatten(0, -2), scale, shift, eps, x.dtype).view(cls.shape))
+        grid, *statistics = torch.native_layer_norm(
+            pooled.flatten(0, -2).to(scale.dtype), scale.shape, scale, shift, eps
+        )
+        found.append(grid.to(x.dtype).view(pooled.shape))
+        if _keeps_pooled(x, keep):
+            found += [pooled, *statistics]
+    return found
 
 
-class _DepthwiseConv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, grid: Tensor, weight: Tensor, stride: Grid) -> Tensor:
-        ctx.save_for_backward(grid, weight)
-        ctx.stride = stride
-        return _convolve(grid, weight, stride)
+def _pool_kernels(x: Tensor, parameters: Sequence[Tensor]):
+    """The Triton kernels where they can pool x by all these filters."""
+    kernels = device.kernels_for(x)
+    return kernels if kernels and all(kernels.can_pool(weight) for weight in parameters[::3]) else None
 
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        grid, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        of_grid = input_gradient(gradient, weight, ctx.stride, grid.shape) if ctx.needs_input_grad[0] else None
-        of_weight = filter_gradient(gradient, grid, weight, ctx.stride) if ctx.needs_input_grad[1] else None
-        return of_grid, of_weight, None
+
+def _fake_pool_norms_backward(gradients, x, parameters, kept, eps, thw, strides, wanted):
+    weight, scale = parameters[:2]
+    of_norms = scale.new_empty(len(parameters) // 3, 2, scale.shape[0])
+    return wanted_only([x.new_empty(x.shape), weight.new_empty(len(of_norms), *weight.shape), of_norms], wanted)
+
+
+@operator(_fake_pool_norms_backward)
+def _pool_norms_backward(
+    gradients: Sequence[Tensor], x: Tensor, parameters: Sequence[Tensor], kept: Sequence[Tensor],
+    eps: float, thw: Sequence[int], strides: Sequence[int], wanted: Sequence[bool],
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of x, of the filters (P, d, 1, t, h, w), and of scale and shift (P, 2, d), those that are wanted.
+
+    `gradients` are those of class tokens and grid of each tensor; all filters have one size.
+    """
+    kernels = _pool_kernels(x, parameters)
+    if kernels:
+        found = kernels.pool_norms_backward(gradients, x, parameters, eps, tuple(thw), _by_three(strides), wanted)
+        return wanted_only(found, wanted)
+    of_x, found, num_cls = x.new_empty(x.shape) if wanted[0] else None, [], x.shape[1] - prod(thw)
+    for place, stride in enumerate(_by_three(strides)):
+        given, back = parameters[3 * place : 3 * place + 3], gradients[2 * place : 2 * place + 2]
+        of_part, *of_given = _pool_norm_backward(
+            x[:, :, place], given, kept[3 * place : 3 * place + 3], eps, thw, stride, back, wanted
+        )
+        found.append(of_given)
+        if of_x is not None:
+            of_x[:, :num_cls, place], of_x[:, num_cls:, place] = of_part
+    of_filters, of_norms = (
+        torch.stack([part[which] for part in found]) if want else None for which, want in enumerate(wanted[1:])
+    )
+    return wanted_only([of_x, of_filters, of_norms], wanted)
+
+
+def _pool_norm_backward(x: Tensor, given, kept: Sequence[Tensor], eps: float, thw, stride: Grid, back, wanted) -> Any:
+    """Of one tensor (B, N, h, d): gradients of its class tokens and of its cells, and those of its three parameters."""
+    weight, scale, shift = given
+    cls, cells = x.split([x.shape[1] - prod(thw), prod(thw)], 1)
+    pooled, *statistics = kept or [_pool(cells, weight, thw, stride)]
+    of_x, of_filter, of_norm = wanted
+    wants = [of_x or of_filter, of_norm, of_norm]
+    back_cls, back_pooled = (  # of the rows, of scale and of shift
+        norm_rows_backward(part.flatten(0, -2), scale, shift, eps, of_part.flatten(0, -2), wants, stats)
+        for part, of_part, stats in zip((cls, pooled), back, ((), statistics), strict=True)
+    )
+    of_parts = of_weight = of_norms = None
+    if back_cls[0] is not None and back_pooled[0] is not None:
+        of_grid = _as_grid(back_pooled[0].view(pooled.shape), _pooled_size(thw, stride))
+        filters, grid = _of_all_heads(weight, x), _as_grid(cells, thw)
+        if of_x:
+            of_cells = input_gradient(of_grid, filters, stride, grid.shape).permute(0, 2, 3, 4, 1)
+            of_parts = back_cls[0].view(cls.shape), of_cells.reshape(cells.shape)
+        if of_filter:
+            of_heads = filter_gradient(of_grid, grid, filters, stride).unflatten(0, (x.shape[2], -1))
+            of_weight = of_heads.sum(0, dtype=weight.dtype)
+    if of_norm:
+        of_norms = torch.stack([part for part in back_cls[1:] if part is not None])
+        of_norms += torch.stack([part for part in back_pooled[1:] if part is not None])
+    return of_parts, of_weight, of_norms
+
+
+def _keep(ctx, inputs, output) -> None:
+    x, parameters, ctx.eps, ctx.thw, ctx.strides, _ = inputs
+    ctx.count, ctx.each = len(parameters), 3 * len(output) // len(parameters)
+    kept = [tensor for place, tensor in enumerate(output) if place % ctx.each >= 2]
+    ctx.mark_non_differentiable(*kept)
+    ctx.save_for_backward(x, *parameters, *kept)
+
+
+def _backward(ctx, *gradients):
+    (x, *rest), (_, of_x, *needed) = ctx.saved_tensors, ctx.needs_input_grad
+    parameters, kept, of_parameters = rest[: ctx.count], rest[ctx.count :], needed[: ctx.count]
+    wanted = [of_x, *of_parameters]
+    backs = [gradient for place, gradient in enumerate(gradients) if place % ctx.each < 2]
+    if torch.is_grad_enabled():
+        formula = partial(_formula, ctx.eps, ctx.thw, _by_three(ctx.strides))
+        found = by_formula(formula, [x, *parameters], wanted, backs)
+    else:
+        wants = [of_x, any(of_parameters[::3]), any(of_parameters[1::3]) or any(of_parameters[2::3])]
+        found = _pool_norms_backward(backs, x, parameters, kept, ctx.eps, ctx.thw, ctx.strides, wants)
+        of_x, of_filters, of_norms = in_place(found, wants)
+        found = _by_parameter(of_x, of_filters, of_norms, parameters, of_parameters)
+    return *found, None, None, None, None
+
+
+def _by_parameter(of_x, of_filters, of_norms, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> list:
+    """Of x and of each parameter, views of what was found for all of them; None where it is not wanted."""
+    found: list[Tensor | None] = [of_x]
+    for place, (parameter, want) in enumerate(zip(parameters, wanted, strict=True)):
+        part, which = divmod(place, 3)
+        if want:
+            gradient = of_filters[part] if which == 0 else of_norms[part, which - 1]
+            found.append(gradient.to(parameter.dtype))
+        else:
+            found.append(None)
+    return found
+
+
+def _formula(eps: float, thw: Sequence[int], strides: Sequence[Grid], x: Tensor, *parameters: Tensor) -> list[Tensor]:
+    found, num_cls = [], x.shape[1] - prod(thw)
+    for place, stride in enumerate(strides):
+        weight, scale, shift = parameters[3 * place : 3 * place + 3]
+        for part in (x[:, :num_cls, place], _pool(x[:, num_cls:, place], weight, thw, stride)):
+            found.append(F.layer_norm(part.to(scale.dtype), scale.shape, scale, shift, eps).to(x.dtype))
+    return found
+
+
+autograd_rule(_pool_norms, _keep, _backward)
+
+
+def _pool(cells: Tensor, weight: Tensor, thw: Sequence[int], stride: Grid) -> Tensor:
+    """Cells (B, T·H·W, h, d) of all heads as channels of one convolution: (B, T·H·W after it, h, d)."""
+    grid = _convolve(_as_grid(cells, thw), _of_all_heads(weight, cells), stride)
+    return grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(-1, cells.shape[2:])
+
+
+def _as_grid(cells: Tensor, thw: Sequence[int]) -> Tensor:
+    """(B, T·H·W, h, d) -> (B, h·d, T, H, W), channels last in memory."""
+    return cells.flatten(2).unflatten(1, tuple(thw)).permute(0, 4, 1, 2, 3)
+
+
+def _of_all_heads(weight: Tensor, like: Tensor) -> Tensor:
+    """The filter (d, 1, t, h, w) that the heads of `like` (B, N, h, d) share, for each of them: (h·d, 1, t, h, w)."""
+    weight, heads = weight.to(like.dtype), like.shape[2]
+    return weight.repeat(heads, 1, 1, 1, 1) if heads > 1 else weight
+
+
+def _convolve(grid: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
+    """Depth-wise 3D convolution with padding kernel // 2: grid (B, C, T, H, W), weight (C, 1, t, h, w), odd kernels."""
+    return F.conv3d(grid, weight, None, tuple(stride), _padding(weight), groups=weight.shape[0])
 
 
 def input_gradient(gradient: Tensor, weight: Tensor, stride: Grid, shape: torch.Size) -> Tensor:
@@ -155,9 +295,47 @@ def _filter_gradient_2d(gradient: Tensor, pictures: Tensor, weight: Tensor, stri
     return torch.ops.aten.convolution_backward(gradient, pictures, weight, *arguments)[1]
 
 
+def max_pool(grid: Tensor, stride: Grid) -> Tensor:
+    """Maximum over windows of stride + 1 cells (1 where the stride is 1) that overlap: the shortcut of a stage start.
+
+    Where time is not strided the pictures are pooled in 2D, which has a backward pass for channels-last memory.
+    """
+    kernel = tuple(step + 1 if step > 1 else 1 for step in stride)
+    padding = tuple(length // 2 for length in kernel)
+    if stride[0] > 1:
+        return F.max_pool3d(grid, kernel, stride, padding)
+    pictures = F.max_pool2d(_as_pictures(grid), kernel[1:], stride[1:], padding[1:])
+    return pictures.unflatten(0, (grid.shape[0], grid.shape[2])).transpose(1, 2)
+
+
+def patch_conv(clips: Tensor, conv: nn.Conv3d) -> Tensor:
+    """A 3D convolution of clips (B, c, T, H, W) with few channels.
+
+    Where Triton runs, the filter's taps in time become channels of pictures: GPUs lack a fast 3D convolution of so few.
+    """
+    if device.is_fused_anyway() or not device.kernels_for(clips):
+        return nn.Conv3d.forward(conv, clips)
+    return conv_of_pictures(clips, conv)
+
+
+def conv_of_pictures(clips: Tensor, conv: nn.Conv3d) -> Tensor:
+    """The same as a 2D convolution over channels × taps in time."""
+    taps, step, padding = conv.kernel_size[0], conv.stride[0], conv.kernel_size[0] // 2
+    clips = F.pad(clips.to(device.compute_dtype(clips)), (0, 0, 0, 0, padding, padding))
+    frames = clips.unfold(2, taps, step)
+    pictures = frames.permute(0, 2, 1, 5, 3, 4).flatten(2, 3)  # (B, T, c · taps, H, W)
+    pictures = pictures.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    found = F.conv2d(pictures, conv.weight.flatten(1, 2), conv.bias, conv.stride[1:], conv.padding[1:])
+    return found.unflatten(0, (clips.shape[0], frames.shape[2])).transpose(1, 2)
+
+
 def _as_pictures(grid: Tensor) -> Tensor:
-    """(B, C, T, H, W) -> (B·T, C, H, W), channels last in memory; a view where possible."""
-    return grid.transpose(1, 2).flatten(0, 1)
+    """(B, C, T, H, W) -> (B·T, C, H, W), channels last in memory; a view where possible, else copied in that order."""
+    return grid.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def _by_three(strides: Sequence[int]) -> list[Grid]:
+    return [_grid(strides[place : place + 3]) for place in range(0, len(strides), 3)]
 
 
 def _grid(values: Iterable[int]) -> Grid:

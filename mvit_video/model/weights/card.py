@@ -1,12 +1,15 @@
 """The card that travels with our weights: which network they are of, what it is fed and how its answers are called."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, field_validator, model_serializer
 from torch import nn
 
-from mvit_video.config.schema import InputSettings, Settings
+from mvit_video.config.schema import VIEWS, InputSettings, Settings
 from mvit_video.errors import CheckpointError, ConfigError, MvitVideoError
 from mvit_video.model.registry import ModelEntry, build_model, model_entry
 from mvit_video.plugins import check_plugins
@@ -14,41 +17,84 @@ from mvit_video.plugins import check_plugins
 CARD_KEY = "mvit_video"  # of safetensors' metadata, under which the card lies as JSON
 
 
+MOST_CARD = 16 << 20  # letters; 21,000 classes take one million
+LARGEST = 1e6  # number among a network's arguments
+MOST_VALUES = 10_000  # in all of them
+MOST_BLOCKS = 1000  # in all stages; the largest network here has 80
+Word = Annotated[str, Field(max_length=200)]
+
+
 class Measured(Settings):
     """How good weights were found to be, by whom they were trained."""
 
-    protocol: str
+    protocol: Word
     """Views per video: clips × crops."""
-    num_videos: int
+    num_videos: Annotated[int, Field(ge=0, le=10**12)]
     """Held-out videos, those that could not be decoded included as wrong."""
-    list: str
+    list: Annotated[str, Field(max_length=10_000)]
     """Where these were listed."""
-    percent: dict[str, float]
+    percent: Annotated[dict[Word, Annotated[float, Field(ge=0, le=100)]], Field(max_length=100)]
     """top1, top5 and what else evaluation measures, in percent."""
 
 
 class ModelCard(Settings):
     """What travels with the weights: enough to build the network, feed it and name its answers."""
 
-    name: str
+    name: Word
     """The network's registered name."""
-    arguments: dict
+    arguments: dict[str, Any]
     """Constructor arguments besides those that follow from the classes and the preprocessing."""
-    classes: tuple[str, ...]
-    """Class names in label order."""
+    classes: tuple[Annotated[str, Field(max_length=10_000)], ...]
+    """Class names in label order, no two alike."""
     preprocessing: InputSettings
     """From a video to the network's input."""
-    protocol: str = "1x1"
+    protocol: Annotated[str, Field(pattern=rf"^{VIEWS}$")] = "1x1"
     """Views per video that the training run's configuration evaluates with: clips × crops."""
     measured: Measured | None = None
     """Its accuracy, where evaluation.after_training has measured it."""
-    plugin: str | None = None
+    plugin: Word | None = None
     """The plugin that registers the network, where one does; told when it is missing, never loaded from here."""
 
+    @field_validator("classes")
+    @classmethod
+    def _names_differ(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        name, count = Counter(classes).most_common(1)[0] if classes else ("", 0)
+        if count > 1:
+            raise ValueError(f"{count} classes are called '{name}': give each a name of its own")
+        return classes
+
+    @field_validator("arguments")
+    @classmethod
+    def _arguments_are_bounded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        values = list(islice(_values(arguments), MOST_VALUES + 1))
+        if len(values) > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values are no arguments of a network")
+        for value in values:
+            if isinstance(value, int | float) and not abs(value) <= LARGEST:
+                raise ValueError("a number above a million, or none at all, is no argument of a network")
+            if isinstance(value, str) and len(value) > 200:
+                raise ValueError("a text of more than 200 letters is no argument of a network")
+        blocks = sum(abs(value) for value in _values(arguments.get("depths")) if isinstance(value, int))
+        if blocks > MOST_BLOCKS:
+            raise ValueError(f"depths of {blocks} blocks: networks have at most {MOST_BLOCKS}")
+        return arguments
+
     @model_serializer(mode="wrap")
-    def _without_no_plugin(self, dump: SerializerFunctionWrapHandler) -> dict:
+    def _without_no_plugin(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Cards of our own networks say nothing of plugins."""
         return {name: value for name, value in dump(self).items() if name != "plugin" or value is not None}
+
+
+def _values(tree: object) -> Iterator[object]:
+    """All that is in lists and dictionaries, their names included."""
+    if isinstance(tree, dict):
+        yield from tree
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _values(value)
+    else:
+        yield tree
 
 
 def model_from_card(card: ModelCard) -> nn.Module:
@@ -90,7 +136,14 @@ def _check_plugin(card: ModelCard, path: str | Path) -> None:
 
 def read_card(metadata: Mapping[str, str], path: str | Path) -> ModelCard:
     """The card in a file's metadata. Raises CheckpointError where it is none."""
+    text = metadata[CARD_KEY]
+    if len(text) > MOST_CARD:
+        raise CheckpointError(f"{path}: its card has {len(text):,} letters, and at most {MOST_CARD:,} are read")
     try:
-        return ModelCard.model_validate_json(metadata[CARD_KEY])
+        return ModelCard.model_validate_json(text)
     except ValidationError as reason:
-        raise CheckpointError(f"{path}: its card cannot be read ({reason.errors()[0]['msg']})") from None
+        error = reason.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, error["loc"]))
+        raise CheckpointError(
+            f"{path}: its card cannot be read ({f'{where}: ' if where else ''}{error['msg']})"
+        ) from None

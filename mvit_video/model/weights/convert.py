@@ -1,15 +1,18 @@
 """A checkpoint of any known format written in another: ours with its card, PySlowFast's, torchvision's."""
 
 import io
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from mvit_video.config.load import config_from_dict
 from mvit_video.config.schema import InputSettings
-from mvit_video.errors import CheckpointError, ConfigError
+from mvit_video.errors import CheckpointError, ConfigError, did_you_mean
 from mvit_video.model.registry import build_model, head_name, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card, model_of_file
 from mvit_video.model.weights.files import save_checkpoint
@@ -23,8 +26,19 @@ from mvit_video.model.weights.load import (
     read_weights,
     recognise_model,
 )
-from mvit_video.model.weights.zoo import ZOO, ZooEntry
+from mvit_video.model.weights.zoo import input_text
 from mvit_video.paths import output_file, write_whole
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of every tensor, and the card of a native checkpoint; `assumed` is True where its input is a guess."""
+
+    report: LoadReport
+    card: ModelCard | None
+    assumed: bool
 
 
 def convert(
@@ -34,17 +48,21 @@ def convert(
     name: str | None = None,
     classes: Sequence[str] | None = None,
     overwrite: bool = False,
-) -> LoadReport:
+    words: Sequence[str] = (),
+) -> Conversion:
     """Write the checkpoint `source` (a file, an address, a zoo name) to the file `output` in the format `to`.
 
-    `name` is the network's, for weights whose shapes do not tell; `classes` are names in label order, for the card of
-    a native checkpoint in place of those that are known. Tensors are checked against the network first; none is made up.
+    `name` is the network's, for weights whose shapes do not tell. For the card of a native checkpoint `classes` are names in
+    label order, and `words` such as data.num_frames=32 the input and the views that the network was trained for, in place of
+    those that are known or assumed. Tensors are checked against the network first; none is made up.
     Raises CheckpointError or ConfigError.
     """
     if to not in targets():
         raise ConfigError(f"format '{to}' is unknown: allowed are {', '.join(targets())}")
     if classes and to != "native":
         raise ConfigError(f"--classes: a file --to {to} holds no class names: leave them out, or convert --to native")
+    if words and to != "native":
+        raise ConfigError(f"{words[0]}: a file --to {to} does not say its input: leave it out, or convert --to native")
     output = Path(output)
     with suppress(OSError):  # what is wrong with it, the next line says
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -56,24 +74,26 @@ def convert(
         raise ConfigError(
             f"{source}: is of {network.name}, which has no form --to {to}: its own names are in --to native"
         )
+    card = _with_words(_native_card(weights, network.name, classes), words) if to == "native" else None
     with torch.device("meta" if network.capabilities.meta else "cpu"):
-        if weights.card is not None:
+        if card is not None and words:
+            model = model_from_card(card)
+        elif weights.card is not None:
             model = model_of_file(weights.card, source)
         else:
             model = build_model(network.name, num_classes=weights.num_classes)
     state, report = fit_weights(weights, model.state_dict(), head_layer=head_name(model))
     if report.new:
         raise CheckpointError(f"{source}: lacks '{report.new[0]}', and a conversion makes nothing up: train it first")
-    if to == "native":
-        card = _native_card(weights, network.name, classes)
+    if card is not None:
         model.load_state_dict(state, assign=True)
         save_checkpoint(output, model, card)
-        return report
-    content = io.BytesIO()
-    assert form is not None and form.write is not None
-    torch.save(form.write(state), content)
-    write_whole(output, content.getvalue())
-    return report
+    else:
+        content = io.BytesIO()
+        assert form is not None and form.write is not None
+        torch.save(form.write(state), content)
+        write_whole(output, content.getvalue())
+    return Conversion(report, card, weights.card is None and weights.entry is None)
 
 
 def targets() -> list[str]:
@@ -84,20 +104,22 @@ def targets() -> list[str]:
 def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
     """The network of a checkpoint of any known format (a file, an address, a zoo name), in eval mode, and its card.
 
-    The card of a public file is made of the zoo's facts for it, or for its network and number of classes.
-    Raises CheckpointError; ConfigError where no names are known for its classes.
+    The card of a public file is made of the zoo's facts for it. Of another foreign file neither names nor input are known: its
+    classes are called class 0, class 1 and so on, its input is its network's usual one, and a warning says so.
+    Raises CheckpointError.
     """
     weights = read_weights(source)
     if weights.card is not None:
         return model_of_weights(weights.card, weights.state, source)
     weights = _with_head(weights)
-    try:
-        card = _card(weights, _recognised(weights), None)
-    except ConfigError:
-        raise ConfigError(
-            f"{source}: no names are known for its {weights.num_classes} classes: add them with "
-            f"`mvit-video convert {source} --to native --classes FILE --output FILE`, and use that"
-        ) from None
+    name, count = _recognised(weights), weights.num_classes or 0
+    card = _card(weights, name, weights.classes or tuple(f"class {number}" for number in range(count)))
+    if weights.classes is None:
+        known = "" if weights.entry else f", and its input is taken to be {input_text(card.preprocessing)}"
+        _logger.warning(
+            f"{source}: no names are known for its {count} classes, which are called class 0 to class {count - 1}{known}: "
+            f"`mvit-video convert {source} --to native --classes FILE --output FILE` makes a checkpoint that knows both"
+        )
     model = model_from_card(card)
     put_weights(model, weights)
     return model.eval(), card
@@ -131,31 +153,40 @@ def _recognised(weights: Weights) -> str:
 
 def _native_card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
     """The checkpoint's own card, where it has one, else one that is made for it; with these classes if there are any."""
-    if weights.card is None:
-        return _card(weights, name, classes)
-    return weights.card.model_copy(update={"classes": _class_names(weights, classes)})
-
-
-def _class_names(weights: Weights, classes: Sequence[str] | None) -> tuple[str, ...]:
-    """Those given, else those known, as many as the head has rows. Raises ConfigError."""
     names = tuple(classes or weights.classes or ())
     if len(names) != weights.num_classes:
         what = f"{len(names)} class names for" if names else "no class names are known for"
         raise ConfigError(f"{weights.source}: {what} its {weights.num_classes} classes: give them with --classes FILE")
-    return names
+    if weights.card is None:
+        return _card(weights, name, names)
+    return weights.card.model_copy(update={"classes": names})
 
 
-def _card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
-    """What a foreign checkpoint's card says: the zoo's facts for this file, else for this network and head."""
-    names = _class_names(weights, classes)
-    entry = weights.entry or _like(name, len(names))
+def _card(weights: Weights, name: str, classes: tuple[str, ...]) -> ModelCard:
+    """What a foreign checkpoint's card says: the zoo's facts for this file, else the usual ones of its network."""
+    entry = weights.entry
     if entry is None or entry.model != name:
-        return ModelCard(name=name, arguments={}, classes=names, preprocessing=_usual_input(name))
-    return ModelCard(name=name, arguments={}, classes=names, preprocessing=entry.preprocessing, protocol=entry.protocol)
+        return ModelCard(name=name, arguments={}, classes=classes, preprocessing=_usual_input(name))
+    return ModelCard(
+        name=name, arguments={}, classes=classes, preprocessing=entry.preprocessing, protocol=entry.protocol
+    )
 
 
-def _like(name: str, num_classes: int) -> ZooEntry | None:
-    return next((entry for entry in ZOO.values() if (entry.model, entry.num_classes) == (name, num_classes)), None)
+def _with_words(card: ModelCard, words: Sequence[str]) -> ModelCard:
+    """The card with the input and the views that KEY=VALUE words give."""
+    if not words:
+        return card
+    allowed = [*(f"data.{name}" for name in InputSettings.model_fields), "evaluation.protocol"]
+    for word in words:
+        key = word.partition("=")[0]
+        if key not in allowed:
+            raise ConfigError(
+                f"'{word}': a checkpoint does not know '{key}'{did_you_mean(key, allowed)}: allowed are {', '.join(allowed)}"
+            )
+    tree = {"data": card.preprocessing.model_dump(mode="json"), "evaluation": {"protocol": card.protocol}}
+    config = config_from_dict(tree, "the input", words)
+    protocol = config.evaluation.protocol
+    return card.model_copy(update={"preprocessing": config.data.input, "protocol": protocol, "measured": None})
 
 
 def _usual_input(name: str) -> InputSettings:

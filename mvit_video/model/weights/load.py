@@ -54,11 +54,12 @@ class Weights:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names in label order where they are known: the card's, or the shipped list of that length."""
+        """Names in label order where they are known: the card's, or those of a public file. Their number tells nothing."""
         if self.card is not None:
             return self.card.classes
-        shipped = {400: "kinetics400", 174: "ssv2"}.get(self.num_classes or 0)
-        return published_classes(shipped) if shipped else None
+        if self.entry is None or self.entry.classes is None or self.entry.num_classes != self.num_classes:
+            return None
+        return published_classes(self.entry.classes)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def read_weights(source: str | Path) -> Weights:
     tensors, metadata = read_tensors(file, source)
     card = read_card(metadata, source) if CARD_KEY in metadata else None
     if card is not None:
-        entry_of_file(card, source)
+        check_card(card, tensors, source)
         return Weights(name, "native", tensors, (), card)
     kind, state = to_ours(tensors, source)
     return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
@@ -138,7 +139,18 @@ def checkpoint_file(source: str | Path) -> Path:
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelCard]:
     """The network of a checkpoint of ours, in eval mode, and its card. `path` may be an http(s) address."""
     state, card = read_checkpoint(path)
+    check_card(card, state, path)
     return model_of_weights(card, state, path)
+
+
+def check_card(card: ModelCard, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """CheckpointError where the tensors of a file are not those of the network that its card describes.
+
+    Found out before memory is taken for that network, where it can be built without any.
+    """
+    if entry_of_file(card, source).capabilities.meta:
+        with torch.device("meta"):
+            check_exactly(model_of_file(card, source).state_dict(), state, source)
 
 
 def model_of_weights(card: ModelCard, state: dict[str, Tensor], source: str | Path) -> tuple[nn.Module, ModelCard]:
@@ -264,7 +276,8 @@ def _both_square(*counts: int) -> bool:
 
 def _resample_square(positions: Tensor, side: int) -> Tensor:
     """Absolute positions of a square grid (1, P, C) for another square grid."""
-    grid = positions.unflatten(1, (isqrt(positions.shape[1]), -1)).permute(0, 3, 1, 2)  # (1, C, side, side)
+    width = isqrt(positions.shape[1])
+    grid = positions.view(1, width, width, -1).permute(0, 3, 1, 2)  # (1, C, side, side)
     return F.interpolate(grid, size=(side, side), mode="bilinear").flatten(2).transpose(1, 2)
 
 

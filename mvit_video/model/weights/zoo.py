@@ -4,7 +4,7 @@
 files except in torchvision's names; download.py checks those, and records the others at the first download.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -191,19 +191,20 @@ def model_zoo_page() -> str:
 
 
 def _page_cells(entry: ZooEntry) -> tuple[str, str, str, str]:
-    return entry.model, entry.dataset, f"[{entry.url.rpartition('/')[2]}]({entry.url})", _inputs(entry)
+    return entry.model, entry.dataset, f"[{entry.url.rpartition('/')[2]}]({entry.url})", input_text(entry.preprocessing)
 
 
-def _inputs(entry: ZooEntry) -> str:
-    inputs = entry.preprocessing
+def input_text(inputs: InputSettings) -> str:
+    """How a network is fed, in a line."""
     frames = {
         "dense": f"{inputs.num_frames} frames, 1 in {inputs.sampling_rate} at {inputs.target_fps:g}/s",
         "segment": f"{inputs.num_frames} frames, 1 in each equal part",
     }[inputs.sampling]
     mean, std = (", ".join(f"{value:g}" for value in dict.fromkeys(values)) for values in (inputs.mean, inputs.std))
-    picture = f"short side {inputs.short_side}, crop {inputs.crop_size}, mean {mean}, std {std}"
+    crop = inputs.crop_size if isinstance(inputs.crop_size, int) else "×".join(map(str, inputs.crop_size))
+    picture = f"short side {inputs.short_side}, crop {crop}, mean {mean}, std {std}"
     return picture if inputs.num_frames == 1 else f"{frames}, {picture}"
 
 
-def _markdown(columns: tuple[str, ...], rows) -> list[str]:
+def _markdown(columns: tuple[str, ...], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]

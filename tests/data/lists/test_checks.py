@@ -85,7 +85,7 @@ def test_each_folder_is_listed_once_and_no_file_is_asked_for(tmp_path, monkeypat
 
 
 def test_a_search_never_looks_into_frame_folders(tmp_path, monkeypatch):
-    from mvit_video.data.lists.files import best_place, find_videos
+    from mvit_video.data.lists.files import best_place, places_of_names
 
     for name in range(30):
         write(tmp_path / f"frames/{name}/1.jpg")
@@ -93,11 +93,11 @@ def test_a_search_never_looks_into_frame_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", lambda folder: (listed.append(folder), scandir(folder))[1])
     wanted = {str(name) for name in range(5)}
     for frames in (True, False):
-        assert find_videos(str(tmp_path), wanted, frames) == {name: [f"frames/{name}/"] for name in wanted}
+        assert places_of_names(str(tmp_path), wanted, frames) == {name: [f"frames/{name}/"] for name in wanted}
     assert len(listed) == 4  # the root and frames/, twice
     write(tmp_path / "videos/deep/3.webm")
-    assert find_videos(str(tmp_path), wanted, frames=True)["3"] == ["frames/3/"]
-    places = find_videos(str(tmp_path), wanted, frames=False)["3"]
+    assert places_of_names(str(tmp_path), wanted, frames=True)["3"] == ["frames/3/"]
+    places = places_of_names(str(tmp_path), wanted, frames=False)["3"]
     assert best_place(places, "") == "videos/deep/3.webm"
 
 

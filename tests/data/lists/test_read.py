@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from list_files import write
 
@@ -155,11 +157,35 @@ def test_one_of_several_spellings_is_never_guessed(tmp_path):
         read_videos("val", str(tmp_path), ["a b", "ab"])
 
 
-@pytest.mark.parametrize("path", ["../b.mp4", "/etc/b.mp4", "a/../../b.mp4", "http://x.org/b.mp4", "file://b.mp4", "."])
-def test_a_path_that_leads_out_of_the_data_root_is_named(tmp_path, path):
-    write(tmp_path / "train.csv", f"a.mp4,0\n{path},0\n")
-    with pytest.raises(AnnotationError, match=r"train.csv: row 2 is '.*', which is not a file under the data root"):
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("../b.mp4", "leads out of the data root '{root}' by '..': paths in lists stay below it"),
+        ("a/../../b.mp4", "leads out of the data root '{root}' by '..'"),
+        ("..", "leads out of the data root '{root}' by '..'"),
+        ("/etc/b.mp4", "is an absolute path outside of the data root '{root}': write paths relative to it"),
+        ("/etc/../b.mp4", "is an absolute path outside of the data root '{root}'"),
+        ("http://x.org/b.mp4", "is an address, wanted a file under the data root: download it first"),
+        ("file://b.mp4", "is an address"),
+        ("rtsp://x.org/b.mp4", "is an address"),
+        ("C:\\videos\\b.mp4", "is a path of a Windows drive: write paths relative to the data root"),
+        ("d:/b.mp4", "is a path of a Windows drive"),
+        (".", "names no file under the data root"),
+        ("a/..", "names no file under the data root"),
+        ("list.m3u8", "is a playlist, which names other files or addresses: wanted a video"),
+        ("x/y.FFCONCAT", "is a playlist"),
+    ],
+)  # fmt: skip
+def test_a_path_that_may_not_be_read_is_named_with_its_own_reason(tmp_path, path, reason):
+    write(tmp_path / "train.csv", f'a.mp4,0\n"{path}",0\nc.mp4,0\n')
+    with pytest.raises(AnnotationError) as caught:
         read_videos("train.csv", str(tmp_path))
+    assert re.search(r"train.csv: row 2 is '[^']*', which ", str(caught.value))
+    assert reason.format(root=tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+    videos = read_videos("train.csv", str(tmp_path), keep_refused=True)
+    assert [record.path for record in videos.records] == ["a.mp4", "c.mp4"]
+    [(record, why)] = videos.refused
+    assert record.row == 2 and why.startswith(reason.format(root=tmp_path))
 
 
 def test_paths_get_one_spelling(tmp_path):
@@ -173,7 +199,9 @@ def test_a_folder_outside_the_data_root_is_refused(tmp_path):
     write(tmp_path / "train/run/a.mp4", b"x")
     (tmp_path / "root").mkdir()
     for source in ("../train", str(tmp_path / "train")):
-        with pytest.raises(AnnotationError, match=r"is not a file under the data root"):
+        with pytest.raises(
+            AnnotationError, match=r"a video is '\.\./train/run/a.mp4', which leads out of the data root"
+        ):
             read_videos(source, str(tmp_path / "root"))
     assert len(read_videos(str(tmp_path / "train"), str(tmp_path))) == 1
 

@@ -165,7 +165,7 @@ def test_class_folders_are_read_to_the_bottom_and_say_what_they_leave_out(tmp_pa
         "jump/deep/c.flv",
         "jump/notes.txt",
         "run/d.OGV",
-        "run/e.wmv",
+        "run/e.xyz",
         "f.mp4",
     ):
         write(tmp_path / "videos" / path)
@@ -177,7 +177,8 @@ def test_class_folders_are_read_to_the_bottom_and_say_what_they_leave_out(tmp_pa
         f"videos/{path}" for path in ("jump/a.mp4", "jump/deep/c.flv", "run/d.OGV", "run/linked/g.mp4")
     ]
     assert videos.notes == (
-        f"{tmp_path}/videos: 2 files in the class folders are no videos by their names, such as 'jump/notes.txt'",
+        f"{tmp_path}/videos: left out: 2 files that are no videos by their names, such as 'jump/notes.txt'; "
+        "1 link to a folder that is already among them, 'run/round'; 1 video beside the class folders, 'f.mp4'",
     )
 
 

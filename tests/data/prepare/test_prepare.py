@@ -17,6 +17,7 @@ from mvit_video.data.prepare import prepare, reencode
 from mvit_video.data.prepare.prepare import output_names, prepare_dataset
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import AnnotationError, ConfigError
+from mvit_video.locks import alone_in
 
 VIDEOS = {
     "a b/one.mp4": dict(options={"bf": "3", "g": "250", "crf": "16"}),
@@ -203,8 +204,8 @@ def test_bad_videos_cost_a_line_each_and_the_exit_code(tmp_path, capsys):
     root, output = one_video(tmp_path)
     (root / "empty.mp4").touch()
     (root / "text.avi").write_text("no video\n" * 99)
-    (root / "out.mp4").symlink_to(write_numbered(tmp_path / "outside.mp4", 8))
-    (root / "train.csv").write_text("one.mp4 0\nempty.mp4 1\ntext.avi 1\nnone.mp4 0\nout.mp4 0\nempty.mp4 0\n")
+    (root / "cut.mp4").write_bytes((root / "one.mp4").read_bytes()[:-200])
+    (root / "train.csv").write_text("one.mp4 0\nempty.mp4 1\ntext.avi 1\nnone.mp4 0\ncut.mp4 0\nempty.mp4 0\n")
     words = ["prepare", "--annotations", "train.csv", "--root", str(root), "--output", str(output), "--workers", "2"]
     assert main(words) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
@@ -215,7 +216,7 @@ def test_bad_videos_cost_a_line_each_and_the_exit_code(tmp_path, capsys):
         2: "empty (0 bytes)",
         3: "cannot be opened as a video",
         4: "no such file",
-        5: "leads out of",
+        5: "",
         6: "empty",
     }
     assert [row["row"] for row in bad["bad"]] == [2, 3, 4, 5, 6]
@@ -442,8 +443,10 @@ def test_a_manifest_that_a_kill_has_cut_counts_up_to_there(tmp_path):
 
 def test_two_calls_do_not_share_an_output(tmp_path):
     root, output = one_video(tmp_path)
-    output.mkdir()
-    with prepare._alone_in(output), pytest.raises(ConfigError, match="another call prepares into it: wait for it"):
+    with (
+        alone_in(output, print),
+        pytest.raises(ConfigError, match=r"is being written to by process \d+ .*wait for its end"),
+    ):
         run(root, output)
 
 

@@ -16,7 +16,7 @@ from processes import decoding_processes, gone_within
 from mvit_video.cli import main
 from mvit_video.data.lists.read import VideoList, VideoRecord
 from mvit_video.data.prepare import verify
-from mvit_video.data.prepare.verify import Plan
+from mvit_video.data.prepare.verify import Decoding
 
 FAST = {"bf": "2", "g": "12"}
 SOURCES = {
@@ -83,11 +83,12 @@ def plant(root, sources, outside) -> dict[str, str]:
         (root / name).write_bytes(content)
     audio(root / "audio1.mp4")
     audio(root / "audio2.mp4")
-    (root / "link1.mp4").symlink_to(outside)
-    (root / "link2.mp4").symlink_to(outside)
     reasons = {name: reason for name, (_, reason) in contents.items()}
     reasons |= {f"audio{number}.mp4": "no video stream" for number in (1, 2)}
-    reasons |= {f"link{number}.mp4": "leads out of the data root" for number in (1, 2)}
+    reasons |= {
+        "../outside.mp4": "leads out of the data root",
+        str(outside): "is an absolute path outside of the data root",
+    }
     return reasons | {f"missing{number}.mp4": "no such file" for number in (1, 2)}
 
 
@@ -127,6 +128,60 @@ def test_twenty_faults_of_ten_kinds_among_200_clips_are_found_and_no_other(plant
         assert not bad["reason"].startswith(bad["path"]) and 0 <= bad["seconds"] < 30
     captured = capsys.readouterr()
     assert "20 of 200 videos are bad" in captured.err and "giant1.webm" in captured.out
+
+
+def test_rows_that_may_not_be_read_are_bad_videos_and_the_others_are_verified(sources, tmp_path, capsys):
+    root = tmp_path / "root"
+    root.mkdir()
+    os.link(sources["a.mp4"], root / "a.mp4")
+    os.link(sources["a.mp4"], tmp_path / "outside.mp4")
+    (root / "link.mp4").symlink_to(tmp_path / "outside.mp4")
+    rows = ["../outside.mp4", "a.mp4", "http://x.org/a.mp4", "list.m3u8", "link.mp4", "gone.mp4", "C:\\a.mp4"]
+    (root / "train.csv").write_text("".join(f"{row},0\n" for row in rows))
+    (tmp_path / "a.yaml").write_text(f"data: {{root: {root}, train: train.csv}}\n")
+    words = ["verify", str(tmp_path / "a.yaml"), "--json", str(tmp_path / "bad.json")]
+    for follow, bad_rows in (("true", [1, 3, 4, 6, 7]), ("false", [1, 3, 4, 5, 6, 7])):
+        assert main([*words, f"data.follow_links={follow}"]) == 1
+        result = json.loads((tmp_path / "bad.json").read_text())
+        assert result["num_videos"] == 7 and [bad["row"] for bad in result["bad"]] == bad_rows
+        reasons = {bad["row"]: bad["reason"] for bad in result["bad"]}
+        for row, words_of_reason in {
+            1: "by '..'",
+            3: "is an address",
+            4: "is a playlist",
+            6: "no such file",
+            7: "Windows",
+        }.items():
+            assert words_of_reason in reasons[row]
+    assert "symbolic link to a place outside of the data root" in reasons[5]
+    captured = capsys.readouterr()
+    assert "6 of 7 videos are bad" in captured.err
+
+
+def test_a_list_of_which_no_row_may_be_read_is_verified(tmp_path, capsys):
+    (tmp_path / "train.csv").write_text("../a.mp4 0\n/etc/b.mp4 1\n")
+    assert main(["verify", "--annotations", "train.csv", "--root", str(tmp_path)]) == 1
+    assert "2 of 2 videos are bad" in capsys.readouterr().err
+
+
+def test_many_videos_with_one_cause_are_one_line(tmp_path, capsys):
+    for number in range(200):
+        (tmp_path / f"{number}.mp4").touch()
+    (tmp_path / "train.csv").write_text("".join(f"{number}.mp4 0\n" for number in range(200)) + "gone.mp4 0\n")
+    assert (
+        main(["verify", "--annotations", "train.csv", "--root", str(tmp_path), "--json", str(tmp_path / "b.json")]) == 1
+    )
+    out = capsys.readouterr().out
+    assert out.count("the file is empty") == 1 and "200 videos, the first is 0.mp4" in " ".join(out.split())
+    assert len(json.loads((tmp_path / "b.json").read_text())["bad"]) == 201
+
+
+def test_what_is_left_out_of_class_folders_is_said(sources, tmp_path, capsys):
+    (tmp_path / "jump").mkdir()
+    os.link(sources["a.mp4"], tmp_path / "jump/a.mp4")
+    (tmp_path / "jump/._a.mp4").touch()
+    assert main(["verify", "--annotations", ".", "--root", str(tmp_path)]) == 0
+    assert "left out: 1 hidden file or leftover of macOS, 'jump/._a.mp4'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_whole_dataset_passes_with_exit_code_0(few_videos, tmp_path, capsys):
@@ -185,11 +240,11 @@ def test_wrong_calls_are_one_sentence(words, message, tmp_path, monkeypatch, cap
     assert message in capsys.readouterr().err
 
 
-def misbehaving(folder, *troubles) -> Plan:
+def misbehaving(folder, *troubles) -> Decoding:
     """Files of troubles (see misbehaving.py), to be verified by processes that know them."""
     for trouble in troubles:
         (folder / f"{trouble}.bad").write_text(trouble.rstrip("0123456789"))
-    return Plan(str(folder), timeout=1.0, workers=2, imports=("misbehaving",))
+    return Decoding(str(folder), timeout=1.0, workers=2, imports=("misbehaving",))
 
 
 def test_files_that_hang_or_crash_the_decoder_are_bad_and_the_others_are_verified(sources, tmp_path):
@@ -227,7 +282,7 @@ def test_a_child_that_dies_between_two_videos_costs_none(sources, tmp_path):
     for name in names:
         os.link(sources["a.mp4"], tmp_path / name)
     before = decoding_processes()
-    checked = verify.check_videos(names, Plan(str(tmp_path), workers=1))
+    checked = verify.check_videos(names, Decoding(str(tmp_path), workers=1))
     found = [next(checked)]
     (child,) = decoding_processes() - before
     os.kill(child, 9)
@@ -239,14 +294,14 @@ def test_verifying_without_a_timeout_finds_the_same_in_this_process(planted):
     root, _, reasons = planted
     names = [*reasons, "good 000.mp4", "good 001.webm", "frames1"]
     before = decoding_processes()
-    found = {path: reason for path, reason, *_ in verify.check_videos(names, Plan(str(root), timeout=0)) if reason}
+    found = {path: reason for path, reason, *_ in verify.check_videos(names, Decoding(str(root), timeout=0)) if reason}
     assert set(found) == set(reasons) and decoding_processes() == before
 
 
 def test_an_interrupted_verification_leaves_no_child_behind(sources, tmp_path):
     os.link(sources["a.mp4"], tmp_path / "a.mp4")
     before = decoding_processes()
-    checked = verify.check_videos(["a.mp4"] * 50, Plan(str(tmp_path), workers=3))
+    checked = verify.check_videos(["a.mp4"] * 50, Decoding(str(tmp_path), workers=3))
     next(checked)
     assert len(decoding_processes() - before) == 3
     checked.close()

@@ -7,25 +7,11 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from odd_videos import TABLE
+from odd_videos import SHORT, TABLE
 
 from mvit_video.data.video.guard import open_reader
 from mvit_video.data.video.reader import VideoReader
 
-# A tenth of the table for `make test`: the kinds that have failed, and one of each way to number frames.
-SHORT = {
-    "MP4 H.264",
-    "Matroska VP8",
-    "AVI MPEG-4, packed B-frames",
-    "AVI H.264",
-    "AVI, palette",
-    "MP4, raw HEVC without times",
-    "MP4, second stream the default",
-    "transport stream MPEG-2, does not begin with a key frame",
-    "transport stream, joined",
-    "GIF",
-    "raw H.264",
-}
 assert len(TABLE) >= 60 and set(TABLE) >= SHORT
 KINDS = [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in TABLE]
 

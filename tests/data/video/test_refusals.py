@@ -73,8 +73,8 @@ def test_paths_do_not_lead_out_of_the_root(tmp_path):
     os.link(outside, root / "inside.mp4")
     (root / "x" / "kept.mp4").symlink_to(root / "inside.mp4")
     assert len(VideoReader("inside.mp4", root)) == len(VideoReader("x/kept.mp4", root)) == 3
-    leading_out = ("../outside.mp4", str(outside), "link.mp4", "x/../../outside.mp4", "folder/outside.mp4")
-    for path in (*leading_out, "x/../inside.mp4", "../root/inside.mp4"):
+    assert len(VideoReader("link.mp4", root)) == len(VideoReader("folder/outside.mp4", root)) == 3, "links are followed"
+    for path in ("../outside.mp4", str(outside), "x/../../outside.mp4", "x/../inside.mp4", "../root/inside.mp4"):
         with pytest.raises(
             DecodeError, match=r"leads out of the data root '.*': paths in lists are relative to it, without"
         ):

@@ -4,41 +4,105 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
 
-from mvit_video.model.ops.pooling import depthwise_conv, max_pool, pool_norm
+from mvit_video.model.layers import PatchConv
+from mvit_video.model.ops import device
+from mvit_video.model.ops.linear import Linear
+from mvit_video.model.ops.pooling import conv_of_pictures, max_pool, project_and_pool
+
+
+def layers(strides, kernel=(3, 3, 3), heads=2, head_dim=3):
+    """A linear layer in double precision and, for each stride, a filter and a norm behind its part; None without a stride."""
+    torch.manual_seed(0)
+    dim, middle = heads * head_dim, [length // 2 for length in kernel]
+    linear, pools = Linear(4, len(strides) * dim), []
+    for stride in strides:
+        conv = nn.Conv3d(head_dim, head_dim, kernel, stride or 1, middle, groups=head_dim, bias=False)
+        norm = nn.LayerNorm(head_dim, 1e-6)
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        pools.append((conv.double(), norm.double()) if stride else (None, None))
+    return linear.double(), pools
+
+
+def by_loops(x, thw, linear, pools, heads=2):
+    """One part and one head at a time, through PyTorch's own functions."""
+    found, num_cls = [], x.shape[1] - thw[0] * thw[1] * thw[2]
+    for part, (conv, norm) in zip(F.linear(x, linear.weight, linear.bias).chunk(len(pools), -1), pools, strict=True):
+        tokens = []
+        for head in part.chunk(heads, -1):
+            if conv is None:
+                tokens.append(head)
+                continue
+            cls, grid = head[:, :num_cls], head[:, num_cls:].transpose(1, 2).unflatten(2, thw)
+            grid = F.conv3d(grid, conv.weight, None, conv.stride, conv.padding, groups=len(conv.weight))
+            joined = torch.cat([cls, grid.flatten(2).transpose(1, 2)], 1)
+            tokens.append(F.layer_norm(joined, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+        found.append(torch.stack(tokens, 2))
+    return found
 
 
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (5, 3, 1), (1, 1, 1)], ids=str)
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (1, 8, 8), (2, 1, 3), (3, 2, 2)], ids=str)
-@pytest.mark.parametrize("size", [(1, 5, 7), (2, 8, 8), (4, 9, 16), (7, 3, 2)], ids=str)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d], ids=["channels first", "last"])
-def test_pooling_and_its_gradients_are_those_of_conv3d(kernel, stride, size, layout):
-    torch.manual_seed(0)
-    grid = torch.randn(2, 6, *size, dtype=torch.float64).to(memory_format=layout).requires_grad_()
-    weight = torch.randn(6, 1, *kernel, dtype=torch.float64, requires_grad=True)
-    padding = [length // 2 for length in kernel]
-    wanted = F.conv3d(grid, weight, None, stride, padding, groups=6)
-    ours = depthwise_conv(grid, weight, stride)
-    back = torch.randn_like(wanted)
-    assert torch.allclose(ours, wanted, atol=1e-12)
-    for one, other in zip(
-        torch.autograd.grad(ours, (grid, weight), back), torch.autograd.grad(wanted, (grid, weight), back), strict=True
-    ):
-        assert torch.allclose(one, other, atol=1e-12)
+@pytest.mark.parametrize("size", [(1, 5, 7), (2, 8, 8), (7, 3, 2)], ids=str)
+@pytest.mark.parametrize("num_cls", [0, 1])
+def test_pooling_and_its_gradients_are_those_of_conv3d_and_layer_norm(kernel, stride, size, num_cls):
+    linear, pools = layers([(1, 1, 1), stride, None], kernel)
+    x = torch.randn(2, num_cls + size[0] * size[1] * size[2], 4, dtype=torch.float64, requires_grad=True)
+    wanted = by_loops(x, size, linear, pools)
+    heads = project_and_pool(x, size, linear, pools, 2)
+    pooled_size = tuple((length - 1) // step + 1 for length, step in zip(size, stride, strict=True))
+    assert [part.thw for part in heads] == [size, pooled_size, size]
+    assert all(part.cls.shape[1] == num_cls for part in heads)
+    ours = [part.joined() for part in heads]
+    given = [
+        x,
+        *linear.parameters(),
+        *(weight for pool in pools[:2] for layer in pool for weight in layer.parameters()),
+    ]
+    backs = [torch.randn_like(part) for part in wanted]
+    gradients = [torch.autograd.grad(found, given, backs) for found in (ours, wanted)]
+    for one, other in zip([*ours, *gradients[0]], [*wanted, *gradients[1]], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-11, rtol=1e-9)
+    with torch.inference_mode():
+        again = project_and_pool(x, size, linear, pools, 2)
+    for one, other in zip(again, wanted, strict=True):
+        torch.testing.assert_close(one.joined(), other, atol=1e-11, rtol=1e-9)
 
 
-def test_only_what_is_asked_for_is_computed():
-    grid, weight = torch.randn(1, 2, 2, 4, 4), torch.randn(2, 1, 3, 3, 3, requires_grad=True)
-    depthwise_conv(grid, weight, (1, 1, 1)).sum().backward()
-    assert grid.grad is None and weight.grad is not None
-    grid.requires_grad_()
-    (of_grid,) = torch.autograd.grad(depthwise_conv(grid, weight.detach(), (1, 1, 1)).sum(), (grid,))
-    assert of_grid.shape == grid.shape
+@pytest.mark.parametrize("frozen", ["filters", "norms", "all but x", "x"])
+def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(frozen):
+    linear, pools = layers([(1, 2, 2)])
+    (conv, norm), x = pools[0], torch.randn(1, 33, 4, dtype=torch.float64, requires_grad=True)
+    given = {"x": x, "conv": conv.weight, "scale": norm.weight, "shift": norm.bias}
+    wanted = dict(zip(given, torch.autograd.grad(sums(x, linear, pools), list(given.values())), strict=True))
+    linear.requires_grad_(False)
+    conv.requires_grad_(frozen not in ("filters", "all but x"))
+    norm.requires_grad_(frozen not in ("norms", "all but x"))
+    x = x.detach().requires_grad_(frozen != "x")
+    sums(x, linear, pools).backward()
+    found = {"x": x.grad, "conv": conv.weight.grad, "scale": norm.weight.grad, "shift": norm.bias.grad}
+    for name, gradient in found.items():
+        is_frozen = frozen in {"x": ["x"], "conv": ["filters", "all but x"]}.get(name, ["norms", "all but x"])
+        assert (gradient is None) == is_frozen
+        assert is_frozen or torch.allclose(gradient, wanted[name], atol=1e-12)
+
+
+def sums(x, linear, pools):
+    (heads,) = project_and_pool(x, (2, 4, 4), linear, pools, 2)
+    return heads.grid.pow(3).sum() + heads.cls.pow(3).sum()
 
 
 def test_gradients_of_gradients_are_right():
-    grid = torch.randn(1, 2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(2, 1, 3, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(lambda g, w: depthwise_conv(g, w, (1, 2, 1)), (grid, weight))
+    linear, pools = layers([(1, 2, 1)])
+    x = torch.randn(1, 13, 4, dtype=torch.float64, requires_grad=True)
+    given = (x, pools[0][0].weight, pools[0][1].weight)
+
+    def run(x, *_):
+        (heads,) = project_and_pool(x, (2, 2, 3), linear, pools, 2)
+        return heads.cls, heads.grid
+
+    assert torch.autograd.gradcheck(run, given)
+    assert torch.autograd.gradgradcheck(run, given)
 
 
 @pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (1, 1, 3)], ids=str)
@@ -67,11 +131,13 @@ class Doubled(nn.Conv3d):
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)], ids=str)
 def test_hooks_pruning_and_filters_of_another_kind_are_honoured(num_cls, stride):
     torch.manual_seed(0)
-    x, thw = torch.randn(2, num_cls + 2 * 4 * 5, 3, 6), (2, 4, 5)
+    x, thw = torch.randn(2, num_cls + 2 * 4 * 5, 4), (2, 4, 5)
     conv, norm = nn.Conv3d(6, 6, 3, stride, 1, groups=6, bias=False), nn.LayerNorm(6, 0.1)
 
+    linear = Linear(4, 18)
+
     def pooled(conv):
-        return pool_norm(x, thw, conv, norm)
+        return project_and_pool(x, thw, linear, [(conv, norm)], 3)[0]
 
     cls, plain, size = pooled(conv)
     seen = []
@@ -96,3 +162,20 @@ def test_hooks_pruning_and_filters_of_another_kind_are_honoured(num_cls, stride)
     masked = nn.Conv3d(6, 6, 3, stride, 1, groups=6, bias=False)
     masked.weight = nn.Parameter(once.detach())
     torch.testing.assert_close(pooled(conv)[1], pooled(masked)[1])
+
+
+@pytest.mark.parametrize("size", [(4, 8, 8), (5, 9, 7)], ids=str)
+def test_patches_as_pictures_are_those_of_the_3d_convolution(size):
+    torch.manual_seed(0)
+    conv, clips = PatchConv(3, 4, (3, 7, 7), (2, 4, 4), (1, 3, 3)), torch.randn(2, 3, *size)
+    torch.testing.assert_close(conv_of_pictures(clips, conv), nn.Conv3d.forward(conv, clips))
+    torch.testing.assert_close(conv(clips), nn.Conv3d.forward(conv, clips))
+
+
+def test_whoever_watches_sees_plain_operations(monkeypatch):
+    """Under torch.func, tracers and counters."""
+    linear, pools = layers([(1, 2, 2)])
+    x = torch.randn(1, 33, 4, dtype=torch.float64)
+    wanted = sums(x, linear, pools)
+    monkeypatch.setattr(device, "is_watched", lambda: True)
+    assert torch.allclose(sums(x, linear, pools), wanted)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from mvit_video.model import mvit
 from mvit_video.model.ops.device import HAS_TRITON, is_plain, kernels_for, working_kernels
 
 
@@ -62,19 +61,12 @@ def test_kernels_are_left_alone_where_they_cannot_run():
 
 def test_modules_with_hooks_or_of_another_kind_are_called_themselves():
     norm, linear = torch.nn.LayerNorm(2), torch.nn.Linear(2, 2)
-    assert is_plain(torch.nn.LayerNorm, norm) and is_plain(torch.nn.Linear, linear, linear)
-    assert not is_plain(torch.nn.LayerNorm, torch.nn.RMSNorm(2))
-    assert not is_plain(torch.nn.Linear, linear, torch.nn.Identity())
-    linear.register_forward_hook(lambda *_: None)
-    assert not is_plain(torch.nn.Linear, linear)
-
-
-def test_patches_are_made_by_the_convolution_itself_where_it_has_hooks(monkeypatch):
-    monkeypatch.setattr(mvit, "kernels_for", lambda clips: True)
-    patches, clips, seen = mvit.PatchEmbed(3, 4, (3, 7, 7), (2, 4, 4)), torch.randn(1, 3, 4, 8, 8), []
-    wanted = patches(clips)[0]
-    handle = patches.proj.register_forward_hook(lambda module, given, out: seen.append(out.shape))
-    torch.testing.assert_close(patches(clips)[0], wanted)
+    assert is_plain((torch.nn.LayerNorm,), norm) and is_plain((torch.nn.Linear,), linear, linear)
+    assert not is_plain((torch.nn.LayerNorm,), torch.nn.RMSNorm(2))
+    assert not is_plain((torch.nn.Linear,), linear, torch.nn.Identity())
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: None)  # of all modules
+    assert not is_plain((torch.nn.Linear,), linear)
     handle.remove()
-    patches(clips)
-    assert seen == [(1, 4, 2, 2, 2)]
+    assert is_plain((torch.nn.Linear,), linear)
+    linear.register_forward_hook(lambda *_: None)
+    assert not is_plain((torch.nn.Linear,), linear)

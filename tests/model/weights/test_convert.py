@@ -9,7 +9,7 @@ from mvit_video.cli import main
 from mvit_video.config.schema import InputSettings
 from mvit_video.errors import ConfigError
 from mvit_video.model.weights.card import ModelCard, model_from_card
-from mvit_video.model.weights.convert import convert
+from mvit_video.model.weights.convert import convert, load_any
 from mvit_video.model.weights.files import read_checkpoint, save_checkpoint
 from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
 from mvit_video.model.weights.load import load_checkpoint, read_weights
@@ -142,3 +142,64 @@ def test_an_output_that_exists_is_kept_unless_overwrite_is_said(pyslowfast, tmp_
     assert main(words) == 1 and output.read_text() == "mine"
     assert "out.pyth: exists: choose another --output, or say --overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0 and read_weights(output).num_classes == 6
+
+
+def test_the_input_that_is_assumed_is_printed_and_words_change_it(pyslowfast, model, tmp_path, capsys):
+    classes, output = tmp_path / "classes.txt", tmp_path / "native.safetensors"
+    words = ["convert", pyslowfast, "--to", "native", "--output", str(output), "--overwrite", "--classes", str(classes)]
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assumed = "assumed input, which data.KEY=VALUE changes: 8 frames, 1 in 3 at 30/s, short side 55, crop 48, mean 0.45, std 0.225"
+    assert said.endswith(f"{assumed}; views: 1x1")
+    more = ["data.sampling=segment", "data.mean=[0.4, 0.5, 0.6]", "data.short_side=48", "evaluation.protocol=1x3"]
+    assert main([*words, *more]) == 0
+    loaded, card = load_checkpoint(output)
+    assert (card.preprocessing.sampling, card.preprocessing.mean, card.protocol) == ("segment", (0.4, 0.5, 0.6), "1x3")
+    assert card.preprocessing.short_side == 48 and card.preprocessing.num_frames == 8
+    assert same_weights(loaded.state_dict(), model.state_dict())
+    assert main([*words, "data.num_frames=4", "data.crop_size=32", "data.short_side=32"]) == 0
+    assert load_checkpoint(output)[0](torch.zeros(1, 3, 4, 32, 32)).shape == (1, 6)
+    assert "interpolated" in capsys.readouterr().err, "position tables are read at another size"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["data.frames=4"], "'data.frames=4': a checkpoint does not know 'data.frames' (did you mean"),
+        (["data.root=x"], "'data.root=x': a checkpoint does not know 'data.root'"),
+        (["data.num_frames=0"], "command line, 'data.num_frames=0': data.num_frames = '0': input should be"),
+        (
+            ["data.crop_size=900"],
+            "command line, 'data.crop_size=900': data: crop_size 900 is larger than short_side 55",
+        ),
+        (["evaluation.protocol=3"], "command line, 'evaluation.protocol=3': evaluation.protocol = '3'"),
+        (["train.epochs=3"], "a checkpoint does not know 'train.epochs'"),
+    ],
+)
+def test_words_that_say_nothing_of_the_input_are_one_line(pyslowfast, tmp_path, capsys, more, message):
+    output = tmp_path / "native.safetensors"
+    words = ["convert", pyslowfast, "--output", str(output), *more]
+    assert main([*words, "--to", "native", "--classes", str(tmp_path / "classes.txt")]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line and not output.exists()
+    assert main([*words, "--to", "torchvision"]) == 1
+    assert f"{more[0]}: a file --to torchvision does not say its input" in capsys.readouterr().err
+
+
+def test_shipped_class_names_are_given_by_their_dataset(tmp_path, capsys):
+    torch.save(build_model("mvitv2_nano_8x3", num_classes=174).state_dict(), tmp_path / "x.pyth")
+    words = ["convert", str(tmp_path / "x.pyth"), "--to", "native", "--output", str(tmp_path / "x.safetensors")]
+    assert main(words) == 1
+    assert "no class names are known for its 174 classes: give them with --classes FILE" in capsys.readouterr().err
+    assert main([*words, "--classes", "ssv2"]) == 0
+    assert load_checkpoint(tmp_path / "x.safetensors")[1].classes[0] == "Approaching something with your camera"
+
+
+def test_a_public_file_with_another_head_has_no_names(tmp_path, caplog):
+    """Fine-tuned weights often keep the name of the file that they came from."""
+    with torch.device("meta"):
+        shapes = build_model("mvitv2_nano_8x3", num_classes=7).state_dict()
+    file = tmp_path / "MViTv2_S_16x4_ssv2_f308341823.pyth"
+    torch.save({name: torch.zeros(tensor.shape) for name, tensor in shapes.items()}, file)
+    _, card = load_any(file)
+    assert card.classes == tuple(f"class {number}" for number in range(7)) and card.preprocessing.sampling == "dense"

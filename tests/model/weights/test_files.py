@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import tracemalloc
 import warnings
 import zipfile
 
@@ -17,7 +18,7 @@ from tiny_models import tiny_video
 from mvit_video import load_weights
 from mvit_video.errors import CheckpointError
 from mvit_video.model.weights.convert import load_any
-from mvit_video.model.weights.files import NOT_READ, NotRead
+from mvit_video.model.weights.files import NOT_READ, NotRead, check_whole, read_tensors
 from mvit_video.model.weights.formats import to_torchvision, without_wrappers
 from mvit_video.model.weights.load import load_checkpoint
 
@@ -94,6 +95,92 @@ def test_a_prefix_that_only_some_names_have_stays_unexplained(tmp_path):
     state = trained_state()
     with pytest.raises(CheckpointError, match=r"holds 'module.extra', which the network does not have"):
         load(state | {"module.extra": torch.ones(1)}, tmp_path / "x.pth")
+
+
+def packed(path, entry, head, block, count):
+    """`path` with its `entry` packed, unpacking to `head` and `count` times `block`."""
+    torch.save({"a": torch.zeros(4)}, path)
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            with archive.open(name, "w", force_zip64=True) as file:
+                if name.endswith(entry):
+                    file.write(head)
+                    for _ in range(count):
+                        file.write(block)
+                else:
+                    file.write(content)
+
+
+@pytest.mark.parametrize(
+    ("entry", "head", "block"),
+    [("data.pkl", b"\x80\x02", b"N0" * (1 << 19)), ("/data/0", b"", b"\0" * (1 << 20))],
+    ids=["pickle", "values"],
+)
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused_before_it_is_unpacked(tmp_path, entry, head, block):
+    packed(tmp_path / "bomb.pth", entry, head, block, count=200)
+    assert (tmp_path / "bomb.pth").stat().st_size < 1 << 20
+    for read in (load_any, lambda path: load_weights(tiny_video(), path), check_whole_of):
+        tracemalloc.start()
+        with pytest.raises(
+            CheckpointError, match=r"bomb.pth: has [\d,]+ bytes and unpacks to 2\d\d,\d{3},\d{3}, and at most 8"
+        ):
+            read(tmp_path / "bomb.pth")
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+        tracemalloc.stop()
+
+
+def check_whole_of(path):
+    check_whole(path, path)
+
+
+def test_a_pickle_that_alone_is_larger_than_weights_have_is_refused(tmp_path):
+    random = np.random.default_rng(0).bytes(1 << 20)
+    packed(tmp_path / "x.pth", "data.pkl", b"\x80\x02", random, count=70)
+    with pytest.raises(
+        CheckpointError, match=r"x.pth: has 73,\d{3},\d{3} bytes beside the tensors, and at most 67,108,864"
+    ):
+        load_any(tmp_path / "x.pth")
+
+
+def test_tensors_that_share_one_storage_many_times_over_are_refused_before_each_is_read(tmp_path):
+    one = torch.zeros(1 << 18)
+    torch.save({f"blocks.{number}": one for number in range(2000)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x.pth: has 1,[\d,]+ bytes and unpacks to 2,097,152,000"):
+        load_any(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("head", [b"\x80\x02", b"PK\x03\x04", b"\x10\0\0\0\0\0\0\0{"])
+def test_a_file_that_says_it_is_larger_than_any_weights_is_refused(tmp_path, head):
+    """A file with a hole takes no room on the disk."""
+    with (tmp_path / "x.pth").open("wb") as file:
+        file.write(head)
+        file.truncate(1 << 40)
+    with pytest.raises(
+        CheckpointError, match=r"x.pth: has 1,099,511,627,776 bytes, and at most 68,719,476,736 are read"
+    ):
+        load_any(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False, None], ids=["zip", "pickle", "safetensors"])
+@pytest.mark.parametrize("seed", range(25))
+def test_damaged_bytes_are_one_sentence_or_the_same_weights(tmp_path, zipped, seed):
+    state, path = {"blocks.0.w": torch.arange(300.0)}, tmp_path / "x.pth"
+    if zipped is None:
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    draw, content = np.random.default_rng(seed), bytearray(path.read_bytes())
+    places = [*range(400), *range(len(content) - 400, len(content))]  # where the structure is
+    for place in draw.choice(places, 3):
+        content[place] ^= 1 << int(draw.integers(8))
+    path.write_bytes(content)
+    try:
+        tensors, _ = read_tensors(path, path)
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+    except CheckpointError as told:
+        assert str(told).startswith(f"{path}: ") and "\n" not in str(told)
 
 
 class Runs:

@@ -1,4 +1,4 @@
-"""What folds relative positions into extra query and key channels: see `attention.flash_attention`."""
+"""What folds relative positions into extra query and key channels: see `ops.folding`."""
 
 # B batch, N = c + T*H*W tokens, h heads, d channels of a head, K key positions on one axis, R (·, K, d) an axis' embedding
 
@@ -9,12 +9,12 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mvit_video.model.ops.triton.device import on_its_device
-from mvit_video.model.relative_position import distance_rows, table_rows
+from mvit_video.model.relative_position import distance_rows
 
 Grid = tuple[int, int, int]
+Tables = Sequence[Tensor | None]
 SIZES = ("T", "H", "W", "heads", "rows")  # one kernel serves all of them
 
 
@@ -63,9 +63,9 @@ def _term(term, strides, batch, t, h, w, head, k, K: tl.constexpr, ok):
         return tl.load(term + place, mask=ok & (k >= 0) & (k < K), other=0.0).to(tl.float32)
 
 
-def fold_queries(cls: Tensor, grid: Tensor, thw: Grid, terms: Sequence[Tensor], width: int) -> Tensor:
-    """Tokens (B, c + T·H·W, h, width): [q, terms, zeros]. Up to three terms, (B, T, H, W, h, K) each."""
-    return _fold(cls, grid, thw, width, 1.0, [*terms, *[None] * (3 - len(terms))])
+def fold_queries(cls: Tensor, grid: Tensor, thw: Grid, terms: Tables, width: int) -> Tensor:
+    """Tokens (B, c + T·H·W, h, width): [q, terms, zeros]. Three terms, (B, T, H, W, h, K) each, or None."""
+    return _fold(cls, grid, thw, width, 1.0, terms)
 
 
 def fold_keys(cls: Tensor, grid: Tensor, thw: Grid, sizes: Sequence[int], scale: float, width: int) -> Tensor:
@@ -157,110 +157,50 @@ def _places(q_thw: Grid, k_thw: Grid, sizes: Grid, heads: int, device: torch.dev
         return torch.cat(parts).to(device)
 
 
-def reads_whole_tables(tables: Sequence[Tensor | None], q_thw: Grid, k_thw: Grid) -> bool:
-    """Whether there are tables, and all of them are of this very size, so that their rows are read as they are."""
-    sizes = zip(tables, q_thw, k_thw, strict=True)
-    fit = [table.shape[0] == table_rows(q, k) for table, q, k in sizes if table is not None]
-    return bool(fit) and all(fit)
+def read_tables(
+    tables: Tables, thw: Grid, k_thw: Grid, sizes: Grid, heads: int, repeats: Grid, dtype: torch.dtype
+) -> list[Tensor | None]:
+    """Each axis' rows of tables of this very size: (repeats · Q, K, d), w's (W · h, K, d); zeros behind K in `sizes`."""
+    some = next(table for table in tables if table is not None)
+    pairs, places = _pairs(thw, sizes, heads), _places(thw, k_thw, sizes, heads, some.device)
+    lengths = [count * repeat for count, repeat in zip(pairs, repeats, strict=True)]
+    out = some.new_empty(sum(lengths), some.shape[1], dtype=dtype)
+    given = [some if table is None else table for table in tables]
+    with torch.cuda.device_of(out):
+        _read_tables_kernel[(triton.cdiv(len(out), 16),)](
+            *given, places, out, *pairs, *lengths, D=some.shape[1], PAIRS=16, BLOCK=_block(some.shape[1])
+        )
+    parts = out.split(lengths)
+    return [part.view(-1, size, some.shape[1]) if size else None for part, size in zip(parts, sizes, strict=True)]
 
 
-def fold_queries_and_read_tables(
-    cls: Tensor, grid: Tensor, tables: Sequence[Tensor | None], thw: Grid, k_thw: Grid, sizes: Sequence[int], width: int
-) -> Tensor:
-    """Tokens (B, c + T·H·W, h, width): [q, q · R per axis, zeros], where `reads_whole_tables`; `sizes` are K, or more."""
-    return _FoldQueries.apply(cls, grid, thw, k_thw, tuple(sizes), width, *tables)
+def tables_gradient(
+    of_embeddings: Tables, tables: Tables, thw: Grid, k_thw: Grid, sizes: Grid, heads: int, repeats: Grid
+) -> list[Tensor | None]:
+    """Gradients of the tables from those of what `read_tables` gives."""
+    some = next(part for part in of_embeddings if part is not None)
+    given = [
+        some if part is None else part.reshape(repeat, -1).sum(0) if repeat > 1 else part.reshape(-1)
+        for part, repeat in zip(of_embeddings, repeats, strict=True)
+    ]
+    rows, channels = [0 if table is None else len(table) for table in tables], some.shape[-1]
+    places = _places(thw, k_thw, sizes, heads, some.device)
+    out = some.new_empty(sum(rows), channels, dtype=torch.float32)
+    with torch.cuda.device_of(out):
+        _tables_gradient_kernel[(sum(rows),)](
+            *given, places, out, *_pairs(thw, sizes, heads), *rows[:2], D=channels, PAIRS=16, BLOCK=_block(channels)
+        )
+    parts = out.split(rows)
+    return [
+        None if table is None else part.to(table.dtype, copy=True)  # an operator may not return views of one tensor
+        for part, table in zip(parts, tables, strict=True)
+    ]
 
 
-class _FoldQueries(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, cls, grid, thw: Grid, k_thw: Grid, sizes: Grid, width: int, *tables: Tensor | None) -> Tensor:
-        axes = _Axes(grid, thw, k_thw, sizes)
-        embeddings = axes.read(tables)
-        queries = axes.views(grid)
-        terms: list[Tensor | None] = [None, None, None]
-        for axis, embedding in enumerate(embeddings):
-            if embedding is not None:
-                term = torch.bmm(queries[axis], embedding.transpose(1, 2))  # (batch of the axis, rows, K)
-                term = term.transpose(0, 1) if axis == 2 else term
-                terms[axis] = term.view(*grid.shape[:1], *thw, grid.shape[2], -1)
-        ctx.save_for_backward(grid, *tables)
-        ctx.axes, ctx.num_cls = axes, cls.shape[1]
-        return _fold(cls, grid, thw, width, 1.0, terms)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor):
-        grid, *tables = ctx.saved_tensors
-        axes, head_dim = ctx.axes, grid.shape[3]
-        of_cls, cells = gradient[:, : ctx.num_cls, :, :head_dim], gradient[:, ctx.num_cls :]
-        of_grid = cells[..., :head_dim].contiguous()
-        of_terms = cells[..., head_dim : head_dim + sum(axes.sizes)].contiguous()
-        parts = of_terms.split(list(axes.sizes), -1)
-        of_embeddings: list[Tensor | None] = [None, None, None]
-        embeddings, queries, totals = axes.read(tables), axes.views(grid), axes.views(of_grid)
-        for axis, embedding in enumerate(embeddings):
-            if embedding is not None:
-                of_term = axes.views(parts[axis])[axis]
-                totals[axis].baddbmm_(of_term, embedding)
-                of_embeddings[axis] = torch.bmm(of_term.transpose(1, 2), queries[axis])  # (batch, K, d)
-        return of_cls, of_grid, None, None, None, None, *axes.tables_gradient(of_embeddings, tables)
-
-
-class _Axes:
-    """The batched products of each axis' queries with its embedding: the batch is (B, T), (B, T, H) and (W, h)."""
-
-    def __init__(self, grid: Tensor, thw: Grid, k_thw: Grid, sizes: Grid) -> None:
-        self.batch, _, self.heads, self.channels = grid.shape
-        self.thw, self.sizes, self.dtype = thw, sizes, grid.dtype
-        self.places = _places(thw, k_thw, sizes, self.heads, grid.device)
-        t, h, w = thw
-        self.pairs = [length * size for length, size in zip((t, h, w * self.heads), sizes, strict=True)]
-        self.repeats = (self.batch, self.batch * t, 1)
-
-    def views(self, x: Tensor) -> list[Tensor]:
-        """x (B, T·H·W, h, ·), whose rows lie evenly, as the first factor of each axis' product."""
-        (t, h, w), last = self.thw, x.shape[-1]
-        by_row = x.view(self.batch * t * h, w * self.heads, last)
-        return [x.view(self.batch * t, h * w * self.heads, last), by_row, by_row.transpose(0, 1)]
-
-    def read(self, tables: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """R of each axis as the second factor, (batch of its product, K, d), None where it has no table."""
-        lengths = [count * repeat for count, repeat in zip(self.pairs, self.repeats, strict=True)]
-        some = next(table for table in tables if table is not None)
-        out = some.new_empty(sum(lengths), self.channels, dtype=self.dtype)
-        given = [some if table is None else table for table in tables]
-        with torch.cuda.device_of(out):
-            _read_tables_kernel[(triton.cdiv(len(out), 16),)](
-                *given, self.places, out, *self.pairs, *lengths, D=self.channels, PAIRS=16, BLOCK=_block(self.channels)
-            )
-        parts = out.split(lengths)
-        return [
-            part.view(-1, size, self.channels) if size else None for part, size in zip(parts, self.sizes, strict=True)
-        ]
-
-    def tables_gradient(self, of_embeddings: Sequence[Tensor | None], tables: Sequence[Tensor | None]) -> list:
-        """Gradients of the tables from those of R."""
-        some = next(part for part in of_embeddings if part is not None)
-        given = [
-            some if part is None else part.reshape(repeat, -1).sum(0) if repeat > 1 else part.reshape(-1)
-            for part, repeat in zip(of_embeddings, self.repeats, strict=True)
-        ]
-        rows = [0 if table is None else len(table) for table in tables]
-        out = some.new_empty(sum(rows), self.channels, dtype=torch.float32)
-        with torch.cuda.device_of(out):
-            _tables_gradient_kernel[(sum(rows),)](
-                *given,
-                self.places,
-                out,
-                *self.pairs,
-                rows[0],
-                rows[1],
-                D=self.channels,
-                PAIRS=16,
-                BLOCK=_block(self.channels),
-            )
-        parts = out.split(rows)
-        return [None if table is None else part.to(table.dtype) for part, table in zip(parts, tables, strict=True)]
+def _pairs(thw: Grid, sizes: Grid, heads: int) -> list[int]:
+    """Queries × keys of each axis; w's of each head."""
+    t, h, w = thw
+    return [length * size for length, size in zip((t, h, w * heads), sizes, strict=True)]
 
 
 def _block(channels: int) -> int:

@@ -16,7 +16,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mvit_video.model.ops.triton.device import on_its_device
 from mvit_video.model.ops.triton.norm import SLOTS, norm_back, standardised
@@ -219,49 +218,26 @@ def can_pool(weight: Tensor) -> bool:
     return weight.shape[4] == 3 and weight.shape[0] <= 256
 
 
-def pool_norm(
-    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, eps: float, thw: Grid, stride: Grid
-) -> tuple[Tensor, Tensor]:
-    """norm(x) of the class tokens (B, c, h, d) and norm(convolve(x)) of the grid (B, TO·HO·WO, h, d), from x (B, N, h, d).
-
-    `weight` (d, 1, t, h, 3) is shared by the heads; class tokens are those that `thw` does not account for, none or one.
-    """
-    if torch.compiler.is_compiling():
-        return _pool_norm_operator(x, weight, scale, shift, eps, thw, stride)
-    return pool_norms(x.unsqueeze(2), [(weight, scale, shift)], eps, thw, [stride])[0]
-
-
 def pool_norms(
-    x: Tensor,
-    parameters: Sequence[tuple[Tensor, Tensor, Tensor]],
-    eps: float,
-    thw: Sequence[int],
-    strides: Sequence[Sequence[int]],
+    x: Tensor, parameters: Sequence[Tensor], eps: float, thw: Sequence[int], strides: Sequence[Sequence[int]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """`pool_norm` of P tensors in one, x (B, N, P, h, d), such as q, k and v: P × (class tokens, grid)."""
-    outs = _PoolNorms.apply(
-        x, eps, tuple(thw), tuple(strides), *(parameter for part in parameters for parameter in part)
-    )
-    return list(zip(outs[::2], outs[1::2], strict=True))
+    """Of each of P tensors x (B, N, P, h, d): norm(x) of its class tokens (B, c, h, d), norm(convolve(x)) of its grid.
+
+    `parameters` are weight (d, 1, t, h, 3), which the heads share, scale and shift of each; class tokens are those that
+    `thw` does not account for, none or one.
+    """
+    return _pool_norms(_by_rows(x), parameters, eps, tuple(thw), strides)
 
 
-class _PoolNorms(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, eps: float, thw: Grid, strides: Sequence[Sequence[int]], *parameters: Tensor):
-        x = _by_rows(x)
-        taps = [_taps(weight) for weight in parameters[::3]]
-        ctx.save_for_backward(x, *taps, *parameters)
-        ctx.arguments = eps, thw, strides
-        return _pool_norms(x, taps, parameters, *ctx.arguments)
+def pool_norms_backward(
+    gradients: Sequence[Tensor], x: Tensor, parameters: Sequence[Tensor], eps: float, thw: Sequence[int],
+    strides: Sequence[Sequence[int]], wanted: Sequence[bool],
+) -> list[Tensor | None]:  # fmt: skip
+    """Gradients of x, of the filters (P, d, 1, t, h, 3), and of scale and shift (P, 2, d), the last two in single precision.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *gradients: Tensor):
-        x, *rest = ctx.saved_tensors
-        eps, thw, strides = ctx.arguments
-        taps, parameters = rest[: len(strides)], rest[len(strides) :]
-        of_x, *of_parameters = _pool_norms_backward(x, taps, parameters, eps, thw, strides, gradients)
-        return of_x, None, None, None, *of_parameters
+    `gradients` are those of class tokens and grid of each tensor. What is not `wanted` of x and filters is None.
+    """
+    return _pool_norms_backward(_by_rows(x), parameters, eps, tuple(thw), strides, gradients, wanted)
 
 
 def _by_rows(x: Tensor) -> Tensor:
@@ -275,16 +251,15 @@ def _taps(weight: Tensor) -> Tensor:
 
 
 @on_its_device
-def _pool_norms(x: Tensor, taps: Sequence[Tensor], parameters: Sequence[Tensor], eps: float, thw, strides):
-    """Class tokens and grid of each part, one behind the other; `parameters` are weight, scale and shift of each part."""
-    outs: list[Tensor] = []
+def _pool_norms(x: Tensor, parameters: Sequence[Tensor], eps: float, thw, strides) -> list[tuple[Tensor, Tensor]]:
+    outs: list[tuple[Tensor, Tensor]] = []
     for place, stride in enumerate(strides):
         weight, scale, shift = parameters[3 * place : 3 * place + 3]
         part, plan = x[:, :, place], _plan(x.shape, weight.shape[2:], thw, stride)
         cls, grid = (x.new_empty(x.shape[0], count, *x.shape[3:]) for count in (plan.num_cls, plan.cells_out))
         _pool_norm_kernel[(plan.tiles_out,)](
             part,
-            taps[place],
+            _taps(weight),
             scale,
             shift,
             cls,
@@ -295,32 +270,33 @@ def _pool_norms(x: Tensor, taps: Sequence[Tensor], parameters: Sequence[Tensor],
             eps,
             **plan.constants,
         )
-        outs += [cls, grid]
-    return tuple(outs)
+        outs.append((cls, grid))
+    return outs
 
 
 @on_its_device
-def _pool_norms_backward(x, taps, parameters, eps: float, thw, strides, gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of x and of the parameters."""
+def _pool_norms_backward(x, parameters, eps: float, thw, strides, gradients: Sequence[Tensor], wanted: Sequence[bool]):
     parts, channels = len(strides), x.shape[4]
-    of_x, norm_sums = x.new_empty(x.shape), x.new_empty(SLOTS, parts, 2, channels, dtype=torch.float32)
-    filter_sums = x.new_empty(SLOTS // 8, parts, channels, len(taps[0]), dtype=torch.float32)
+    taps = [_taps(weight) for weight in parameters[::3]]
+    of_x = x.new_empty(x.shape) if wanted[0] else None
+    norm_sums = x.new_empty(SLOTS, parts, 2, channels, dtype=torch.float32)
+    filter_sums = None
+    if wanted[1]:
+        filter_sums = x.new_empty(SLOTS // 8, parts, channels, len(taps[0]), dtype=torch.float32)
     for place, stride in enumerate(strides):
         weight, scale = parameters[3 * place : 3 * place + 2]
         _pool_norm_backward(
             _plan(x.shape, weight.shape[2:], thw, stride), x[:, :, place], taps[place], scale, eps,
-            gradients[2 * place], gradients[2 * place + 1], of_x[:, :, place], norm_sums[:, place], filter_sums[:, place],
+            gradients[2 * place], gradients[2 * place + 1], None if of_x is None else of_x[:, :, place],
+            norm_sums[:, place], None if filter_sums is None else filter_sums[:, place],
         )  # fmt: skip
-    of_norms, of_filters = norm_sums.sum(0), filter_sums.sum(0)
-    found = [of_x]
-    for place in range(parts):
-        found += [of_filters[place].view_as(parameters[3 * place]), of_norms[place, 0], of_norms[place, 1]]
-    return [gradient.to(given.dtype) for gradient, given in zip(found, (x, *parameters), strict=True)]
+    of_filters = None if filter_sums is None else filter_sums.sum(0).view(parts, *parameters[0].shape)
+    return [of_x, of_filters, norm_sums.sum(0)]
 
 
 def _pool_norm_backward(
     plan: "_Plan", x: Tensor, taps: Tensor, scale: Tensor, eps: float, of_cls: Tensor, of_grid: Tensor,
-    of_x: Tensor, norm_sums: Tensor, filter_sums: Tensor,
+    of_x: Tensor | None, norm_sums: Tensor, filter_sums: Tensor | None,
 ) -> None:  # fmt: skip
     """Fill the gradient of x, and what all programs together find for scale and shift, and for the filter."""
     of_cls, of_grid = (part if part.stride(-1) == 1 else part.contiguous() for part in (of_cls, of_grid))
@@ -330,12 +306,14 @@ def _pool_norm_backward(
         x, taps, scale, of_cls, of_grid, of_z, norm_sums, norm_sums.stride(0), *strides,
         of_cls.stride(0), of_cls.stride(2), *of_grid.stride()[:3], *plan.sizes, eps, plan.tiles_out, **plan.constants,
     )  # fmt: skip
-    _input_gradient_kernel[(plan.tiles_in,)](
-        of_z, taps, of_x, of_x.stride(0), of_x.stride(1), *plan.sizes, **plan.constants_in
-    )
-    _filter_gradient_kernel[(len(filter_sums), len(taps) // 3)](
-        x, of_z, filter_sums, filter_sums.stride(0), *strides, *plan.sizes, plan.cell_tiles, **plan.constants
-    )
+    if of_x is not None:
+        _input_gradient_kernel[(plan.tiles_in,)](
+            of_z, taps, of_x, of_x.stride(0), of_x.stride(1), *plan.sizes, **plan.constants_in
+        )
+    if filter_sums is not None:
+        _filter_gradient_kernel[(len(filter_sums), len(taps) // 3)](
+            x, of_z, filter_sums, filter_sums.stride(0), *strides, *plan.sizes, plan.cell_tiles, **plan.constants
+        )
 
 
 class _Plan:
@@ -361,53 +339,3 @@ class _Plan:
 
 
 _plan = lru_cache(maxsize=1024)(_Plan)  # a network asks for the same few again and again
-
-
-# Compilers do not look into operators of a library: they need the shapes that come out, and the way back.
-@torch.library.custom_op("mvit_video::pool_norm", mutates_args=())
-def _pool_norm_operator(
-    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, eps: float, thw: Sequence[int], stride: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    parameters = (weight, scale, shift)
-    cls, grid = _pool_norms(_by_rows(x.unsqueeze(2)), [_taps(weight)], parameters, eps, tuple(thw), [tuple(stride)])
-    return cls, grid
-
-
-@torch.library.custom_op("mvit_video::pool_norm_backward", mutates_args=())
-def _pool_norm_back_operator(
-    of_cls: Tensor, of_grid: Tensor, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor,
-    eps: float, thw: Sequence[int], stride: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    given = (_by_rows(x.unsqueeze(2)), [_taps(weight)], (weight, scale, shift), eps, tuple(thw), [tuple(stride)])
-    of_x, of_weight, of_scale, of_shift = _pool_norms_backward(*given, (of_cls, of_grid))
-    # views of one tensor, which an operator may not return
-    return of_x.squeeze(2), of_weight.clone(), of_scale.clone(), of_shift.clone()
-
-
-@_pool_norm_operator.register_fake
-def _(x, weight, scale, shift, eps, thw, stride):
-    thw_out = [(size - 1) // step + 1 for size, step in zip(thw, stride, strict=True)]
-    counts = (x.shape[1] - prod(thw), prod(thw_out))
-    return tuple(x.new_empty(x.shape[0], count, *x.shape[2:]) for count in counts)
-
-
-@_pool_norm_back_operator.register_fake
-def _(of_cls, of_grid, x, weight, scale, shift, eps, thw, stride):
-    return (
-        x.new_empty(x.shape),
-        weight.new_empty(weight.shape),
-        scale.new_empty(scale.shape),
-        shift.new_empty(shift.shape),
-    )
-
-
-def _keep(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.constants = inputs[4:]
-
-
-def _operator_backward(ctx, of_cls, of_grid):
-    return (*_pool_norm_back_operator(of_cls, of_grid, *ctx.saved_tensors, *ctx.constants), None, None, None)
-
-
-_pool_norm_operator.register_autograd(_operator_backward, setup_context=_keep)

@@ -1,0 +1,27 @@
+"""Folders of class folders: CLASS/VIDEO.mp4, or CLASS/VIDEO/ holding pictures."""
+
+import os
+from pathlib import Path
+
+from mvit_video.data.lists.files import is_leftover, list_folder
+from mvit_video.data.lists.formats import Listing, Row
+from mvit_video.errors import AnnotationError
+
+
+class ClassFolders:
+    """The folders are the classes, in alphabetical order, numbers in theirs."""
+
+    def matches(self, path: str) -> bool:
+        return os.path.isdir(path)
+
+    def read(self, path: str, root: str) -> Listing:
+        names = sorted(name for name, is_folder in list_folder(path).items() if is_folder and not is_leftover(name))
+        if not names:
+            raise AnnotationError(
+                f"{path}: holds no class folders with videos, wanted {Path(path).name}/CLASS/VIDEO.mp4"
+            )
+        if all(name.isascii() and name.isdigit() for name in names):
+            names.sort(key=lambda name: int(name[:1000]))
+        inside = Path(os.path.relpath(path, root)).as_posix()
+        rows = [Row(0, name if inside == "." else f"{inside}/{name}", name) for name in names]
+        return Listing(rows, tuple(names), by_name=True, paths="folders")

@@ -1,0 +1,77 @@
+"""From what a list says to where its videos lie under the data root: names are looked for, folders are listed."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mvit_video.data.lists.files import (
+    EMPTY,
+    NO_CLASS,
+    FolderVideos,
+    best_place,
+    in_class,
+    places_of_names,
+    videos_of_folder,
+)
+from mvit_video.data.lists.formats import Listing, Row
+from mvit_video.data.lists.rows import is_video_path
+from mvit_video.errors import AnnotationError
+
+
+def located(listing: Listing, place: str, root: str, frames: bool, follow_links: bool) -> Listing:
+    """The listing with rows whose paths are files (with `frames`: folders of pictures) relative to the root."""
+    if listing.paths == "names":
+        return replace(listing, rows=_found(listing, root, frames), paths="files")
+    if listing.paths == "folders":
+        return _listed(listing, place, root, frames, follow_links)
+    return listing
+
+
+def _found(listing: Listing, root: str, frames: bool) -> list[Row]:
+    """Where videos of several classes have one name, none of them is taken from another one's class folder."""
+    usual = listing.usual.rpartition(".")[0] or listing.usual if frames else listing.usual
+    classes: dict[str, set[str]] = {}
+    for row in listing.rows:
+        classes.setdefault(row.path, set()).add(row.label)
+    places = places_of_names(root, classes, frames)
+
+    def path(row: Row) -> str:
+        found, others = places.get(row.path, []), classes[row.path] - {row.label}
+        own = [place for place in found if not any(in_class(place, other) for other in others)] if others else found
+        return best_place(own, row.label, listing.split) or usual.format(label=row.label, name=row.path).lstrip("/")
+
+    return [row._replace(path=path(row)) for row in listing.rows]
+
+
+def _listed(listing: Listing, place: str, root: str, frames: bool, follow_links: bool) -> Listing:
+    """Class folders with their videos; a class is a folder that has some."""
+    rows: list[Row] = []
+    everything = FolderVideos()
+    for folder in listing.rows:
+        found = videos_of_folder(os.path.join(root, folder.path), frames, None if follow_links else root)
+        rows += [Row(0, f"{folder.path}/{video}", folder.label) for video in found.videos]
+        for reason, names in found.left_out.items():
+            everything.leave_out([f"{folder.label}/{name}" for name in names], reason)
+        if not found.videos:
+            everything.leave_out([folder.label], EMPTY)
+    if not rows:
+        wanted = "CLASS/VIDEO/ of pictures" if frames else "CLASS/VIDEO.mp4"
+        raise AnnotationError(
+            f"{place}: holds no class folders with videos, wanted {os.path.basename(place)}/{wanted}"
+            + (f" ({everything.note(place).partition(': ')[2]})" if everything.left_out else "")
+        )
+    beside = [] if frames else _videos_beside(place)
+    if beside:
+        everything.leave_out(beside, NO_CLASS)
+    classes = tuple(dict.fromkeys(row.label for row in rows))
+    note = everything.note(place)
+    return replace(
+        listing, rows=rows, classes=classes, notes=(*listing.notes, *([note] if note else [])), paths="files"
+    )
+
+
+def _videos_beside(place: str) -> Sequence[str]:
+    with os.scandir(place) as entries:
+        return [
+            entry.name for entry in entries if is_video_path(entry.name) and entry.name[0] != "." and entry.is_file()
+        ]

@@ -1,0 +1,17 @@
+"""The forms of lists that come with this package, in the order in which they are tried: the last takes what no other has."""
+
+from mvit_video.data.lists.class_folders import ClassFolders
+from mvit_video.data.lists.formats import register_list_reader
+from mvit_video.data.lists.frame_lists import FrameList
+from mvit_video.data.lists.official import Hmdb51, Kinetics, Something, Ucf101
+from mvit_video.data.lists.rows import PathLabelRows
+from mvit_video.data.lists.tables import Table
+
+register_list_reader("hmdb51", Hmdb51())
+register_list_reader("class folders", ClassFolders())
+register_list_reader("something-something", Something())
+register_list_reader("frame list", FrameList())
+register_list_reader("kinetics", Kinetics())
+register_list_reader("ucf101", Ucf101())
+register_list_reader("table", Table())
+register_list_reader("path label", PathLabelRows())

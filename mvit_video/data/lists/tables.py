@@ -1,0 +1,72 @@
+"""Tables with a header: what pandas, Excel and their like write, with columns in any order."""
+
+import csv
+from collections.abc import Sequence
+
+from mvit_video.data.lists.formats import Listing, Row
+from mvit_video.data.lists.rows import is_video_path, label_text
+from mvit_video.data.lists.text import delimiter_of, first_line, table_rows
+from mvit_video.errors import AnnotationError
+
+# Names of columns, without regard to case, spaces and signs; of several that are there the first one counts.
+PATHS = (
+    "path",
+    "paths",
+    "filepath",
+    "videopath",
+    "file",
+    "filename",
+    "video",
+    "videofile",
+    "videoname",
+    "clip",
+    "clippath",
+    "clipname",
+)
+LABELS = (
+    "label", "labels", "class", "classname", "classlabel", "classid", "labelname", "labelid", "category", "action", "activity", "target",
+)  # fmt: skip
+
+
+class Table:
+    """Rows under a header that names a column of paths, and usually one of labels. Other columns are passed over, and said."""
+
+    def matches(self, path: str) -> bool:
+        head = first_line(path)
+        names = next(csv.reader([head], delimiter=delimiter_of(head)), [])
+        keys = [_key(name) for name in names]
+        if len(names) < 2 or any(map(is_video_path, names)) or not set(keys) & set(PATHS):
+            return False
+        return bool(set(keys) & set(LABELS)) or "" in keys or "index" in keys or "split" in keys
+
+    def read(self, path: str, root: str) -> Listing:
+        lines = table_rows(path)
+        columns = next(lines)[1]
+        paths, labels = _place(columns, PATHS), _place(columns, LABELS)
+        if paths is None:
+            raise AnnotationError(f"{path}: has no column of paths, wanted one that is called path")
+        rows = []
+        for number, fields in lines:
+            label = "" if labels is None else fields[labels]
+            rows.append(Row(number, fields[paths].strip(), label_text(label, "", f"{path}: row {number}")))
+        if not rows:
+            raise AnnotationError(f"{path}: holds no videos under its header")
+        return Listing(rows, notes=_notes(path, columns, paths, labels))
+
+
+def _key(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def _place(columns: Sequence[str], names: Sequence[str]) -> int | None:
+    """Which column has the first of these names that one has."""
+    keys = [_key(name) for name in columns]
+    return next((keys.index(name) for name in names if name in keys), None)
+
+
+def _notes(path: str, columns: Sequence[str], paths: int, labels: int | None) -> tuple[str, ...]:
+    others = [name.strip() or "without a name" for place, name in enumerate(columns) if place not in (paths, labels)]
+    if not others:
+        return ()
+    used = f"'{columns[paths].strip()}'" + ("" if labels is None else f" and '{columns[labels].strip()}'")
+    return (f"{path}: its columns {used} are read; not looked at: {', '.join(others)}",)

@@ -1,0 +1,106 @@
+"""Lists and names of classes as text: UTF-8 with or without a byte order mark, or UTF-16 as Excel saves it; any line ending."""
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TextIO
+
+from mvit_video.download import local_file
+from mvit_video.errors import AnnotationError
+
+HEAD_LETTERS = 4000
+EXCEL_SEPARATOR = re.compile(r"sep=.{0,2}")  # a first line that tells Excel how columns are separated
+
+
+def open_text(path: str, errors: str = "strict") -> TextIO:
+    """A list, opened to be read line by line; line endings come as one newline."""
+    file = local_file(path, AnnotationError)
+    return file.open(encoding=_encoding(file), errors=errors)
+
+
+def read_text(path: str) -> str:
+    """The whole of a list. Raises AnnotationError with the place of what is no text."""
+    try:
+        with open_text(path) as file:
+            text = file.read()
+    except UnicodeError as reason:
+        raise AnnotationError(
+            f"{path}: is not UTF-8 text (byte {getattr(reason, 'start', 0)}): save it as UTF-8 ('CSV UTF-8' in Excel)"
+        ) from None
+    if "\0" in text:
+        raise AnnotationError(
+            f"{path}: holds a zero byte at character {text.index(chr(0))}, so it is not a text file: save it as UTF-8"
+        )
+    return text
+
+
+def first_line(path: str) -> str:
+    """The first line with content (its beginning), by which a list's form is known; empty where there is no file."""
+    if not path.startswith(("http://", "https://")) and not Path(path).is_file():
+        return ""
+    with open_text(path, errors="replace") as file:
+        lines = [line.strip() for line in file.read(HEAD_LETTERS).split("\n")]
+    return next((line for line in lines if line and not EXCEL_SEPARATOR.fullmatch(line)), "")
+
+
+def delimiter_of(line: str) -> str:
+    """What separates the columns of a header: a comma, a semicolon (Excel in many countries) or a tab."""
+    return max(",;\t", key=line.count)
+
+
+def table_rows(path: str) -> Iterator[tuple[int, list[str]]]:
+    """(number, fields) of each row of a table, the header first; rows without content are passed over.
+
+    Raises AnnotationError for rows that have not as many fields as the header.
+    """
+    text, columns = read_text(path), list[str]()
+    lines = csv.reader(io.StringIO(text), delimiter=delimiter_of(first_line(path)))
+    try:
+        for fields in lines:
+            if not any(map(str.strip, fields)) or (not columns and EXCEL_SEPARATOR.fullmatch(",".join(fields))):
+                continue
+            while columns and len(fields) > len(columns) and not fields[-1].strip():
+                fields.pop()
+            if columns and len(fields) != len(columns):
+                raise AnnotationError(
+                    f"{path}: row {lines.line_num} has {len(fields)} fields, the header has {len(columns)}: {','.join(columns)}"
+                )
+            columns = columns or fields
+            yield lines.line_num, fields
+    except csv.Error as reason:
+        raise AnnotationError(f"{path}: row {lines.line_num} is not csv ({reason})") from None
+
+
+def lines_of(pipe: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a pipe as they come, without the byte order mark that Windows puts in front; UTF-16 becomes UTF-8."""
+    first = pipe.readline()
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = (first + pipe.read()).decode("utf-16", "replace")
+        yield from (line.encode() for line in text.splitlines())
+        return
+    yield first.removeprefix(codecs.BOM_UTF8)
+    yield from pipe
+
+
+def read_json(path: str) -> object:
+    """The content of a JSON file; AnnotationError with line and column where it is none."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as reason:
+        raise AnnotationError(
+            f"{path}: is not JSON (line {reason.lineno}, column {reason.colno}: {reason.msg.lower()})"
+        ) from None
+    except RecursionError:
+        raise AnnotationError(f"{path}: is nested too deeply to be a list of videos") from None
+    except ValueError:
+        raise AnnotationError(f"{path}: holds a number of thousands of digits, which no list of videos has") from None
+
+
+def _encoding(file: Path) -> str:
+    with file.open("rb") as content:
+        start = content.read(2)
+    return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"

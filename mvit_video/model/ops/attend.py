@@ -1,0 +1,124 @@
+"""The attention of folded queries and keys, and residual pooling behind it."""
+
+# B batch, N queries, M keys, h heads, d channels of a head, D channels of folded queries and keys
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mvit_video.model.heads import Heads
+from mvit_video.model.ops import device
+from mvit_video.model.ops.folding import Tables, fold, widen
+from mvit_video.model.ops.operators import autograd_rule, by_formula, operator
+
+
+def folded_attention(
+    q: Heads, k: Heads, v: Heads, tables: Tables, scale: float, formula: Callable[..., Tensor]
+) -> Tensor:
+    """softmax(q·kᵀ·scale + E)·v without an N×M matrix: (B, N, h, d). `formula` is the same with it, for who looks on.
+
+    Positions become channels of queries and keys. The fused kernels want one channel count for all, so the values get
+    zeros that are cut off again.
+    """
+    if device.is_watched():
+        return formula(q, k, v, tables, scale)
+    queries, keys = fold(q, k, tables, scale)
+    values = widen(v, queries.shape[-1])
+    if queries.device.type == "cpu" and not device.is_decomposed():
+        dtype = device.compute_dtype(queries)
+        out, _ = _attention(queries.to(dtype), keys.to(dtype), values.to(dtype))
+    else:
+        queries, keys, values = (tokens.transpose(1, 2) for tokens in (queries, keys, values))
+        out = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)
+    return out[..., : v.grid.shape[-1]]
+
+
+def attention_formula(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The same with the N×M matrix: (B, N, h, ·)."""
+    queries, keys, values = (tokens.transpose(1, 2) for tokens in (queries, keys, values))
+    return ((queries @ keys.transpose(-2, -1)).softmax(-1) @ values).transpose(1, 2)
+
+
+def _fake_attention(queries, keys, values):
+    return queries.new_empty(queries.shape), queries.new_empty(queries.shape[:-1], dtype=_sum_dtype(queries))
+
+
+@operator(_fake_attention)
+def _attention(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The attention (B, N, h, D) and the logarithms of its sums (B, N, h)."""
+    if queries.numel() == 0:
+        sums = queries.new_empty(queries.shape[:-1], dtype=_sum_dtype(queries))
+        return torch.empty_like(queries, memory_format=torch.contiguous_format), sums
+    parts = (tokens.transpose(1, 2) for tokens in (queries, keys, values))
+    out, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*parts, scale=1.0)
+    return out.transpose(1, 2).contiguous(), sums.transpose(1, 2).contiguous()
+
+
+def _sum_dtype(queries: Tensor) -> torch.dtype:
+    return torch.promote_types(queries.dtype, torch.float32)
+
+
+def _fake_attention_backward(gradient, queries, keys, values, out, sums):
+    return tuple(part.new_empty(part.shape) for part in (queries, keys, values))
+
+
+@operator(_fake_attention_backward)
+def _attention_backward(
+    gradient: Tensor, queries: Tensor, keys: Tensor, values: Tensor, out: Tensor, sums: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    if queries.numel() == 0:
+        return torch.zeros_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
+    parts = (tokens.transpose(1, 2) for tokens in (gradient, queries, keys, values, out, sums))
+    found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*parts, 0.0, False, scale=1.0)
+    of_queries, of_keys, of_values = (part.transpose(1, 2).contiguous() for part in found)
+    return of_queries, of_keys, of_values
+
+
+def _keep(ctx, inputs, output) -> None:
+    out, sums = output
+    ctx.mark_non_differentiable(sums)
+    ctx.save_for_backward(*inputs, out, sums)
+
+
+def _backward(ctx, gradient, _):
+    *given, out, sums = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return tuple(by_formula(attention_formula, given, ctx.needs_input_grad[1:], [gradient]))
+    return _attention_backward(gradient, *given, out, sums)
+
+
+autograd_rule(_attention, _keep, _backward)
+
+
+def add_residual(out: Tensor, q: Heads) -> Tensor:
+    """Residual pooling (paper §4.1): the pooled queries are added to the attention's output, the class token's not."""
+    if device.is_decomposed():
+        num_cls = q.cls.shape[1]
+        return torch.cat([out[:, :num_cls], out[:, num_cls:] + q.grid], 1)
+    return _add_residual(out, q.grid)
+
+
+def _fake_add_residual(out, grid):
+    return out.new_empty(out.shape)
+
+
+@operator(_fake_add_residual)
+def _add_residual(out: Tensor, grid: Tensor) -> Tensor:
+    num_cls = out.shape[1] - grid.shape[1]
+    total = torch.empty_like(out, memory_format=torch.contiguous_format)
+    total[:, :num_cls] = out[:, :num_cls]
+    torch.add(out[:, num_cls:], grid, out=total[:, num_cls:])
+    return total
+
+
+def _keep_count(ctx, inputs, output) -> None:
+    ctx.num_cls = inputs[0].shape[1] - inputs[1].shape[1]
+
+
+def _back_through_residual(ctx, gradient):
+    return gradient, gradient[:, ctx.num_cls :]
+
+
+autograd_rule(_add_residual, _keep_count, _back_through_residual)
