@@ -94,14 +94,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield temporary
         sync(temporary)
         temporary.replace(path)
-        sync(path.parent)
-    except OSError as reason:
-        if reason.filename in (None, str(temporary)):
-            raise OSError(reason.errno, reason.strerror or str(reason), str(path)) from None
-        raise
-    finally:
+    except BaseException as reason:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(reason, OSError) and reason.filename in (None, str(temporary)):
+            raise OSError(reason.errno, reason.strerror or str(reason), str(path)) from None
+        raise
+    sync(path.parent)
 
 
 def unfinished(path: Path) -> Path:
