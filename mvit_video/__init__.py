@@ -8,6 +8,7 @@ from mvit_video.version import __version__
 if TYPE_CHECKING:
     from mvit_video.api import TrainResult, evaluate, train
     from mvit_video.config.schema import AugmentationSettings, InputSettings
+    from mvit_video.data.lists.formats import Listing, Row, register_list_reader
     from mvit_video.data.make_loader import make_loader
     from mvit_video.data.transform_registry import register_transform
     from mvit_video.data.video.reader import VideoReader
@@ -25,7 +26,9 @@ __all__ = [
     "Capabilities",
     "EvaluationResult",
     "InputSettings",
+    "Listing",
     "Predictor",
+    "Row",
     "TrainResult",
     "VideoReader",
     "__version__",
@@ -35,6 +38,7 @@ __all__ = [
     "load_weights",
     "make_loader",
     "register_exporter",
+    "register_list_reader",
     "register_loss",
     "register_model",
     "register_tracker",
@@ -47,9 +51,12 @@ __all__ = [
 _MODULES = {
     "AugmentationSettings": "mvit_video.config.schema",
     "Capabilities": "mvit_video.model.registry",
+    "Listing": "mvit_video.data.lists.formats",
+    "Predictor": "mvit_video.inference.predictor",
+    "Row": "mvit_video.data.lists.formats",
+    "register_list_reader": "mvit_video.data.lists.formats",
     "EvaluationResult": "mvit_video.evaluation.results",
     "InputSettings": "mvit_video.config.schema",
-    "Predictor": "mvit_video.inference.predictor",
     "TrainResult": "mvit_video.api",
     "VideoReader": "mvit_video.data.video.reader",
     "build_model": "mvit_video.model.registry",

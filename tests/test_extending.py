@@ -16,8 +16,10 @@ from conftest import REPOSITORY
 from two_processes import environment, torchrun_words
 
 from mvit_video import build_model, cli, plugins
+from mvit_video.data.lists.read import read_videos
 from mvit_video.data.transform_registry import AddedTransforms
 from mvit_video.engine.losses import LOSSES
+from mvit_video.errors import AnnotationError
 from mvit_video.model.registry import model_entry
 
 PAGE = (REPOSITORY / "docs/extending.md").read_text(encoding="utf-8")
@@ -71,6 +73,18 @@ def test_the_loss_and_the_augmentation_of_the_page_do_what_they_say(plugin):
         assert grey or torch.equal(made, clip)
         count += grey
     assert 20 < count < 60
+
+
+def test_the_list_format_of_the_page_is_read_as_ours_are(folder, plugin):
+    (folder / "some.jsonl").write_text('{"file": "a.mp4", "class": "wave"}\n{"file": "b/c.mp4", "class": "clap"}\n')
+    videos = read_videos("some.jsonl", str(folder), classes=("clap", "wave"))
+    assert [(record.path, record.label, record.row) for record in videos.records] == [
+        ("a.mp4", 1, 1),
+        ("b/c.mp4", 0, 2),
+    ]
+    (folder / "some.jsonl").write_text('{"file": "a.mp4", "class": "jump"}\n')
+    with pytest.raises(AnnotationError, match=r"some.jsonl: row 1 has the label 'jump'"):
+        read_videos("some.jsonl", str(folder), classes=("clap", "wave"))
 
 
 def test_a_dry_run_names_what_comes_from_the_plugin(folder, plugin, few_videos, capsys):
