@@ -45,7 +45,7 @@ test-oldest: $(OLDEST)/.installed
 		tests/test_doctor.py tests/data tests/inference/test_predictor.py tests/inference/test_export.py tests/model/test_mvit.py
 
 # What programs import: `mvit_video` itself, the modules of the names that it hands on, and of what those hold.
-PUBLIC := __init__.py api.py config/schema.py data/dataset.py data/lists/records.py data/make_loader.py \
+PUBLIC := __init__.py api.py config/schema.py data/dataset.py data/lists/records.py data/lists/formats.py data/make_loader.py \
 	data/transform_registry.py data/video/reader.py engine/losses.py engine/trackers.py evaluation/results.py \
 	evaluation/views.py inference/export.py inference/predictor.py model/registry.py model/weights/card.py \
 	model/weights/load.py model/weights/zoo.py
