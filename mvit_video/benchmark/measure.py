@@ -57,6 +57,9 @@ class Subject:
     """A network on a device with one batch of its usual input (B, 3, T, H, W); `mode` is eager or compiled."""
 
     def __init__(self, name: str, batch: int, dtype: str, device: torch.device) -> None:
+        ours = name.removeprefix(REFERENCE)
+        if ours != name and not model_entry(ours).capabilities.plain:
+            raise ConfigError(f"{name}: '{ours}' has no plain formula to measure: name it without '{REFERENCE}'")
         self.name, self.mode, self.device, self.dtype = name, "eager", device, DTYPES[dtype]
         self.model = new_network(name).to(device)
         self.run: Any = self.model

@@ -32,7 +32,7 @@ from mvit_video.engine.run_folder import (
 )
 from mvit_video.engine.run_plugins import with_plugins
 from mvit_video.engine.trainer import effective_precision
-from mvit_video.model.registry import model_entry
+from mvit_video.model.registry import model_arguments, model_entry
 from mvit_video.model.weights.auto import with_network_of_weights
 from mvit_video.model.weights.card import ModelCard
 
@@ -82,6 +82,9 @@ def resolve(
         load_config(folder / SETTINGS)  # raises where a plugin is missing, before anything asks for what it registers
         config = with_lists_of(folder, config)
     config = with_plugins(with_network_of_weights(config))
+    model_arguments(
+        config.model.name, **config.model.arguments
+    )  # raises for one that is unknown, before a list is read
     train, val = training_lists(config.data)
     lists = [train] if val is None else [train, val]
     config = _with_numbers(config, train, folder if goes_on(folder, resume) else None, say)

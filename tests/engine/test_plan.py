@@ -99,7 +99,7 @@ def test_the_plan_of_the_something_recipe_is_in_effective_numbers():
         "SGD of Nesterov momentum 0.9, weight decay 0.0001 (not of biases and norms), gradient norm at most 2"
     )
     assert found["clips"].startswith(
-        "40 frames, one of each equal part of the video, 312×312 pixels, mean 0.485 0.456 0.406"
+        "40 frames, one of each equal part of the video, 312×312 pixels, mean 0.406 0.456 0.485"
     )
     assert "a crop of the picture at a short side of 356 to 446, none mirrored" in found["augmentation"]
     assert found["mixing"] == "none, label smoothing 0.1"
@@ -115,9 +115,9 @@ def test_the_published_fine_tuning_of_l_has_its_rate_at_128_clips():
 
 def test_what_is_learnt_shows_in_the_plan():
     assert plan("custom/finetune")["loss"] == "cross-entropy at 224×224 pixels"
-    words = ["train.resolutions=[160, [128, 96]]", "train.teacher=t.safetensors", "train.distillation_temperature=3"]
+    words = ["train.resolutions=[160, 128]", "train.teacher=t.safetensors", "train.distillation_temperature=3"]
     assert plan("custom/finetune", *words)["loss"] == (
-        "cross-entropy at 224×224 and 160×160 and 128×96 pixels, smooth L1 between the feature of each and the next larger "
+        "cross-entropy at 224×224 and 160×160 and 128×128 pixels, smooth L1 between the feature of each and the next larger "
         "one's, 50% of it distilled from t.safetensors (soft at temperature 3)"
     )
     words = ["train.teacher=t.safetensors", "train.distillation=hard", "train.distillation_weight=0.3"]

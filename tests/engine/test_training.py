@@ -158,7 +158,7 @@ def test_a_teacher_that_does_not_fit_is_told_before_the_folder_is_touched(whole_
 
 def test_several_resolutions_of_a_network_without_a_feature_are_refused(few_videos, tmp_path):
     words = ("model.name=pytorchvideo/slow_r50", "model.arguments={}", "train.resolutions=[32]")
-    with pytest.raises(ConfigError, match=r"pytorchvideo/slow_r50 does not tell the feature before its head"):
+    with pytest.raises(ConfigError, match=r"pytorchvideo/slow_r50' does not tell the feature before its head"):
         train(config_for(few_videos, *words), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -230,7 +230,7 @@ def test_a_linear_probe_trains_from_the_command_of_a_run(whole_run, few_videos, 
 
 def test_activation_checkpointing_of_a_network_without_it_is_refused(few_videos, tmp_path):
     words = ("model.name=pytorchvideo/slow_r50", "model.arguments={}", "train.activation_checkpointing=true")
-    with pytest.raises(ConfigError, match=r"pytorchvideo/slow_r50 has no activation checkpointing: unset train.activ"):
+    with pytest.raises(ConfigError, match=r"pytorchvideo/slow_r50' has no activation checkpointing: unset train.activ"):
         train(config_for(few_videos, *words), tmp_path / "run")
 
 

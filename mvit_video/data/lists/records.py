@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, repeat
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -89,7 +89,7 @@ class VideoRecords(Sequence[VideoRecord]):
     def __repr__(self) -> str:
         return f"VideoRecords({', '.join(map(repr, self[:3]))}{', ...' if len(self) > 3 else ''})"
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return VideoRecords, (self._columns,)
 
     def take(self, places: Iterable[int]) -> "VideoRecords":
@@ -141,7 +141,7 @@ class VideoList:
 
     def __post_init__(self) -> None:
         if not isinstance(self.records, VideoRecords):
-            object.__setattr__(self, "records", VideoRecords.of(self.records))  # type: ignore[unreachable]
+            object.__setattr__(self, "records", VideoRecords.of(self.records))
 
     def __len__(self) -> int:
         return len(self.records)
