@@ -32,6 +32,7 @@ def result(few_videos, tmp_path_factory):
     return api.train(DEMO, run, device="cpu", model=MODEL, data={"root": few_videos, **DATA}, train=TRAIN, **more)
 
 
+@pytest.mark.integration
 def test_a_run_from_python_is_the_one_of_the_command_line(result, few_videos, tmp_path):
     tree = {"model": MODEL, "data": {"root": str(few_videos), **DATA}, "train": TRAIN}
     more = ["evaluation.after_training=true", "evaluation.protocol=2x1"]

@@ -113,6 +113,7 @@ def write_kinetics(videos: Path) -> None:
             csv.writer(file).writerows(rows)
 
 
+@pytest.mark.integration
 def test_training_on_kinetics(place, publish, few_videos, capsys):
     publish(short_side=256, crop_size=224)
     write_kinetics(few_videos)
@@ -152,6 +153,7 @@ def test_fine_tuning_on_something_something(place, publish, few_videos):
     assert result("runs/ssv2_s/reversed")["frames"] == "reversed"
 
 
+@pytest.mark.integration
 def test_labelling_videos(place, publish, few_videos, capsys):
     publish()
     Path("clips").mkdir()

@@ -33,6 +33,7 @@ def nano_run(tmp_path_factory):
     return json.loads(file.read_text())
 
 
+@pytest.mark.integration
 def test_json_holds_every_figure_and_the_raw_times_of_each_round(nano_run):
     assert nano_run["failed"] == []
     assert [network["name"] for network in nano_run["networks"]] == [NANO, NANO]
@@ -136,6 +137,7 @@ def test_networks_with_the_same_input_size_get_the_same_clips():
     assert torch.equal(first.clips, second.clips)
 
 
+@pytest.mark.integration
 def test_multiply_adds_of_s_16x4_are_the_published_64_5_giga(caplog):
     counted = count_multiply_adds("mvitv2_s_16x4")
     assert counted["giga_per_clip"] == pytest.approx(64.5, rel=0.01)
@@ -144,6 +146,7 @@ def test_multiply_adds_of_s_16x4_are_the_published_64_5_giga(caplog):
     assert "aten::scaled_dot_product_attention" not in counted["not_counted"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "published"),
     # pytorchvideo's model zoo (MViT-B 16x4); the X3D paper, Table 4 (S, 13×160×160).

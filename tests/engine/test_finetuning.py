@@ -47,6 +47,7 @@ def run(capsys, *words):
     return code, captured.out, " ".join(captured.err.split())
 
 
+@pytest.mark.integration
 def test_one_command_splits_trains_evaluates_and_leaves_weights_that_predict_takes(
     capsys, few_videos, pretrained, tmp_path
 ):

@@ -47,6 +47,7 @@ def spoilt(few_videos, tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.integration
 def test_two_processes_train_as_one_where_videos_are_bad(spoilt, tmp_path):
     """Losses to 1e-6 of steps of unequal parts, weights, validation of every video once, the same events; one speaks."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -66,6 +67,7 @@ def test_two_processes_train_as_one_where_videos_are_bad(spoilt, tmp_path):
         assert all(torch.allclose(wanted[key], found[key], atol=1e-6) for key in wanted)
 
 
+@pytest.mark.integration
 def test_two_processes_evaluate_what_they_have_trained_as_one(few_videos, tmp_path):
     """Both weights, which the first process has written before the second one looks for them."""
     one, two = tmp_path / "one", tmp_path / "two"

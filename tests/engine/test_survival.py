@@ -85,6 +85,7 @@ def the_same(run, whole):
     return True
 
 
+@pytest.mark.integration
 def test_a_run_that_was_killed_while_it_saved_goes_on_bit_for_bit(whole, few_videos, tmp_path):
     """Between two files of its second state."""
     command = words(few_videos, tmp_path / "run", "--resume", "auto")

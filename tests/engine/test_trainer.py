@@ -296,6 +296,7 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_no_number_is_read_but_those_of_the_record(precision):
     """The one `tolist` of a step is no operation of its own; `item`, `bool` and masks would be. Targets are given, since

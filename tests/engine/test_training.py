@@ -50,6 +50,7 @@ def whole_run(few_videos, tmp_path_factory):
     return run
 
 
+@pytest.mark.integration
 def test_a_run_leaves_weights_settings_and_a_record_per_step(whole_run, few_videos):
     assert {path.name for path in whole_run.iterdir()} == {
         "model.safetensors", "config.yaml", "metrics.jsonl", "validation.jsonl", "events.jsonl", "checkpoints", "best.json",
@@ -64,6 +65,7 @@ def test_a_run_leaves_weights_settings_and_a_record_per_step(whole_run, few_vide
     assert [record["step"] for record in read_metrics(whole_run / "validation.jsonl")] == [12]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_is_bit_for_bit_the_one_that_was_not_stopped(whole_run, few_videos, tmp_path, workers):
     run = tmp_path / "run"
@@ -88,6 +90,7 @@ SWITCHES = (
 )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("switches", SWITCHES, ids=["sgd", "fp16", "taught at two resolutions"])
 def test_a_resumed_run_with_averaged_weights_is_bit_for_bit_the_one_that_was_not_stopped(
     few_videos, tmp_path, switches, whole_run

@@ -73,6 +73,7 @@ def test_the_trained_model_knows_the_motions(trained, model, validation_list):
     assert accuracies(evaluator(trained, validation_list).scores(model))["top1"] >= 80
 
 
+@pytest.mark.integration
 def test_without_the_order_of_the_frames_accuracy_falls_far(trained, model, validation_list):
     judge = evaluator(trained, validation_list)
     ordered = accuracies(judge.scores(model))["top1"]
@@ -82,6 +83,7 @@ def test_without_the_order_of_the_frames_accuracy_falls_far(trained, model, vali
     assert accuracies(judge.scores(model, reversed_frames))["top1"] < 12.5
 
 
+@pytest.mark.integration
 def test_a_single_frame_is_useless_on_the_motion_dataset(trained, validation_list):
     train = read_videos("train.csv", trained.config.data.root)
     assert frame_only_accuracy(train, validation_list, trained.config.data, seed=0) <= 25

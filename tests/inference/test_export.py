@@ -291,6 +291,7 @@ def test_the_published_size_exports_with_its_logits(tmp_path, words, capsys):
         assert 1e-4 < difference < wanted.std() and (tmp_path / "s").stat().st_size < 0.5 * 4 * 34.5e6
 
 
+@pytest.mark.integration
 def test_eight_bits_keep_the_accuracy_and_halve_the_file(trained, motion_data, tmp_path, capsys):
     words = ["export", "--checkpoint", str(trained.weights), "--format", "onnx", "--output"]
     assert cli.main([*words, str(tmp_path / "full.onnx")]) == 0

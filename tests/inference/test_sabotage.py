@@ -103,6 +103,7 @@ for prediction in predictor.each(sys.argv[2:]):
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", REASONS, ids=lambda number: number.name)
 def test_a_predictor_loses_one_video(folder, checkpoint, number):
     words = [checkpoint, "a.mp4", VICTIM, "b.mp4"]
@@ -113,6 +114,7 @@ def test_a_predictor_loses_one_video(folder, checkpoint, number):
     assert "predictions" in rows[0] and "predictions" in rows[2]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", REASONS, ids=lambda number: number.name)
 def test_verify_loses_one_video(folder, tmp_path, number):
     words = ["verify", "--annotations", "list.csv", "--root", ".", "--json", tmp_path / "bad.json"]
@@ -132,6 +134,7 @@ def test_prepare_loses_one_video(folder, tmp_path):
     assert not (tmp_path / "out/.unfinished").exists()
 
 
+@pytest.mark.integration
 def test_a_timeline_and_an_explanation_are_one_sentence(folder, checkpoint, tmp_path):
     for words in (["predict", VICTIM, "--timeline"], ["explain", VICTIM]):
         words += ["--checkpoint", checkpoint, "--output", tmp_path / words[0]]
@@ -156,6 +159,7 @@ def test_features_lose_one_video(folder, checkpoint, tmp_path):
     assert "features of 2 videos" in err
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("verb", ["predict", "verify", "prepare"])
 def test_an_interrupt_in_the_midst_ends_at_once_and_leaves_no_process(folder, checkpoint, tmp_path, verb):
     """Also while a decoder hangs, which nobody waits for then."""
@@ -182,6 +186,7 @@ def test_an_interrupt_in_the_midst_ends_at_once_and_leaves_no_process(folder, ch
     assert all(gone_within(process, 5) for process in processes)
 
 
+@pytest.mark.integration
 def test_hang_ups_do_not_touch_a_run_that_ignores_them(few_videos, tmp_path):
     """A run under nohup outlives its terminal; so do the decoders of its loader's workers, busy or idle."""
     (tmp_path / "a.yaml").write_text(

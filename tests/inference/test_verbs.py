@@ -282,6 +282,7 @@ def test_a_timeline_leaves_its_files_which_agree(run, few_videos, tmp_path):
     assert len(json.loads((tmp_path / "out/timeline.json").read_text())["windows"]) == 9
 
 
+@pytest.mark.integration
 def test_an_explanation_leaves_its_files(run, few_videos, tmp_path):
     words = ("explain", few_videos / "val/00000.mp4", "--output", tmp_path / "out", "--label", "moving up")
     code, _, err = run(*words)

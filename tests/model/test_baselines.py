@@ -146,6 +146,7 @@ def small_card(name: str, classes: tuple[str, ...]) -> ModelCard:
     return ModelCard(name=name, arguments={}, classes=classes, preprocessing=inputs)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", SMALL)
 def test_a_baselines_own_checkpoint_starts_it_again_with_its_head_or_a_new_one(name, tmp_path):
     card = small_card(name, ("left", "right", "up"))

@@ -63,6 +63,7 @@ def test_flash_attention_equals_the_plain_formula_in_outputs_and_all_gradients(
     assert_equal_within(tolerance, ours, plain)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("stage", range(4))
 @pytest.mark.parametrize("cls_token", [1, 0], ids=["class token", "none"])
 @BOTH_PRECISIONS

@@ -53,6 +53,7 @@ def full_size_pair(theirs, tmp_path, attention, dtype):
     return logits, {name: (parameter.grad, wanted[name]) for name, parameter in ours.named_parameters()}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("attention", ["flash", "reference"])
 def test_mvitv2_s_has_torchvisions_logits_and_gradients(attention, tmp_path):
     torch.manual_seed(0)
@@ -65,6 +66,7 @@ def test_mvitv2_s_has_torchvisions_logits_and_gradients(attention, tmp_path):
     assert (ours - wanted).norm() < 1e-3 * wanted.norm()
 
 
+@pytest.mark.integration
 def test_in_double_precision_all_gradients_are_torchvisions_to_the_last_digits(tmp_path):
     theirs = randomise(video.mvit_v2_s(stochastic_depth_prob=0.0), seed=5).train()
     logits, gradients = full_size_pair(theirs, tmp_path, "flash", torch.float64)

@@ -107,6 +107,7 @@ def test_a_mistake_that_cannot_be_shown_is_said(scores, few_videos, tmp_path):
     assert f"{count} more cannot be shown" in text and f"play {lost}" not in text
 
 
+@pytest.mark.integration
 def test_the_curves_are_those_of_the_checkpoints_folder(scores, few_videos, tmp_path):
     run = tmp_path / "run"
     run.mkdir()

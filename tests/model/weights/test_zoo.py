@@ -18,6 +18,7 @@ from mvit_video.model.weights.zoo import ZOO, ZooEntry, model_zoo_page, zoo_entr
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.integration
 def test_the_committed_page_is_the_generated_one(capsys):
     assert main(["models", "--markdown"]) == 0
     page = capsys.readouterr().out
