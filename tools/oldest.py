@@ -15,5 +15,9 @@ def oldest(settings: str) -> list[str]:
     return [f"{name}=={bounds[name]}" for name in NAMES]
 
 
-if __name__ == "__main__":
+def main() -> None:
     print(*oldest((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text()), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
