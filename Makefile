@@ -42,7 +42,8 @@ $(OLDEST)/.installed: pyproject.toml setup.py tools/oldest.py
 
 test-oldest: $(OLDEST)/.installed
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -m "not integration and not long" --numprocesses 2 --dist worksteal \
-		tests/test_doctor.py tests/data tests/inference/test_predictor.py tests/inference/test_export.py tests/model/test_mvit.py
+		tests/test_doctor.py tests/data/video tests/data/test_transforms.py tests/data/test_randaugment.py \
+		tests/inference/test_predictor.py tests/inference/test_export.py tests/model/test_mvit.py
 
 # What programs import: `mvit_video` itself, the modules of the names that it hands on, and of what those hold.
 PUBLIC := __init__.py api.py config/schema.py data/dataset.py data/lists/records.py data/make_loader.py \
