@@ -37,12 +37,13 @@ $(OLDEST)/.installed: pyproject.toml setup.py tools/oldest.py
 	$(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) tools/oldest.py > $(OLDEST)/oldest.txt
 	$(OLDEST)/bin/python -m pip install $(PIP_ARGS) --quiet --constraint $(OLDEST)/oldest.txt --editable ".[export,serve]" \
-		"pytest>=8" "pytest-xdist>=3.6" filelock setuptools
+		"pytest>=8" "pytest-xdist>=3.6" "timm>=1.0" "scikit-learn>=1.5" filelock setuptools
 	touch $@
 
 test-oldest: $(OLDEST)/.installed
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -m "not integration and not long" --numprocesses 2 --dist worksteal \
-		tests/test_doctor.py tests/data tests/inference/test_predictor.py tests/inference/test_export.py tests/model/test_mvit.py
+		tests/test_doctor.py tests/data/video tests/data/test_transforms.py tests/data/test_randaugment.py \
+		tests/inference/test_predictor.py tests/inference/test_export.py tests/model/test_mvit.py
 
 # What programs import: `mvit_video` itself, the modules of the names that it hands on, and of what those hold.
 PUBLIC := __init__.py api.py config/schema.py data/dataset.py data/lists/records.py data/lists/formats.py data/make_loader.py \

@@ -145,9 +145,9 @@ def _av() -> Iterator[Check]:
 
 
 def av_check(text: str, libraries: str) -> Check:
-    """PyAV from 17: earlier ones do not tell what a container lists, nor take the number of a conversion's threads."""
-    if _number(text) < (17, 0):
-        return Check("av", f"{text} with {libraries}", BROKEN, "every video would fail: install av 17 or newer")
+    """PyAV from 17.1: 17.0 crashes on broken files, and earlier ones do not tell what a container lists."""
+    if _number(text) < (17, 1):
+        return Check("av", f"{text} with {libraries}", BROKEN, "videos would fail or crash it: install av 17.1 or newer")
     return Check("av", f"{text} with {libraries}")
 
 
@@ -400,7 +400,7 @@ PARTS: dict[
 ] = {  # name → checks; cure and state where they come to nothing
     "torch": (_torch, "run 'pip install --force-reinstall torch numpy'", BROKEN),
     "torchvision": (_torchvision, "install the torchvision that matches torch, and pytorchvideo", BROKEN),
-    "av": (_av, "run 'pip install --force-reinstall \"av>=17\" numpy pillow'", BROKEN),
+    "av": (_av, "run 'pip install --force-reinstall \"av>=17.1\" numpy pillow'", BROKEN),
     "decord": (_decord, "use data.decoder=pyav", NOTE),
 }
 

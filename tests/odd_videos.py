@@ -94,7 +94,7 @@ def mux_chunks(like: Path, target: Path, chunks: list[bytes], keys: list[bool]) 
         for number, chunk in enumerate(chunks):
             packet = av.Packet(chunk)
             packet.stream, packet.pts, packet.dts = track, None, number
-            packet.time_base, packet.is_keyframe = track.time_base, keys[number]
+            packet.time_base, packet.is_keyframe = source.streams.video[0].time_base, keys[number]
             output.mux(packet)
     return target
 
