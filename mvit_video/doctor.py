@@ -147,7 +147,9 @@ def _av() -> Iterator[Check]:
 def av_check(text: str, libraries: str) -> Check:
     """PyAV from 17.1: 17.0 crashes on broken files, and earlier ones do not tell what a container lists."""
     if _number(text) < (17, 1):
-        return Check("av", f"{text} with {libraries}", BROKEN, "videos would fail or crash it: install av 17.1 or newer")
+        return Check(
+            "av", f"{text} with {libraries}", BROKEN, "videos would fail or crash it: install av 17.1 or newer"
+        )
     return Check("av", f"{text} with {libraries}")
 
 
