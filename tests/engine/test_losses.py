@@ -272,7 +272,9 @@ def test_a_network_without_a_feature_is_refused():
 @pytest.mark.parametrize("sizes", ["[72]", "[56, 60]", "[80]", "[[56, 72]]"])
 def test_resolutions_must_fall_from_the_crop(tmp_path, sizes):
     (tmp_path / "c.yaml").write_text("data: {crop_size: 72, short_side: 80}")
-    with pytest.raises(ConfigError, match=r"train.resolutions .* is not smaller than \S+ before it: name sizes"):
+    with pytest.raises(
+        ConfigError, match=r"^command line, .*: train.resolutions .* is not smaller than \S+ before it: name sizes"
+    ):
         load_config(tmp_path / "c.yaml", [f"train.resolutions={sizes}"])
     config = load_config(tmp_path / "c.yaml", ["train.resolutions=[64, 40]"])
     assert config.train.resolutions == (64, 40) and Config().train.resolutions == ()
