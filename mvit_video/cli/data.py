@@ -71,7 +71,7 @@ def _verify_plan(arguments: argparse.Namespace):
     from mvit_video.data.prepare.verify import Decoding, lists_of
 
     if (arguments.config is None) == (arguments.annotations is None):
-        raise ConfigError("wanted either a CONFIG or --annotations with --root, to know which videos to verify")
+        raise ConfigError("expected either a CONFIG or --annotations with --root, to know which videos to verify")
     if arguments.annotations is not None:
         if arguments.root is None:
             raise ConfigError("--annotations wants --root too, the folder that its paths are relative to")

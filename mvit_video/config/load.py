@@ -115,19 +115,19 @@ def _tree(source: str, file: Path, repeats: dict[str, list[int]] | None) -> dict
         repeats.update(found)
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
-        raise ConfigError(f"{source}: holds a {type(tree).__name__}, wanted sections such as `data:`")
+        raise ConfigError(f"{source}: contains a {type(tree).__name__}, expected sections such as `data:`")
     return tree
 
 
 def _beside(source: str, base: object) -> str:
     """Where the base of a file is: relative to it. What comes from an address names no file of this machine."""
     if not isinstance(base, str):
-        raise ConfigError(f"{source}: {BASE} is {base!r}, wanted the name of a YAML file")
+        raise ConfigError(f"{source}: {BASE} is {base!r}, expected the name of a YAML file")
     if not source.startswith(_ADDRESS):
         return base if base.startswith(_ADDRESS) else str(Path(source).parent / base)
     place = urljoin(source, base)
     if not place.startswith(_ADDRESS):
-        raise ConfigError(f"{source}: {BASE} is '{base}', wanted an address, or a name beside its own")
+        raise ConfigError(f"{source}: {BASE} is '{base}', expected an address, or a name beside its own")
     return place
 
 
@@ -203,7 +203,7 @@ def _sentence(reason: ValidationError, source: str) -> str:
     key = ".".join(where)
     if first["type"] == "extra_forbidden":
         known = _keys_of(where[:-1])
-        text = f"'{clipped(key)}' is not a setting{did_you_mean(where[-1], known)}: allowed here are {', '.join(known)}"
+        text = f"'{clipped(key)}' is not a setting{did_you_mean(where[-1], known)}: choose from {', '.join(known)}"
     elif first["type"] == "value_error":
         text = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
     else:

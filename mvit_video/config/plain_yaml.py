@@ -20,7 +20,7 @@ def plain_values(text: str) -> tuple[Any, dict[str, list[int]]]:
     The last of equal keys counts, as YAML's readers have it. Raises NotYaml.
     """
     if len(text) > MOST_LETTERS:
-        raise NotYaml(f"is no configuration: {len(text):,} letters are above the limit of {MOST_LETTERS:,}")
+        raise NotYaml(f"is no configuration: {len(text):,} characters are above the limit of {MOST_LETTERS:,}")
     loader: _Loader | None = None
     try:
         loader = _Loader(text)  # which refuses letters that no text has

@@ -200,7 +200,7 @@ class DecodingSettings(Settings):
     """How frames are read, and what becomes of videos that cannot be."""
 
     decoder: Literal["pyav", "decord", "frames"] = "pyav"
-    """Who decodes; decord's FFmpeg is old: for files of your own only; frames: folders of numbered pictures, which pyav takes too."""
+    """Who decodes; decord's FFmpeg is old: for files of your own only; frames: folders of numbered images, which pyav takes too."""
     decode_timeout: Annotated[float, Field(ge=0)] = 60.0
     """Seconds that decoding a clip may take, in a process apart that may hang or crash; 0 decodes in the loader's own process."""
     workers: Annotated[int, Field(ge=0)] = 2
@@ -217,7 +217,7 @@ class AugmentationSettings(Settings):
     crop: Literal["resized", "jitter"] = "resized"
     """Training crop: resized scales a box of random area and shape; jitter scales the shorter side at random, then cuts crop_size out."""
     crop_area: AutoRange = (0.08, 1.0)
-    """Resized crop: share of the picture's area, drawn between these; auto: from 0.25 for few videos to 0.08 for many."""
+    """Resized crop: share of the image's area, drawn between these; auto: from 0.25 for few videos to 0.08 for many."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     """Resized crop: width over height, as a share of crop_size's own, drawn between these, uniform in the logarithm."""
     jitter_scales: tuple[Positive, Positive] = (256, 320)
@@ -242,7 +242,7 @@ class AugmentationSettings(Settings):
                 raise ValueError(f"{name} [{low:g}, {high:g}] must be two numbers above 0, the smaller one first")
         if "crop_area" in given and self.crop_area[1] > 1:
             raise ValueError(
-                f"crop_area [{self.crop_area[0]:g}, {self.crop_area[1]:g}] must not exceed 1, the whole picture"
+                f"crop_area [{self.crop_area[0]:g}, {self.crop_area[1]:g}] must not exceed 1, the whole image"
             )
         return self
 

@@ -114,7 +114,7 @@ def convert_slowfast(path: str | Path) -> Conversion:
             _optimisation(file)
             file.fixed(FIXED_IN_TRAINING)
     except (TypeError, ValueError, IndexError) as reason:
-        raise ConfigError(f"{path}: holds a value of another form than PySlowFast's ({reason})") from None
+        raise ConfigError(f"{path}: contains a value of another form than PySlowFast's ({reason})") from None
     file.settle_the_rest()
     file.stop_at_unsupported()
     file.result.config()
@@ -210,7 +210,7 @@ def _lists(file: _File) -> None:
 
 
 def _input(file: _File) -> None:
-    """Sampling, and the pictures and views of evaluation."""
+    """Sampling, and the images and views of evaluation."""
     if file.dataset == "ssv2":
         file.put("data.sampling", "segment", "derived", file.dataset_key)
         file.tell("ignored", "one frame of each equal part", "DATA.SAMPLING_RATE", "DATA.USE_OFFSET_SAMPLING")
@@ -232,7 +232,7 @@ def _input(file: _File) -> None:
 def _colours(file: _File) -> None:
     """Mean and std in the order of RGB, which is what our networks are shown.
 
-    PySlowFast decodes Kinetics as RGB and reads the pictures of Something-Something as BGR; it normalises them in that order,
+    PySlowFast decodes Kinetics as RGB and reads the images of Something-Something as BGR; it normalises them in that order,
     and only then DATA.REVERSE_INPUT_CHANNEL turns the channels round.
     """
     bgr, turned = file.dataset == "ssv2", file.value("DATA.REVERSE_INPUT_CHANNEL", False)

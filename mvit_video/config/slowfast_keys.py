@@ -151,7 +151,7 @@ IGNORED: dict[str, str] = {
     "TEST.CHECKPOINT_TYPE": "formats are recognised",
     "TEST.SAVE_RESULTS_PATH": "`evaluate --output`",
     "DATA.DECODING_BACKEND": "data.decoder",
-    "DATA.DECODING_SHORT_SIZE": "pictures are decoded in their own size",
+    "DATA.DECODING_SHORT_SIZE": "images are decoded in their own size",
     "DATA.PATH_LABEL_SEPARATOR": "separators are recognised",
     "DATA.TRAIN_PCA_EIGVAL": "there is no PCA jitter in MViT's training",
     "DATA.TRAIN_PCA_EIGVEC": "there is no PCA jitter in MViT's training",

@@ -68,7 +68,7 @@ def check_folder(run: Path, config: Config, resume: bool, overwrite: bool) -> No
         hit = next((place for place in (path.resolve(), *path.resolve().parents) if place in own), None)
         if hit is not None and path.exists():
             raise ConfigError(
-                f"{run}: holds {hit.name}, which {setting} reads and a run there would write over: choose another --output"
+                f"{run}: contains {hit.name}, which {setting} reads and a run there would write over: choose another --output"
             )
     check_fresh(run, owned(run, config), overwrite or never_started(run))
 
@@ -92,7 +92,7 @@ def check_videos_stay(run: Path, config: Config, lists: list[VideoList]) -> None
     for folder in folders:
         inside = os.path.relpath(folder, Path(config.data.root).resolve()) + "/"
         if any(record.path.startswith(inside) for videos in lists for record in videos.records):
-            raise ConfigError(f"{run}: holds {folder.name} with videos of the lists: choose another --output")
+            raise ConfigError(f"{run}: contains {folder.name} with videos of the lists: choose another --output")
 
 
 def open_folder(run: Path, config: Config, resume: bool, overwrite: bool, lists: list[VideoList]) -> None:

@@ -1,4 +1,4 @@
-"""CSWin (arXiv 2107.00652) for pictures and video: attention in cross-shaped stripes, positions by a filter on the values.
+"""CSWin (arXiv 2107.00652) for images and video: attention in cross-shaped stripes, positions by a filter on the values.
 
 Parameter names are those of microsoft/CSWin-Transformer; its published files load without a map. A network of one frame is
 the image network; a video network has the same filters with a temporal axis.

@@ -45,8 +45,8 @@ def test_every_setting_has_a_sentence():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data: {num_frame: 8}", "'data.num_frame' is not a setting (did you mean 'num_frames'?): allowed here are"),
-        ("dat: {}", "'dat' is not a setting (did you mean 'data'?): allowed here are model, data, train, evaluation"),
+        ("data: {num_frame: 8}", "'data.num_frame' is not a setting (did you mean 'num_frames'?): choose from"),
+        ("dat: {}", "'dat' is not a setting (did you mean 'data'?): choose from model, data, train, evaluation"),
         ("train: {epochs: 0}", "train.epochs = 0: input should be greater than or equal to 1"),
         ("train: {epochs: many}", "train.epochs = 'many': input should be a valid integer"),
         ("data: {decoder: ffmpeg}", "data.decoder = 'ffmpeg': input should be 'pyav', 'decord' or 'frames'"),
@@ -72,7 +72,7 @@ def test_every_setting_has_a_sentence():
         ("data: {repeated_aug: 0}", "data.repeated_aug = 0: input should be greater than or equal to 1"),
         ("train: {mix_switch: 2}", "train.mix_switch = 2: input should be less than or equal to 1"),
         ("model: {arguments: {num_frames: 4}}", "num_frames is set by data.num_frames: remove it from model.arguments"),
-        ("- a\n- b", "holds a list, wanted sections such as `data:`"),
+        ("- a\n- b", "contains a list, expected sections such as `data:`"),
         ("data: [", "is not YAML"),
         ("_BASE_: c.yaml", "names itself as _BASE_"),
         ("_BASE_: nowhere.yaml", "nowhere.yaml: no such file"),
@@ -81,7 +81,7 @@ def test_every_setting_has_a_sentence():
         ("data: {}\ntrain: {}\ndata: {}", "c.yaml: duplicate key 'data' (lines 1 and 3): keep one of them"),
         ("train: {seed: 1, seed: 2}", "c.yaml: duplicate key 'seed' (lines 1 and 1): keep one of them"),
         ("a: [{b: 1}, {b: 1,\n b: 2}]", "c.yaml: duplicate key 'b' (lines 1 and 2): keep one of them"),
-        ("_BASE_: 3", "c.yaml: _BASE_ is 3, wanted the name of a YAML file"),
+        ("_BASE_: 3", "c.yaml: _BASE_ is 3, expected the name of a YAML file"),
         ("train: {betas: [0.9, 1.0]}", "train.betas.1 = 1.0: input should be less than 1"),
         ("train: {betas: [-1, 0.9]}", "train.betas.0 = -1: input should be greater than or equal to 0"),
         ("train: {base_lr: .inf}", "train.base_lr = inf: input should be a finite number"),
@@ -137,7 +137,7 @@ def merges(levels: int, width: int = 10) -> str:
         ("data: {root: &a {? *a : 1}}", "line 1 has an alias for what it stands in"),
         ("? [1, 2]\n: 3", "is not YAML (while constructing a mapping"),
         ("data: {root: a\0b}", "is not YAML (unacceptable character #x0000"),
-        ("# " + "x" * 1_000_001, "1,000,003 letters are above the limit of 1,000,000"),
+        ("# " + "x" * 1_000_001, "1,000,003 characters are above the limit of 1,000,000"),
     ],
     ids=["lists", "mappings", "lines", "closed", "laughs", "merges", "loop", "longer loop", "key loop", "key", "zero byte", "long"],
 )  # fmt: skip
@@ -255,7 +255,7 @@ def test_a_file_and_its_base_may_lie_at_addresses(served, tmp_path):
 def test_a_file_from_an_address_reads_no_file_of_this_machine(served, base):
     address, folder = served
     write(folder / "run.yaml", f"_BASE_: {base}")
-    with pytest.raises(ConfigError, match="wanted an address, or a name beside its own"):
+    with pytest.raises(ConfigError, match="expected an address, or a name beside its own"):
         load_config(f"{address}/run.yaml")
     write(folder / "loop.yaml", "_BASE_: loop.yaml")
     with pytest.raises(ConfigError, match="names itself as _BASE_"):

@@ -419,7 +419,7 @@ def test_a_default_of_pyslowfast_may_be_what_is_unsupported(tmp_path):
 def test_a_value_of_another_form_is_one_sentence(tmp_path):
     tree = kinetics("s", 16, 4, 0.2)
     tree["MVIT"]["DIM_MUL"] = "twice"
-    with pytest.raises(ConfigError, match=r"theirs.yaml: holds a value of another form than PySlowFast's \("):
+    with pytest.raises(ConfigError, match=r"theirs.yaml: contains a value of another form than PySlowFast's \("):
         converted(tmp_path, tree)
     tree = kinetics("s", 16, 4, 0.2)
     tree["TRAIN"]["BATCH_SIZE"] = 0
@@ -446,7 +446,7 @@ def test_the_verb_writes_a_file_that_trains_and_never_over_another(capsys, tmp_p
         in (tmp_path / "ours.yaml").read_text()
     )
     assert cli.main(words) == 1
-    assert "ours.yaml: exists: choose another --output, or say --overwrite" in capsys.readouterr().err
+    assert "ours.yaml: exists: choose another --output, or pass --overwrite" in capsys.readouterr().err
     assert cli.main([*words, "--overwrite"]) == 0
 
     (tmp_path / "theirs.yaml").write_text("MODEL: {ARCH: slowfast}\n")

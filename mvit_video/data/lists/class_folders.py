@@ -1,4 +1,4 @@
-"""Folders of class folders: CLASS/VIDEO.mp4, or CLASS/VIDEO/ holding pictures."""
+"""Folders of class folders: CLASS/VIDEO.mp4, or CLASS/VIDEO/ holding images."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ class ClassFolders:
         names = sorted(name for name, is_folder in list_folder(path).items() if is_folder and not is_leftover(name))
         if not names:
             raise AnnotationError(
-                f"{path}: holds no class folders with videos, wanted {Path(path).name}/CLASS/VIDEO.mp4"
+                f"{path}: contains no class folders with videos, wanted {Path(path).name}/CLASS/VIDEO.mp4"
             )
         if all(name.isascii() and name.isdigit() for name in names):
             names.sort(key=lambda name: int(name[:1000]))

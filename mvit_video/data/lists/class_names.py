@@ -27,28 +27,28 @@ def read_classes(path: str) -> list[str]:
     rows: dict[str, int] = {}
     for row, name in enumerate(names, 1):
         if not name:
-            raise AnnotationError(f"{path}: row {row} is empty, wanted a class name in every row")
+            raise AnnotationError(f"{path}: row {row} is empty, expected a class name in every row")
         if rows.setdefault(name, row) != row:
             raise AnnotationError(f"{path}: row {row} repeats the class '{name}'")
     if not names:
-        raise AnnotationError(f"{path}: holds no class names, wanted one a line")
+        raise AnnotationError(f"{path}: contains no class names, expected one a line")
     return names
 
 
 def _from_label_ids(content: object, path: str) -> list[str]:
     if not isinstance(content, dict) or not content:
-        raise AnnotationError(f'{path}: wanted one object of class names and their ids, such as {{"Moving up": "0"}}')
+        raise AnnotationError(f'{path}: expected one object of class names and their ids, such as {{"Moving up": "0"}}')
     names: dict[int, str] = {}
     for name, number in content.items():
         text = str(number)
         if not text.isascii() or not text.isdigit() or len(text) > 6:
-            raise AnnotationError(f"{path}: the class '{name}' has the id '{text}', wanted a whole number from 0")
+            raise AnnotationError(f"{path}: the class '{name}' has the id '{text}', expected a whole number from 0")
         if names.setdefault(int(text), without_brackets(name)) != without_brackets(name):
             raise AnnotationError(f"{path}: '{names[int(text)]}' and '{name}' have the same id {text}")
     gap = next((number for number in range(len(names)) if number not in names), None)
     if gap is not None:
         raise AnnotationError(
-            f"{path}: has {len(names)} classes but none with the id {gap}, wanted 0 to {len(names) - 1}"
+            f"{path}: has {len(names)} classes but none with the id {gap}, expected 0 to {len(names) - 1}"
         )
     ordered = [names[number] for number in range(len(names))]
     twice = next((name for place, name in enumerate(ordered) if name in ordered[:place]), None)

@@ -33,13 +33,13 @@ def _videos(place: str) -> list[Row]:
         folder = path.rpartition("/")[0]
         if not folder or videos.setdefault(name, (number, folder))[1] != folder:
             raise AnnotationError(
-                f"{place}: row {number} has the frame '{path}' of '{name}', wanted all frames of a video in one folder"
+                f"{place}: row {number} has the frame '{path}' of '{name}', expected all frames of a video in one folder"
                 + (f" ('{videos[name][1]}' in row {videos[name][0]})" if name in videos else "")
             )
         if label:
             labels.setdefault(name, {}).update(dict.fromkeys(label.split(",")))
     if not videos:
-        raise AnnotationError(f"{place}: holds no frames under its header")
+        raise AnnotationError(f"{place}: contains no frames under its header")
     return [Row(number, folder, ";".join(labels.get(name, ()))) for name, (number, folder) in videos.items()]
 
 
@@ -56,7 +56,7 @@ def _frame_rows(place: str) -> Iterator[tuple[int, str, str, str]]:
                 elif fields:
                     raise AnnotationError(
                         f"{place}: row {number} has {len(fields)} fields, "
-                        "wanted original_vido_id video_id frame_id path labels"
+                        "expected original_vido_id video_id frame_id path labels"
                     )
     except UnicodeError:
         raise AnnotationError(f"{place}: is not UTF-8 text after row {number}: save it as UTF-8") from None

@@ -19,7 +19,7 @@ from mvit_video.errors import AnnotationError
 
 
 def located(listing: Listing, place: str, root: str, frames: bool, follow_links: bool) -> Listing:
-    """The listing with rows whose paths are files (with `frames`: folders of pictures) relative to the root."""
+    """The listing with rows whose paths are files (with `frames`: folders of images) relative to the root."""
     if listing.paths == "names":
         return replace(listing, rows=_found(listing, root, frames), paths="files")
     if listing.paths == "folders":
@@ -55,9 +55,9 @@ def _listed(listing: Listing, place: str, root: str, frames: bool, follow_links:
         if not found.videos:
             everything.leave_out([folder.label], EMPTY)
     if not rows:
-        wanted = "CLASS/VIDEO/ of pictures" if frames else "CLASS/VIDEO.mp4"
+        wanted = "CLASS/VIDEO/ of images" if frames else "CLASS/VIDEO.mp4"
         raise AnnotationError(
-            f"{place}: holds no class folders with videos, wanted {os.path.basename(place)}/{wanted}"
+            f"{place}: contains no class folders with videos, wanted {os.path.basename(place)}/{wanted}"
             + (f" ({everything.note(place).partition(': ')[2]})" if everything.left_out else "")
         )
     beside = [] if frames else _videos_beside(place)

@@ -40,14 +40,16 @@ def _kinetics_rows(place: str) -> tuple[list[Row], str]:
     columns = _columns(next(lines)[1])
     lacking = [name for name in ("youtube_id", "time_start", "time_end") if name not in columns]
     if lacking:
-        raise AnnotationError(f"{place}: has no column {lacking[0]}, wanted label,youtube_id,time_start,time_end,split")
+        raise AnnotationError(
+            f"{place}: has no column {lacking[0]}, expected label,youtube_id,time_start,time_end,split"
+        )
     rows, split = [], ""
     for number, fields in lines:
         values = dict(zip(columns, fields, strict=True))
         rows.append(Row(number, _kinetics_name(values, f"{place}: row {number}"), values.get("label", "").strip()))
         split = values.get("split", split)
     if not rows:
-        raise AnnotationError(f"{place}: holds no videos under its header")
+        raise AnnotationError(f"{place}: contains no videos under its header")
     return rows, split
 
 
@@ -60,7 +62,7 @@ def _kinetics_name(values: dict[str, str], where: str) -> str:
         start, end = (round(float(values[name])) for name in ("time_start", "time_end"))
     except (ValueError, OverflowError):
         raise AnnotationError(
-            f"{where} has the times '{values['time_start']}' and '{values['time_end']}', wanted seconds"
+            f"{where} has the times '{values['time_start']}' and '{values['time_end']}', expected seconds"
         ) from None
     if not values["youtube_id"].strip():
         raise AnnotationError(f"{where} has no youtube_id")
@@ -93,12 +95,12 @@ class Something:
 def _something_rows(place: str) -> list[Row]:
     items = read_json(place)
     if not isinstance(items, list) or not items:
-        raise AnnotationError(f"{place}: wanted a list of objects with id and template")
+        raise AnnotationError(f"{place}: expected a list of objects with id and template")
     rows = []
     for number, item in enumerate(items, 1):
         name = item.get("id", "") if isinstance(item, dict) else ""
         if name == "" or isinstance(name, bool) or not isinstance(name, str | int):
-            raise AnnotationError(f"{place}: entry {number} has no id, wanted objects with id and template")
+            raise AnnotationError(f"{place}: entry {number} has no id, expected objects with id and template")
         template = item.get("template", "")
         if not isinstance(template, str):
             raise AnnotationError(f"{place}: entry {number} (id {name}) has a template that is no text: {template!r}")
@@ -123,7 +125,7 @@ class Ucf101:
         lines = enumerate(read_text(path).replace("\\", "/").split("\n"), 1)
         rows = [_ucf_row(line.strip(), number, names, path) for number, line in lines if line.strip()]
         if not rows:
-            raise AnnotationError(f"{path}: holds no videos, wanted rows of `CLASS/VIDEO.avi label`")
+            raise AnnotationError(f"{path}: contains no videos, expected rows of `CLASS/VIDEO.avi label`")
         return Listing(rows, tuple(names.values()), by_name=True, paths="names", usual="{label}/{name}.avi")
 
 
@@ -132,7 +134,7 @@ def _ucf_row(line: str, number: int, names: Mapping[str, str], place: str) -> Ro
     folder, _, file = path.rpartition("/")
     if folder not in names.values():
         raise AnnotationError(
-            f"{place}: row {number} is '{line}', wanted CLASS/VIDEO.avi with a class of classInd.txt"
+            f"{place}: row {number} is '{line}', expected CLASS/VIDEO.avi with a class of classInd.txt"
             f"{did_you_mean(folder, names.values())}"
         )
     if label and names.get(label.strip()) != folder:
@@ -170,7 +172,7 @@ class Hmdb51:
         files = sorted(folder.glob(f"*{ending}"))
         if not files:
             raise AnnotationError(
-                f"{folder}: holds no CLASS{ending}, which {part}_split{number} is read from: name the folder of HMDB51's splits"
+                f"{folder}: contains no CLASS{ending}, which {part}_split{number} is read from: name the folder of HMDB51's splits"
             )
         names = tuple(file.name.removesuffix(ending) for file in files)
         mark = {"train": "1", "test": "2"}[part]
@@ -182,6 +184,6 @@ def _hmdb_rows(file: Path, name: str, mark: str) -> Iterator[Row]:
     for row, line in enumerate(read_text(str(file)).split("\n"), 1):
         video, _, use = line.strip().rpartition(" ")
         if line.strip() and (use not in ("0", "1", "2") or not video.strip()):
-            raise AnnotationError(f"{file}: row {row} is '{line.strip()}', wanted VIDEO.avi and 0, 1 or 2")
+            raise AnnotationError(f"{file}: row {row} is '{line.strip()}', expected VIDEO.avi and 0, 1 or 2")
         if use == mark:
             yield Row(0, video.strip().rpartition(".")[0], name)

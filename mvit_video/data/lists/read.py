@@ -35,7 +35,7 @@ def read_videos(
     `classes` are the known names, in label order, where there are any: those of the training list, say, so that
     labels mean the same in every list. Otherwise they are the dataset's own (classes.txt or SSv2's labels.json beside
     the list), else the published ones of an official list, else the folders' names, else the labels' numbers.
-    `frames`: videos are folders of pictures. `need_labels=False` takes lists without labels, for prediction.
+    `frames`: videos are folders of images. `need_labels=False` takes lists without labels, for prediction.
     `keep_refused`: rows whose paths may not be read (see `checked_paths`) are put into `refused` with the reasons.
     Raises AnnotationError that names the file and the row.
     """
@@ -46,7 +46,7 @@ def read_videos(
     if need_labels and not any(row.label for row in listing.rows):
         raise AnnotationError(
             f"{place}: none of its {len(listing.rows)} videos has a label, row {listing.rows[0].number} is "
-            f"'{clipped(listing.rows[0].path)}', wanted a path and a label (lists without labels are for prediction)"
+            f"'{clipped(listing.rows[0].path)}', expected a path and a label (lists without labels are for prediction)"
         )
     to_labels = _labeller(names, listing.by_name, need_labels, place)
     paths, note = checked_paths(listing.rows, root, place, follow_links, written=read.paths == "files")
@@ -96,7 +96,7 @@ def list_place(annotations: str, root: str) -> str:
 
 
 def annotated_list(annotations: str, root: str) -> tuple[VideoList, bool]:
-    """The list that `--annotations` names (see `list_place`), and whether its videos are folders of pictures alone.
+    """The list that `--annotations` names (see `list_place`), and whether its videos are folders of images alone.
 
     Its labels may be missing. Rows that may not be read are put into `refused`.
     """
@@ -182,7 +182,7 @@ def _label(
     where = f"{place}: row {row.number}" if row.number else f"{place}: the video '{row.path}'"
     if not text:
         raise AnnotationError(
-            f"{place}: row {row.number} is '{row.path}', wanted a path and a label with a space between"
+            f"{place}: row {row.number} is '{row.path}', expected a path and a label with a space between"
         )
     number = text.isascii() and text.isdigit() and not by_name
     label = int(text) if number and len(text) < 10 else None if number else lookup(text)

@@ -73,18 +73,18 @@ class _PathsInside:
                 return Refusal(text, reason)
             text = self._relative(text)
         if len(text) > MOST_LETTERS:
-            return Refusal(clipped(text), f"is longer than the {MOST_LETTERS:,} letters that a path may have")
+            return Refusal(clipped(text), f"is longer than the {MOST_LETTERS:,} characters that a path may have")
         if os.path.splitext(text)[1].lower() in PLAYLISTS:
-            return Refusal(text, "is a playlist, which names other files or addresses: wanted a video")
+            return Refusal(text, "is a playlist, which names other files or addresses: expected a video")
         return text
 
     def _why_not(self, text: str) -> str | None:
         if _ADDRESS.match(text):
-            return "is an address, wanted a file under the data root: download it first"
+            return "is an address, expected a file under the data root: download it first"
         if _DRIVE.match(text):
             return f"is a path of a Windows drive: write paths relative to the data root '{self.root}'"
         if "\0" in text:
-            return "holds a zero byte, which no file name has"
+            return "contains a zero byte, which no file name has"
         relative = self._relative(text)
         if relative in ("", "."):
             return "names no file under the data root"

@@ -43,7 +43,7 @@ class PathLabelRows:
                 continue
             if len(line) > MOST_LETTERS:
                 raise AnnotationError(
-                    f"{path}: row {number} has {len(line):,} letters, above the limit of {MOST_LETTERS:,}"
+                    f"{path}: row {number} has {len(line):,} characters, above the limit of {MOST_LETTERS:,}"
                 )
             row, raw_frames = _row(number, line, f"{path}: row {number}")
             counted.add(raw_frames)
@@ -54,7 +54,7 @@ class PathLabelRows:
                 )
             rows.append(row)
         if not rows:
-            raise AnnotationError(f"{path}: holds no videos, wanted rows of `path label`")
+            raise AnnotationError(f"{path}: contains no videos, expected rows of `path label`")
         return Listing(rows, notes=notes)
 
 

@@ -129,7 +129,7 @@ def _check_classes(videos: VideoList) -> None:
     if len(labels) < 2:
         raise AnnotationError(
             f"{videos.source}: all of its {len(videos)} videos are of the class '{videos.classes[min(labels)]}', "
-            "wanted at least two classes to tell apart: one folder for each"
+            "expected at least two classes to tell apart: one folder for each"
         )
 
 

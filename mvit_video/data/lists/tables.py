@@ -44,13 +44,13 @@ class Table:
         columns = next(lines)[1]
         paths, labels = _place(columns, PATHS), _place(columns, LABELS)
         if paths is None:
-            raise AnnotationError(f"{path}: has no column of paths, wanted one that is called path")
+            raise AnnotationError(f"{path}: has no column of paths, expected one that is called path")
         rows = []
         for number, fields in lines:
             label = "" if labels is None else fields[labels]
             rows.append(Row(number, fields[paths].strip(), label_text(label, "", f"{path}: row {number}")))
         if not rows:
-            raise AnnotationError(f"{path}: holds no videos under its header")
+            raise AnnotationError(f"{path}: contains no videos under its header")
         return Listing(rows, notes=_notes(path, columns, paths, labels))
 
 

@@ -33,7 +33,7 @@ def read_text(path: str) -> str:
         ) from None
     if "\0" in text:
         raise AnnotationError(
-            f"{path}: holds a zero byte at character {text.index(chr(0))}, so it is not a text file: save it as UTF-8"
+            f"{path}: contains a zero byte at character {text.index(chr(0))}, so it is not a text file: save it as UTF-8"
         )
     return text
 
@@ -97,7 +97,9 @@ def read_json(path: str) -> object:
     except RecursionError:
         raise AnnotationError(f"{path}: is nested too deeply to be a list of videos") from None
     except ValueError:
-        raise AnnotationError(f"{path}: holds a number of thousands of digits, which no list of videos has") from None
+        raise AnnotationError(
+            f"{path}: contains a number of thousands of digits, which no list of videos has"
+        ) from None
 
 
 def _encoding(file: Path) -> str:

@@ -10,7 +10,7 @@ from mvit_video.errors import AnnotationError
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a\n\nb\n", "row 2 is empty"), ("a\nb\na\n", "row 3 repeats the class 'a'"), ("\n", "holds no class names")],
+    [("a\n\nb\n", "row 2 is empty"), ("a\nb\na\n", "row 3 repeats the class 'a'"), ("\n", "contains no class names")],
 )
 def test_a_wrong_class_file_is_named(tmp_path, text, message):
     with pytest.raises(AnnotationError, match=message):
@@ -30,11 +30,11 @@ def test_label_ids_give_the_order_and_lose_their_brackets(tmp_path):
     ("content", "message"),
     [
         ('{"a": "0", "b": "0"}', "'a' and 'b' have the same id 0"),
-        ('{"a": "0", "b": "2"}', "has 2 classes but none with the id 1, wanted 0 to 1"),
-        ('{"a": "x"}', "the class 'a' has the id 'x', wanted a whole number from 0"),
+        ('{"a": "0", "b": "2"}', "has 2 classes but none with the id 1, expected 0 to 1"),
+        ('{"a": "x"}', "the class 'a' has the id 'x', expected a whole number from 0"),
         ('{"a": "0", "[a]": "1"}', "repeats the class 'a'"),
-        ("[1]", "wanted one object of class names and their ids"),
-        ("{}", "wanted one object of class names and their ids"),
+        ("[1]", "expected one object of class names and their ids"),
+        ("{}", "expected one object of class names and their ids"),
         ('{"a" 0}', r"is not JSON \(line 1, column 6: expecting ':' delimiter\)"),
         ("[" * 100_000, "labels.json: is (nested too deeply|not JSON)"),
     ],

@@ -84,7 +84,7 @@ def test_folders_of_pictures_are_the_folders_themselves(tmp_path):
     write(tmp_path.parent / f"{tmp_path.name}_other/1.jpg")
     os.symlink(tmp_path.parent / f"{tmp_path.name}_other", tmp_path / "2")
     found = videos_of_folder(str(tmp_path), frames=True)
-    assert found.videos == ["1", "2"] and "1 file beside the folders of pictures, 'list.txt'" in found.note("x")
+    assert found.videos == ["1", "2"] and "1 file beside the folders of images, 'list.txt'" in found.note("x")
     assert videos_of_folder(str(tmp_path), True, inside=str(tmp_path)).videos == ["1"]
 
 

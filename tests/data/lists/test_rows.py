@@ -67,8 +67,8 @@ def test_class_names_with_spaces_follow_a_video_path(tmp_path):
         ("folder,3,1", r"row 2 is 'folder,3,1', which can be read in two ways: write several labels as 3;17"),
         ("clip 01,3", "row 2 is 'clip 01,3', which can be read in two ways"),
         ('"a.mp4,3', "row 2 is '\"a.mp4,3', where the path's quotation mark does not end"),
-        ("a.mp4 3;x", "row 2 has the label 'x', wanted a whole number from 0"),
-        ("a.mp4 3;", "row 2 is 'a.mp4', wanted a path and a label"),
+        ("a.mp4 3;x", "row 2 has the label 'x', expected a whole number from 0"),
+        ("a.mp4 3;", "row 2 is 'a.mp4', expected a path and a label"),
     ],
 )
 def test_what_can_mean_two_things_is_an_error_with_its_cure(tmp_path, row, message):
@@ -118,15 +118,15 @@ def test_a_frame_list_gives_folders_with_all_labels_of_their_frames(tmp_path):
     [
         (
             "0002 1 1 elsewhere/2.jpg 0",
-            r"row 5 has the frame 'elsewhere/2.jpg' of '0002', wanted all .* \('charades/0002'",
+            r"row 5 has the frame 'elsewhere/2.jpg' of '0002', expected all .* \('charades/0002'",
         ),
         (
             "0003 1 0 loose.jpg 0",
-            "row 5 has the frame 'loose.jpg' of '0003', wanted all frames of a video in one folder",
+            "row 5 has the frame 'loose.jpg' of '0003', expected all frames of a video in one folder",
         ),
-        ("0003 1 0", "row 5 has 3 fields, wanted original_vido_id video_id frame_id path labels"),
+        ("0003 1 0", "row 5 has 3 fields, expected original_vido_id video_id frame_id path labels"),
         (b"0003 1 0 a/\xff.jpg 0", "is not UTF-8 text after row"),
-        ("0003 1 0 a/1.jpg x", "row 5 has the label 'x', wanted a whole number"),
+        ("0003 1 0 a/1.jpg x", "row 5 has the label 'x', expected a whole number"),
     ],
 )
 def test_wrong_rows_of_a_frame_list_are_named(tmp_path, row, message):
@@ -145,7 +145,7 @@ def test_a_first_row_whose_class_is_called_label_is_no_header(tmp_path, first):
 @pytest.mark.parametrize("label", ["-1", "+3", "1.0"])
 def test_numbers_as_class_names_are_read_as_they_stand(tmp_path, label):
     with pytest.raises(
-        AnnotationError, match=f"row 1 has the label '{re.escape(label)}', wanted a whole number from 0"
+        AnnotationError, match=f"row 1 has the label '{re.escape(label)}', expected a whole number from 0"
     ):
         read(tmp_path, f"a.mp4\t{label}\n", classes=[str(number) for number in range(20)])
 

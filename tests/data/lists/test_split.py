@@ -163,7 +163,9 @@ def test_too_few_videos_or_classes_are_one_sentence(tmp_path):
     ):
         split(tmp_path)
     touch(tmp_path / "one", "a/1.mp4", "a/2.mp4")
-    with pytest.raises(AnnotationError, match=r"all of its 2 videos are of the class 'a', wanted at least two classes"):
+    with pytest.raises(
+        AnnotationError, match=r"all of its 2 videos are of the class 'a', expected at least two classes"
+    ):
         split(tmp_path / "one")
 
 

@@ -174,7 +174,7 @@ def test_a_source_that_changed_is_made_anew_and_one_that_was_copied_is_not(tmp_p
 def test_other_settings_are_refused_unless_the_old_files_may_go(tmp_path):
     root, output = one_video(tmp_path)
     run(root, output)
-    with pytest.raises(ConfigError, match="holds videos prepared with other settings, such as a short side of 256"):
+    with pytest.raises(ConfigError, match="contains videos prepared with other settings, such as a short side of 256"):
         run(root, output, short_side=24)
     assert VideoReader(output / "one.mp4").frames([0]).shape == (1, 48, 144, 3)
     assert run(root, output, short_side=24, overwrite=True).written == 1
@@ -382,7 +382,7 @@ def test_sizes_are_even_square_and_never_larger(height, width, aspect, size):
 
 
 def turned(path, degrees):
-    """The same packets in a file that says how to turn the picture."""
+    """The same packets in a file that says how to turn the image."""
     new = path.with_name("turned.mp4")
     with av.open(str(path)) as old, av.open(str(new), "w") as container:
         stream = container.add_stream_from_template(old.streams.video[0])

@@ -225,8 +225,8 @@ def test_a_list_is_found_from_the_root_or_from_where_the_user_stands(sources, tm
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "wanted either a CONFIG or --annotations with --root"),
-        (["a.yaml", "--annotations", "x.csv", "--root", "."], "wanted either a CONFIG or --annotations with --root"),
+        ([], "expected either a CONFIG or --annotations with --root"),
+        (["a.yaml", "--annotations", "x.csv", "--root", "."], "expected either a CONFIG or --annotations with --root"),
         (["--annotations", "x.csv"], "--annotations wants --root too"),
         (["--annotations", "x.csv", "--root", "."], "x.csv: no such file"),
         (["a.yaml"], "none of data.train, data.val and data.test is set"),
