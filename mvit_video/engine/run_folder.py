@@ -10,7 +10,7 @@ from mvit_video.config.load import dump_config, load_config
 from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.lists.checks import MISSING, missing_text
 from mvit_video.data.lists.records import VideoList
-from mvit_video.data.lists.split import found_lists, list_text
+from mvit_video.data.lists.split import list_text, resolve_auto_lists
 from mvit_video.engine.checkpoint import BEST, FOLDER, VALIDATION, TrainingState, read_best
 from mvit_video.engine.hooks.bad_videos import EVENTS
 from mvit_video.engine.hooks.curves import CURVES
@@ -115,7 +115,7 @@ def with_lists_of(run: Path, config: Config) -> Config:
 
     Videos that are added there later would be split anew, and some that have been trained on be taken for validation.
     """
-    found = found_lists(config.data)
+    found = resolve_auto_lists(config.data)
     if config.data.train != AUTO or found.val is not None or not all((run / name).is_file() for name in OWN_LISTS):
         return config
     train, val, classes = (str((run / name).resolve()) for name in OWN_LISTS)
@@ -155,7 +155,7 @@ def from_weights_of(run: Path) -> str:
 
 def _read_files(config: Config) -> dict[str, Path]:
     """Setting -> the file or folder that it names, if it does."""
-    data = found_lists(config.data)
+    data = resolve_auto_lists(config.data)
     named = {name: getattr(data, name) for name in ("train", "val", "test", "classes")}
     if config.data.train == AUTO and data.classes is None:
         named["classes"] = OWN_LISTS[2]

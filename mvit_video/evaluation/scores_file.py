@@ -71,7 +71,7 @@ def _what_is_wrong(
     if not count or not wide or scores.shape != (count, wide) or decoded.shape != (count,):
         return f"its shapes do not go together: {names.shape} names, {scores.shape} scores, {classes.shape} classes"
     if labels.shape != labels_shape:
-        return f"its labels have shape {labels.shape}, wanted {labels_shape}"
+        return f"its labels have shape {labels.shape}, expected {labels_shape}"
     if labels.dtype.kind == "i" and (labels.min() < 0 or labels.max() >= wide):
         return f"its labels go from {labels.min()} to {labels.max()}, expected 0 to {wide - 1}"
     if not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1 + 1e-6):

@@ -23,7 +23,7 @@ def check_lists(**lists: tuple[object, int | None]) -> None:
         right = len(given) == (count or len(given) or 1)
         if not right or not all(map(_is_count, given)):
             wanted = f"{count} whole numbers" if count else "a list of whole numbers, blocks of each stage,"
-            raise ConfigError(f"{name}={values!r}: wanted {wanted} from 1")
+            raise ConfigError(f"{name}={values!r}: expected {wanted} from 1")
 
 
 def check_rates(**rates: object) -> None:

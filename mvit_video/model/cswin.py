@@ -200,7 +200,7 @@ class CSWin(VideoBackbone):
 def _check_heads(stage: int, dim: int, heads: int, whole: bool) -> None:
     if heads % (1 if whole else 2) or dim % heads:
         wanted = "a divisor" if whole else "an even divisor"
-        raise ConfigError(f"num_heads={heads} in stage {stage + 1}: wanted {wanted} of its width {dim}")
+        raise ConfigError(f"num_heads={heads} in stage {stage + 1}: expected {wanted} of its width {dim}")
 
 
 def _blocks(network: nn.Module) -> list[nn.Module]:

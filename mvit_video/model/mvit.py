@@ -413,7 +413,7 @@ class MViT(nn.Module):
     def _check_clips(self, clips: Tensor) -> None:
         if clips.ndim != 5 or clips.shape[1] != self.in_channels:
             raise InputError(
-                f"clips have shape {tuple(clips.shape)}, wanted (batch, {self.in_channels}, frames, height, width)"
+                f"clips have shape {tuple(clips.shape)}, expected (batch, {self.in_channels}, frames, height, width)"
             )
         if not clips.is_floating_point():
             raise InputError(f"clips are {clips.dtype}, expected floating point values, normalised by mean and std")

@@ -83,7 +83,7 @@ def test_files_of_other_kinds_are_refused(tmp_path, capsys):
         (dict(classes=np.array("a")), "its shapes do not go together"),
         (dict(labels=np.full(60, 6)), "its labels go from 6 to 6, expected 0 to 5"),
         (dict(labels=np.full(60, -1)), "its labels go from -1 to -1, expected 0 to 5"),
-        (dict(labels=np.ones((60, 5), bool)), r"its labels have shape \(60, 5\), wanted \(60, 6\)"),
+        (dict(labels=np.ones((60, 5), bool)), r"its labels have shape \(60, 5\), expected \(60, 6\)"),
         (dict(scores=np.full((60, 6), np.nan, np.float32)), "its scores are not all from 0 to 1"),
         (dict(scores=np.full((60, 6), 1.5, np.float32)), "its scores are not all from 0 to 1"),
     ],

@@ -265,8 +265,6 @@ def test_rows_that_may_not_be_read_cost_a_line_and_the_others_are_done(few_video
     checkpoint = str(write_tiny(tmp_path / "model.safetensors"))
     assert cli.main([*command, "--checkpoint", checkpoint, "--device", "cpu", "--protocol", "1x1"]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert (
-        len(errors) == 2 and "../b.mp4: leads out of the data root" in errors[0] and "(row 1 of list.csv)" in errors[0]
-    )
+    assert len(errors) == 2 and "../b.mp4: leads out of data.root" in errors[0] and "(row 1 of list.csv)" in errors[0]
     assert errors[1] == "error: 50 videos: no such file; such as 'none0.mp4'"
     assert [row["video"] for row in index_of(tmp_path / "out")] == ["a.mp4"]

@@ -252,8 +252,8 @@ def test_activation_checkpointing_changes_no_gradient():
 @pytest.mark.parametrize(
     ("clips", "message"),
     [
-        (torch.zeros(3, 4, 32, 32), r"clips have shape \(3, 4, 32, 32\), wanted \(batch, 3, frames, height, width\)"),
-        (torch.zeros(1, 4, 3, 32, 32), r"clips have shape \(1, 4, 3, 32, 32\), wanted \(batch, 3,"),
+        (torch.zeros(3, 4, 32, 32), r"clips have shape \(3, 4, 32, 32\), expected \(batch, 3, frames, height, width\)"),
+        (torch.zeros(1, 4, 3, 32, 32), r"clips have shape \(1, 4, 3, 32, 32\), expected \(batch, 3,"),
         (torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8), "clips are torch.uint8, expected floating point values"),
         (torch.zeros(1, 3, 1, 32, 32), r"clips of \(1, 32, 32\) .* smaller than one patch step \(2, 4, 4\)"),
         (torch.zeros(1, 3, 4, 32, 3), "smaller than one patch step"),

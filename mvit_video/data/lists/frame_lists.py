@@ -1,4 +1,4 @@
-"""PySlowFast's lists with a row for each frame."""
+"""PySlowFast's lists with one row per frame."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,10 +12,10 @@ from mvit_video.errors import AnnotationError
 
 
 class FrameList:
-    """A video is the folder of its frames, with all labels of its rows.
+    """Reads lists of frames: a video is the folder of its frames, with all labels of its rows.
 
-    The columns are original_vido_id, video_id, frame_id, path, labels; `""` stands for no label. A list without labels, as made for
-    Something-Something v2, gets those of the json lists beside it.
+    The columns are original_vido_id, video_id, frame_id, path, labels; `""` means no label. A list without labels, as for
+    Something-Something v2, gets those of the json lists next to it.
     """
 
     def matches(self, path: str) -> bool:
@@ -44,7 +44,7 @@ def _videos(place: str) -> list[Row]:
 
 
 def _frame_rows(place: str) -> Iterator[tuple[int, str, str, str]]:
-    """(row, video, path, labels) of each frame, one line after the other: there may be ten million."""
+    """Yield (row, video, path, labels) of each frame, line by line: there may be ten million."""
     number = 1
     try:
         with open_text(place) as lines:
@@ -73,5 +73,5 @@ def _labelled_beside(rows: list[Row], place: str) -> Listing:
     labelled = [Row(row.number, row.path, templates.get(row.path.rpartition("/")[2], "")) for row in rows]
     if not any(row.label for row in labelled):
         return Listing(rows)
-    note = f"{place}: its labels are those of {', '.join(file.name for file in files)} beside it"
+    note = f"{place}: labels are read from {', '.join(file.name for file in files)} next to it"
     return replace(with_published_names(labelled, place, "ssv2"), notes=(note,))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvit_video.data.lists.read import VideoList, list_place, read_videos
+from mvit_video.data.lists.read import VideoList, locate_list, read_videos
 from mvit_video.data.prepare.reencode import WriteError, fingerprint, settings, sha256
 from mvit_video.data.video.guard_pool import DecoderPool, Job
 from mvit_video.errors import AnnotationError, ConfigError
@@ -53,7 +53,7 @@ def prepare_dataset(
     Raises ConfigError or AnnotationError where the output or the list cannot be used, before anything is encoded;
     WriteError where the disk is full; calling again goes on.
     """
-    videos = read_videos(list_place(annotations, root), root, need_labels=False)
+    videos = read_videos(locate_list(annotations, root), root, need_labels=False)
     output = _output_folder(Path(output), Path(root))
     with alone_in(output, complain):
         shutil.rmtree(output / UNFINISHED, ignore_errors=True)  # of a killed call

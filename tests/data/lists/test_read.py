@@ -109,9 +109,7 @@ def test_a_list_without_labels_is_for_prediction_only(tmp_path):
 
 def test_numbers_that_could_be_names_are_refused(tmp_path):
     write(tmp_path / "train.csv", "a.mp4 1\nb.mp4 0\n")
-    with pytest.raises(
-        AnnotationError, match=r"the class '1' has the label 0, so numbers in the list can be read in two"
-    ):
+    with pytest.raises(AnnotationError, match=r"the class '1' has the label 0, so numbers in the list are ambiguous"):
         read_videos("train.csv", str(tmp_path), ["1", "2"])
     assert [r.label for r in read_videos("train.csv", str(tmp_path), ["0", "1"]).records] == [1, 0]
 
@@ -160,19 +158,19 @@ def test_one_of_several_spellings_is_never_guessed(tmp_path):
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("../b.mp4", "leads out of the data root '{root}' by '..': paths in lists stay below it"),
-        ("a/../../b.mp4", "leads out of the data root '{root}' by '..'"),
-        ("..", "leads out of the data root '{root}' by '..'"),
-        ("/etc/b.mp4", "is an absolute path outside of the data root '{root}': write paths relative to it"),
-        ("/etc/../b.mp4", "is an absolute path outside of the data root '{root}'"),
-        ("http://x.org/b.mp4", "is an address, expected a file under the data root: download it first"),
-        ("file://b.mp4", "is an address"),
-        ("rtsp://x.org/b.mp4", "is an address"),
-        ("C:\\videos\\b.mp4", "is a path of a Windows drive: write paths relative to the data root"),
-        ("d:/b.mp4", "is a path of a Windows drive"),
-        (".", "names no file under the data root"),
-        ("a/..", "names no file under the data root"),
-        ("list.m3u8", "is a playlist, which names other files or addresses: expected a video"),
+        ("../b.mp4", "leads out of data.root = {root} through '..': write a path inside it"),
+        ("a/../../b.mp4", "leads out of data.root = {root} through '..'"),
+        ("..", "leads out of data.root = {root} through '..'"),
+        ("/etc/b.mp4", "is outside data.root = {root}: write paths relative to it"),
+        ("/etc/../b.mp4", "is outside data.root = {root}"),
+        ("http://x.org/b.mp4", "is a URL, not a file under data.root: download it first"),
+        ("file://b.mp4", "is a URL"),
+        ("rtsp://x.org/b.mp4", "is a URL"),
+        ("C:\\videos\\b.mp4", "is on a Windows drive: write paths relative to data.root"),
+        ("d:/b.mp4", "is on a Windows drive"),
+        (".", "names no file under data.root"),
+        ("a/..", "names no file under data.root"),
+        ("list.m3u8", "is a playlist, not a video"),
         ("x/y.FFCONCAT", "is a playlist"),
     ],
 )  # fmt: skip
@@ -199,9 +197,7 @@ def test_a_folder_outside_the_data_root_is_refused(tmp_path):
     write(tmp_path / "train/run/a.mp4", b"x")
     (tmp_path / "root").mkdir()
     for source in ("../train", str(tmp_path / "train")):
-        with pytest.raises(
-            AnnotationError, match=r"a video is '\.\./train/run/a.mp4', which leads out of the data root"
-        ):
+        with pytest.raises(AnnotationError, match=r"a video is '\.\./train/run/a.mp4', which leads out of data.root"):
             read_videos(source, str(tmp_path / "root"))
     assert len(read_videos(str(tmp_path / "train"), str(tmp_path))) == 1
 
@@ -209,7 +205,9 @@ def test_a_folder_outside_the_data_root_is_refused(tmp_path):
 def test_labels_without_names_have_a_limit(tmp_path):
     for label in ("99999999", "9" * 5000):
         write(tmp_path / "train.csv", f"a.mp4 {label}\n")
-        with pytest.raises(AnnotationError, match=r"labels without class names go to 99999: put classes.txt beside"):
+        with pytest.raises(
+            AnnotationError, match=r"labels without class names go up to 99999: put classes.txt next to"
+        ):
             read_videos("train.csv", str(tmp_path))
 
 
@@ -221,9 +219,7 @@ def test_gaps_in_the_labels_are_noted(tmp_path):
 
 def test_binary_files_are_no_lists(tmp_path):
     write(tmp_path / "train.csv", b"a.mp4\0 1\n")
-    with pytest.raises(
-        AnnotationError, match=r"train.csv: contains a zero byte at character 5, so it is not a text file"
-    ):
+    with pytest.raises(AnnotationError, match=r"train.csv: contains a zero byte at character 5, so it is not text"):
         read_videos("train.csv", str(tmp_path))
 
 

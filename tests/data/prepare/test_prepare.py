@@ -253,9 +253,7 @@ def test_a_list_is_tried_before_anything_is_encoded(tmp_path):
     for name in ("7", "8"):
         (root / "folders" / name).mkdir(parents=True)
         write_numbered(root / "folders" / name / "x.mkv", 2)
-    with pytest.raises(
-        AnnotationError, match=r"the class '7' has the label 0, so numbers in the list can be read in two"
-    ):
+    with pytest.raises(AnnotationError, match=r"the class '7' has the label 0, so numbers in the list are ambiguous"):
         run(root, output, annotations="folders")
     (root / "classes.txt").write_text("x\ny\n")
     run(root, output)
@@ -270,7 +268,7 @@ def test_a_list_is_tried_before_anything_is_encoded(tmp_path):
         and not (output / ".unfinished").exists()
     )
     (root / "classes.txt").unlink()
-    with pytest.raises(AnnotationError, match="numbers in the list can be read in two"):
+    with pytest.raises(AnnotationError, match="numbers in the list are ambiguous"):
         prepare_dataset("folders", str(root), output, 256, 1, pytest.fail, overwrite=True)
     assert (output / "one.mp4").exists(), "what is there goes only when something can take its place"
 

@@ -62,7 +62,7 @@ def rewrite(path, change_state=lambda state: state, change_card=lambda card: car
         (lambda state: state | {"extra": torch.ones(1)}, "contains 'extra', which the network does not have"),
         (
             lambda state: state | {"head.projection.bias": torch.ones(3)},
-            r"'head.projection.bias' has shape \(3,\), wanted \(2,\): is it a checkpoint of another network or class list",
+            r"'head.projection.bias' has shape \(3,\), expected \(2,\): is it a checkpoint of another network or class list",
         ),
         (lambda state: state | {"norm.bias": state["norm.bias"] * float("nan")}, "'norm.bias' contains NaN or Inf"),
     ],
