@@ -13,7 +13,7 @@ from torch import Tensor
 from mvit_video.model.ops import cpu
 
 LEAST_WIDTH = 96  # of all three sizes of a product: narrower ones are slower in oneDNN
-DEEPEST = 512  # of K in one call
+DEEPEST = 384  # of K in one call
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
