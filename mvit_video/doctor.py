@@ -332,7 +332,7 @@ def gpu_check(number: int, driver: str | None) -> Check:
     import torch
 
     properties = torch.cuda.get_device_properties(number)
-    bf16 = "bf16" if properties.major >= 8 else "no bf16: use train.precision=fp32"
+    bf16 = "bf16" if properties.major >= 8 else "no bf16: precision auto is fp32"
     memory = f"{properties.total_memory / 2**30:.0f} GiB"
     found = f"{properties.name}, {memory}, {bf16}, driver {driver or 'unknown'}, CUDA {torch.version.cuda}"
     try:
