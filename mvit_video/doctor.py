@@ -254,7 +254,7 @@ def trial_clip(folder: Path, codec: str) -> Path | None:
 
 
 def trial_pictures(folder: Path) -> Path:
-    """The same as a folder of JPEG pictures."""
+    """The same as a folder of JPEG images."""
     import numpy as np
     from PIL import Image
 

@@ -16,7 +16,7 @@ from mvit_video.cli.common import (
     say,
     show,
 )
-from mvit_video.data.lists.causes import in_lines
+from mvit_video.data.lists.failures import summary_lines
 from mvit_video.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _say_result(arguments: argparse.Namespace, result: "EvaluationResult", page: Path) -> None:
     """A line per video that was lost, or for many with one cause, and one for the rest."""
-    for line in in_lines((bad.path, f"{bad.reason} ({bad.where})") for bad in result.undecodable):
+    for line in summary_lines((bad.path, f"{bad.reason} ({bad.where})") for bad in result.undecodable):
         complain(f"{line}: counted as wrong")
     views = result.content["protocol"] + (f", frames {arguments.frames}" if arguments.frames != "in-order" else "")
     views += f", at {arguments.resolution} pixels" if arguments.resolution else ""

@@ -53,7 +53,7 @@ def features(arguments: argparse.Namespace) -> int:
 
     Call it again to go on after an interruption. Videos that cannot be decoded are listed, and the exit code is 1.
     """
-    from mvit_video.data.lists.causes import in_lines
+    from mvit_video.data.lists.failures import summary_lines
     from mvit_video.inference.features import extract_features
     from mvit_video.inference.predictor import Predictor
     from mvit_video.locks import alone_in
@@ -64,7 +64,7 @@ def features(arguments: argparse.Namespace) -> int:
     predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, arguments.protocol)
     with alone_in(arguments.output, say):
         bad = extract_features(predictor, task, arguments.output, arguments.overwrite)
-    for line in in_lines([*_refused(task.videos), *bad]):
+    for line in summary_lines([*_refused(task.videos), *bad]):
         complain(line)
     done = len(task.videos) - len(bad)
     say(f"features of {done} videos, {predictor.protocol} views each: see {arguments.output}/index.csv")
@@ -81,7 +81,7 @@ def _feature_task(arguments: argparse.Namespace):
     from mvit_video.config.schema import AUTO
     from mvit_video.data.lists.class_names import read_classes
     from mvit_video.data.lists.read import annotated_list, read_videos
-    from mvit_video.data.lists.split import found_lists
+    from mvit_video.data.lists.split import resolve_auto_lists
     from mvit_video.inference.features import Task
 
     if bool(arguments.config) == bool(arguments.annotations):
@@ -93,7 +93,7 @@ def _feature_task(arguments: argparse.Namespace):
     if arguments.root:
         raise ConfigError("--root is for --annotations: with a CONFIG, say data.root=DIR")
     given = load_config(arguments.config, arguments.overrides).data
-    data = found_lists(given)
+    data = resolve_auto_lists(given)
     source = data.test or data.val or (data.train if given.train == AUTO else None)
     if source is None:
         raise ConfigError("neither data.test nor data.val is set: name the list of videos, such as data.test=train.csv")

@@ -124,7 +124,7 @@ def _predict_stream(predictor, source, arguments: argparse.Namespace) -> int:
 
 
 def explain(arguments: argparse.Namespace) -> int:
-    """Show what a decision rests on, as a heat map over the frames: a picture, a copy of the video, and numbers."""
+    """Show what a decision rests on, as a heat map over the frames: an image, a copy of the video, and numbers."""
     from mvit_video.inference.predictor import Predictor
     from mvit_video.report.outputs import EXPLAIN_FILES, explain_outputs, folders_for
 
@@ -143,7 +143,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", dest="format", action="store_const", const="jsonl", help="the same as --format jsonl")
     parser.add_argument("--top", type=at_least_one, help="how many labels (default: 5)")
     parser.add_argument("--protocol", metavar="NxM", help="clips × crops per video (default: the checkpoint's)")
-    parser.add_argument("--timeline", action="store_true", help="what happens when: segments, picture, annotated copy")
+    parser.add_argument("--timeline", action="store_true", help="what happens when: segments, image, annotated copy")
     parser.add_argument(
         "--stream", metavar="SOURCE", help="a camera such as /dev/video0, - for standard input, a pipe, or an address"
     )

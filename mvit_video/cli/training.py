@@ -96,7 +96,7 @@ def settings(arguments: argparse.Namespace) -> int:
 
 
 def curves(arguments: argparse.Namespace) -> int:
-    """Draw the training loss and the validation accuracy of several runs into one picture."""
+    """Draw the training loss and the validation accuracy of several runs into one image."""
     from mvit_video.engine.hooks.curves import draw_runs
 
     draw_runs(arguments.runs, arguments.output, arguments.overwrite)
@@ -108,7 +108,7 @@ def _add_curves(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="a folder of train; NAME_0, NAME_1 ... share a colour, as seeds do"
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="the picture, a PNG file")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the image, a PNG file")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
 
 

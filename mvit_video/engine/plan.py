@@ -121,9 +121,9 @@ class Plan:
         data = self.data
         yield f"{data.repeated_aug} clips of each video" if data.repeated_aug > 1 else "one clip of each video"
         if data.crop == "resized":
-            yield f"a box of {data.crop_area[0]:.0%} to {data.crop_area[1]:.0%} of the picture"
+            yield f"a box of {data.crop_area[0]:.0%} to {data.crop_area[1]:.0%} of the image"
         else:
-            yield f"a crop of the picture at a short side of {data.jitter_scales[0]} to {data.jitter_scales[1]}"
+            yield f"a crop of the image at a short side of {data.jitter_scales[0]} to {data.jitter_scales[1]}"
         yield "half of them mirrored" if data.flip else "none mirrored"
         if data.randaugment:
             yield f"RandAugment {data.randaugment}"

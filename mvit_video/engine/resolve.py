@@ -110,7 +110,7 @@ def resolve(
 
 def _tell_notes(folder: Path, lists: list[VideoList], say: Callable[[str], None]) -> None:
     if never_started(folder):
-        say(f"note: {folder}: holds a run that ended before its first step, which gives way to this one")
+        say(f"note: {folder}: contains a run that ended before its first step, which gives way to this one")
     for note in (note for videos in lists for note in videos.notes):
         say(f"note: {note}")
 

@@ -168,7 +168,7 @@ def _whole_video(settings: InputSettings, fps: float, video_frames: int) -> Wind
 
 
 def crop_box(settings: InputSettings, height: int, width: int) -> tuple[float, float, float, float]:
-    """What the network sees of a picture: (top, left, height, width) of the centre crop as shares of its sides."""
+    """What the network sees of an image: (top, left, height, width) of the centre crop as shares of its sides."""
     crop_height, crop_width = settings.crop_hw
     scale = max(settings.short_side / min(height, width), crop_height / height, crop_width / width)
     tall, wide = crop_height / (scale * height), crop_width / (scale * width)

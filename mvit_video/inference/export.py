@@ -109,7 +109,7 @@ def export_checkpoint(
     if report.difference > TOLERANCE:
         raise CheckpointError(
             f"{output}: not written, because its logits are up to {report.difference:.1e} from the network's, "
-            f"wanted at most {TOLERANCE:g}"
+            f"expected at most {TOLERANCE:g}"
         )
     if int8:
         content = to_int8(content)

@@ -211,12 +211,12 @@ def _job_folder(folder: Path, job: dict, overwrite: bool) -> Path:
         except ValueError:
             before = None
         if not isinstance(before, dict):
-            raise ConfigError(f"{folder / JOB_FILE}: cannot be read: choose another --output, or say --overwrite")
+            raise ConfigError(f"{folder / JOB_FILE}: cannot be read: choose another --output, or pass --overwrite")
         for name, value in job.items():
             if before.get(name) != value:
                 raise ConfigError(
-                    f"{folder}: holds features of another {name} ({_brief(before.get(name))}, now {_brief(value)}): "
-                    "choose another --output, or say --overwrite"
+                    f"{folder}: contains features of another {name} ({_brief(before.get(name))}, now {_brief(value)}): "
+                    "choose another --output, or pass --overwrite"
                 )
         return folder
     shards = sorted(path.name for path in folder.glob("features-*.npz")) if folder.is_dir() else []

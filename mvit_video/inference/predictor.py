@@ -119,7 +119,7 @@ class Predictor:
 
         A video is a path, the bytes of a file, a file opened for reading bytes; or its frames at `fps` frames a second (a
         file knows its own): a uint8 array or tensor, (T, H, W, 3) or (T, 3, H, W), RGB, or a list of uint8 arrays
-        (H, W, 3) or PIL pictures. Raises DecodeError for the first that cannot be decoded, where `each` goes on, and
+        (H, W, 3) or PIL images. Raises DecodeError for the first that cannot be decoded, where `each` goes on, and
         InputError for what is no video.
         """
         predictions = []
@@ -135,9 +135,9 @@ class Predictor:
         The next videos are read meanwhile, and views of several share a forward pass, which changes no score.
         """
         if isinstance(top, bool) or not isinstance(top, Integral) or top < 1:
-            raise InputError(f"top is {top}, wanted how many of the best classes, a whole number from 1")
+            raise InputError(f"top is {top}, expected how many of the best classes, a whole number from 1")
         if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps < float("inf"):
-            raise InputError(f"fps is {fps}, wanted the frames per second of arrays and pictures, above 0")
+            raise InputError(f"fps is {fps}, expected the frames per second of arrays and images, above 0")
         return self._each(videos, int(top), float(fps))
 
     def _each(self, videos: Iterable[Video], top: int, fps: float) -> Iterator[Prediction]:
@@ -198,7 +198,7 @@ def open_video(path: str | Path, guard: Guard, whole: bool = True) -> Reader:
     except OSError as reason:
         raise DecodeError(f"{path}: cannot be opened ({short_reason(reason)})") from None
     if inside is not None and not any(file.suffix.lower() in PICTURES for file in inside):
-        raise DecodeError(f"{path}: no videos in this folder, wanted files such as .mp4, .mkv, .webm or .avi")
+        raise DecodeError(f"{path}: no videos in this folder, expected files such as .mp4, .mkv, .webm or .avi")
     reader = guard.open(path, whole=whole)
     if reader.note:
         logging.getLogger(__name__).warning("%s: %s", path, reader.note)

@@ -181,7 +181,7 @@ class MViTArguments:
     """The plain arguments of an `MViT`, checked once. Raises ConfigError for one that no network can have.
 
     num_frames, crop_size: the T and H, W (one int, or both) that the position tables are made for. Other sizes
-        work at run time: the tables are interpolated. A model made for one frame also takes pictures (B, 3, H, W).
+        work at run time: the tables are interpolated. A model made for one frame also takes images (B, 3, H, W).
     num_classes: rows of the head.
     depths: blocks per stage; the first block of each later stage strides the queries and doubles the heads.
     embed_dim, num_heads: width and heads of the first stage; both double from stage to stage.
@@ -255,11 +255,11 @@ class MViTArguments:
             raise ConfigError(f"embed_dim={self.embed_dim} is not a multiple of num_heads={self.num_heads}")
         if any(length % 2 == 0 for length in self.pool_kernel):
             raise ConfigError(
-                f"pool_kernel={tuple(self.pool_kernel)}: wanted odd lengths, so that a window has a middle"
+                f"pool_kernel={tuple(self.pool_kernel)}: expected odd lengths, so that a window has a middle"
             )
         if any(step % 2 and step > 1 for step in self.q_stride):
             raise ConfigError(
-                f"q_stride={tuple(self.q_stride)}: wanted 1 or even steps, so that the shortcut's windows of step + 1 "
+                f"q_stride={tuple(self.q_stride)}: expected 1 or even steps, so that the shortcut's windows of step + 1 "
                 "have a middle"
             )
         if any(length < step for length, step in zip(self.size, self.patch_stride, strict=True)):
@@ -413,14 +413,14 @@ class MViT(nn.Module):
     def _check_clips(self, clips: Tensor) -> None:
         if clips.ndim != 5 or clips.shape[1] != self.in_channels:
             raise InputError(
-                f"clips have shape {tuple(clips.shape)}, wanted (batch, {self.in_channels}, frames, height, width)"
+                f"clips have shape {tuple(clips.shape)}, expected (batch, {self.in_channels}, frames, height, width)"
             )
         if not clips.is_floating_point():
-            raise InputError(f"clips are {clips.dtype}, wanted floating point values, normalised by mean and std")
+            raise InputError(f"clips are {clips.dtype}, expected floating point values, normalised by mean and std")
         if any(size < stride for size, stride in zip(clips.shape[2:], self.patch_stride, strict=True)):
             raise InputError(
                 f"clips of {tuple(clips.shape[2:])} frames × height × width are smaller than one patch step "
-                f"{self.patch_stride}: use more frames or larger pictures"
+                f"{self.patch_stride}: use more frames or larger images"
             )
 
 

@@ -24,7 +24,7 @@ def start(data, run, *words):
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_lists_are_read(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ConfigError, match=r"file: is a file, wanted a folder for the output"):
+    with pytest.raises(ConfigError, match=r"file: is a file, expected a folder for the output"):
         start("nowhere", tmp_path / "file/run")
     with pytest.raises(ConfigError, match=r"^/proc/run: cannot be written to \(No such file or directory\): choose an"):
         start("nowhere", "/proc/run")

@@ -90,7 +90,7 @@ def test_a_single_frame_is_useless_on_the_motion_dataset(trained, validation_lis
 
 
 def test_the_single_frame_network_does_learn_where_frames_tell_the_class(trained, motion_data):
-    """The same network and budget, on the same videos labelled by the brightness of their pictures."""
+    """The same network and budget, on the same videos labelled by the brightness of their images."""
     from mvit_video.data.lists.read import VideoList, VideoRecord
     from mvit_video.data.video.reader import VideoReader
 
@@ -121,7 +121,7 @@ def test_orders_of_frames_have_names():
         assert torch.equal(frame_order(word)(views, 5), shuffled_frames(seed)(views, 5))
     for word in ("shuffled:", "shuffled:x", "shuffled:-1", "backwards", ""):
         with pytest.raises(
-            ConfigError, match=r"is no order: allowed are in-order, reversed, shuffled and shuffled:SEED"
+            ConfigError, match=r"is no order: choose from in-order, reversed, shuffled and shuffled:SEED"
         ):
             frame_order(word)
 

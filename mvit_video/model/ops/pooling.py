@@ -298,7 +298,7 @@ def _filter_gradient_2d(gradient: Tensor, pictures: Tensor, weight: Tensor, stri
 def max_pool(grid: Tensor, stride: Grid) -> Tensor:
     """Maximum over windows of stride + 1 cells (1 where the stride is 1) that overlap: the shortcut of a stage start.
 
-    Where time is not strided the pictures are pooled in 2D, which has a backward pass for channels-last memory.
+    Where time is not strided the images are pooled in 2D, which has a backward pass for channels-last memory.
     """
     kernel = tuple(step + 1 if step > 1 else 1 for step in stride)
     padding = tuple(length // 2 for length in kernel)
@@ -311,7 +311,7 @@ def max_pool(grid: Tensor, stride: Grid) -> Tensor:
 def patch_conv(clips: Tensor, conv: nn.Conv3d) -> Tensor:
     """A 3D convolution of clips (B, c, T, H, W) with few channels.
 
-    Where Triton runs, the filter's taps in time become channels of pictures: GPUs lack a fast 3D convolution of so few.
+    Where Triton runs, the filter's taps in time become channels of images: GPUs lack a fast 3D convolution of so few.
     """
     if device.is_fused_anyway() or not device.kernels_for(clips):
         return nn.Conv3d.forward(conv, clips)

@@ -58,7 +58,7 @@ def convert(
     Raises CheckpointError or ConfigError.
     """
     if to not in targets():
-        raise ConfigError(f"format '{to}' is unknown: allowed are {', '.join(targets())}")
+        raise ConfigError(f"format '{to}' is unknown: choose from {', '.join(targets())}")
     if classes and to != "native":
         raise ConfigError(f"--classes: a file --to {to} holds no class names: leave them out, or convert --to native")
     if words and to != "native":
@@ -181,7 +181,7 @@ def _with_words(card: ModelCard, words: Sequence[str]) -> ModelCard:
         key = word.partition("=")[0]
         if key not in allowed:
             raise ConfigError(
-                f"'{word}': a checkpoint does not know '{key}'{did_you_mean(key, allowed)}: allowed are {', '.join(allowed)}"
+                f"'{word}': a checkpoint does not know '{key}'{did_you_mean(key, allowed)}: choose from {', '.join(allowed)}"
             )
     tree = {"data": card.preprocessing.model_dump(mode="json"), "evaluation": {"protocol": card.protocol}}
     config = config_from_dict(tree, "the input", words)

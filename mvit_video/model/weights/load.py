@@ -217,7 +217,7 @@ def check_exactly(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], sou
         raise CheckpointError(f"{source}: {difference}")
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape:
-            shapes = f"{tuple(tensor.shape)}, wanted {tuple(wanted[name].shape)}"
+            shapes = f"{tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}"
             raise CheckpointError(
                 f"{source}: '{name}' has shape {shapes}: is it a checkpoint of another network or class list?"
             )
@@ -228,7 +228,7 @@ def _check_kind(name: str, tensor: Tensor, wanted: Tensor, source: str | Path) -
     """CheckpointError for counts where weights are wanted, or the other way round."""
     if tensor.is_floating_point() != wanted.is_floating_point():
         kind = "floating point weights" if wanted.is_floating_point() else "whole numbers"
-        raise CheckpointError(f"{source}: '{name}' holds {tensor.dtype}, wanted {kind}")
+        raise CheckpointError(f"{source}: '{name}' contains {tensor.dtype}, expected {kind}")
 
 
 def _difference(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], excepted: Collection[str] = ()) -> str:
@@ -237,7 +237,7 @@ def _difference(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], excep
     unknown = sorted(state.keys() - wanted.keys() - set(excepted))
     if not missing and not unknown:
         return ""
-    what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}', which the network does not have"
+    what = f"lacks '{missing[0]}'" if missing else f"contains '{unknown[0]}', which the network does not have"
     return f"{what} ({len(missing)} missing, {len(unknown)} unknown)"
 
 
