@@ -14,7 +14,7 @@ WHOLE_NAME = 40  # letters of a name that a table keeps on one line
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/demo/motion.yaml")
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or a name that `mvit-video configs` lists")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file's")
 
 
