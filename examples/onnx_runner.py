@@ -127,7 +127,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def open_video(path: str):
-    """The container and its default video stream that is no cover picture; only local files of known containers."""
+    """The container and its default video stream that is no cover image; only local files of known containers."""
     container = av.open(path, options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS})
     kinds = av.stream.Disposition
     streams = [stream for stream in container.streams.video if not stream.disposition & kinds.attached_pic]
@@ -224,7 +224,7 @@ def read_frames(path: str, wanted: set[int]):
 
 
 def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
-    """Quarter turns to the left, after a picture was turned upside down if it is stored mirrored."""
+    """Quarter turns to the left, after an image was turned upside down if it is stored mirrored."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return 0, False

@@ -76,7 +76,7 @@ def local_file(path: str | Path, error: type[MvitVideoError] = ConfigError, chec
     if not Path(text).exists():
         raise error(f"{text}: no such file")
     if Path(text).is_dir():
-        raise error(f"{text}: is a folder, wanted a file")
+        raise error(f"{text}: is a folder, expected a file")
     return Path(text)
 
 
@@ -94,7 +94,7 @@ def cache_place(url: str) -> Path:
     names = [part for part in unquote(parts.path).split("/") if part not in ("", ".")]
     places = [parts.netloc.rpartition("@")[2].replace(":", "_"), *names]
     if not names or not parts.hostname or {".", ".."} & set(places) or "\0" in "".join(places):
-        raise OSError(f"{url}: names no file, wanted an address such as https://host/folder/file.pyth")
+        raise OSError(f"{url}: names no file, expected an address such as https://host/folder/file.pyth")
     if parts.query:
         places[-1] = f"{hashlib.sha256(parts.query.encode()).hexdigest()[:8]}_{names[-1]}"
     return cache_folder().joinpath(*places)

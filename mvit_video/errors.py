@@ -45,7 +45,7 @@ class InputError(MvitVideoError, ValueError):
 
 def clipped(text: str, most: int = 200) -> str:
     """A text that a message quotes, short enough to be read."""
-    return text if len(text) <= most else f"{text[: most - 20]}... ({len(text):,} letters)"
+    return text if len(text) <= most else f"{text[: most - 20]}... ({len(text):,} characters)"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -102,7 +102,7 @@ def alone_in(
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder}: is a file, wanted a folder for the output")
+        raise ConfigError(f"{folder}: is a file, expected a folder for the output")
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     with ExitStack() as stack:
         stack.callback(_remove_empty, made)

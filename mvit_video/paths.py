@@ -41,14 +41,14 @@ def fresh_folder(folder: str | Path, owned: tuple[str, ...], overwrite: bool) ->
 def check_fresh(folder: Path, owned: tuple[str, ...], overwrite: bool) -> list[Path]:
     """What `fresh_folder` would delete; ConfigError where it would refuse the folder. Changes nothing."""
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder}: is a file, wanted a folder for the output")
+        raise ConfigError(f"{folder}: is a file, expected a folder for the output")
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise ConfigError(f"{folder}: cannot be written, since {place} takes no files: choose another --output")
     present = [folder / name for name in owned if (folder / name).exists()]
     if present and not overwrite:
         raise ConfigError(
-            f"{folder}: already holds {present[0].name} of another run: choose another --output, or say --overwrite"
+            f"{folder}: already contains {present[0].name} of another run: choose another --output, or pass --overwrite"
         )
     return present
 
@@ -60,11 +60,11 @@ def output_file(path: str | Path, overwrite: bool = True) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        raise ConfigError(f"{path}: is a folder, wanted a file to write")
+        raise ConfigError(f"{path}: is a folder, expected a file to write")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent} to write it to: create it first")
     if path.exists() and not overwrite:
-        raise ConfigError(f"{path}: exists: choose another --output, or say --overwrite")
+        raise ConfigError(f"{path}: exists: choose another --output, or pass --overwrite")
     return path
 
 

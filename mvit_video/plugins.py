@@ -71,7 +71,7 @@ class Registry(Generic[Entry]):
         known = self.names()
         if name not in self._entries:
             raise ConfigError(
-                f"{self.kind} '{name}' is unknown{did_you_mean(name, known)}: allowed are {', '.join(known)}; "
+                f"{self.kind} '{name}' is unknown{did_you_mean(name, known)}: choose from {', '.join(known)}; "
                 "what a plugin adds is known with --plugin MODULE"
             )
         return self._entries[name]
@@ -174,7 +174,7 @@ def _import(module: str, what: str, otherwise: str) -> None:
     if module.endswith(".py") or "/" in module:
         name = os.path.basename(module).removesuffix(".py")
         raise ConfigError(
-            f"{what}: is a file, wanted the name of a module: say --plugin {name} in the folder of the file"
+            f"{what}: is a file, expected the name of a module: pass --plugin {name} in the folder of the file"
         )
     try:
         with _as_plugin(module):
@@ -185,7 +185,7 @@ def _import(module: str, what: str, otherwise: str) -> None:
                 f"{what}: needs the module '{reason.name}', which is missing: install it, or {otherwise}"
             ) from reason
         raise ConfigError(
-            f"{what}: there is no module '{reason.name}': install its package, or call this in the folder that holds it"
+            f"{what}: there is no module '{reason.name}': install its package, or call this in the folder that contains it"
         ) from None
     except MvitVideoError as reason:
         named = f"'{module}'" in str(reason)

@@ -166,7 +166,7 @@ def main() -> None:
     found = {
         "pooling of q, k and v": pooling_difference(1, (2, 2, 3), (3, 3, 3), [one, two, two]),
         "pooling without class token, strided in time": pooling_difference(0, (3, 3, 2), (3, 3, 3), [(2, 3, 1)]),
-        "pooling of pictures": pooling_difference(1, (1, 4, 5), (1, 3, 3), [two]),
+        "pooling of images": pooling_difference(1, (1, 4, 5), (1, 3, 3), [two]),
         "folding": folding_difference(1, (2, 3, 2), (2, 2, 1), "thw"),
         "folding without class token and time": folding_difference(0, (2, 1, 3), (2, 2, 2), "hw"),
         "norm": norm_difference(),

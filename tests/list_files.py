@@ -1,4 +1,4 @@
-"""Lists and empty files for tests that read no picture."""
+"""Lists and empty files for tests that read no image."""
 
 from pathlib import Path
 

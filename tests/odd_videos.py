@@ -29,7 +29,7 @@ def plain(name: str, codec: str, options: dict | None = None, **arguments) -> Ma
 
 
 def sized(name: str, codec: str, pixels: str, size: tuple[int, int], rate: int = 25, count: int = 12) -> Maker:
-    """For codecs that take few sizes: the numbered picture in a grey one."""
+    """For codecs that take few sizes: the numbered image in a grey one."""
 
     def write(folder: Path) -> Path:
         width, height = size
@@ -58,7 +58,7 @@ def packets_of(path: Path) -> list[bytes]:
 
 
 def packed_b_frames(folder: Path) -> Path:
-    """As DivX 5 and old XviD: each B-picture in one packet with the picture stored before it, then a packet without one."""
+    """As DivX 5 and old XviD: each B-image in one packet with the image stored before it, then a packet without one."""
     plain_file = write_numbered(
         folder / "unpacked.avi", COUNT, codec="mpeg4", options={"bf": "1", "b_strategy": "0", "g": "12"}
     )
@@ -76,12 +76,12 @@ def packed_b_frames(folder: Path) -> Path:
 
 
 def picture_kind(packet: bytes) -> int:
-    """Of an MPEG-4 packet's first picture: 0 I, 1 P, 2 B."""
+    """Of an MPEG-4 packet's first image: 0 I, 1 P, 2 B."""
     return packet[packet.find(b"\0\0\1\xb6") + 4] >> 6
 
 
 def skipped_picture(increment: int) -> bytes:
-    """A P-picture of MPEG-4 that is not coded."""
+    """A P-image of MPEG-4 that is not coded."""
     bits = "01" + "0" + "1" + format(increment, "05b") + "1" + "0"
     bits += "0" + "1" * ((8 - (len(bits) + 1) % 8) % 8)
     return b"\0\0\1\xb6" + bytes(int(bits[k : k + 8], 2) for k in range(0, len(bits), 8))
@@ -136,7 +136,7 @@ def headers_once(folder: Path) -> Path:
 
 
 def turned_once(folder: Path) -> Path:
-    """Raw H.264 with a message at its beginning that its pictures are to be turned by a quarter to the left."""
+    """Raw H.264 with a message at its beginning that its frames are rotated by a quarter to the left."""
     units = units_of(write_numbered(folder / "a.h264", COUNT, options=B))
     first = next(place for place, unit in enumerate(units) if unit[0] & 31 == 5)
     # no cancel, no flips, 16 bits of angle (a quarter of 65536), repetition "1", no extension, and the end of the message
@@ -239,7 +239,7 @@ def two_streams(name: str, default: int) -> Maker:
 
 
 def with_cover(folder: Path) -> Path:
-    """A cover picture as the first stream, then the video."""
+    """A cover image as the first stream, then the video."""
     video, path = write_numbered(folder / "video.mp4", COUNT, options=B), folder / "cover.mp4"
     picture = write_numbered(folder / "cover.png", 1, codec="png", pixels="rgb24", form="image2")
     with av.open(str(video)) as film, av.open(str(picture)) as still, av.open(str(path), "w") as output:
@@ -255,7 +255,7 @@ def with_cover(folder: Path) -> Path:
 
 
 def with_sound_only_before(folder: Path) -> Path:
-    """A sound track that begins a second before the pictures."""
+    """A sound track that begins a second before the images."""
     path = folder / "sound.mp4"
     with av.open(str(path), "w") as output:
         sound, pictures = output.add_stream("aac", rate=16000), output.add_stream("libx264", rate=25, options=B)

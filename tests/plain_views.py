@@ -1,4 +1,4 @@
-"""Frames and scaled pictures in plain NumPy, which share nothing with the package: what its views are compared with."""
+"""Frames and scaled images in plain NumPy, which share nothing with the package: what its views are compared with."""
 
 import av
 import numpy as np

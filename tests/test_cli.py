@@ -9,6 +9,7 @@ import sys
 import pytest
 from conftest import REPOSITORY
 from shared_files import shared
+from tiny_checkpoint import write_tiny
 
 from mvit_video import cli
 from mvit_video.config.load import load_config
@@ -45,11 +46,11 @@ def test_train_evaluate_predict_from_the_command_line(capsys, few_videos, tmp_pa
     assert code == 0 and answer["predictions"][0]["label"] in out and f"{answer['predictions'][0]['score']:.3f}" in out
 
     code, _, err = run(capsys, "train", DEMO, "--output", tmp_path / "run", *words)
-    assert code == 1 and "already holds config.yaml of another run" in err
+    assert code == 1 and "already contains config.yaml of another run" in err
     code, _, err = run(capsys, "train", DEMO, "--output", tmp_path / "run", "--resume", "auto", *words)
     assert code == 0 and "resuming after step 4" in err
     code, _, err = run(capsys, "evaluate", DEMO, words[0], "--checkpoint", weights, "--output", tmp_path / "eval")
-    assert code == 1 and "already holds results.json" in err
+    assert code == 1 and "already contains results.json" in err
 
 
 def test_a_folder_of_class_folders_trains_with_the_shipped_config(capsys, few_videos, tmp_path):
@@ -90,7 +91,7 @@ def test_demo_data_writes_a_dataset(capsys, tmp_path):
     assert code == 0 and "3 training and 2 validation videos are in" in err
     assert len((tmp_path / "d/train.csv").read_text().splitlines()) == 3
     code, _, err = run(capsys, "demo-data", "--output", tmp_path / "d", "--train", 3)
-    assert code == 1 and "already holds train of another run" in err
+    assert code == 1 and "already contains train of another run" in err
     code, _, _ = run(capsys, "demo-data", "--output", tmp_path / "d", "--train", 2, "--val", 1, "--overwrite")
     assert code == 0 and len((tmp_path / "d/train.csv").read_text().splitlines()) == 2
 
@@ -194,7 +195,7 @@ def test_a_wrong_row_costs_one_line_that_names_it(capsys, few_videos, tmp_path):
 def test_an_output_that_cannot_be_made_costs_one_line(capsys, few_videos, tmp_path):
     (tmp_path / "file").touch()
     for output, message in (
-        ("file", "file: is a file, wanted a folder"),
+        ("file", "file: is a file, expected a folder"),
         ("file/run", "cannot be written to (Not a directory): choose another --output"),
     ):
         words = [f"data.root={few_videos}", "train.clips_per_step=8"]
@@ -237,6 +238,14 @@ def test_wrong_usage_exits_with_two(capsys, words, message):
 def test_the_tools_are_the_verbs(script, first_line):
     words = [sys.executable, str(REPOSITORY / f"tools/{script}.py"), "--help"]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.startswith(first_line)
+
+
+@pytest.mark.integration
+def test_the_agreement_tool_compares_both_forms_of_attention_with_fp32(few_videos, tmp_path):
+    checkpoint = write_tiny(tmp_path / "tiny.safetensors")
+    words = [sys.executable, str(REPOSITORY / "tools/attention_agreement.py"), checkpoint, "val.csv", few_videos]
+    lines = subprocess.run([*map(str, words)], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["8 clips; fp32", "bf16, fused", "bf16, blocks"]
 
 
 def test_the_package_runs_as_a_module():

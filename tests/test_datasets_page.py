@@ -10,7 +10,7 @@ from list_files import write
 
 from mvit_video.config.schema import DataSettings
 from mvit_video.data.lists.checks import check_files_exist
-from mvit_video.data.lists.read import list_place, read_videos
+from mvit_video.data.lists.read import locate_list, read_videos
 
 PAGE = (REPOSITORY / "datasets/README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```text\n(.*?)```\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)
@@ -61,7 +61,7 @@ COMMANDS = re.findall(r"mvit-video (?:verify|prepare) --annotations (\S+) --root
 def test_the_lists_that_verify_and_prepare_are_called_with_are_in_the_trees(tmp_path, monkeypatch, annotations, root):
     build(next(tree for tree, _ in EXAMPLES if tree.startswith(f"{root}/")), tmp_path)
     monkeypatch.chdir(tmp_path)
-    videos = read_videos(list_place(annotations, root), root, need_labels=False)
+    videos = read_videos(locate_list(annotations, root), root, need_labels=False)
     assert not check_files_exist(videos, root).missing and len(videos) > 0
 
 

@@ -331,6 +331,6 @@ def test_a_cache_that_cannot_be_made_says_what_to_set(tmp_path, monkeypatch):
 def test_an_address_never_leads_out_of_the_cache(address, tmp_path, monkeypatch):
     monkeypatch.setenv("MVIT_VIDEO_CACHE", str(tmp_path))
     with pytest.raises(
-        CheckpointError, match=r"names no file, wanted an address such as https://host/folder/file.pyth"
+        CheckpointError, match=r"names no file, expected an address such as https://host/folder/file.pyth"
     ):
         fetch(address)

@@ -243,6 +243,6 @@ def test_a_registered_tracker_is_opened_by_its_name_and_owns_its_files(tmp_path)
 
 def test_an_unknown_export_format_names_those_that_there_are():
     with pytest.raises(
-        ConfigError, match=r"export format 'onx' is unknown \(did you mean 'onnx'\?\): allowed are onnx, pt2;"
+        ConfigError, match=r"export format 'onx' is unknown \(did you mean 'onnx'\?\): choose from onnx, pt2;"
     ):
         export_checkpoint("nowhere.safetensors", "onx", "out.onx", None)

@@ -76,7 +76,7 @@ def _originals(clips: Sequence[Clip], root: str, originals: str) -> list[Clip]:
     """The same clips in the files that they were prepared from, by the manifest."""
     manifest = Path(root) / "manifest.jsonl"
     if not manifest.is_file():
-        raise ConfigError(f"{root}: holds no manifest.jsonl: --originals is for folders that `prepare` wrote")
+        raise ConfigError(f"{root}: contains no manifest.jsonl: --originals is for folders that `prepare` wrote")
     records = map(json.loads, manifest.read_text(encoding="utf-8").split("\n")[:-1])
     sources = {str(Path(root) / record["path"]): str(Path(originals) / record["source"]) for record in records}
     unknown = next((clip.file for clip in clips if clip.file not in sources), None)

@@ -27,7 +27,7 @@ from mvit_video.benchmark.clip_readers import Clip, contenders, draw_clips
 from mvit_video.config.schema import Config
 from mvit_video.data.dataset import SampleKey, ViewDataset, clip_dataset_from
 from mvit_video.data.lists.read import VideoList
-from mvit_video.data.lists.split import found_lists
+from mvit_video.data.lists.split import resolve_auto_lists
 from mvit_video.data.loader import StepSampler, collate, training_loader
 from mvit_video.data.prepare.verify import lists_of
 from mvit_video.data.video.pyav import PyAvBackend
@@ -47,7 +47,7 @@ def benchmark_loading(config: Config, clips: int, against: str | None, originals
     """
     if config.data.train is None:
         raise ConfigError("data.train is not set: name the list of videos to load")
-    data = found_lists(config.data).model_copy(update={"val": None, "test": None})
+    data = resolve_auto_lists(config.data).model_copy(update={"val": None, "test": None})
     (videos,) = lists_of(data)
     config = config.model_copy(update={"data": data})
     threads = torch.get_num_threads()

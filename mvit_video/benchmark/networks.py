@@ -54,7 +54,7 @@ class Benchmark:
             if name is not None:
                 model_entry(name.removeprefix(REFERENCE))
         if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype '{self.dtype}' is unknown: allowed are {', '.join(DTYPES)}")
+            raise ConfigError(f"dtype '{self.dtype}' is unknown: choose from {', '.join(DTYPES)}")
         for name in ("batch", "repeats"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} is too small: at least 1 is needed")

@@ -33,7 +33,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
     Exit code 1 if any is bad. With CONFIG, all videos of data.train, data.val and data.test.
     """
-    from mvit_video.data.lists.causes import by_cause
+    from mvit_video.data.lists.failures import group_by_cause
     from mvit_video.data.prepare import verify
     from mvit_video.paths import output_file, write_json
     from mvit_video.progress import progress_bar
@@ -48,7 +48,7 @@ def verify(arguments: argparse.Namespace) -> int:
     if output:
         write_json(output, result)
     if result["bad"]:
-        groups = by_cause([bad["reason"] for bad in result["bad"]])
+        groups = group_by_cause([bad["reason"] for bad in result["bad"]])
         rows = [_bad_row([result["bad"][place] for place in group]) for group in groups]
         print_rows("bad videos", ("video", "row", "seconds", "reason"), rows, (1, 2))
     if odd:
@@ -71,7 +71,7 @@ def _verify_plan(arguments: argparse.Namespace):
     from mvit_video.data.prepare.verify import Decoding, lists_of
 
     if (arguments.config is None) == (arguments.annotations is None):
-        raise ConfigError("wanted either a CONFIG or --annotations with --root, to know which videos to verify")
+        raise ConfigError("expected either a CONFIG or --annotations with --root, to know which videos to verify")
     if arguments.annotations is not None:
         if arguments.root is None:
             raise ConfigError("--annotations wants --root too, the folder that its paths are relative to")
@@ -82,7 +82,9 @@ def _verify_plan(arguments: argparse.Namespace):
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/demo/motion.yaml")
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG", help="a YAML file, or a name that `mvit-video configs` lists"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file's")
     parser.add_argument(
         "--annotations", metavar="FILE", help="a list of videos instead of CONFIG, as data.train takes it"
@@ -94,10 +96,10 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Re-encode the videos of a list to a short side of N pixels, so that random clips decode fast; call again to go on."""
-    from mvit_video.data.lists.causes import Complaints
+    from mvit_video.data.lists.failures import FailureReporter
     from mvit_video.data.prepare.prepare import BAD, prepare_dataset
 
-    complaints = Complaints(complain)
+    complaints = FailureReporter(complain)
     done = prepare_dataset(
         arguments.annotations,
         arguments.root,

@@ -12,8 +12,9 @@ from urllib.parse import urljoin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mvit_video.config.plain_yaml import NotYaml, plain_values
+from mvit_video.config.plain_yaml import InvalidYaml, plain_values
 from mvit_video.config.schema import Config
+from mvit_video.config.shipped import config_file, shipped_configs
 from mvit_video.download import local_file
 from mvit_video.errors import ConfigError, clipped, did_you_mean
 from mvit_video.plugins import check_plugins
@@ -23,43 +24,42 @@ _ADDRESS = ("http://", "https://")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The settings of a YAML file or http(s) address, with `section.key=value` words put in last.
+    """Read settings from a YAML file, an http(s) address or a shipped configuration; `section.key=value` overrides come last.
 
-    A file may name another in `_BASE_` (relative to itself), whose values it then changes one by one.
-    Raises ConfigError that names the file or the word, the key, its value and what is allowed, or a plugin that the settings
-    need and that is not loaded.
+    A file may name a base file in `_BASE_` (relative to itself, or a shipped configuration) and override single values of it.
+    Raises ConfigError that names the file or the override, the key, its value and what is allowed, or a plugin that the
+    settings need and that is not loaded.
     """
     if not str(path).startswith(_ADDRESS) and re.match(r"[\w.]+=", str(path)) and not Path(path).exists():
-        raise ConfigError(f"'{path}' is KEY=VALUE where a CONFIG is wanted: name a YAML file first")
+        raise ConfigError(f"'{path}' is an override, expected a CONFIG: name a YAML file first")
     config = config_from_dict(read_yaml(path), str(path), overrides)
     check_plugins(config.plugins, str(path))
     return config
 
 
-def read_yaml(path: str | Path, repeats: dict[str, list[int]] | None = None) -> dict[str, Any]:
-    """The plain values of a YAML file, put into those of the file that it names in `_BASE_`, if it names one.
+def read_yaml(path: str | Path, duplicates: dict[str, list[int]] | None = None) -> dict[str, Any]:
+    """Read the plain values of a YAML file, merged over those of its `_BASE_` file if it names one.
 
-    A key that stands twice is an error, for one of the two would be lost without a word. With `repeats` the last one counts,
-    and the key is put there with its lines.
+    A duplicate key is an error. With `duplicates` the last one counts, and the key is added to it with its line numbers.
     """
-    return _read(str(path), (), repeats)
+    return _read(config_file(str(path)), (), duplicates)
 
 
 def dump_config(config: Config) -> str:
-    """All settings, defaults too, as YAML that `load_config` reads back to the same."""
+    """Write all settings, defaults included, as YAML that `load_config` reads back unchanged."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def config_from_dict(tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
-    """Settings from plain values, such as those a checkpoint carries, and words put in last; errors name `source` or the word."""
+    """Build settings from plain values, such as those in a checkpoint; errors name `source` or the override."""
     try:
-        return Config.model_validate(_with_words(tree, overrides))
+        return Config.model_validate(_with_overrides(tree, overrides))
     except ValidationError as reason:
-        raise ConfigError(_sentence(reason, _to_blame(reason, tree, overrides) or source)) from None
+        raise ConfigError(_describe(reason, _offending_overrides(reason, tree, overrides) or source)) from None
 
 
 def with_overrides(config: Config | str | Path, overrides: Mapping[str, Any]) -> Config:
-    """Settings, or those of a YAML file, in which others win: `{"train": {"epochs": 3}}`, or `{"train.epochs": 3}`.
+    """Override settings, or those of a YAML file: `{"train": {"epochs": 3}}`, or `{"train.epochs": 3}`.
 
     Raises ConfigError that names the setting, its value and what is allowed.
     """
@@ -78,7 +78,7 @@ def with_overrides(config: Config | str | Path, overrides: Mapping[str, Any]) ->
 
 
 def describe_settings(model: type[BaseModel] = Config, prefix: str = "") -> Iterable[tuple[str, str, str]]:
-    """(key, default, sentence) of every setting, in the order of the schema; the default as KEY=VALUE takes it."""
+    """Yield (key, default, sentence) of every setting in schema order; the default as KEY=VALUE takes it."""
     for name, field in model.model_fields.items():
         if isinstance(field.default, BaseModel):
             yield from describe_settings(type(field.default), f"{prefix}{name}.")
@@ -87,48 +87,55 @@ def describe_settings(model: type[BaseModel] = Config, prefix: str = "") -> Iter
             yield f"{prefix}{name}", default, field.description or ""
 
 
-def _read(source: str, seen: tuple[str, ...], repeats: dict[str, list[int]] | None) -> dict[str, Any]:
+def _read(source: str, seen: tuple[str, ...], duplicates: dict[str, list[int]] | None) -> dict[str, Any]:
     file = local_file(source)
     known = source if source.startswith(_ADDRESS) else str(file.resolve())
     if known in seen:
-        raise ConfigError(f"{source}: names itself as {BASE}, by way of {', '.join(Path(p).name for p in seen)}")
-    tree = _tree(source, file, repeats)
+        raise ConfigError(f"{source}: includes itself through {BASE} ({', '.join(Path(p).name for p in seen)})")
+    tree = _parse(source, file, duplicates)
     base = tree.pop(BASE, None)
     tree = {key: {} if value is None and key in Config.model_fields else value for key, value in tree.items()}
     if base is None:
         return tree
-    return _merged(_read(_beside(source, base), (*seen, known), repeats), tree)
+    return _merged(_read(_base_path(source, base), (*seen, known), duplicates), tree)
 
 
-def _tree(source: str, file: Path, repeats: dict[str, list[int]] | None) -> dict[str, Any]:
+def _parse(source: str, file: Path, duplicates: dict[str, list[int]] | None) -> dict[str, Any]:
     try:
         tree, found = plain_values(file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as reason:
         raise ConfigError(f"{source}: is not UTF-8 text (byte {reason.start}): save it as UTF-8") from None
-    except NotYaml as reason:
+    except InvalidYaml as reason:
         raise ConfigError(f"{source}: {reason}") from None
-    if found and repeats is None:
+    if found and duplicates is None:
         key, lines = next(iter(found.items()))
         name, places = key.rpartition(".")[2], " and ".join(map(str, lines))
         raise ConfigError(f"{source}: duplicate key '{name}' (lines {places}): keep one of them")
-    if repeats is not None:
-        repeats.update(found)
+    if duplicates is not None:
+        duplicates.update(found)
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
-        raise ConfigError(f"{source}: holds a {type(tree).__name__}, wanted sections such as `data:`")
+        raise ConfigError(f"{source}: contains a {type(tree).__name__}, expected sections such as `data:`")
     return tree
 
 
-def _beside(source: str, base: object) -> str:
-    """Where the base of a file is: relative to it. What comes from an address names no file of this machine."""
+def _base_path(source: str, base: object) -> str:
+    """Path of a base file, relative to the file that names it. A file from an address cannot name a local one."""
     if not isinstance(base, str):
-        raise ConfigError(f"{source}: {BASE} is {base!r}, wanted the name of a YAML file")
+        raise ConfigError(f"{source}: {BASE} is {base!r}, expected the name of a YAML file")
     if not source.startswith(_ADDRESS):
-        return base if base.startswith(_ADDRESS) else str(Path(source).parent / base)
+        beside = Path(source).parent / base
+        return base if base.startswith(_ADDRESS) else str(beside) if beside.exists() else _shipped(base) or str(beside)
     place = urljoin(source, base)
     if not place.startswith(_ADDRESS):
-        raise ConfigError(f"{source}: {BASE} is '{base}', wanted an address, or a name beside its own")
+        raise ConfigError(f"{source}: {BASE} is '{base}', expected an address, or a name relative to this file's")
     return place
+
+
+def _shipped(base: str) -> str | None:
+    """The shipped configuration of that name, if there is one; never a file beside the current folder."""
+    name = base.removeprefix("configs/").removesuffix(".yaml")
+    return str(shipped_configs()[name]) if name in shipped_configs() else None
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -139,9 +146,9 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _with_words(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+def _with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     changed = deepcopy(tree)
-    for word in words:
+    for word in overrides:
         _override(changed, word)
     return changed
 
@@ -161,13 +168,13 @@ def _override(tree: dict[str, Any], word: str) -> None:
 
 
 def _value(sections: Sequence[str], name: str, text: str) -> Any:
-    """YAML's null, lists and mappings; all else is left to the setting, for YAML reads 010 as 8, yes as true, `a #1` as a."""
+    """Parse null, lists and mappings as YAML; keep the rest as text, since YAML reads 010 as 8, yes as true, `a #1` as a."""
     try:
-        value, repeats = plain_values(text)
-    except NotYaml:
+        value, duplicates = plain_values(text)
+    except InvalidYaml:
         return text
-    if repeats:
-        raise ConfigError(f"command line, '{name}={text}': duplicate key '{next(iter(repeats))}': keep one of them")
+    if duplicates:
+        raise ConfigError(f"command line, '{name}={text}': duplicate key '{next(iter(duplicates))}': keep one of them")
     section = Config.model_fields.get(".".join(sections))
     field = type(section.default).model_fields.get(name) if section else None
     if value is None or field is None:
@@ -176,34 +183,34 @@ def _value(sections: Sequence[str], name: str, text: str) -> Any:
     return text if is_text or not isinstance(value, (list, dict)) else value
 
 
-def _to_blame(reason: ValidationError, tree: dict[str, Any], words: Sequence[str]) -> str:
-    """The words that the first error is about, or the one without which all is right, or all; empty for the file."""
+def _offending_overrides(reason: ValidationError, tree: dict[str, Any], overrides: Sequence[str]) -> str:
+    """Name the overrides that caused the first error; an empty string if the file did."""
     place = [str(part) for part in reason.errors()[0]["loc"]]
-    keys = [word.partition("=")[0].split(".") for word in words]
-    about = [word for word, key in zip(words, keys, strict=True) if place[: len(key)] == key]
-    without = [[other for other in words if other != word] for word in words]
-    about = about or [word for word, rest in zip(words, without, strict=True) if _is_valid(tree, rest)][:1]
-    if not about and words and _is_valid(tree, ()):
-        about = list(words)
+    keys = [word.partition("=")[0].split(".") for word in overrides]
+    about = [word for word, key in zip(overrides, keys, strict=True) if place[: len(key)] == key]
+    without = [[other for other in overrides if other != word] for word in overrides]
+    about = about or [word for word, rest in zip(overrides, without, strict=True) if _is_valid(tree, rest)][:1]
+    if not about and overrides and _is_valid(tree, ()):
+        about = list(overrides)
     return f"command line, '{clipped(' '.join(about))}'" if about else ""
 
 
-def _is_valid(tree: dict[str, Any], words: Sequence[str]) -> bool:
+def _is_valid(tree: dict[str, Any], overrides: Sequence[str]) -> bool:
     try:
-        Config.model_validate(_with_words(tree, words))
+        Config.model_validate(_with_overrides(tree, overrides))
     except (ValidationError, ConfigError):
         return False
     return True
 
 
-def _sentence(reason: ValidationError, source: str) -> str:
+def _describe(reason: ValidationError, source: str) -> str:
     errors = reason.errors()
     first = errors[0]
     where = _key(first)
     key = ".".join(where)
     if first["type"] == "extra_forbidden":
         known = _keys_of(where[:-1])
-        text = f"'{clipped(key)}' is not a setting{did_you_mean(where[-1], known)}: allowed here are {', '.join(known)}"
+        text = f"'{clipped(key)}' is not a setting{did_you_mean(where[-1], known)}: known here: {', '.join(known)}"
     elif first["type"] == "value_error":
         text = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
     else:
@@ -214,7 +221,7 @@ def _sentence(reason: ValidationError, source: str) -> str:
 
 
 def _key(error: Any) -> list[str]:
-    """The names of section and setting, and places in lists; not which of several forms pydantic has tried."""
+    """Names of section and setting, and list indices; not which of several types pydantic tried."""
     return [str(part) for depth, part in enumerate(error["loc"]) if depth < 2 or isinstance(part, int)]
 
 

@@ -1,12 +1,12 @@
-"""PySlowFast's keys: their defaults, which of them have a counterpart here, and which need none.
+"""PySlowFast's keys: their defaults, their counterparts here, and which need none.
 
-Defaults are those of its slowfast/config/defaults.py, which hold for every key that a file leaves out.
+Defaults are those of its slowfast/config/defaults.py, which apply to every key that a file omits.
 """
 
 from typing import Any
 
 CLIPS_OF_BASE_LR = 512
-OF_TRAINING = (
+TRAINING_KEYS = (
     "TRAIN.",
     "SOLVER.",
     "MIXUP.",
@@ -16,12 +16,12 @@ OF_TRAINING = (
     "MODEL.LOSS",
     "NUM_SHARDS",
 )
-LISTS = {
+LIST_FILES = {
     "kinetics": ("train.csv", "val.csv"),
     "ssv2": ("something-something-v2-train.json", "something-something-v2-validation.json"),
 }
 
-# What tells the sizes apart: letters by (depths, width, heads). All else is the same in the published files.
+# Sizes by (depths, width, heads); everything else is the same in the published files.
 SIZES: dict[str, tuple[list[int], int, int]] = {
     "t": ([1, 2, 5, 2], 96, 1),
     "s": ([1, 2, 11, 2], 96, 1),
@@ -45,7 +45,7 @@ MVITV2: dict[str, Any] = dict(
 )
 MVITV1 = MVITV2 | dict(width_growth="mlp", positions="absolute", residual_pooling=False, pool_all_queries=False)
 
-# Arguments of the network that are values of one key: the key, its default, the argument.
+# Network arguments that come from one key: key, default, argument.
 ARGUMENTS: tuple[tuple[str, Any, str], ...] = (
     ("MVIT.EMBED_DIM", 96, "embed_dim"),
     ("MVIT.NUM_HEADS", 1, "num_heads"),
@@ -60,7 +60,7 @@ ARGUMENTS: tuple[tuple[str, Any, str], ...] = (
     ("MODEL.DROPOUT_RATE", 0.5, "dropout_rate"),
 )
 
-OF_BLOCKS = tuple(
+BLOCK_KEYS = tuple(
     f"MVIT.{key}"
     for key in (
         "POOL_Q_STRIDE",
@@ -74,13 +74,13 @@ OF_BLOCKS = tuple(
     )
 )
 
-# Taken over as they are: the key, its default, our setting. The first table is for every file, the second for training.
-SAME: dict[str, tuple[Any, str]] = {
+# Copied unchanged: key, default, our setting; the second table only with TRAIN.ENABLE.
+COPIED: dict[str, tuple[Any, str]] = {
     "DATA.NUM_FRAMES": (8, "data.num_frames"),
     "DATA.TARGET_FPS": (30, "data.target_fps"),
     "DATA.TRAIN_CROP_SIZE": (224, "data.crop_size"),
 }
-SAME_IN_TRAINING: dict[str, tuple[Any, str]] = {
+COPIED_IN_TRAINING: dict[str, tuple[Any, str]] = {
     "DATA.RANDOM_FLIP": (True, "data.flip"),
     "AUG.NUM_SAMPLE": (1, "data.repeated_aug"),
     "SOLVER.MAX_EPOCH": (300, "train.epochs"),
@@ -93,26 +93,26 @@ SAME_IN_TRAINING: dict[str, tuple[Any, str]] = {
     "RNG_SEED": (1, "train.seed"),
 }
 
-# Only one value has a counterpart: PySlowFast's default, that value, and what is always so here.
+# Only one value is supported: PySlowFast's default, that value, and what it means.
 FIXED: dict[str, tuple[Any, Any, str]] = {
     "MVIT.MODE": ("conv", "conv", "queries, keys and values are pooled by convolutions"),
     "MVIT.POOL_FIRST": (False, False, "pooling comes after the projection"),
     "MVIT.QKV_BIAS": (True, True, "the projections of attention have biases"),
     "MVIT.NORM": ("layernorm", "layernorm", "norms are layer norms"),
     "MVIT.NORM_STEM": (False, False, "no norm follows the patch embedding"),
-    "MVIT.DROPOUT_RATE": (0.0, 0.0, "dropout is in front of the head only"),
+    "MVIT.DROPOUT_RATE": (0.0, 0.0, "dropout is before the head only"),
     "MVIT.PATCH_2D": (False, False, "patches are cut in three dimensions"),
     "MVIT.SEPARATE_QKV": (False, False, "queries, keys and values come from one projection"),
-    "MVIT.REL_POS_ZERO_INIT": (False, False, "position tables start random"),
+    "MVIT.REL_POS_ZERO_INIT": (False, False, "position tables are initialised randomly"),
     "MVIT.LAYER_SCALE_INIT_VALUE": (0.0, 0.0, "branches are not scaled"),
-    "MVIT.USE_MEAN_POOLING": (False, False, "the class token is what is classified"),
-    "MVIT.HEAD_INIT_SCALE": (1.0, 1.0, "the head starts like the other layers"),
-    "MVIT.USE_FIXED_SINCOS_POS": (False, False, "positions are learnt"),
+    "MVIT.USE_MEAN_POOLING": (False, False, "the class token is classified"),
+    "MVIT.HEAD_INIT_SCALE": (1.0, 1.0, "the head is initialised like the other layers"),
+    "MVIT.USE_FIXED_SINCOS_POS": (False, False, "positions are learned"),
     "MVIT.REV.ENABLE": (False, False, "blocks are not reversible"),
     "DATA.INPUT_CHANNEL_NUM": ([3], [3], "clips have three channels"),
     "DATA.MULTI_LABEL": (False, False, "clips have one label"),
-    "DATA.ENSEMBLE_METHOD": ("sum", "sum", "the scores of a video's views are added"),
-    "DATA.PATH_PREFIX": ("", "", "paths start at data.root"),
+    "DATA.ENSEMBLE_METHOD": ("sum", "sum", "the scores of a video's views are averaged"),
+    "DATA.PATH_PREFIX": ("", "", "paths are relative to data.root"),
     "DETECTION.ENABLE": (False, False, "whole clips are classified, not boxes"),
 }
 FIXED_IN_TRAINING: dict[str, tuple[Any, Any, str]] = {
@@ -121,23 +121,23 @@ FIXED_IN_TRAINING: dict[str, tuple[Any, Any, str]] = {
     "SOLVER.LR_POLICY": ("cosine", "cosine", "the rate falls along half a cosine"),
     "SOLVER.COSINE_AFTER_WARMUP": (False, True, "the cosine starts after the warm-up"),
     "SOLVER.CLIP_GRAD_VAL": (None, None, "gradients are clipped by their norm"),
-    "SOLVER.LARS_ON": (False, False, "there is no LARS"),
+    "SOLVER.LARS_ON": (False, False, "LARS is not supported"),
     "SOLVER.DAMPENING": (0.0, 0.0, "momentum is not dampened"),
     "SOLVER.NESTEROV": (True, True, "SGD's momentum is Nesterov's"),
-    "AUG.RE_MODE": ("pixel", "pixel", "erased boxes hold noise"),
+    "AUG.RE_MODE": ("pixel", "pixel", "erased boxes are filled with noise"),
     "AUG.RE_COUNT": (1, 1, "one box is erased"),
-    "AUG.RE_SPLIT": (False, False, "every clip may be erased"),
+    "AUG.RE_SPLIT": (False, False, "any clip may be erased"),
     "DATA.TRAIN_JITTER_MOTION_SHIFT": (False, False, "a clip's crop does not move"),
     "DATA.TRAIN_JITTER_FPS": (0.0, 0.0, "frame rates are not jittered"),
     "DATA.TRAIN_CROP_NUM_TEMPORAL": (1, 1, "AUG.NUM_SAMPLE is what repeats videos"),
     "DATA.TRAIN_CROP_NUM_SPATIAL": (1, 1, "AUG.NUM_SAMPLE is what repeats videos"),
-    "DATA.COLOR_RND_GRAYSCALE": (0.0, 0.0, "clips keep their colours"),
+    "DATA.COLOR_RND_GRAYSCALE": (0.0, 0.0, "clips are never made grey"),
     "MODEL.DETACH_FINAL_FC": (False, False, "set train.trainable=head for a linear probe"),
     "MODEL.FROZEN_BN": (False, False, "MViT has no batch norm"),
     "TRAIN.CHECKPOINT_TYPE": ("pytorch", "pytorch", "Caffe2 checkpoints are not read"),
 }
 
-# Without a counterpart and without need of one: keys, or whole sections, and why.
+# Keys or whole sections that need no counterpart, and why.
 IGNORED: dict[str, str] = {
     "TRAIN.CHECKPOINT_PERIOD": "in epochs there; train.checkpoint_every_steps is in steps",
     "TRAIN.AUTO_RESUME": "`train --resume auto`",
@@ -151,34 +151,36 @@ IGNORED: dict[str, str] = {
     "TEST.CHECKPOINT_TYPE": "formats are recognised",
     "TEST.SAVE_RESULTS_PATH": "`evaluate --output`",
     "DATA.DECODING_BACKEND": "data.decoder",
-    "DATA.DECODING_SHORT_SIZE": "pictures are decoded in their own size",
+    "DATA.DECODING_SHORT_SIZE": "frames are decoded at full size",
     "DATA.PATH_LABEL_SEPARATOR": "separators are recognised",
     "DATA.TRAIN_PCA_EIGVAL": "there is no PCA jitter in MViT's training",
     "DATA.TRAIN_PCA_EIGVEC": "there is no PCA jitter in MViT's training",
-    "DATA.LOADER_CHUNK_SIZE": "lists are read whole",
-    "DATA.LOADER_CHUNK_OVERALL_SIZE": "lists are read whole",
+    "DATA.LOADER_CHUNK_SIZE": "lists are read at once",
+    "DATA.LOADER_CHUNK_OVERALL_SIZE": "lists are read at once",
     "DATA.SKIP_ROWS": "headers are recognised",
     "AUG.INTERPOLATION": "RandAugment is bicubic",
     "MODEL.NUM_CLASSES": "the classes of data.train",
     "MODEL.HEAD_ACT": "scores are softmax of the logits",
-    "MODEL.FC_INIT_STD": "weights start from a normal of .02",
-    "MODEL.DROPCONNECT_RATE": "of other networks",
+    "MODEL.FC_INIT_STD": "weights are initialised from a normal distribution, std 0.02",
+    "MODEL.DROPCONNECT_RATE": "only for other networks",
     "SOLVER.BASE_LR_SCALE_NUM_SHARDS": "rates always scale with the clips of a step",
-    "SOLVER.GAMMA": "of other schedules",
-    "SOLVER.STEP_SIZE": "of other schedules",
-    "SOLVER.STEPS": "of other schedules",
-    "SOLVER.LRS": "of other schedules",
-    "SOLVER.WARMUP_FACTOR": "WARMUP_START_LR is what counts",
-    "DATA_LOADER": "data.workers is the machine's affair",
-    "PREFETCH": "data.workers is the machine's affair",
-    "NUM_GPUS": "--device, and the number of processes",
-    "SHARD_ID": "given by the launcher",
-    "DIST_BACKEND": "given by the device",
+    "SOLVER.GAMMA": "only for other schedules",
+    "SOLVER.STEP_SIZE": "only for other schedules",
+    "SOLVER.STEPS": "only for other schedules",
+    "SOLVER.LRS": "only for other schedules",
+    "SOLVER.WARMUP_FACTOR": "replaced by WARMUP_START_LR",
+    "DATA_LOADER": "set data.workers for your machine",
+    "PREFETCH": "set data.workers for your machine",
+    "NUM_GPUS": "--device, and the number of torchrun processes",
+    "SHARD_ID": "set by the launcher",
+    "DIST_BACKEND": "follows from the device",
     "OUTPUT_DIR": "`train --output`",
     "LOG_PERIOD": "every step is recorded",
     "LOG_MODEL_INFO": "the plan is printed at the start",
     "BN": "MViT has no batch norm",
     "TENSORBOARD": "metrics.jsonl",
     "BENCHMARK": "`mvit-video benchmark`",
-    **dict.fromkeys(("RESNET", "X3D", "NONLOCAL", "SLOWFAST", "MULTIGRID", "AVA"), "of other networks and datasets"),
+    **dict.fromkeys(
+        ("RESNET", "X3D", "NONLOCAL", "SLOWFAST", "MULTIGRID", "AVA"), "only for other networks and datasets"
+    ),
 }

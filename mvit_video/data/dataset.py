@@ -102,7 +102,7 @@ def read_views(reader: Reader, input: InputSettings, num_clips: int, num_crops: 
 
 @contextmanager
 def _named(path: str) -> Iterator[None]:
-    """Puts the video's name in front of what a transform says of its pictures."""
+    """Puts the video's name in front of what a transform says of its images."""
     try:
         yield
     except DecodeError as reason:

@@ -14,7 +14,7 @@ from mvit_video.data.draws import generator
 
 class Mix(NamedTuple):
     """How a batch is mixed with itself in reverse order: each clip keeps `share`; with a box (top, left, bottom, right),
-    the box comes from the other clip, and `share` is the rest of the picture."""
+    the box comes from the other clip, and `share` is the rest of the image."""
 
     share: float = 1.0
     box: tuple[int, int, int, int] | None = None
@@ -68,7 +68,7 @@ def mix_generator(seed: int, step: int) -> np.random.Generator:
 
 
 def draw_box(rng: np.random.Generator, share: float, height: int, width: int) -> Mix:
-    """A box of 1 − `share` of the picture about a random centre, cut at the edges; the share is what is left then."""
+    """A box of 1 − `share` of the image about a random centre, cut at the edges; the share is what is left then."""
     side = np.sqrt(1 - share)
     box_h, box_w = int(height * side), int(width * side)
     y, x = int(rng.integers(height)), int(rng.integers(width))

@@ -1,10 +1,10 @@
-"""RandAugment on clips: fifteen operations on pictures, a few drawn for each clip, the same for all of its frames.
+"""RandAugment on clips: fifteen operations on images, a few drawn for each clip, the same for all of its frames.
 
 The recipe is timm's, as PySlowFast uses it for video (slowfast/datasets/rand_augment.py with configs/Kinetics/MVITv2_S_16x4.yaml):
-operations on uint8 pictures of the decoded size, before the crop; each one applied with probability one half; bicubic
-interpolation; grey (128) where a picture is moved away. Pillow does the pixels, so they are timm's.
+operations on uint8 images of the decoded size, before the crop; each one applied with probability one half; bicubic
+interpolation; grey (128) where an image is moved away. Pillow does the pixels, so they are timm's.
 
-What is new is the order of work. A training crop shows half of the picture on average, so each operation is done only
+What is new is the order of work. A training crop shows half of the image on average, so each operation is done only
 where the ones after it, and in the end the crop, look: the crop itself for an operation on single pixels, a margin more
 for one that looks at neighbours, the mapped outline for one that moves pixels, everything for one that counts them. The result
 is the crop of timm's result: to the last bit, but for moves by round numbers (a tenth of a pixel, say), where Pillow's
@@ -47,12 +47,12 @@ class Operation:
     """One kind of step.
 
     Args:
-        looks_at: what decides a pixel of the result: the same "pixel", its "neighbours", or the whole "picture".
+        looks_at: what decides a pixel of the result: the same "pixel", its "neighbours", or the whole "image".
         argument: from a level of 0 to 1 and a sign of −1 or 1.
-        pixels: (picture, argument) -> picture.
+        pixels: (image, argument) -> image.
     """
 
-    looks_at: Literal["pixel", "neighbours", "picture"]
+    looks_at: Literal["pixel", "neighbours", "image"]
     argument: Callable[[float, int], float]
     pixels: Callable[[Image.Image, float], Image.Image]
 
@@ -97,8 +97,8 @@ def _rotation(degrees: float, width: int, height: int) -> Matrix:
 
 
 OPERATIONS: dict[str, Operation | Move] = {
-    "auto_contrast": Operation("picture", _nothing, lambda picture, _: ImageOps.autocontrast(picture)),
-    "equalize": Operation("picture", _nothing, lambda picture, _: ImageOps.equalize(picture)),
+    "auto_contrast": Operation("image", _nothing, lambda picture, _: ImageOps.autocontrast(picture)),
+    "equalize": Operation("image", _nothing, lambda picture, _: ImageOps.equalize(picture)),
     "invert": Operation("pixel", _nothing, lambda picture, _: ImageOps.invert(picture)),
     "rotate": Move(lambda level, sign: sign * 30.0 * level, _rotation),
     "posterize": Operation("pixel", lambda level, _: 4 - int(level * 4), _posterize),
@@ -107,7 +107,7 @@ OPERATIONS: dict[str, Operation | Move] = {
     ),
     "solarize_add": Operation("pixel", lambda level, _: int(level * 110), _solarize_add),
     "color": Operation("pixel", _factor, _enhanced(ImageEnhance.Color)),
-    "contrast": Operation("picture", _factor, _enhanced(ImageEnhance.Contrast)),
+    "contrast": Operation("image", _factor, _enhanced(ImageEnhance.Contrast)),
     "brightness": Operation("pixel", _factor, _enhanced(ImageEnhance.Brightness)),
     "sharpness": Operation("neighbours", _factor, _enhanced(ImageEnhance.Sharpness)),
     "shear_x": Move(lambda level, sign: sign * 0.3 * level, lambda shear, *_: (1, shear, 0, 0, 1, 0)),
@@ -177,13 +177,13 @@ def augment(frames: np.ndarray, steps: Sequence[Step], box: Box) -> np.ndarray:
 
 
 def _needed(step: Step, box: Box, height: int, width: int) -> Box:
-    """The part of the picture that decides what `box` shows after the step."""
+    """The part of the image that decides what `box` shows after the step."""
     operation = OPERATIONS[step.name]
     if isinstance(operation, Move):
         return _outline(operation.matrix(step.argument, width, height), box, height, width)
     if operation.looks_at == "pixel":
         return box
-    if operation.looks_at == "picture":
+    if operation.looks_at == "image":
         return 0, 0, height, width
     top, left, rows, columns = box
     return _inside(top - 1, left - 1, top + rows + 1, left + columns + 1, height, width)
@@ -209,13 +209,13 @@ def _outline(matrix: Matrix, box: Box, height: int, width: int) -> Box:
 
 
 def _inside(top: int, left: int, bottom: int, right: int, height: int, width: int) -> Box:
-    """The part within the picture; a pixel of its edge where there is none."""
+    """The part within the image; a pixel of its edge where there is none."""
     top, left = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
     return top, left, max(min(bottom, height) - top, 1), max(min(right, width) - left, 1)
 
 
 def _apply(step: Step, picture: Image.Image, source: Box, target: Box, whole: tuple[int, int]) -> Image.Image:
-    """The part `target` of the result, from the part `source` of the picture, whose full size is `whole`."""
+    """The part `target` of the result, from the part `source` of the image, whose full size is `whole`."""
     operation = OPERATIONS[step.name]
     down, right = target[0] - source[0], target[1] - source[1]
     if isinstance(operation, Move):

@@ -2,12 +2,12 @@
 
 One textured object of random shape, colour, size and speed before a random background moves left, right, up or down,
 comes closer or goes away, turns one way or the other. At every moment of a video its place, size and angle have the
-same distribution whatever the class is: places are uniform on a picture that wraps around, angles on the circle, sizes
+same distribution whatever the class is: places are uniform on an image that wraps around, angles on the circle, sizes
 (in the logarithm) on a range that wraps around too (an object that has come all the way passes, and the next one is
 small). So no single frame, not even one whose time is known, says anything about the class.
 """
 
-# T frames, H/W pixels. Videos are uint8 (T, H, W, 3), RGB. Lengths are in picture heights or widths, times in seconds.
+# T frames, H/W pixels. Videos are uint8 (T, H, W, 3), RGB. Lengths are in image heights or widths, times in seconds.
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -35,7 +35,7 @@ FPS = 15
 HEIGHT, WIDTH = 64, 80
 VIDEO_FRAMES = 36
 LONG_ACTION_FRAMES = 36
-SMALLEST, LARGEST = 0.14, 0.40  # the object's mean radius in picture heights
+SMALLEST, LARGEST = 0.14, 0.40  # the object's mean radius in image heights
 SPLITS = ("train", "val")
 OWNED = (*SPLITS, "train.csv", "val.csv", "classes.txt", "long.mp4", "long.json")
 
@@ -105,7 +105,7 @@ def move(pose: Pose, velocity: Pose, seconds: float) -> Pose:
 
 
 def render(scene: Scene, pose: Pose) -> np.ndarray:
-    """One frame, uint8 (H, W, 3): the object at a pose, drawn around the picture's edges where it crosses them."""
+    """One frame, uint8 (H, W, 3): the object at a pose, drawn around the image's edges where it crosses them."""
     radius = SMALLEST * (LARGEST / SMALLEST) ** pose.size * HEIGHT
     x = _wrapped(np.arange(WIDTH) + 0.5 - pose.x * WIDTH, WIDTH)[None, :] / radius
     y = _wrapped(np.arange(HEIGHT) + 0.5 - pose.y * HEIGHT, HEIGHT)[:, None] / radius
@@ -166,7 +166,7 @@ def write_dataset(
 ) -> Path:
     """Write videos with train.csv, val.csv (`path label`), classes.txt, and one long video with its segments.
 
-    Classes are as even as the counts allow. The same seed writes the same pictures.
+    Classes are as even as the counts allow. The same seed writes the same images.
     """
     folder = fresh_folder(folder, OWNED, overwrite)
     for split, (name, count) in enumerate(zip(SPLITS, (num_train, num_val), strict=True)):

@@ -49,7 +49,7 @@ def resize(clip: Tensor, height: int, width: int) -> Tensor:
     """Bilinear, without anti-aliasing, as in PySlowFast; each frame alone."""
     if clip.shape[-2:] == (height, width):
         return clip
-    # C·T pictures of one channel: a third of the time of T pictures of three, whose last bits depend on torch's threads.
+    # C·T images of one channel: a third of the time of T images of three, whose last bits depend on torch's threads.
     planes = clip.reshape(-1, 1, *clip.shape[-2:])
     planes = F.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)
     return planes.view(*clip.shape[:2], height, width)
@@ -58,9 +58,9 @@ def resize(clip: Tensor, height: int, width: int) -> Tensor:
 def scaled_size(height: int, width: int, short_side: int, crop: tuple[int, int]) -> tuple[int, int]:
     """Height and width after scaling: the shorter side becomes `short_side`, the longer one is rounded down.
 
-    Where a crop (height, width) that is no square would stick out of that, the picture is scaled until the crop just
+    Where a crop (height, width) that is no square would stick out of that, the image is scaled until the crop just
     fits, so that no crop ever needs padding: 4:3 at a short side of 64 is 64×85, and for a crop of 64×112 it is 84×112.
-    Raises DecodeError, without the video's name, for a picture so long and thin that this takes memory without bounds.
+    Raises DecodeError, without the video's name, for an image so long and thin that this takes memory without bounds.
     """
     tall = max(math.floor(height / width * short_side), short_side)
     wide = max(math.floor(width / height * short_side), short_side)
@@ -71,7 +71,7 @@ def scaled_size(height: int, width: int, short_side: int, crop: tuple[int, int])
             tall, wide = max(math.floor(height / width * crop[1]), crop[0]), crop[1]
     if tall * wide > MAX_PIXELS:
         raise DecodeError(
-            f"its pictures of {width}×{height} pixels would be scaled to {wide}×{tall} for a crop of {crop[1]}×{crop[0]}, "
+            f"its images of {width}×{height} pixels would be scaled to {wide}×{tall} for a crop of {crop[1]}×{crop[0]}, "
             f"above the limit of {MAX_PIXELS:,} pixels: cut them to a shape nearer to the crop's"
         )
     return tall, wide
@@ -97,7 +97,7 @@ def crop_box(height: int, width: int, size: tuple[int, int], position: int) -> B
 
 
 def cut(clip: Tensor, box: Box) -> Tensor:
-    """The box of each picture, as a view."""
+    """The box of each image, as a view."""
     top, left, height, width = box
     return clip[..., top : top + height, left : left + width]
 
@@ -115,7 +115,7 @@ def crop_positions(num_crops: int) -> list[int]:
 def draw_crop_box(
     rng: np.random.Generator, height: int, width: int, area: tuple[float, float], ratio: tuple[float, float]
 ) -> Box:
-    """A box whose share of the picture and whose width/height (log-uniform) are drawn; after ten misfits the centre."""
+    """A box whose share of the image and whose width/height (log-uniform) are drawn; after ten misfits the centre."""
     for _ in range(10):
         target = height * width * rng.uniform(*area)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -129,9 +129,9 @@ def draw_crop_box(
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a clip comes from: scale the picture, or a box of it, to `scaled` (height, width) and cut `target` out.
+    """Where a clip comes from: scale the image, or a box of it, to `scaled` (height, width) and cut `target` out.
 
-    `source` is all that the target shows of the picture. It lies in `scaled_box`, the part that is scaled.
+    `source` is all that the target shows of the image. It lies in `scaled_box`, the part that is scaled.
     """
 
     source: Box
@@ -182,7 +182,7 @@ class JitterCrop:
 
 
 def _box_read(whole: tuple[int, int], scaled: tuple[int, int], target: Box) -> Box:
-    """The part of a picture of size `whole` that a box of it, scaled to size `scaled`, is interpolated from."""
+    """The part of an image of size `whole` that a box of it, scaled to size `scaled`, is interpolated from."""
     top, height = _pixels_read(whole[0], scaled[0], target[0], target[2])
     left, width = _pixels_read(whole[1], scaled[1], target[1], target[3])
     return top, left, height, width
@@ -197,7 +197,7 @@ def _pixels_read(length: int, scaled: int, start: int, count: int) -> tuple[int,
 
 
 def draw_erasing_box(rng: np.random.Generator, height: int, width: int) -> Box | None:
-    """A box of 2 % to a third of the picture, height over width from 0.3 to 1 / 0.3, log-uniform; None after 100 misfits."""
+    """A box of 2 % to a third of the image, height over width from 0.3 to 1 / 0.3, log-uniform; None after 100 misfits."""
     for _ in range(100):
         area = height * width * rng.uniform(0.02, 1 / 3)
         ratio = math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
@@ -218,7 +218,7 @@ def erase(clip: Tensor, box: Box, rng: np.random.Generator) -> None:
 class TrainTransform:
     """Training's frames uint8 (T, H, W, C) -> clip (C, T, *size), in PySlowFast's order.
 
-    RandAugment and colour jitter on uint8 pictures of the decoded size, crop, flip, those that plugins add, normalise, erase.
+    RandAugment and colour jitter on uint8 images of the decoded size, crop, flip, those that plugins add, normalise, erase.
     A part that is switched off changes no draw of the parts before it in the order: crop, flip, RandAugment, colour
     jitter, erasing.
     """
@@ -275,7 +275,7 @@ class ViewTransform:
 
     With `clips`, numbers of frames (clips, T), these clips of the frames: (clips · crops, C, T, *size), clip after clip.
     Each frame is scaled once, alone, what no crop shows is not converted, and normalising writes into the views: no more
-    than one picture is in memory beside them.
+    than one image is in memory beside them.
     """
 
     size: tuple[int, int]

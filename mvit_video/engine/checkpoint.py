@@ -4,7 +4,7 @@ Order, crops, mixing and dropout follow from (seed, step), so no generator state
 `checkpoints/step_00000500` with model.safetensors, optimizer.safetensors, ema.safetensors where weights are averaged,
 and state.json (step, schedule, loss scale, the other files' digests, seed, config, lists, environment, and its own
 digest); it is written under a temporary name, synced and renamed, so a folder with the final name is whole. One that
-holds NaN or Inf is not written, and one in which a bit has changed is not used. Weights that are shared out among
+contains NaN or Inf is not written, and one in which a bit has changed is not used. Weights that are shared out among
 processes are saved whole, so a state does not depend on how many processes there are.
 """
 
@@ -33,6 +33,7 @@ from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.parallel import like, whole_tensors
 from mvit_video.errors import CheckpointError
+from mvit_video.model.ops.cpu import ways
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.files import read_checkpoint, save_tensors
 from mvit_video.model.weights.load import check_exactly
@@ -84,7 +85,7 @@ def save_state(
 ) -> None:
     """Write the state after `step` steps, with what there is to know `about` it, then `tidy`. Every process must call it.
 
-    Raises CheckpointError, and leaves the states before it alone, where it holds NaN or Inf or cannot be written.
+    Raises CheckpointError, and leaves the states before it alone, where it contains NaN or Inf or cannot be written.
     """
     tensors = _whole_learner(learner)
     if not is_first():
@@ -180,6 +181,7 @@ def read_best(run: Path) -> dict[str, Any] | None:
 
 def environment(device: torch.device, settings: TrainSettings) -> dict[str, Any]:
     """What decides, besides the data and settings that may not change, whether two runs agree to the bit."""
+    taken = {"products": ways().products, "attention": ways().attention} if device.type == "cpu" else {}
     return {
         "mvit_video": __version__,
         "torch": torch.__version__,
@@ -191,6 +193,7 @@ def environment(device: torch.device, settings: TrainSettings) -> dict[str, Any]
         "processes": world_size(),
         "parallel": settings.parallel if world_size() > 1 else None,
         "clips_per_pass": settings.clips_per_pass,
+        **taken,
     }
 
 
@@ -290,7 +293,7 @@ def load_state(state: TrainingState, learner: Learner) -> None:
     parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
     if not saved.keys() <= {number for group in groups for number in group["params"]}:
         raise CheckpointError(
-            f"{state.folder}: its optimiser has {len(saved)} parameters, wanted another number: start anew"
+            f"{state.folder}: its optimiser has {len(saved)} parameters, expected another number: start anew"
         )
     for place, values in saved.items():
         saved[place] = {name: like(value, parameters[place]) for name, value in values.items()}
@@ -306,7 +309,9 @@ def _load_network(network: nn.Module, path: Path) -> None:
 def _check_optimizer(tensors: Mapping[str, Tensor], path: Path) -> None:
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise CheckpointError(f"{path}: not written, because '{broken[0]}' holds NaN or Inf ({len(broken)} tensors do)")
+        raise CheckpointError(
+            f"{path}: not written, because '{broken[0]}' contains NaN or Inf ({len(broken)} tensors do)"
+        )
 
 
 def _teacher(digest: str | None) -> str:

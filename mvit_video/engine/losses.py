@@ -129,7 +129,7 @@ def checked_loss(name: str) -> Loss:
         losses = loss(logits, targets)
         if losses.shape != (len(logits),):
             raise ConfigError(
-                f"train.loss = {name}: gave {tuple(losses.shape)} numbers for {len(logits)} clips, wanted one for each: "
+                f"train.loss = {name}: gave {tuple(losses.shape)} numbers for {len(logits)} clips, expected one for each: "
                 f"it is the loss of the plugin '{LOSSES.plugin_of(name)}'"
             )
         return losses

@@ -174,7 +174,7 @@ def _steps_per_epoch(record: dict[str, Any]) -> int | None:
 
 
 def write_or_end_run(path: Path, content: bytes) -> None:
-    """A picture or another file beside the records; TrainingError where the disk does not take it."""
+    """An image or another file beside the records; TrainingError where the disk does not take it."""
     try:
         write_whole(path, content)
     except OSError as reason:

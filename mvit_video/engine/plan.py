@@ -13,7 +13,7 @@ from mvit_video.engine.distributed import world_size
 from mvit_video.engine.losses import LOSSES, check_resolutions
 from mvit_video.engine.optimizer import freeze_all_but_head
 from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate_from
-from mvit_video.engine.trainer import effective_precision
+from mvit_video.model.precision import resolve_precision
 from mvit_video.model.registry import build_model, model_entry
 from mvit_video.plugins import Registry
 
@@ -121,9 +121,9 @@ class Plan:
         data = self.data
         yield f"{data.repeated_aug} clips of each video" if data.repeated_aug > 1 else "one clip of each video"
         if data.crop == "resized":
-            yield f"a box of {data.crop_area[0]:.0%} to {data.crop_area[1]:.0%} of the picture"
+            yield f"a box of {data.crop_area[0]:.0%} to {data.crop_area[1]:.0%} of the image"
         else:
-            yield f"a crop of the picture at a short side of {data.jitter_scales[0]} to {data.jitter_scales[1]}"
+            yield f"a crop of the image at a short side of {data.jitter_scales[0]} to {data.jitter_scales[1]}"
         yield "half of them mirrored" if data.flip else "none mirrored"
         if data.randaugment:
             yield f"RandAugment {data.randaugment}"
@@ -206,7 +206,7 @@ class Plan:
         yield f"a state saved every {settings.checkpoint_every_steps}"
 
     def _precision(self) -> Iterator[str]:
-        precision = effective_precision(self.settings, self.device)
+        precision = resolve_precision(self.settings.precision, self.device, "train.precision").name
         yield f"{precision} (auto on {self.device.type})" if self.settings.precision == "auto" else precision
         if self.settings.deterministic:
             yield "deterministic algorithms"

@@ -29,7 +29,7 @@ def check_output(run: Path) -> None:
     """ConfigError where nothing can be written in the folder `run`, or where it would be made; nothing is left there."""
     place = _existing(run)
     if not place.is_dir():
-        raise ConfigError(f"{place}: is a file, wanted a folder for the output")
+        raise ConfigError(f"{place}: is a file, expected a folder for the output")
     try:
         os.rmdir(tempfile.mkdtemp(dir=place))
     except OSError as reason:

@@ -10,7 +10,7 @@ from mvit_video.config.load import dump_config, load_config
 from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.lists.checks import MISSING, missing_text
 from mvit_video.data.lists.records import VideoList
-from mvit_video.data.lists.split import found_lists, list_text
+from mvit_video.data.lists.split import list_text, resolve_auto_lists
 from mvit_video.engine.checkpoint import BEST, FOLDER, VALIDATION, TrainingState, read_best
 from mvit_video.engine.hooks.bad_videos import EVENTS
 from mvit_video.engine.hooks.curves import CURVES
@@ -68,7 +68,7 @@ def check_folder(run: Path, config: Config, resume: bool, overwrite: bool) -> No
         hit = next((place for place in (path.resolve(), *path.resolve().parents) if place in own), None)
         if hit is not None and path.exists():
             raise ConfigError(
-                f"{run}: holds {hit.name}, which {setting} reads and a run there would write over: choose another --output"
+                f"{run}: contains {hit.name}, which {setting} reads and a run there would write over: choose another --output"
             )
     check_fresh(run, owned(run, config), overwrite or never_started(run))
 
@@ -92,7 +92,7 @@ def check_videos_stay(run: Path, config: Config, lists: list[VideoList]) -> None
     for folder in folders:
         inside = os.path.relpath(folder, Path(config.data.root).resolve()) + "/"
         if any(record.path.startswith(inside) for videos in lists for record in videos.records):
-            raise ConfigError(f"{run}: holds {folder.name} with videos of the lists: choose another --output")
+            raise ConfigError(f"{run}: contains {folder.name} with videos of the lists: choose another --output")
 
 
 def open_folder(run: Path, config: Config, resume: bool, overwrite: bool, lists: list[VideoList]) -> None:
@@ -115,7 +115,7 @@ def with_lists_of(run: Path, config: Config) -> Config:
 
     Videos that are added there later would be split anew, and some that have been trained on be taken for validation.
     """
-    found = found_lists(config.data)
+    found = resolve_auto_lists(config.data)
     if config.data.train != AUTO or found.val is not None or not all((run / name).is_file() for name in OWN_LISTS):
         return config
     train, val, classes = (str((run / name).resolve()) for name in OWN_LISTS)
@@ -155,7 +155,7 @@ def from_weights_of(run: Path) -> str:
 
 def _read_files(config: Config) -> dict[str, Path]:
     """Setting -> the file or folder that it names, if it does."""
-    data = found_lists(config.data)
+    data = resolve_auto_lists(config.data)
     named = {name: getattr(data, name) for name in ("train", "val", "test", "classes")}
     if config.data.train == AUTO and data.classes is None:
         named["classes"] = OWN_LISTS[2]

@@ -17,7 +17,7 @@ from mvit_video.model.weights.load import checkpoint_file
 class Teacher:
     """The student's clips (B, C, T, H, W) -> logits (B, K) in the order of the student's classes, without a gradient.
 
-    The network stays in evaluation mode. Mean and deviation are converted and the picture resized where the two
+    The network stays in evaluation mode. Mean and deviation are converted and the image resized where the two
     differ. Raises ConfigError where classes or frames do.
 
     Args:

@@ -39,7 +39,7 @@ def load_pair(one: str | Path, other: str | Path) -> tuple[VideoScores, VideoSco
 def _other_videos(first: list[str], second: list[str]) -> str:
     if alone := sorted(set(first) ^ set(second)):
         holder = "first" if alone[0] in set(first) else "second"
-        return f"hold other videos, {len(alone)} are in one of them only, such as {alone[0]} in the {holder}"
+        return f"contain different videos, {len(alone)} are in one of them only, such as {alone[0]} in the {holder}"
     return f"list the same videos another number of times ({len(first)} and {len(second)} rows)"
 
 

@@ -55,7 +55,7 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
     with np.load(file, allow_pickle=False) as content:
         missing = [name for name in ARRAYS if name not in content]
         if missing:
-            raise ValueError(f"holds no array '{missing[0]}'")
+            raise ValueError(f"contains no array '{missing[0]}'")
         return {name: content[name] for name in ARRAYS}
 
 
@@ -71,9 +71,9 @@ def _what_is_wrong(
     if not count or not wide or scores.shape != (count, wide) or decoded.shape != (count,):
         return f"its shapes do not go together: {names.shape} names, {scores.shape} scores, {classes.shape} classes"
     if labels.shape != labels_shape:
-        return f"its labels have shape {labels.shape}, wanted {labels_shape}"
+        return f"its labels have shape {labels.shape}, expected {labels_shape}"
     if labels.dtype.kind == "i" and (labels.min() < 0 or labels.max() >= wide):
-        return f"its labels go from {labels.min()} to {labels.max()}, wanted 0 to {wide - 1}"
+        return f"its labels go from {labels.min()} to {labels.max()}, expected 0 to {wide - 1}"
     if not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1 + 1e-6):
         return "its scores are not all from 0 to 1"
     return ""

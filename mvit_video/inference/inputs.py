@@ -22,13 +22,13 @@ Picture: TypeAlias = np.ndarray | Tensor | Image.Image
 Video: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor | Sequence[Picture]
 
 KINDS = (
-    "wanted a path, the bytes of a file, a file opened with 'rb', frames as a uint8 array or tensor (frames, height, width, 3) or "
-    "(frames, 3, height, width), RGB, or a list of frames (uint8 arrays (height, width, 3) or PIL pictures)"
+    "expected a path, the bytes of a file, a file opened with 'rb', frames as a uint8 array or tensor (frames, height, width, 3) or "
+    "(frames, 3, height, width), RGB, or a list of frames (uint8 arrays (height, width, 3) or PIL images)"
 )
 
 
 def several(videos: Any) -> Iterable[Video]:
-    """One video as a list of one: a list of pictures is one video, a list of anything else is several."""
+    """One video as a list of one: a list of images is one video, a list of anything else is several."""
     if is_file(videos) or isinstance(videos, np.ndarray | Tensor):
         return [videos]
     if isinstance(videos, Sequence) and videos and is_picture(videos[0]):
@@ -78,7 +78,7 @@ def as_path(video: Any) -> Iterator[str]:
 def _copy(source: Any, copy: BinaryIO) -> None:
     """What is left to read of a file that a user has opened."""
     if isinstance(source, io.TextIOBase):
-        raise InputError(f"{name_of(source)}: was opened as text, wanted a file opened with 'rb'")
+        raise InputError(f"{name_of(source)}: was opened as text, expected a file opened with 'rb'")
     try:
         while part := source.read(1 << 20):
             copy.write(part)
@@ -116,7 +116,7 @@ def _picture(item: Any, number: int) -> np.ndarray:
     if not isinstance(item, Image.Image):
         return _array(item[None])[0]
     if item.mode not in MODES:
-        raise InputError(f"frame {number} has PIL's mode {item.mode}, wanted 8 bits a channel, such as RGB")
+        raise InputError(f"frame {number} has PIL's mode {item.mode}, expected 8 bits a channel, such as RGB")
     try:
         return np.asarray(item.convert("RGB"))
     except OSError as reason:  # PIL reads a file when its pixels are asked for

@@ -29,6 +29,7 @@ from mvit_video.data.video.reader import Reader
 from mvit_video.errors import ConfigError, DecodeError, InputError
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference.inputs import Video, as_frames, as_path, is_file, name_of, several
+from mvit_video.model.precision import resolve_precision
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.convert import load_any
 
@@ -77,6 +78,9 @@ class Prediction:
 class Predictor:
     """A network with the names of its classes and everything needed to feed it; `guard` is how it decodes files.
 
+    `precision` is fp32, bf16, fp16, or auto: bf16 on GPUs that have it, else fp32. In half precision `model` is a copy with
+    rounded weights, to be called in `precision.autocast()`.
+
     >>> predictor = Predictor.from_checkpoint("model.safetensors")  # doctest: +SKIP
     >>> [prediction] = predictor("video.mp4")  # doctest: +SKIP
     >>> prediction.label, prediction.score  # doctest: +SKIP
@@ -90,15 +94,22 @@ class Predictor:
         device: torch.device,
         protocol: Protocol | None = None,
         guard: Guard | None = None,
+        precision: str = "auto",
     ) -> None:
-        self.model, self.card, self.device = model.to(device).eval(), card, device
+        self.precision = resolve_precision(precision, device)
+        self.model, self.card, self.device = self.precision.held(model).to(device).eval(), card, device
         self.guard = guard or Guard()
         self.protocol = protocol or Protocol.parse(card.protocol)
         self.protocol.check(card.preprocessing)
 
     @classmethod
     def from_checkpoint(
-        cls, source: str | Path, device: str = "auto", protocol: str | None = None, guard: Guard | None = None
+        cls,
+        source: str | Path,
+        device: str = "auto",
+        protocol: str | None = None,
+        guard: Guard | None = None,
+        precision: str = "auto",
     ) -> "Predictor":
         """From a file, an address, or a name that `mvit-video models` lists (fetched once), of any known format.
 
@@ -106,7 +117,8 @@ class Predictor:
         """
         place = choose_device(device)
         asked = Protocol.parse(protocol) if protocol else None
-        return cls(*load_any(source), place, asked, guard)
+        resolve_precision(precision, place)  # raises before anything is fetched or read
+        return cls(*load_any(source), place, asked, guard, precision)
 
     def with_guard(self, guard: Guard) -> "Predictor":
         """The same network, which decodes otherwise."""
@@ -119,7 +131,7 @@ class Predictor:
 
         A video is a path, the bytes of a file, a file opened for reading bytes; or its frames at `fps` frames a second (a
         file knows its own): a uint8 array or tensor, (T, H, W, 3) or (T, 3, H, W), RGB, or a list of uint8 arrays
-        (H, W, 3) or PIL pictures. Raises DecodeError for the first that cannot be decoded, where `each` goes on, and
+        (H, W, 3) or PIL images. Raises DecodeError for the first that cannot be decoded, where `each` goes on, and
         InputError for what is no video.
         """
         predictions = []
@@ -135,9 +147,9 @@ class Predictor:
         The next videos are read meanwhile, and views of several share a forward pass, which changes no score.
         """
         if isinstance(top, bool) or not isinstance(top, Integral) or top < 1:
-            raise InputError(f"top is {top}, wanted how many of the best classes, a whole number from 1")
+            raise InputError(f"top is {top}, expected how many of the best classes, a whole number from 1")
         if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps < float("inf"):
-            raise InputError(f"fps is {fps}, wanted the frames per second of arrays and pictures, above 0")
+            raise InputError(f"fps is {fps}, expected the frames per second of arrays and images, above 0")
         return self._each(videos, int(top), float(fps))
 
     def _each(self, videos: Iterable[Video], top: int, fps: float) -> Iterator[Prediction]:
@@ -163,7 +175,7 @@ class Predictor:
     def scores(self, views: Tensor) -> np.ndarray:
         """Softmax scores of each view (V, C, T, H, W): (V, K) float32. Any number of views, in equal parts."""
         parts = views.chunk(ceil(len(views) / self.views_at_once))
-        with torch.inference_mode():
+        with torch.inference_mode(), self.precision.autocast():
             logits = torch.cat([self.model(part.to(self.device)).float() for part in parts])
         return logits.softmax(1).cpu().numpy()
 
@@ -198,7 +210,7 @@ def open_video(path: str | Path, guard: Guard, whole: bool = True) -> Reader:
     except OSError as reason:
         raise DecodeError(f"{path}: cannot be opened ({short_reason(reason)})") from None
     if inside is not None and not any(file.suffix.lower() in PICTURES for file in inside):
-        raise DecodeError(f"{path}: no videos in this folder, wanted files such as .mp4, .mkv, .webm or .avi")
+        raise DecodeError(f"{path}: no videos in this folder, expected files such as .mp4, .mkv, .webm or .avi")
     reader = guard.open(path, whole=whole)
     if reader.note:
         logging.getLogger(__name__).warning("%s: %s", path, reader.note)

@@ -97,9 +97,9 @@ def live_source(name: str, allow_network: bool = False) -> LiveSource:
 def _network_source(name: str, allow_network: bool) -> LiveSource:
     scheme = urlsplit(name).scheme.lower()
     if scheme not in NETWORK:
-        raise ConfigError(f"{name}: '{scheme}' is no stream that is opened here: allowed are {', '.join(NETWORK)}")
+        raise ConfigError(f"{name}: '{scheme}' is no stream that is opened here: choose from {', '.join(NETWORK)}")
     if not allow_network:
-        raise ConfigError(f"{name}: is an address, and nothing is fetched from one unless you say --allow-network")
+        raise ConfigError(f"{name}: is an address, and nothing is fetched from one unless you pass --allow-network")
     return LiveSource(name, name, NETWORK[scheme], timeout=SILENCE_SECONDS)
 
 

@@ -67,10 +67,10 @@ class VideoBackbone(nn.Module, ABC):
             clips = clips.unsqueeze(2)
         if clips.ndim != 5 or clips.shape[1] != self.in_channels:
             raise InputError(
-                f"clips have shape {tuple(clips.shape)}, wanted (batch, {self.in_channels}, frames, height, width)"
+                f"clips have shape {tuple(clips.shape)}, expected (batch, {self.in_channels}, frames, height, width)"
             )
         if not clips.is_floating_point():
-            raise InputError(f"clips are {clips.dtype}, wanted floating point values, normalised by mean and std")
+            raise InputError(f"clips are {clips.dtype}, expected floating point values, normalised by mean and std")
         return clips
 
 
@@ -93,7 +93,7 @@ def check_stages(depths: Sequence[int], **per_stage: Sequence[object]) -> None:
     for name, values in per_stage.items():
         if len(values) != len(depths):
             raise ConfigError(
-                f"{name}={tuple(values)}: wanted {len(depths)} values, one for each stage of depths={tuple(depths)}"
+                f"{name}={tuple(values)}: expected {len(depths)} values, one for each stage of depths={tuple(depths)}"
             )
 
 
@@ -101,7 +101,7 @@ def divides(*, embed_dims: Sequence[int], num_heads: Sequence[int]) -> None:
     """ConfigError where a stage's width is not a multiple of its heads."""
     for stage, (dim, heads) in enumerate(zip(embed_dims, num_heads, strict=True), start=1):
         if heads < 1 or dim % heads:
-            raise ConfigError(f"num_heads={heads} in stage {stage}: wanted a divisor of its width {dim}")
+            raise ConfigError(f"num_heads={heads} in stage {stage}: expected a divisor of its width {dim}")
 
 
 def register_family(

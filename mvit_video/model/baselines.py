@@ -57,7 +57,7 @@ def _slow_r50(num_classes: int, size: Size) -> nn.Module:
 
 def _x3d_s(num_classes: int, size: Size) -> nn.Module:
     """The arguments of pytorchvideo.models.hub.x3d_s, without the softmax that it ends in by default."""
-    _check_size("pytorchvideo/x3d_s", size, min(size[1:]) >= 32, "pictures of at least 32×32")
+    _check_size("pytorchvideo/x3d_s", size, min(size[1:]) >= 32, "images of at least 32×32")
     x3d = import_pytorchvideo("pytorchvideo.models.x3d")
     return x3d.create_x3d(
         input_clip_length=size[0], input_crop_size=min(size[1:]), model_num_class=num_classes, head_activation=None

@@ -9,7 +9,7 @@ from mvit_video.errors import ConfigError
 def check_counts(**counts: object) -> None:
     for name, value in counts.items():
         if not _is_count(value):
-            raise ConfigError(f"{name}={value!r}: wanted a whole number from 1")
+            raise ConfigError(f"{name}={value!r}: expected a whole number from 1")
 
 
 def _is_count(value: object) -> bool:
@@ -23,27 +23,27 @@ def check_lists(**lists: tuple[object, int | None]) -> None:
         right = len(given) == (count or len(given) or 1)
         if not right or not all(map(_is_count, given)):
             wanted = f"{count} whole numbers" if count else "a list of whole numbers, blocks of each stage,"
-            raise ConfigError(f"{name}={values!r}: wanted {wanted} from 1")
+            raise ConfigError(f"{name}={values!r}: expected {wanted} from 1")
 
 
 def check_rates(**rates: object) -> None:
     for name, value in rates.items():
         if not isinstance(value, int | float) or not 0 <= value < 1:
-            raise ConfigError(f"{name}={value!r}: wanted a number from 0 to below 1")
+            raise ConfigError(f"{name}={value!r}: expected a number from 0 to below 1")
 
 
 def check_ratios(**ratios: object) -> None:
     for name, value in ratios.items():
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < inf:
-            raise ConfigError(f"{name}={value!r}: wanted a number above 0")
+            raise ConfigError(f"{name}={value!r}: expected a number above 0")
 
 
 def check_switches(**switches: object) -> None:
     for name, value in switches.items():
         if not isinstance(value, bool):
-            raise ConfigError(f"{name}={value!r}: wanted true or false")
+            raise ConfigError(f"{name}={value!r}: expected true or false")
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
     if value not in list(allowed):
-        raise ConfigError(f"{name}='{value}': allowed are {', '.join(allowed)}")
+        raise ConfigError(f"{name}='{value}': choose from {', '.join(allowed)}")

@@ -1,4 +1,4 @@
-"""CSWin (arXiv 2107.00652) for pictures and video: attention in cross-shaped stripes, positions by a filter on the values.
+"""CSWin (arXiv 2107.00652) for images and video: attention in cross-shaped stripes, positions by a filter on the values.
 
 Parameter names are those of microsoft/CSWin-Transformer; its published files load without a map. A network of one frame is
 the image network; a video network has the same filters with a temporal axis.
@@ -200,7 +200,7 @@ class CSWin(VideoBackbone):
 def _check_heads(stage: int, dim: int, heads: int, whole: bool) -> None:
     if heads % (1 if whole else 2) or dim % heads:
         wanted = "a divisor" if whole else "an even divisor"
-        raise ConfigError(f"num_heads={heads} in stage {stage + 1}: wanted {wanted} of its width {dim}")
+        raise ConfigError(f"num_heads={heads} in stage {stage + 1}: expected {wanted} of its width {dim}")
 
 
 def _blocks(network: nn.Module) -> list[nn.Module]:

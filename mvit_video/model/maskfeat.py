@@ -12,7 +12,7 @@ CELL, BINS = 8, 9
 
 
 def hog(frames: Tensor, gaussian_window: int = 0) -> Tensor:
-    """Histograms of oriented gradients of pictures (B, 3, H, W): (B, 3, 9, H/8, W/8), float32, without a gradient.
+    """Histograms of oriented gradients of images (B, 3, H, W): (B, 3, 9, H/8, W/8), float32, without a gradient.
 
     For each colour: Sobel gradients with a reflected border; the magnitude of each pixel counts for one of nine unsigned
     orientations; sums over cells of 8×8 pixels, each cell's histogram scaled to length 1. `gaussian_window` (a divisor of H
@@ -38,7 +38,7 @@ def hog(frames: Tensor, gaussian_window: int = 0) -> Tensor:
 
 
 def _tiled_gaussian(window: int, like: Tensor) -> Tensor:
-    """A window×window Gaussian of sum 1 with a deviation of half its length, repeated over a picture (H, W)."""
+    """A window×window Gaussian of sum 1 with a deviation of half its length, repeated over an image (H, W)."""
     places = torch.arange(window, dtype=torch.float32, device=like.device)
     line = (-0.5 * ((places - places.mean()) / (window // 2)).square()).exp()
     kernel = line[:, None] * line[None, :]

@@ -1,4 +1,4 @@
-"""MaxViT (arXiv 2204.01697) for pictures and video: convolutions, attention in windows, attention over a dilated grid.
+"""MaxViT (arXiv 2204.01697) for images and video: convolutions, attention in windows, attention over a dilated grid.
 
 Parameter names and numerics are those of timm's `maxvit_*_tf_*`, which equal the paper's TensorFlow network; torchvision's
 `maxvit_t` is another network (scale, activation, padding), whose weights do not fit.
@@ -315,8 +315,8 @@ class MaxViT(VideoBackbone):
         steps = [2 ** (len(self.stage_dims) + 1) * lcm(*sides) for sides in zip(self.window, self.grid, strict=True)]
         if any(length % step for length, step in zip(size, steps, strict=True)):
             raise error(
-                f"pictures of {size[0]}×{size[1]} cannot be cut into windows of {self.window} and grids of {self.grid} in "
-                f"every stage: wanted height and width that are multiples of {steps[0]} and {steps[1]}"
+                f"images of {size[0]}×{size[1]} cannot be cut into windows of {self.window} and grids of {self.grid} in "
+                f"every stage: expected height and width that are multiples of {steps[0]} and {steps[1]}"
             )
 
     def stage_maps(self, clips: Tensor) -> list[Tensor]:
@@ -333,16 +333,16 @@ class MaxViT(VideoBackbone):
 
 
 def _group_size(name: str, size: int | Sequence[int] | None, crop: tuple[int, int]) -> tuple[int, int]:
-    """Tokens on each side of a window or grid; 1/32 of the picture where none is given."""
+    """Tokens on each side of a window or grid; 1/32 of the image where none is given."""
     height, width = height_and_width(size) if size is not None else (max(crop[0] // 32, 1), max(crop[1] // 32, 1))
     if height < 1 or width < 1:
-        raise ConfigError(f"{name}={size}: wanted whole numbers from 1")
+        raise ConfigError(f"{name}={size}: expected whole numbers from 1")
     return height, width
 
 
 def _check_widths(embed_dims: Sequence[int]) -> None:
     if any(dim % HEAD_DIM for dim in embed_dims):
-        raise ConfigError(f"embed_dims={tuple(embed_dims)}: wanted multiples of {HEAD_DIM}, the channels of a head")
+        raise ConfigError(f"embed_dims={tuple(embed_dims)}: expected multiples of {HEAD_DIM}, the channels of a head")
 
 
 def _blocks(network: nn.Module) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""PVT v2 (arXiv 2106.13797) and Twins (arXiv 2104.13840) for pictures and video: all queries over keys that a strided
+"""PVT v2 (arXiv 2106.13797) and Twins (arXiv 2104.13840) for images and video: all queries over keys that a strided
 convolution makes fewer, alone or in turn with windows; positions from depth-wise convolutions.
 
 Parameter names are timm's. A network of one frame is the image network; a video network has the same filters with a

@@ -179,7 +179,7 @@ def model_entry(name: str) -> ModelEntry:
     known = list_models()
     if name not in known:
         raise ConfigError(
-            f"model '{name}' is unknown{did_you_mean(name, known)}: allowed are {', '.join(known)}; a plugin's are known "
+            f"model '{name}' is unknown{did_you_mean(name, known)}: choose from {', '.join(known)}; a plugin's are known "
             "with --plugin MODULE"
         )
     return MODELS.get(name)
@@ -192,7 +192,7 @@ def model_arguments(name: str, **arguments: Any) -> dict[str, Any]:
     for argument in arguments:
         if allowed is not None and argument not in allowed:
             near = did_you_mean(argument, allowed)
-            raise ConfigError(f"model argument '{argument}' is unknown{near}: allowed are {', '.join(sorted(allowed))}")
+            raise ConfigError(f"model argument '{argument}' is unknown{near}: choose from {', '.join(sorted(allowed))}")
     return dict(entry.arguments) | arguments
 
 

@@ -60,7 +60,7 @@ def _word(part: str, text: str) -> Mixing:
     name, _, size = part.partition(" ")
     if name not in WORDS:
         near = did_you_mean(name, WORDS)
-        raise ConfigError(f"token_mixing='{text}': '{name}' is unknown{near}: allowed are {', '.join(WORDS)}")
+        raise ConfigError(f"token_mixing='{text}': '{name}' is unknown{near}: choose from {', '.join(WORDS)}")
     if name in ("all", "hwin"):
         if size:
             raise ConfigError(f"token_mixing='{text}': '{name}' takes no size, not '{size}'")
@@ -77,7 +77,7 @@ def plan_mixing(token_mixing: str | Sequence[str], depths: Sequence[int]) -> lis
     """The mixing of every block: one text for the network, or one for each stage."""
     texts = [token_mixing] * len(depths) if isinstance(token_mixing, str) else list(token_mixing)
     if len(texts) != len(depths):
-        raise ConfigError(f"token_mixing={texts}: wanted one text, or {len(depths)}, one for each stage")
+        raise ConfigError(f"token_mixing={texts}: expected one text, or {len(depths)}, one for each stage")
     plan = []
     for stage, (text, depth) in enumerate(zip(texts, depths, strict=True)):
         words = parse_mixing(text)

@@ -1,1 +1,1 @@
-"""What people look at: pages, pictures, annotated videos."""
+"""What people look at: pages, images, annotated videos."""

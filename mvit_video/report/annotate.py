@@ -149,7 +149,7 @@ def put_caption(frame: np.ndarray, text: str) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _band(text: str, width: int, height: int) -> np.ndarray:
-    """The text as RGBA (h, w, 4), its letters a 16th of the picture's height or smaller, so that it fits the width."""
+    """The text as RGBA (h, w, 4), its letters a 16th of the image's height or smaller, so that it fits the width."""
     size = max(height // 16, 10)
     room = width - size
     length = ImageFont.truetype(FONT, size).getlength(text)

@@ -1,4 +1,4 @@
-"""A report as one page that needs no other file: numbers, pictures, tables, and what they mean in words."""
+"""A report as one page that needs no other file: numbers, images, tables, and what they mean in words."""
 
 import base64
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a sentence or two, and what is under it: a picture, films, a matrix or a table."""
+    """A heading, a sentence or two, and what is under it: an image, films, a matrix or a table."""
 
     title: str
     text: str

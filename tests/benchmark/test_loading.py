@@ -96,7 +96,7 @@ def test_what_cannot_be_measured_is_one_sentence(folder, capsys, tmp_path):
             "--originals",
             "x",
             f"data.root={folder}/original",
-        ): "holds no manifest.jsonl: --originals is for folders that",
+        ): "contains no manifest.jsonl: --originals is for folders that",
         ("--json", str(tmp_path / "nowhere/a.json")): "there is no folder",
     }
     for words, text in cases.items():

@@ -255,15 +255,15 @@ def test_nothing_left_to_measure_is_a_line_and_exit_code_1(without_torchvision, 
     [
         (
             ["--model", "mvitv2_s_16x5"],
-            "model 'mvitv2_s_16x5' is unknown (did you mean 'mvitv2_s_16x4'?): allowed are ",
+            "model 'mvitv2_s_16x5' is unknown (did you mean 'mvitv2_s_16x4'?): choose from ",
         ),
         (
             ["--model", NANO, "--against", "slow_r50"],
-            "model 'slow_r50' is unknown: allowed are cswin_b_16x4, ",
+            "model 'slow_r50' is unknown: choose from cswin_b_16x4, ",
         ),
-        (["--model", NANO, "--dtype", "int8"], "dtype 'int8' is unknown: allowed are fp32, bf16, fp16"),
+        (["--model", NANO, "--dtype", "int8"], "dtype 'int8' is unknown: choose from fp32, bf16, fp16"),
         (["--model", NANO, "--json", "/missing/a.json"], "/missing/a.json: there is no folder /missing to write it to"),
-        (["--model", NANO, "--json", tempfile.gettempdir()], ": is a folder, wanted a file to write"),
+        (["--model", NANO, "--json", tempfile.gettempdir()], ": is a folder, expected a file to write"),
         (["--model", NANO, "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
     ],
 )

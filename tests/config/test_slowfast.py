@@ -185,7 +185,7 @@ def test_a_file_for_evaluation_gives_everything_but_training(tmp_path):
     assert set(differences(ours, theirs, "data")) == {"root", *augmentation, *PLANNED}
     assert differences(ours, theirs, "evaluation") == {}
     assert set(differences(ours, theirs, "model")) == {"weights"}
-    assert conversion.of_fate("ignored")["AUG.RE_PROB"] == "TRAIN.ENABLE is False, and this concerns training"
+    assert conversion.of_fate("ignored")["AUG.RE_PROB"] == "TRAIN.ENABLE is False, so training keys do not matter"
 
 
 def test_means_of_pictures_that_pyslowfast_reads_as_bgr_are_turned_round(tmp_path):
@@ -199,9 +199,7 @@ def test_means_of_pictures_that_pyslowfast_reads_as_bgr_are_turned_round(tmp_pat
 @pytest.mark.parametrize(("tree", "turned"), [(kinetics("s", 16, 4, 0.2), True), (ssv2_l(), False)])
 def test_a_network_that_is_shown_bgr_is_not_converted(tmp_path, tree, turned):
     tree["DATA"] |= {"REVERSE_INPUT_CHANNEL": turned}
-    with pytest.raises(
-        ConfigError, match=rf"DATA.REVERSE_INPUT_CHANNEL \(is {turned}, so that the network is shown BGR"
-    ):
+    with pytest.raises(ConfigError, match=rf"DATA.REVERSE_INPUT_CHANNEL \(is {turned}, so the network's input is BGR"):
         converted(tmp_path, tree)
 
 
@@ -264,14 +262,14 @@ EXAMPLES = {"kept": "SOLVER.WEIGHT_DECAY", "renamed": "AUG.AA_TYPE", "derived": 
 
 
 PUBLISHED = {
-    "ImageNet__MVITv2_T": "TRAIN.DATASET (is 'imagenet', but kinetics and ssv2",
+    "ImageNet__MVITv2_T": "TRAIN.DATASET (is 'imagenet', but only kinetics and ssv2",
     "Kinetics__MVIT_B_16x4_CONV": "",
-    "Kinetics__MVIT_B_32x3_CONV": "MVIT.POOL_KVQ_KERNEL (by default; kernels that grow with the strides are not built",
+    "Kinetics__MVIT_B_32x3_CONV": "MVIT.POOL_KVQ_KERNEL (by default; only one kernel for all blocks is supported",
     "Kinetics__MVITv2_B_32x3": "",
     "Kinetics__MVITv2_S_16x4": "",
     "SSv2__MVITv2_L_40x3": "",
     "SSv2__MVITv2_S_16x4": "",
-    "masked_ssl__k400_MVITv2_S_16x4_FT": "MVIT.USE_MEAN_POOLING (is True, but the class token is what is classified)",
+    "masked_ssl__k400_MVITv2_S_16x4_FT": "MVIT.USE_MEAN_POOLING (is True, but the class token is classified)",
     "masked_ssl__k400_MVITv2_S_16x4_MaskFeat_PT": "only MViT is converted, and MODEL.ARCH and MODEL.MODEL_NAME are 'maskmvit'",
 }
 
@@ -302,7 +300,7 @@ def test_the_last_of_equal_keys_counts_and_the_report_says_so(tmp_path):
     conversion, line = convert_slowfast(tmp_path / "theirs.yaml"), text.splitlines().index("  MAX_EPOCH: 7") + 1
     assert conversion.settings["train.epochs"] == 7
     assert conversion.report().startswith(
-        f"SOLVER.MAX_EPOCH stands in lines {line - 1} and {line}: the last one counts\n"
+        f"duplicate key SOLVER.MAX_EPOCH (lines {line - 1} and {line}): the last one counts\n"
     )
     (tmp_path / "theirs.yaml").write_text("SOLVER: {MAX_EPOCH: 3, BASE_LR: 5}\n" + text)
     assert convert_slowfast(tmp_path / "theirs.yaml").settings["train.epochs"] == 7, "a section replaces the one before"
@@ -313,7 +311,7 @@ def test_several_numbers_of_test_clips_become_the_largest(tmp_path):
     tree["TEST"] |= {"NUM_TEMPORAL_CLIPS": [1, 10, 5]}
     conversion = converted(tmp_path, tree)
     assert conversion.settings["evaluation.protocol"] == "10x1"
-    assert "name it as model.weights" in conversion.of_fate("ignored")["TASK"]
+    assert "pass it as model.weights" in conversion.of_fate("ignored")["TASK"]
     with pytest.raises(ConfigError, match=r"TASK \(is 'ssl', but training is supervised\)"):
         converted(tmp_path, tree | {"TASK": "ssl"})
 
@@ -352,32 +350,32 @@ def test_mixed_precision_weights_and_a_data_folder_are_taken_over(tmp_path):
     [
         ("MVIT", {"MODE": "max"}, "MVIT.MODE (is 'max', but queries, keys and values are pooled by convolutions)"),
         ("MVIT", {"REV": {"ENABLE": True}}, "MVIT.REV.ENABLE (is True, but blocks are not reversible)"),
-        ("MVIT", {"POOL_KVQ_KERNEL": None}, "MVIT.POOL_KVQ_KERNEL (kernels that grow with the strides are not built"),
-        ("MVIT", {"HEAD_MUL": [[1, 2.0]]}, "MVIT.HEAD_MUL (heads and width double together"),
-        ("MVIT", {"POOL_Q_STRIDE": [[1, 1, 2, 2]]}, "MVIT.POOL_Q_STRIDE (queries are pooled in all blocks or"),
-        ("MVIT", {"USE_ABS_POS": True}, "MVIT.USE_ABS_POS (positions are relative in space and time, or absolute"),
+        ("MVIT", {"POOL_KVQ_KERNEL": None}, "MVIT.POOL_KVQ_KERNEL (only one kernel for all blocks is supported"),
+        ("MVIT", {"HEAD_MUL": [[1, 2.0]]}, "MVIT.HEAD_MUL (heads and width must double together"),
+        ("MVIT", {"POOL_Q_STRIDE": [[1, 1, 2, 2]]}, "MVIT.POOL_Q_STRIDE (queries must be pooled in all blocks or"),
+        ("MVIT", {"USE_ABS_POS": True}, "MVIT.USE_ABS_POS (positions must be relative in space and time, or absolute"),
         ("MVIT", {"PATCH_PADDING": [2, 4, 4]}, "MVIT.PATCH_PADDING (is [2, 4, 4], but patches are padded by half"),
-        ("MODEL", {"LOSS_FUNC": "bce"}, "MODEL.LOSS_FUNC (is 'bce', but the loss is the cross entropy)"),
+        ("MODEL", {"LOSS_FUNC": "bce"}, "MODEL.LOSS_FUNC (is 'bce', but the loss must be the cross entropy)"),
         (
             "SOLVER",
             {"OPTIMIZING_METHOD": "adam"},
-            "SOLVER.OPTIMIZING_METHOD (is 'adam', but the optimisers are sgd and",
+            "SOLVER.OPTIMIZING_METHOD (is 'adam', but only sgd and",
         ),
         (
             "SOLVER",
             {"LR_POLICY": "steps_with_relative_lrs"},
             "SOLVER.LR_POLICY (is 'steps_with_relative_lrs', but the rate",
         ),
-        ("SOLVER", {"WEIGHT_DEKAY": 1}, "SOLVER.WEIGHT_DEKAY (not known here)"),
+        ("SOLVER", {"WEIGHT_DEKAY": 1}, "SOLVER.WEIGHT_DEKAY (unknown key)"),
         (
             "DATA",
             {"TEST_CROP_SIZE": 256},
-            "DATA.TEST_CROP_SIZE (is 256, but training and evaluation share a crop, here of 224)",
+            "DATA.TEST_CROP_SIZE (is 256, but training and evaluation share one crop size, here 224)",
         ),
         (
             "TRAIN",
             {"DATASET": "ava"},
-            "TRAIN.DATASET (is 'ava', but kinetics and ssv2 are the datasets that are converted)",
+            "TRAIN.DATASET (is 'ava', but only kinetics and ssv2 are converted)",
         ),
         ("DETECTION", {"ENABLE": True}, "DETECTION.ENABLE (is True, but whole clips are classified, not boxes)"),
     ],
@@ -387,15 +385,15 @@ def test_what_has_no_counterpart_stops_with_its_key(tmp_path, section, change, m
     tree[section] = tree.get(section, {}) | change
     with pytest.raises(ConfigError) as caught:
         converted(tmp_path, tree)
-    assert str(caught.value).startswith(f"{tmp_path / 'theirs.yaml'}: unsupported are {message}")
-    assert str(caught.value).endswith(": change or remove these keys") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'theirs.yaml'}: unsupported keys: {message}")
+    assert str(caught.value).endswith("; change or remove them") and "\n" not in str(caught.value)
 
 
 def test_a_file_of_another_network_or_dataset_is_told_of_nothing_else(tmp_path):
     tree = kinetics("s", 16, 4, 0.2) | {"SLOWFAST": {"ALPHA": 4}, "UNKNOWN": {"KEY": 1}}
     tree["TRAIN"]["DATASET"] = "charades"
     with pytest.raises(
-        ConfigError, match=r"unsupported are TRAIN.DATASET \(is 'charades', but kinetics .*\): change or"
+        ConfigError, match=r"unsupported keys: TRAIN.DATASET \(is 'charades', but only kinetics .*\); change or"
     ):
         converted(tmp_path, tree)
     del tree["MODEL"]["MODEL_NAME"]
@@ -403,7 +401,7 @@ def test_a_file_of_another_network_or_dataset_is_told_of_nothing_else(tmp_path):
         converted(tmp_path, tree | {"MODEL": {"ARCH": "slowfast"}})
     assert str(caught.value) == (
         f"{tmp_path / 'theirs.yaml'}: only MViT is converted, and MODEL.ARCH and MODEL.MODEL_NAME are 'slowfast' and "
-        "'SlowFast' (by default 'slowfast' and 'SlowFast'): name a file of an MViT"
+        "'SlowFast' (by default 'slowfast' and 'SlowFast'): pass the configuration of an MViT"
     )
 
 
@@ -419,11 +417,11 @@ def test_a_default_of_pyslowfast_may_be_what_is_unsupported(tmp_path):
 def test_a_value_of_another_form_is_one_sentence(tmp_path):
     tree = kinetics("s", 16, 4, 0.2)
     tree["MVIT"]["DIM_MUL"] = "twice"
-    with pytest.raises(ConfigError, match=r"theirs.yaml: holds a value of another form than PySlowFast's \("):
+    with pytest.raises(ConfigError, match=r"theirs.yaml: contains a value of a type that PySlowFast does not use \("):
         converted(tmp_path, tree)
     tree = kinetics("s", 16, 4, 0.2)
     tree["TRAIN"]["BATCH_SIZE"] = 0
-    with pytest.raises(ConfigError, match=r"\(TRAIN.BATCH_SIZE, AUG.NUM_SAMPLE and NUM_SHARDS make steps of 0 clips\)"):
+    with pytest.raises(ConfigError, match=r"\(TRAIN.BATCH_SIZE, AUG.NUM_SAMPLE and NUM_SHARDS give steps of 0 clips\)"):
         converted(tmp_path, tree)
 
 
@@ -441,12 +439,9 @@ def test_the_verb_writes_a_file_that_trains_and_never_over_another(capsys, tmp_p
     captured = capsys.readouterr()
     assert "unsupported" not in captured.out and "MIXUP.ALPHA: train.mixup = 0.8" in captured.out
     assert load_config(tmp_path / "ours.yaml") == convert_slowfast(tmp_path / "theirs.yaml").config()
-    assert (
-        "#   DATA.REVERSE_INPUT_CHANNEL: colours are RGB from the file to the network"
-        in (tmp_path / "ours.yaml").read_text()
-    )
+    assert "#   DATA.REVERSE_INPUT_CHANNEL: the network's input is RGB" in (tmp_path / "ours.yaml").read_text()
     assert cli.main(words) == 1
-    assert "ours.yaml: exists: choose another --output, or say --overwrite" in capsys.readouterr().err
+    assert "ours.yaml: exists: choose another --output, or pass --overwrite" in capsys.readouterr().err
     assert cli.main([*words, "--overwrite"]) == 0
 
     (tmp_path / "theirs.yaml").write_text("MODEL: {ARCH: slowfast}\n")

@@ -43,7 +43,7 @@ def numbers(clip):
 
 
 def view_numbers(dataset, index, crops):
-    """Frame numbers of the first crop of each clip; the crop is the whole picture."""
+    """Frame numbers of the first crop of each clip; the crop is the whole image."""
     return [numbers(view) for view in dataset[index]["video"][::crops]]
 
 
@@ -413,11 +413,11 @@ def test_a_program_that_an_error_ends_in_the_middle_of_its_batches_does_not_wait
 
 
 def test_a_picture_that_no_crop_fits_into_within_bounds_is_a_bad_video_with_its_name(tmp_path):
-    """Folders of pictures: one is a line of 600 pixels."""
+    """Folders of images: one is a line of 600 pixels."""
     (tmp_path / "line").mkdir()
     Image.fromarray(np.zeros((1, 600, 3), np.uint8)).save(tmp_path / "line/1.png")
     videos = VideoList((VideoRecord("line", 0, 1),), ("a",), "list.csv")
     bad = ViewDataset(
         videos, VideoFiles(str(tmp_path)), InputSettings(num_frames=2, crop_size=300, short_side=300), 1, 1, "return"
     )[0]
-    assert isinstance(bad, BadVideo) and bad.reason.startswith("line: its pictures of 600×1 pixels would be scaled to")
+    assert isinstance(bad, BadVideo) and bad.reason.startswith("line: its images of 600×1 pixels would be scaled to")

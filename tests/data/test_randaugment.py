@@ -31,7 +31,7 @@ def pictures(count=2, height=WHOLE[2], width=WHOLE[3], seed=0):
 
 
 def timm_pixels(step, frames):
-    """timm's function for a step, one picture at a time."""
+    """timm's function for a step, one image at a time."""
     function = auto_augment.NAME_TO_OP[TIMM[step.name]]
     arguments = [] if auto_augment.LEVEL_TO_ARG[TIMM[step.name]] is None else [step.argument]
     arguments = [int(value) if step.name in ("posterize", "solarize", "solarize_add") else value for value in arguments]

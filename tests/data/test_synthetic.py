@@ -75,7 +75,7 @@ def test_objects_turn_as_their_class_says(scene):
 
 
 def rotated(picture, turns):
-    """A picture turned clockwise about its centre, nearest pixel."""
+    """An image turned clockwise about its centre, nearest pixel."""
     height, width = picture.shape
     y, x = np.mgrid[:height, :width] + 0.5
     y, x = y - height / 2, x - width / 2
@@ -141,7 +141,7 @@ def test_a_folder_that_holds_a_dataset_is_not_overwritten_unless_told(tmp_path):
     Path(folder / "mine.txt").write_text("keep")
     before = (folder / "train.csv").read_text()
     with pytest.raises(
-        ConfigError, match=r"already holds train of another run: choose another --output, or say --overwrite"
+        ConfigError, match=r"already contains train of another run: choose another --output, or pass --overwrite"
     ):
         write_dataset(folder, 1, 1, seed=0, workers=1)
     assert (folder / "train.csv").read_text() == before

@@ -138,7 +138,7 @@ def test_no_pixel_of_a_view_or_a_training_clip_is_memory_that_nobody_wrote(crop)
 @pytest.mark.parametrize(("height", "width"), [(1, 600), (6000, 2), (1, 4000)])
 def test_a_thread_of_a_picture_is_refused_before_memory_is_taken_for_it(height, width):
     given = np.zeros((1, height, width, 3), np.uint8)
-    shapes = rf"its pictures of {width}×{height} pixels would be scaled to .* above the limit of 36,000,000 pixels"
+    shapes = rf"its images of {width}×{height} pixels would be scaled to .* above the limit of 36,000,000 pixels"
     with pytest.raises(DecodeError, match=shapes):
         transforms.ViewTransform((300, 300), (0, 0, 0), (1, 1, 1), 300, 1)(given)
     with pytest.raises(DecodeError, match=shapes):

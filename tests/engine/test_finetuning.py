@@ -105,7 +105,7 @@ def test_one_command_splits_trains_evaluates_and_leaves_weights_that_predict_tak
     ("words", "sentence"),
     [
         (["model.weights=null"], "model.name = auto needs model.weights, whose network it then is"),
-        (["model.weights=mvitv2_s_in1k"], "mvitv2_s_in1k is a network for pictures: name one for videos"),
+        (["model.weights=mvitv2_s_in1k"], "mvitv2_s_in1k is a network for images: name one for videos"),
         (["evaluation.protocol=9x9"], "evaluation.protocol = '9x9'"),
         (["train.clips_per_step=64"], "train.clips_per_step = 64 is more than the"),
         (["data.crop_size=64"], "crop_size 64 is larger than short_side 36"),

@@ -79,7 +79,7 @@ def test_the_plan_of_the_kinetics_recipe_is_in_effective_numbers():
     assert found["steps"] == "1 to 375,000, 96,000,000 clips seen in all, a state saved every 500"
     assert found["clips"] == "16 frames out of 2.1 s (4 apart at 30 per second), 224×224 pixels, mean 0.45, std 0.225"
     assert found["augmentation"] == (
-        "2 clips of each video, a box of 8% to 100% of the picture, half of them mirrored, "
+        "2 clips of each video, a box of 8% to 100% of the image, half of them mirrored, "
         "RandAugment rand-m7-n4-mstd0.5-inc1, a box erased in 25%"
     )
     assert found["mixing"] == "mixup 0.8 or CutMix 1 in 100% of the steps, CutMix in 50% of these, label smoothing 0.1"
@@ -101,7 +101,7 @@ def test_the_plan_of_the_something_recipe_is_in_effective_numbers():
     assert found["clips"].startswith(
         "40 frames, one of each equal part of the video, 312×312 pixels, mean 0.406 0.456 0.485"
     )
-    assert "a crop of the picture at a short side of 356 to 446, none mirrored" in found["augmentation"]
+    assert "a crop of the image at a short side of 356 to 446, none mirrored" in found["augmentation"]
     assert found["mixing"] == "none, label smoothing 0.1"
     assert found["memory"] == "2 clips at once in 256 passes a step, activation checkpointing"
     assert "starting from mvitv2_l_40x3_k400, drop_path_rate 0.75" in found["network"]

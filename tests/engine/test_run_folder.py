@@ -58,7 +58,7 @@ def test_a_run_that_failed_before_its_first_step_does_not_block_the_next(started
     train(config, started_in_vain, said.append, resume=resume)
     assert load_config(started_in_vain / "config.yaml") == config and notes.read_text() == "mine"
     assert len(read_metrics(started_in_vain / "metrics.jsonl")) == 2
-    assert any("holds a run that ended before its first step, which gives way to this one" in text for text in said)
+    assert any("contains a run that ended before its first step, which gives way to this one" in text for text in said)
 
 
 def test_a_run_with_a_step_or_a_state_or_weights_does_not_give_way(started_in_vain, few_videos):
@@ -68,7 +68,7 @@ def test_a_run_with_a_step_or_a_state_or_weights_does_not_give_way(started_in_va
         place.parent.mkdir(exist_ok=True)
         place.write_text("{}")
         assert not never_started(started_in_vain), name
-        with pytest.raises(ConfigError, match="of another run: choose another --output, or say --overwrite"):
+        with pytest.raises(ConfigError, match="of another run: choose another --output, or pass --overwrite"):
             train(config_for(few_videos), started_in_vain)
         assert place.read_text() == "{}"
         place.unlink() if before is None else place.write_bytes(before)
@@ -78,7 +78,7 @@ def test_a_run_with_a_step_or_a_state_or_weights_does_not_give_way(started_in_va
 def test_a_users_own_config_yaml_is_never_taken_for_a_run(few_videos, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").write_text("mine")
-    with pytest.raises(ConfigError, match=r"already holds config.yaml of another run"):
+    with pytest.raises(ConfigError, match=r"already contains config.yaml of another run"):
         train(config_for(few_videos), tmp_path / "run")
     assert (tmp_path / "run/config.yaml").read_text() == "mine"
 

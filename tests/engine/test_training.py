@@ -23,9 +23,10 @@ from mvit_video.engine.metrics_log import MetricsLog, read_metrics
 from mvit_video.engine.nonfinite import NonFiniteStep
 from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
-from mvit_video.engine.trainer import Trainer, effective_precision, learner_from, trainer_from
+from mvit_video.engine.trainer import Trainer, learner_from, trainer_from
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError, TrainingError
 from mvit_video.evaluation.evaluate import validator
+from mvit_video.model.precision import resolve_precision
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.load import load_checkpoint
 
@@ -272,9 +273,7 @@ def test_a_run_that_meets_nan_stops_with_a_report_and_no_state_of_it(few_videos,
 @pytest.mark.parametrize("part", ["model", "average", "optimizer"])
 def test_a_state_with_nan_is_never_written(tmp_path, part):
     model = tiny_video()
-    learner = learner_from(
-        TrainSettings(ema_decay=0.9), model, CPU, effective_precision(TrainSettings(ema_decay=0.9), CPU)
-    )
+    learner = learner_from(TrainSettings(ema_decay=0.9), model, CPU, "fp32")
     model(torch.zeros(1, 3, 8, 32, 32)).sum().backward()
     learner.optimizer.step()
     card = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=("a",), preprocessing=InputSettings())
@@ -285,7 +284,7 @@ def test_a_state_with_nan_is_never_written(tmp_path, part):
         "optimizer": learner.optimizer.state[model.norm.bias]["exp_avg"],
     }[part]
     planted.data[3] = float("nan")
-    with pytest.raises(CheckpointError, match=r"not written, because '.*' holds NaN or Inf \(1 tensors do\)"):
+    with pytest.raises(CheckpointError, match=r"not written, because '.*' contains NaN or Inf \(1 tensors do\)"):
         states.save_state(tmp_path, 2, learner, card, {}, keep=1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
 
@@ -316,7 +315,7 @@ def test_a_run_is_not_overwritten_unless_told(whole_run, few_videos, tmp_path):
     shutil.copytree(whole_run, run)
     (run / "notes.txt").write_text("mine")
     with pytest.raises(
-        ConfigError, match=r"already holds config.yaml of another run: choose another --output, or say --over"
+        ConfigError, match=r"already contains config.yaml of another run: choose another --output, or pass --over"
     ):
         train(config, run)
     assert (run / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
@@ -326,11 +325,11 @@ def test_a_run_is_not_overwritten_unless_told(whole_run, few_videos, tmp_path):
 
 def test_a_run_that_cannot_start_leaves_no_trace_and_deletes_nothing(whole_run, few_videos, tmp_path):
     wrong = config_for(few_videos, "model.arguments={depths: [0]}")
-    with pytest.raises(ConfigError, match=r"depths=\[0\]: wanted a list of whole numbers"):
+    with pytest.raises(ConfigError, match=r"depths=\[0\]: expected a list of whole numbers"):
         train(wrong, tmp_path / "new")
     assert not (tmp_path / "new").exists()
     shutil.copytree(whole_run, tmp_path / "old")
-    with pytest.raises(ConfigError, match=r"depths=\[0\]: wanted a list of whole numbers"):
+    with pytest.raises(ConfigError, match=r"depths=\[0\]: expected a list of whole numbers"):
         train(wrong, tmp_path / "old", overwrite=True)
     assert (tmp_path / "old/model.safetensors").exists()
 
@@ -389,7 +388,7 @@ def test_a_list_or_weights_that_a_run_reads_are_never_its_output(whole_run, few_
     found = config_for(data, "data.train=auto", "data.val=null", "train.epochs=1")
     for overwrite in (False, True):
         with pytest.raises(
-            ConfigError, match=r"data: holds train.csv, which data.train reads and a run there would wr"
+            ConfigError, match=r"data: contains train.csv, which data.train reads and a run there would wr"
         ):
             train(found, data, overwrite=overwrite)
     shutil.copytree(whole_run, tmp_path / "run")
@@ -397,10 +396,14 @@ def test_a_list_or_weights_that_a_run_reads_are_never_its_output(whole_run, few_
         held = name.partition("/")[0]
         for setting in ("model.weights", "train.teacher"):
             config = config_for(few_videos, f"{setting}={tmp_path / 'run' / name}")
-            with pytest.raises(ConfigError, match=rf"run: holds {held}, which {setting} reads and a run there would"):
+            with pytest.raises(
+                ConfigError, match=rf"run: contains {held}, which {setting} reads and a run there would"
+            ):
                 train(config, tmp_path / "run", overwrite=True)
     shutil.copytree(data, tmp_path / "run/evaluation")
-    with pytest.raises(ConfigError, match=r"run: holds evaluation, which data.train reads and a run there would write"):
+    with pytest.raises(
+        ConfigError, match=r"run: contains evaluation, which data.train reads and a run there would write"
+    ):
         train(config_for(tmp_path / "run/evaluation"), tmp_path / "run", overwrite=True)
     train(config_for(data, "train.epochs=1", *SMALLER), data)
     train(config_for(data, "train.epochs=1", *SMALLER), data, overwrite=True)
@@ -413,7 +416,7 @@ def test_a_class_called_evaluation_is_not_deleted(few_videos, tmp_path):
     for number in range(4):
         shutil.copy(few_videos / "train/00000.mp4", tmp_path / ("evaluation", "other")[number % 2] / f"{number}.mp4")
     config = config_for(tmp_path, "data.train=.", "data.val=null", "data.classes=null", "train.epochs=1", *SMALLER)
-    with pytest.raises(ConfigError, match=r": holds evaluation with videos of the lists: choose another --output"):
+    with pytest.raises(ConfigError, match=r": contains evaluation with videos of the lists: choose another --output"):
         train(config, tmp_path, overwrite=True)
     assert len(list(tmp_path.rglob("*.mp4"))) == 4
 
@@ -548,7 +551,9 @@ def trainer(**changes):
     settings = TrainSettings(clips_per_step=2, **changes)
     model = Linear()
     descent = torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=1.0)
-    learner = replace(learner_from(settings, model, CPU, effective_precision(settings, CPU)), optimizer=descent)
+    learner = replace(
+        learner_from(settings, model, CPU, resolve_precision(settings.precision, CPU).name), optimizer=descent
+    )
     return trainer_from(
         settings,
         learner,
@@ -556,7 +561,7 @@ def trainer(**changes):
         mixer_from(settings, 2),
         objective_from(settings),
         CPU,
-        effective_precision(settings, CPU),
+        resolve_precision(settings.precision, CPU).name,
     )
 
 
@@ -626,7 +631,7 @@ def test_a_state_that_cannot_be_written_leaves_the_ones_before_it(whole_run, few
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(states, "write_whole", full)
-    learner = learner_from(TrainSettings(), torch.nn.Linear(1, 1), CPU, effective_precision(TrainSettings(), CPU))
+    learner = learner_from(TrainSettings(), torch.nn.Linear(1, 1), CPU, "fp32")
     card = states.read_checkpoint(run / "model.safetensors")[1]
     with pytest.raises(CheckpointError, match=r"step_00000099: cannot be written \(No space left on device\)"):
         states.save_state(run, 99, learner, card, {}, keep=1)

@@ -89,7 +89,7 @@ def test_two_files_that_are_right_on_the_same_few_videos_may_still_differ():
     ("change", "classes", "message"),
     [
         (dict(names=["x.mp4", *made_up_scores().names[1:]]), CLASSES,
-         "hold other videos, 1 are in one of them only, such as x.mp4 in the second"),
+         "contain different videos, 1 are in one of them only, such as x.mp4 in the second"),
         (dict(names=[*made_up_scores().names[:-1], "val/vidéo 5.mp4"]), CLASSES,
          r"list the same videos another number of times \(60 and 60 rows\)"),
         (dict(labels=(made_up_scores().labels + (np.arange(60) == 9)) % 6), CLASSES,
@@ -131,7 +131,7 @@ def test_the_command_prints_a_table_and_leaves_the_fusion(pair, tmp_path, capsys
     fused = load_scores(tmp_path / "out")[0]
     assert np.array_equal(fused.scores, fuse(*load_pair(*pair[2:])[:2], (2.0, 1.0)).scores)
     assert cli.main([*words, "--output", str(tmp_path / "out")]) == 1
-    assert "already holds results.json" in capsys.readouterr().err
+    assert "already contains results.json" in capsys.readouterr().err
 
 
 def test_a_comparison_that_fails_deletes_no_earlier_results(pair, tmp_path, capsys):
@@ -173,11 +173,19 @@ def test_wrong_usage_exits_with_two(capsys, words, message):
 
 
 @pytest.mark.parametrize(
-    "word", [["c.yaml"], ["--checkpoint", "c"], ["--protocol", "5x1"], ["--frames", "reversed"], ["--resolution", "32"]]
+    "word",
+    [
+        ["c.yaml"],
+        ["--checkpoint", "c"],
+        ["--protocol", "5x1"],
+        ["--frames", "reversed"],
+        ["--resolution", "32"],
+        ["--precision", "fp32"],
+    ],
 )
 def test_what_evaluates_and_what_compares_exclude_each_other(capsys, word):
     assert cli.main(["evaluate", *word, "--scores", "a", "b"]) == 1
     assert (
         capsys.readouterr().err
-        == "error: --scores takes neither CONFIG nor --checkpoint, --protocol, --frames or --resolution\n"
+        == "error: --scores takes neither CONFIG nor --checkpoint, --protocol, --frames, --resolution or --precision\n"
     )

@@ -76,14 +76,14 @@ def test_files_of_other_kinds_are_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(decoded=None), r"holds no array 'decoded'"),
+        (dict(decoded=None), r"contains no array 'decoded'"),
         (dict(names=np.arange(60)), "its arrays are of other types than ours"),
         (dict(decoded=np.ones(59, bool)), "its shapes do not go together"),
         (dict(names=np.array([], "U1")), "its shapes do not go together"),
         (dict(classes=np.array("a")), "its shapes do not go together"),
-        (dict(labels=np.full(60, 6)), "its labels go from 6 to 6, wanted 0 to 5"),
-        (dict(labels=np.full(60, -1)), "its labels go from -1 to -1, wanted 0 to 5"),
-        (dict(labels=np.ones((60, 5), bool)), r"its labels have shape \(60, 5\), wanted \(60, 6\)"),
+        (dict(labels=np.full(60, 6)), "its labels go from 6 to 6, expected 0 to 5"),
+        (dict(labels=np.full(60, -1)), "its labels go from -1 to -1, expected 0 to 5"),
+        (dict(labels=np.ones((60, 5), bool)), r"its labels have shape \(60, 5\), expected \(60, 6\)"),
         (dict(scores=np.full((60, 6), np.nan, np.float32)), "its scores are not all from 0 to 1"),
         (dict(scores=np.full((60, 6), 1.5, np.float32)), "its scores are not all from 0 to 1"),
     ],

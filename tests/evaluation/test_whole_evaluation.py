@@ -182,7 +182,7 @@ def test_a_resolution_keeps_the_proportions():
 
 def test_an_order_that_is_none_is_refused_before_any_work(data, checkpoint, tmp_path, capsys):
     assert cli.main(command(data, checkpoint, tmp_path / "out", "--frames", "mixed")) == 1
-    assert "frames 'mixed' is no order: allowed are in-order, reversed" in capsys.readouterr().err
+    assert "frames 'mixed' is no order: choose from in-order, reversed" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -258,7 +258,7 @@ def test_weights_that_answer_nan_are_named_and_not_scored(data, checkpoint, tmp_
 def test_earlier_results_are_kept_unless_told(evaluated, data, checkpoint, capsys):
     before = (evaluated / "results.json").read_bytes()
     assert cli.main(command(data, checkpoint, evaluated)) == 1
-    assert "already holds results.json of another run" in capsys.readouterr().err
+    assert "already contains results.json of another run" in capsys.readouterr().err
     assert (evaluated / "results.json").read_bytes() == before
 
 

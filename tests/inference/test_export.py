@@ -121,7 +121,7 @@ def test_a_file_whose_logits_differ_is_not_written(tiny, tiny_onnx, tmp_path, re
 
 def test_what_cannot_be_exported_is_a_sentence(tiny, tiny_onnx, tmp_path, monkeypatch):
     before = tiny_onnx.read_bytes()
-    with pytest.raises(ConfigError, match=r"model.onnx: exists: choose another --output, or say --overwrite"):
+    with pytest.raises(ConfigError, match=r"model.onnx: exists: choose another --output, or pass --overwrite"):
         export_checkpoint(tiny, "onnx", tiny_onnx, None)
     assert tiny_onnx.read_bytes() == before
     with pytest.raises(ConfigError, match=r"--int8 is for ONNX files, not for pt2: use --format onnx"):

@@ -116,8 +116,8 @@ def test_another_checkpoint_stage_protocol_or_list_is_refused(predictor, task, t
     extract_features(predictor, task, tmp_path / "out", False)
     before = contents(tmp_path / "out")
     other = Predictor.from_checkpoint(write_tiny(tmp_path / "other.safetensors", seed=4), "cpu")
-    cure = "choose another --output, or say --overwrite"
-    with pytest.raises(ConfigError, match=f"holds features of another checkpoint .*: {cure}"):
+    cure = "choose another --output, or pass --overwrite"
+    with pytest.raises(ConfigError, match=f"contains features of another checkpoint .*: {cure}"):
         extract_features(other, task, tmp_path / "out", False)
     with pytest.raises(ConfigError, match="another stage \\(pooled, now 2\\)"):
         extract_features(predictor, Task(task.videos, task.root, "2"), tmp_path / "out", False)
@@ -221,8 +221,8 @@ def pictures(folder, names):
 FORMS = {
     "a list where the user stands": (["--annotations", "mine.csv", "--root", "videos"], ["a/x.mp4"]),
     "class folders": (["--annotations", "videos", "--root", "."], ["videos/a/x.mp4", "videos/b/y.mp4"]),
-    "class folders of pictures": (["--annotations", "frames", "--root", "."], ["frames/a/1", "frames/b/2"]),
-    "pictures of a configuration": (["f.yaml"], ["a/1", "b/2"]),
+    "class folders of images": (["--annotations", "frames", "--root", "."], ["frames/a/1", "frames/b/2"]),
+    "images of a configuration": (["f.yaml"], ["a/1", "b/2"]),
     "auto": (["auto.yaml"], ["a/x.mp4", "b/y.mp4"]),
     "auto with a list for validation": (["auto.yaml", "data.root=both"], ["val/c/z.mp4"]),
 }
@@ -265,8 +265,6 @@ def test_rows_that_may_not_be_read_cost_a_line_and_the_others_are_done(few_video
     checkpoint = str(write_tiny(tmp_path / "model.safetensors"))
     assert cli.main([*command, "--checkpoint", checkpoint, "--device", "cpu", "--protocol", "1x1"]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert (
-        len(errors) == 2 and "../b.mp4: leads out of the data root" in errors[0] and "(row 1 of list.csv)" in errors[0]
-    )
+    assert len(errors) == 2 and "../b.mp4: leads out of data.root" in errors[0] and "(row 1 of list.csv)" in errors[0]
     assert errors[1] == "error: 50 videos: no such file; such as 'none0.mp4'"
     assert [row["video"] for row in index_of(tmp_path / "out")] == ["a.mp4"]

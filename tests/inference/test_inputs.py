@@ -13,7 +13,7 @@ from tiny_predictor import nano_predictor
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import DecodeError, InputError
 
-TAKEN = "wanted a path, the bytes of a file, a file opened with 'rb', frames as a uint8 array or tensor"
+TAKEN = "expected a path, the bytes of a file, a file opened with 'rb', frames as a uint8 array or tensor"
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,8 @@ FORMS = {
     "list of arrays": list,
     "tuple of tensors": lambda frames: tuple(torch.from_numpy(frame) for frame in frames),
     "list of tensors of channels first": lambda frames: [torch.from_numpy(frame).permute(2, 0, 1) for frame in frames],
-    "list of pictures": lambda frames: [Image.fromarray(frame) for frame in frames],
-    "list of pictures with alpha": lambda frames: [Image.fromarray(frame).convert("RGBA") for frame in frames],
+    "list of images": lambda frames: [Image.fromarray(frame) for frame in frames],
+    "list of images with alpha": lambda frames: [Image.fromarray(frame).convert("RGBA") for frame in frames],
 }
 
 
@@ -117,14 +117,14 @@ def test_what_is_no_video_is_one_sentence_that_says_what_is_taken(predictor, vid
     with pytest.raises(InputError) as caught:
         predictor(video)
     said = str(caught.value)
-    assert TAKEN in said or "wanted a file opened with 'rb'" in said
+    assert TAKEN in said or "expected a file opened with 'rb'" in said
     assert "\n" not in said and len(said) < 450
 
 
 def test_frames_of_several_sizes_and_pictures_of_unusual_kinds_are_refused(predictor, tmp_path):
     with pytest.raises(InputError, match=r"frames 0 and 2 are 8×6 and 6×8 pixels: the frames of a video have one size"):
         predictor([Image.new("RGB", size) for size in ((8, 6), (8, 6), (6, 8))])
-    with pytest.raises(InputError, match=r"frame 1 has PIL's mode I;16, wanted 8 bits a channel, such as RGB"):
+    with pytest.raises(InputError, match=r"frame 1 has PIL's mode I;16, expected 8 bits a channel, such as RGB"):
         predictor([Image.new("RGB", (8, 8)), Image.new("I;16", (8, 8))])
     noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.jpg")
@@ -136,12 +136,12 @@ def test_frames_of_several_sizes_and_pictures_of_unusual_kinds_are_refused(predi
 def test_a_file_that_cannot_be_read_is_one_sentence(predictor, video, tmp_path):
     with (
         open(video) as text,
-        pytest.raises(InputError, match=r"a b.mp4: was opened as text, wanted a file opened with 'rb'"),
+        pytest.raises(InputError, match=r"a b.mp4: was opened as text, expected a file opened with 'rb'"),
     ):
         predictor(text)
     with open(video, "rb") as closed:
         pass
-    with pytest.raises(InputError, match=r"a b.mp4: cannot be read \(read of closed file\): wanted a path"):
+    with pytest.raises(InputError, match=r"a b.mp4: cannot be read \(read of closed file\): expected a path"):
         predictor(closed)
     with open(tmp_path / "new", "wb") as writing, pytest.raises(InputError, match=r"new: cannot be read \(.*read"):
         predictor(writing)
@@ -160,7 +160,7 @@ def test_bytes_that_are_no_video_are_a_decode_error_by_their_name(predictor, con
 def test_top_is_a_whole_number_from_1(predictor, video, top):
     for ask in (predictor, predictor.each):
         with pytest.raises(
-            InputError, match=f"top is {top}, wanted how many of the best classes, a whole number from 1"
+            InputError, match=f"top is {top}, expected how many of the best classes, a whole number from 1"
         ):
             ask([video], top=top)
     assert len(predictor(video, top=np.int64(3))[0].predictions) == 3
@@ -169,7 +169,7 @@ def test_top_is_a_whole_number_from_1(predictor, video, top):
 
 @pytest.mark.parametrize("fps", [0, -1.0, float("nan"), float("inf"), "25", None, True])
 def test_the_rate_of_frames_is_a_number_above_0(predictor, frames, fps):
-    with pytest.raises(InputError, match=f"fps is {fps}, wanted the frames per second of arrays and pictures, above 0"):
+    with pytest.raises(InputError, match=f"fps is {fps}, expected the frames per second of arrays and images, above 0"):
         predictor(frames, fps=fps)
 
 

@@ -29,7 +29,7 @@ def predictor(trained):
 
 def test_predictions_are_the_evaluators_scores(predictor, trained, motion_data, validation_list):
     judge = evaluator_from(
-        trained.config, validation_list, trained.config.data.input, Protocol.parse("2x3"), torch.device("cpu")
+        trained.config, validation_list, trained.config.data.input, Protocol.parse("2x3"), predictor.precision
     )
     scores = judge.scores(predictor.model).scores
     for row in (0, 3, 6):
@@ -76,7 +76,7 @@ def test_a_folder_without_videos_is_an_error_in_its_place_and_the_rest_goes_on(f
     good = str(few_videos / "val/00000.mp4")
     found = find_videos([str(tmp_path / "empty"), good, f"{tmp_path}/*.mkv"])
     bad, prediction, nothing = nano_predictor().each(found)
-    assert bad.error == f"{tmp_path}/empty: no videos in this folder, wanted files such as .mp4, .mkv, .webm or .avi"
+    assert bad.error == f"{tmp_path}/empty: no videos in this folder, expected files such as .mp4, .mkv, .webm or .avi"
     assert nothing.error == f"{tmp_path}/*.mkv: no such file"
     assert prediction.path == good and prediction.error is None and len(prediction.predictions) == 5
 

@@ -194,7 +194,7 @@ def server(long_video, monkeypatch):
 
 
 def test_an_address_is_opened_only_where_that_is_allowed(server):
-    with pytest.raises(ConfigError, match=r"nothing is fetched from one unless you say --allow-network$"):
+    with pytest.raises(ConfigError, match=r"nothing is fetched from one unless you pass --allow-network$"):
         live_source(server.url + "/live.ts")
     assert server.asked == []
     found = list(live_predictions(nano_predictor(), live_source(server.url + "/live.ts", allow_network=True)))
@@ -224,9 +224,9 @@ def test_a_playlist_leads_nowhere(server, name):
     [
         ("/dev/video99", "no such camera or pipe: a stream is a device such as /dev/video0"),
         ("concat:a|b", "no such camera or pipe"),
-        ("ftp://host/x", "'ftp' is no stream that is opened here: allowed are http, https, rtsp"),
+        ("ftp://host/x", "'ftp' is no stream that is opened here: choose from http, https, rtsp"),
         ("file:///etc/passwd", "'file' is no stream that is opened here"),
-        ("rtsp://host/x", "nothing is fetched from one unless you say --allow-network"),
+        ("rtsp://host/x", "nothing is fetched from one unless you pass --allow-network"),
         ("/tmp", "is neither a camera nor a pipe"),
         (__file__, "is a file: predict it with --timeline"),
     ],

@@ -100,7 +100,7 @@ def test_the_csv_heading_stands_also_above_no_rows(run, tmp_path):
 
 @pytest.fixture
 def odd_names(few_videos, tmp_path):
-    """A video under names that are no text, look like a picture, or have two lines."""
+    """A video under names that are no text, look like an image, or have two lines."""
     folder = tmp_path / "odd"
     folder.mkdir()
     for name in (b"bad\xff.mp4", b":dog: [red].mp4", b"two\nlines.mp4"):
@@ -277,7 +277,7 @@ def test_a_timeline_leaves_its_files_which_agree(run, few_videos, tmp_path):
     assert (tmp_path / "out/timeline.srt").read_text().count(" --> ") == len(rows)
     assert (tmp_path / "out/timeline.png").read_bytes().startswith(b"\x89PNG")
     assert len(VideoReader(tmp_path / "out/annotated.mp4")) == 216
-    one_line(*run(*words), "already holds timeline.json of another run")
+    one_line(*run(*words), "already contains timeline.json of another run")
     assert run(*words, "--overwrite", "--window-step", 1.6)[0] == 0
     assert len(json.loads((tmp_path / "out/timeline.json").read_text())["windows"]) == 9
 
@@ -292,7 +292,7 @@ def test_an_explanation_leaves_its_files(run, few_videos, tmp_path):
     assert written["label"] == "moving up" and len(written["predictions"]) == 5
     assert np.array(written["clips"][0]["heat"]).shape == (4, 6, 6)
     assert len(VideoReader(tmp_path / "out/explain.mp4")) == 36
-    one_line(*run(*words), "already holds explain.json of another run")
+    one_line(*run(*words), "already contains explain.json of another run")
 
 
 def test_a_video_among_the_files_to_be_written_is_never_deleted(run, few_videos, tmp_path):
@@ -350,8 +350,11 @@ def test_an_output_that_cannot_be_made_is_told_before_the_work(run, few_videos, 
         (["predict", "a.mp4", "--timeline", "--output", "x", "--protocol", "5x1"], "leave it out with --timeline"),
         (["predict", "a.mp4", "--window-step", "1"], "--window-step is for --timeline and --stream only"),
         (["predict", "a.mp4", "--allow-network"], "--allow-network is for --stream only"),
-        (["predict", "--stream", "http://127.0.0.1:1/x"], "nothing is fetched from one unless you say --allow-network"),
-        (["predict", "http://127.0.0.1:1/x.mp4"], "is an address, wanted a local file: download it first"),
+        (
+            ["predict", "--stream", "http://127.0.0.1:1/x"],
+            "nothing is fetched from one unless you pass --allow-network",
+        ),
+        (["predict", "http://127.0.0.1:1/x.mp4"], "is an address, expected a local file: download it first"),
     ],
 )
 def test_words_that_do_not_go_together_cost_one_line(run, words, message):
@@ -402,7 +405,7 @@ def peak_memory(words):
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_an_hour_of_video_stays_within_a_gibibyte(weights, tmp_path):
-    """Everything of the process counts: libraries, network, timeline, picture and annotated copy."""
+    """Everything of the process counts: libraries, network, timeline, image and annotated copy."""
     peaks = {}
     for name, seconds in (("short", 10), ("hour", 3600)):
         write_long(tmp_path / f"{name}.mp4", seconds)

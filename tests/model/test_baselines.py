@@ -103,13 +103,13 @@ def test_pytorchvideo_baselines_are_the_hub_s_networks_up_to_the_softmax(name):
             "pytorchvideo/x3d_s",
             dict(crop_size=(31, 64)),
             "pytorchvideo/x3d_s cannot be built for clips of 13×31×64 (frames×height×width): "
-            "it takes pictures of at least 32×32",
+            "it takes images of at least 32×32",
         ),
         (
             "torchvision/swin3d_t",
             dict(num_frame=8),
             "model argument 'num_frame' is unknown (did you mean 'num_frames'?): "
-            "allowed are crop_size, num_classes, num_frames",
+            "choose from crop_size, num_classes, num_frames",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""CSWin, MaxViT, PVT v2 and Twins as video networks: what holds for every family that comes from pictures."""
+"""CSWin, MaxViT, PVT v2 and Twins as video networks: what holds for every family that comes from images."""
 
 import pytest
 import torch
@@ -133,7 +133,7 @@ def test_maxvit_names_the_sizes_that_it_can_take():
 
 def test_clips_of_a_wrong_form_are_refused():
     model = PVTv2(num_frames=4, **SMALL, **STAGES)
-    with pytest.raises(InputError, match="wanted \\(batch, 3, frames"):
+    with pytest.raises(InputError, match="expected \\(batch, 3, frames"):
         model(torch.zeros(1, 3, 32, 32))
     with pytest.raises(InputError, match="uint8"):
         model(torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8))

@@ -33,7 +33,7 @@ def test_ramps_fall_into_the_bins_that_their_direction_says():
     ramps = {4: x, 0: y, 3: x + 0.3 * y, 8: 0.3 * x - y}
     for wanted, ramp in ramps.items():
         assert hog(ramp.expand(1, 3, 16, 16))[0, :, :, 1, 1].argmax(1).tolist() == [wanted] * 3
-    assert not hog(torch.full((1, 3, 16, 16), 0.7)).any(), "an even picture has no gradients"
+    assert not hog(torch.full((1, 3, 16, 16), 0.7)).any(), "an even image has no gradients"
 
 
 def test_a_loop_over_pixels_counts_the_same_votes():

@@ -8,7 +8,7 @@ from tiny_models import randomise, tiny_video
 from mvit_video import build_model
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.model.layers import DropPath
-from mvit_video.model.mvit import Block, BlockStyle, MViTArguments
+from mvit_video.model.mvit import Block, MViTArguments
 
 TINY = dict(depths=(1, 1, 2), embed_dim=16, num_heads=2, num_frames=4, crop_size=32, num_classes=5, kv_stride=(1, 4, 4))
 
@@ -78,7 +78,8 @@ def test_at_every_stage_of_s_the_attention_equals_the_plain_formula(stage, cls_t
 
     results = []
     for kind in ("flash", "reference"):
-        block = randomise(Block(plan, BlockStyle(4.0, (3, 3, 3), cls_token, True, True, True, kind)), seed=stage)
+        style = MViTArguments(cls_token=bool(cls_token), attention=kind).block_style()
+        block = randomise(Block(plan, style), seed=stage)
         results.append(output_and_gradients(run, block.to(dtype), tokens))
     assert {"attn.rel_pos_t", "attn.rel_pos_h", "attn.pool_k.weight", "attn.qkv.weight"} <= results[0].keys()
     assert_equal_within(tolerance, *results)
@@ -252,9 +253,9 @@ def test_activation_checkpointing_changes_no_gradient():
 @pytest.mark.parametrize(
     ("clips", "message"),
     [
-        (torch.zeros(3, 4, 32, 32), r"clips have shape \(3, 4, 32, 32\), wanted \(batch, 3, frames, height, width\)"),
-        (torch.zeros(1, 4, 3, 32, 32), r"clips have shape \(1, 4, 3, 32, 32\), wanted \(batch, 3,"),
-        (torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8), "clips are torch.uint8, wanted floating point values"),
+        (torch.zeros(3, 4, 32, 32), r"clips have shape \(3, 4, 32, 32\), expected \(batch, 3, frames, height, width\)"),
+        (torch.zeros(1, 4, 3, 32, 32), r"clips have shape \(1, 4, 3, 32, 32\), expected \(batch, 3,"),
+        (torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8), "clips are torch.uint8, expected floating point values"),
         (torch.zeros(1, 3, 1, 32, 32), r"clips of \(1, 32, 32\) .* smaller than one patch step \(2, 4, 4\)"),
         (torch.zeros(1, 3, 4, 32, 3), "smaller than one patch step"),
     ],
@@ -267,43 +268,46 @@ def test_clips_of_a_wrong_shape_are_refused(clips, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(depths=(1, 0)), r"depths=\(1, 0\): wanted a list of whole numbers, blocks of each stage, from 1$"),
-        (dict(depths=()), r"depths=\(\): wanted a list of whole numbers, blocks of each stage, from 1$"),
-        (dict(depths=3), r"depths=3: wanted a list of whole numbers, blocks of each stage, from 1$"),
-        (dict(kv_stride=(1, 8)), r"kv_stride=\(1, 8\): wanted 3 whole numbers from 1$"),
-        (dict(kv_stride=(0, 8, 8)), r"kv_stride=\(0, 8, 8\): wanted 3 whole numbers from 1$"),
-        (dict(q_stride="122"), r"q_stride='122': wanted 3 whole numbers from 1$"),
-        (dict(patch_kernel=3), r"patch_kernel=3: wanted 3 whole numbers from 1$"),
-        (dict(crop_size=(32, 32, 32)), r"crop_size=\(32, 32, 32\): wanted 2 whole numbers from 1$"),
-        (dict(crop_size=0), r"crop_size=\(0, 0\): wanted 2 whole numbers from 1$"),
-        (dict(pool_kernel=(3, 2, 3)), r"pool_kernel=\(3, 2, 3\): wanted odd lengths, so that a window has a middle$"),
+        (dict(depths=(1, 0)), r"depths=\(1, 0\): expected a list of whole numbers, blocks of each stage, from 1$"),
+        (dict(depths=()), r"depths=\(\): expected a list of whole numbers, blocks of each stage, from 1$"),
+        (dict(depths=3), r"depths=3: expected a list of whole numbers, blocks of each stage, from 1$"),
+        (dict(kv_stride=(1, 8)), r"kv_stride=\(1, 8\): expected 3 whole numbers from 1$"),
+        (dict(kv_stride=(0, 8, 8)), r"kv_stride=\(0, 8, 8\): expected 3 whole numbers from 1$"),
+        (dict(q_stride="122"), r"q_stride='122': expected 3 whole numbers from 1$"),
+        (dict(patch_kernel=3), r"patch_kernel=3: expected 3 whole numbers from 1$"),
+        (dict(crop_size=(32, 32, 32)), r"crop_size=\(32, 32, 32\): expected 2 whole numbers from 1$"),
+        (dict(crop_size=0), r"crop_size=\(0, 0\): expected 2 whole numbers from 1$"),
+        (dict(pool_kernel=(3, 2, 3)), r"pool_kernel=\(3, 2, 3\): expected odd lengths, so that a window has a middle$"),
         (
             dict(q_stride=(1, 3, 2)),
-            r"q_stride=\(1, 3, 2\): wanted 1 or even steps, so that the shortcut's windows of step",
+            r"q_stride=\(1, 3, 2\): expected 1 or even steps, so that the shortcut's windows of step",
         ),
-        (dict(depths=(True, 1)), r"depths=\(True, 1\): wanted a list of whole numbers, blocks of each stage, from 1$"),
-        (dict(num_heads=0), "num_heads=0: wanted a whole number from 1$"),
-        (dict(num_classes=True), "num_classes=True: wanted a whole number from 1$"),
-        (dict(num_classes=0), "num_classes=0: wanted a whole number from 1$"),
-        (dict(num_frames="8"), "num_frames='8': wanted a whole number from 1$"),
-        (dict(drop_path_rate=1.5), "drop_path_rate=1.5: wanted a number from 0 to below 1$"),
-        (dict(dropout_rate="half"), "dropout_rate='half': wanted a number from 0 to below 1$"),
-        (dict(mlp_ratio=-1), "mlp_ratio=-1: wanted a number above 0$"),
-        (dict(mlp_ratio="abc"), "mlp_ratio='abc': wanted a number above 0$"),
-        (dict(mlp_ratio=float("inf")), "mlp_ratio=inf: wanted a number above 0$"),
-        (dict(cls_token="no"), "cls_token='no': wanted true or false$"),
-        (dict(cls_token=2), "cls_token=2: wanted true or false$"),
-        (dict(residual_pooling="false"), "residual_pooling='false': wanted true or false$"),
-        (dict(pool_all_queries=None), "pool_all_queries=None: wanted true or false$"),
-        (dict(activation_checkpointing=1), "activation_checkpointing=1: wanted true or false$"),
+        (
+            dict(depths=(True, 1)),
+            r"depths=\(True, 1\): expected a list of whole numbers, blocks of each stage, from 1$",
+        ),
+        (dict(num_heads=0), "num_heads=0: expected a whole number from 1$"),
+        (dict(num_classes=True), "num_classes=True: expected a whole number from 1$"),
+        (dict(num_classes=0), "num_classes=0: expected a whole number from 1$"),
+        (dict(num_frames="8"), "num_frames='8': expected a whole number from 1$"),
+        (dict(drop_path_rate=1.5), "drop_path_rate=1.5: expected a number from 0 to below 1$"),
+        (dict(dropout_rate="half"), "dropout_rate='half': expected a number from 0 to below 1$"),
+        (dict(mlp_ratio=-1), "mlp_ratio=-1: expected a number above 0$"),
+        (dict(mlp_ratio="abc"), "mlp_ratio='abc': expected a number above 0$"),
+        (dict(mlp_ratio=float("inf")), "mlp_ratio=inf: expected a number above 0$"),
+        (dict(cls_token="no"), "cls_token='no': expected true or false$"),
+        (dict(cls_token=2), "cls_token=2: expected true or false$"),
+        (dict(residual_pooling="false"), "residual_pooling='false': expected true or false$"),
+        (dict(pool_all_queries=None), "pool_all_queries=None: expected true or false$"),
+        (dict(activation_checkpointing=1), "activation_checkpointing=1: expected true or false$"),
         (dict(embed_dim=15), "embed_dim=15 is not a multiple of num_heads=2"),
-        (dict(attention=["flash"]), r"attention='\['flash'\]': allowed are flash, reference"),
-        (dict(attention="slow"), "attention='slow': allowed are flash, reference"),
-        (dict(positions="none"), "positions='none': allowed are relative, absolute"),
-        (dict(width_growth="head"), "width_growth='head': allowed are attention, mlp"),
+        (dict(attention=["flash"]), r"attention='\['flash'\]': choose from flash, reference"),
+        (dict(attention="slow"), "attention='slow': choose from flash, reference"),
+        (dict(positions="none"), "positions='none': choose from relative, absolute"),
+        (dict(width_growth="head"), "width_growth='head': choose from attention, mlp"),
         (dict(num_frames=1), r"num_frames and crop_size \(1, 32, 32\) are smaller than one patch step"),
         (dict(embed_dim=2 * 10**12), "cannot be built as large as its arguments say .*memory.*: lower them$"),
-        (dict(depth=(1, 1)), r"model argument 'depth' is unknown \(did you mean 'depths'\?\): allowed are activation_"),
+        (dict(depth=(1, 1)), r"model argument 'depth' is unknown \(did you mean 'depths'\?\): choose from activation_"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(arguments, message):
@@ -313,7 +317,7 @@ def test_wrong_arguments_are_one_sentence(arguments, message):
 
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(
-        ConfigError, match=r"model 'mvitv2_s_16x' is unknown \(did you mean 'mvitv2_s_16x4'\?\): allowed are"
+        ConfigError, match=r"model 'mvitv2_s_16x' is unknown \(did you mean 'mvitv2_s_16x4'\?\): choose from"
     ):
         build_model("mvitv2_s_16x")
 

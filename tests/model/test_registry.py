@@ -203,7 +203,7 @@ def test_a_format_that_a_network_names_is_read_converted_and_written(tmp_path):
     assert again.keys() == _theirs(model.state_dict())["network"].keys()
     with pytest.raises(ConfigError, match="is of tiny, which has no form --to pyslowfast"):
         convert(str(tmp_path / "ours.safetensors"), "pyslowfast", tmp_path / "no.pyth")
-    with pytest.raises(ConfigError, match="format 'onx' is unknown: allowed are native, "):
+    with pytest.raises(ConfigError, match="format 'onx' is unknown: choose from native, "):
         convert(str(tmp_path / "ours.safetensors"), "onx", tmp_path / "no.pyth")
 
 

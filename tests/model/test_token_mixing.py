@@ -143,7 +143,7 @@ def test_hwin_sees_everything_in_the_last_block_of_each_later_stage():
         ("stripes 8x7x7", ["2 whole numbers", "stripes 8x7"]),
         ("window 0x7x7", ["3 whole numbers"]),
         ("all 8x7x7", ["takes no size"]),
-        ("", ["''", "allowed are all"]),
+        ("", ["''", "choose from all"]),
     ],
 )
 def test_unknown_words_are_named(text, parts):

@@ -30,7 +30,7 @@ def scores(few_videos):
 
 def page(scores, root, tmp_path, run=None, classes=CLASSES):
     result = results(scores, classes, Protocol(5, 1), 12.0) | {
-        "protocol_in_words": "5 clips & 1 crop", "list": "/data/val.csv", "device": "cpu",
+        "protocol_in_words": "5 clips & 1 crop", "list": "/data/val.csv", "device": "cpu", "precision": "fp32",
         "checkpoint": {"path": "model.safetensors", "sha256": "0" * 64, "card": {"name": "mvitv2_s_16x4"}},
         "versions": {"mvit_video": "1", "torch": "2"},
     }  # fmt: skip
@@ -153,11 +153,11 @@ canvas.dispatchEvent(point(12, 12));
 said.push(line.textContent);
 canvas.dispatchEvent(new PointerEvent("pointerleave"));
 said.push(line.textContent);
-const button = document.querySelector(".film button"), picture = button.querySelector("img"), still = picture.src;
+const button = document.querySelector(".film button"), image = button.querySelector("img"), still = image.src;
 button.click();
-said.push(`${picture.src === button.dataset.moving} ${button.querySelector("span").textContent}`);
+said.push(`${image.src === button.dataset.moving} ${button.querySelector("span").textContent}`);
 button.click();
-said.push(`${picture.src === still} ${button.querySelector("span").textContent}`);
+said.push(`${image.src === still} ${button.querySelector("span").textContent}`);
 const painted = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((value) => value);
 said.push(`painted ${painted}, scrolls ${document.documentElement.scrollWidth > window.innerWidth}`);
 document.title = JSON.stringify(said);

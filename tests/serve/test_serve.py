@@ -391,7 +391,7 @@ def text_of(browser, place):
 
 
 def look(browser, width):
-    """The width that the page takes in a window of `width`; a picture of it goes to the folder $SCREENSHOTS."""
+    """The width that the page takes in a window of `width`; an image of it goes to the folder $SCREENSHOTS."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     taken, height = browser.execute_script(

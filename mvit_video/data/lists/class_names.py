@@ -1,4 +1,4 @@
-"""Names of classes in label order: from a dataset's own file, or the published lists that are shipped here."""
+"""Class names in label order: from a dataset's own file, or from the published lists shipped here."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -13,12 +13,12 @@ PUBLISHED = {"kinetics400": "Kinetics-400", "ssv2": "Something-Something v2"}
 
 @cache
 def published_classes(dataset: str) -> tuple[str, ...]:
-    """A shipped list: kinetics400 (alphabetical, as published) or ssv2 (in the order of the dataset's label ids)."""
+    """Load a shipped list: kinetics400 (alphabetical, as published) or ssv2 (in the order of the dataset's label ids)."""
     return tuple(read_classes(str(files("mvit_video.data.lists") / f"{dataset}_classes.txt")))
 
 
 def read_classes(path: str) -> list[str]:
-    """Class names in label order from a text file, one a line, or a json of {name: id} such as SSv2's labels.json."""
+    """Read class names in label order from a text file, one per line, or a json of {name: id} such as SSv2's labels.json."""
     if path.lower().endswith(".json"):
         return _from_label_ids(read_json(path), path)
     names = [line.strip() for line in read_text(path).split("\n")]
@@ -27,29 +27,27 @@ def read_classes(path: str) -> list[str]:
     rows: dict[str, int] = {}
     for row, name in enumerate(names, 1):
         if not name:
-            raise AnnotationError(f"{path}: row {row} is empty, wanted a class name in every row")
+            raise AnnotationError(f"{path}: row {row} is empty, expected a class name in every row")
         if rows.setdefault(name, row) != row:
             raise AnnotationError(f"{path}: row {row} repeats the class '{name}'")
     if not names:
-        raise AnnotationError(f"{path}: holds no class names, wanted one a line")
+        raise AnnotationError(f"{path}: contains no class names, expected one per line")
     return names
 
 
 def _from_label_ids(content: object, path: str) -> list[str]:
     if not isinstance(content, dict) or not content:
-        raise AnnotationError(f'{path}: wanted one object of class names and their ids, such as {{"Moving up": "0"}}')
+        raise AnnotationError(f'{path}: expected an object of class names and ids, such as {{"Moving up": "0"}}')
     names: dict[int, str] = {}
     for name, number in content.items():
         text = str(number)
         if not text.isascii() or not text.isdigit() or len(text) > 6:
-            raise AnnotationError(f"{path}: the class '{name}' has the id '{text}', wanted a whole number from 0")
+            raise AnnotationError(f"{path}: the class '{name}' has the id '{text}', expected a whole number from 0")
         if names.setdefault(int(text), without_brackets(name)) != without_brackets(name):
             raise AnnotationError(f"{path}: '{names[int(text)]}' and '{name}' have the same id {text}")
     gap = next((number for number in range(len(names)) if number not in names), None)
     if gap is not None:
-        raise AnnotationError(
-            f"{path}: has {len(names)} classes but none with the id {gap}, wanted 0 to {len(names) - 1}"
-        )
+        raise AnnotationError(f"{path}: has {len(names)} classes but no id {gap}, expected ids 0 to {len(names) - 1}")
     ordered = [names[number] for number in range(len(names))]
     twice = next((name for place, name in enumerate(ordered) if name in ordered[:place]), None)
     if twice is not None:
@@ -63,14 +61,14 @@ def without_brackets(template: str) -> str:
 
 
 def name_key(name: str) -> str:
-    """What stays of a class name in a folder's name: `tying knot (not on a tie)` and `tying_knot_not_on_a_tie` are one."""
+    """Normalise a class name for comparison: `tying knot (not on a tie)` and `tying_knot_not_on_a_tie` are equal."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
-def classes_beside(place: str, root: str, label_ids: bool) -> tuple[list[str], str] | None:
-    """(names, file) of the dataset's own: classes.txt beside the list of videos, else with `label_ids` its labels.json.
+def classes_next_to(place: str, root: str, label_ids: bool) -> tuple[list[str], str] | None:
+    """(names, file) of classes.txt next to the list, or with `label_ids` of the dataset's labels.json; None if there is none.
 
-    Where the list is the root's own class folders, it lies in the root among them.
+    If the list is the root's own class folders, classes.txt is looked for in the root.
     """
     if place.startswith(("http://", "https://")):
         return None
@@ -84,24 +82,28 @@ def classes_beside(place: str, root: str, label_ids: bool) -> tuple[list[str], s
     return None if found is None else (read_classes(str(found)), str(found))
 
 
-def differences(classes: Sequence[str], dataset: str) -> str:
-    """Where class names are not the published ones of `dataset`, in a sentence; empty where they are the same."""
+def difference_from_published(classes: Sequence[str], dataset: str) -> str:
+    """Describe how class names differ from the published ones of `dataset`; an empty string if they do not."""
     published = published_classes(dataset)
     if tuple(classes) == published:
         return ""
     pairs = list(zip(classes, published, strict=False))
     changed = [place for place, (ours, theirs) in enumerate(pairs) if ours != theirs]
-    what = f"{len(classes)} classes where {PUBLISHED[dataset]} has {len(published)}"
+    what = f"{len(classes)} classes, but {PUBLISHED[dataset]} has {len(published)}"
     if len(classes) == len(published):
-        what = f"{len(changed)} of {len(published)} class names are not those of {PUBLISHED[dataset]}"
-    first = f", the first is {changed[0]}, '{classes[changed[0]]}' for '{published[changed[0]]}'" if changed else ""
-    return f"{what}{first}: labels of published weights mean other classes"
+        what = f"{len(changed)} of {len(published)} class names differ from {PUBLISHED[dataset]}"
+    first = (
+        f", the first is class {changed[0]}, '{classes[changed[0]]}' instead of '{published[changed[0]]}'"
+        if changed
+        else ""
+    )
+    return f"{what}{first}: labels of published weights do not match"
 
 
 def class_lookup(classes: Iterable[str]) -> Callable[[str], int | None]:
-    """The label of a name: of the same name, else of the only one with the same `name_key`.
+    """Map a name to its label: by the exact name, else by a unique `name_key`.
 
-    Numbers as names are taken as they stand: `-1` is not `1`, and `1;5` not `15`.
+    Names that are numbers must match exactly: `-1` is not `1`, and `1;5` not `15`.
     """
     labels = {name: label for label, name in enumerate(classes)}
     keys: dict[str, int | None] = {}

@@ -1,6 +1,6 @@
-"""Videos on disk: which there are, found by one listing per folder and never by a question per file.
+"""Find videos on disk, with one listing per folder instead of one system call per file.
 
-`videos_of_folder` is the one answer to what the videos of a folder are, for predict, training, verify and features.
+`videos_of_folder` defines the videos of a folder for predict, training, verify and features.
 """
 
 import os
@@ -48,61 +48,63 @@ VIDEO_SUFFIXES = frozenset(
 )
 DEPTH = 4  # folders between the data root and a video of an official list, such as kinetics/videos/train/CLASS
 
-COPIES = {"annotated.mp4": "timeline.json", "explain.mp4": "explain.json"}  # what we draw, and what lies beside it
-Reason = tuple[str, str]  # why something is left out: of one, of several
+OWN_OUTPUTS = {
+    "annotated.mp4": "timeline.json",
+    "explain.mp4": "explain.json",
+}  # files that we write, and what is next to them
+Reason = tuple[str, str]  # why something is skipped: singular, plural
 
-NO_VIDEO: Reason = ("file that is no video by its name", "files that are no videos by their names")
-LEFTOVER: Reason = ("hidden file or leftover of macOS", "hidden files or leftovers of macOS")
-COPY: Reason = (
-    "copy that an earlier `predict --timeline` or `explain` has drawn",
-    "copies that earlier calls of `predict --timeline` and `explain` have drawn",
+NOT_A_VIDEO: Reason = ("file without a video suffix", "files without a video suffix")
+HIDDEN: Reason = ("hidden or macOS metadata file", "hidden or macOS metadata files")
+OWN_OUTPUT: Reason = (
+    "file written by an earlier `predict --timeline` or `explain`",
+    "files written by earlier `predict --timeline` or `explain` runs",
 )
-BROKEN: Reason = ("link that leads nowhere", "links that lead nowhere")
-OUTSIDE: Reason = (
-    "link to a place outside of data.root, since data.follow_links=false",
-    "links to places outside of data.root, since data.follow_links=false",
+BROKEN_LINK: Reason = ("broken link", "broken links")
+OUTSIDE_LINK: Reason = (
+    "link out of data.root (data.follow_links=false)",
+    "links out of data.root (data.follow_links=false)",
 )
-AGAIN: Reason = ("link to a folder that is already among them", "links to folders that are already among them")
+REPEATED_LINK: Reason = ("link to a folder that is already included", "links to folders that are already included")
 UNREADABLE: Reason = ("folder that cannot be listed", "folders that cannot be listed")
-NO_FILE: Reason = ("entry that is neither a file nor a folder", "entries that are neither files nor folders")
-NO_FOLDER: Reason = ("file beside the folders of pictures", "files beside the folders of pictures")
-NO_CLASS: Reason = ("video beside the class folders", "videos beside the class folders")
+NOT_A_FILE: Reason = ("entry that is neither a file nor a folder", "entries that are neither files nor folders")
+NOT_A_FOLDER: Reason = ("file outside the frame folders", "files outside the frame folders")
+OUTSIDE_CLASSES: Reason = ("video outside the class folders", "videos outside the class folders")
 EMPTY: Reason = ("class folder without videos", "class folders without videos")
-_SILENT: Reason = ("", "")  # what nobody takes for a video: .DS_Store, .git
+_SILENT: Reason = ("", "")  # obviously not videos: .DS_Store, .git
 
 
-def places_of_names(root: str, names: Collection[str], frames: bool) -> dict[str, list[str]]:
-    """Where in the tree under `root` videos of these names lie: {name: paths relative to root}, found ones only.
+def find_by_name(root: str, names: Collection[str], frames: bool) -> dict[str, list[str]]:
+    """Search the tree under `root` for videos by name, without suffix: {name: paths relative to root}.
 
-    A video is a file of that name with any video suffix, or a frame folder, whose path ends in a slash; with `frames` a
-    folder only. `names` are without suffixes.
+    A video is a file with any video suffix, or a frame folder, whose path ends in a slash; with `frames` only a folder.
     """
     found: dict[str, list[str]] = {}
     _search(root, "", names, frames, found)
     return found
 
 
-def is_leftover(name: str) -> bool:
-    """Hidden files and folders, and what macOS puts into archives (`._a.mp4`, `__MACOSX`): never videos."""
+def is_hidden(name: str) -> bool:
+    """Whether a name is hidden, or macOS metadata (`._a.mp4`, `__MACOSX`)."""
     return name.startswith(".") or name == "__MACOSX"
 
 
-def best_place(paths: Iterable[str], class_name: str, split: str = "") -> str | None:
-    """The one of a video's places that is most likely meant: a file, in a folder of its class, of its split."""
-    best = min(paths, key=lambda path: _distance(path, class_name, split), default=None)
+def best_match(paths: Iterable[str], class_name: str, split: str = "") -> str | None:
+    """Choose among the paths of a video: a file before a folder, then one in its class folder, then in its split."""
+    best = min(paths, key=lambda path: _rank(path, class_name, split), default=None)
     return best and best.rstrip("/")
 
 
 def in_class(path: str, class_name: str) -> bool:
-    """Whether a folder above `path` is called as the class, give or take spaces and signs."""
+    """Whether a parent folder of `path` has the class's name, ignoring spaces and punctuation."""
     return bool(class_name) and name_key(class_name) in map(name_key, path.rstrip("/").split("/")[:-1])
 
 
 def _search(root: str, folder: str, names: Collection[str], frames: bool, found: dict[str, list[str]]) -> None:
-    """Look into `folder` and below. Where frame folders lie, nothing lies deeper: there may be 200,000 of them."""
+    """Search `folder` recursively, but not below frame folders: there may be 200,000 of them."""
     deeper, among_frames = [], False
     for name, is_folder in sorted(list_folder(os.path.join(root, folder)).items()):
-        if is_leftover(name):
+        if is_hidden(name):
             continue
         stem, suffix = (name, "") if is_folder else os.path.splitext(name)
         if stem in names:
@@ -116,37 +118,37 @@ def _search(root: str, folder: str, names: Collection[str], frames: bool, found:
             _search(root, inner, names, frames, found)
 
 
-def _distance(path: str, class_name: str, split: str) -> tuple:
-    """Smaller for the better of several places of one video; a folder's ends in a slash."""
+def _rank(path: str, class_name: str, split: str) -> tuple:
+    """Sort key of `best_match`, smallest first; a folder's path ends in a slash."""
     folders = path.rstrip("/").split("/")[:-1]
     in_split = bool(split) and any(folder.casefold().startswith(split.casefold()[:3]) for folder in folders)
     return (path.endswith("/"), not in_class(path, class_name), not in_split, len(folders), path)
 
 
 def list_folder(folder: str) -> dict[str, bool]:
-    """{name: whether it is a folder} of what lies in `folder`; empty where there is no such folder."""
+    """List a folder: {name: whether it is a folder}; empty if the folder does not exist."""
     try:
         with os.scandir(folder or ".") as entries:
-            return {entry.name: entry.is_dir() for entry in entries if _leads_somewhere(entry)}
+            return {entry.name: entry.is_dir() for entry in entries if _exists(entry)}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as reason:
         raise AnnotationError(f"{folder}: cannot be listed ({reason.strerror})") from None
 
 
-def _leads_somewhere(entry: os.DirEntry) -> bool:
-    """Only links cost a question of their own."""
+def _exists(entry: os.DirEntry) -> bool:
+    """Whether an entry exists; only links need a system call."""
     return not entry.is_symlink() or os.path.exists(entry.path)
 
 
-def lies_inside(place: str, root: str) -> bool:
-    """Whether a place lies in the folder `root` when all links are followed."""
+def is_inside(place: str, root: str) -> bool:
+    """Whether a path is in the folder `root` after following all links."""
     real, inside = os.path.realpath(place), os.path.realpath(root)
     return real == inside or real.startswith(inside.rstrip("/") + "/")
 
 
-def absent(paths: Iterable[str], root: str, frames: bool) -> list[bool]:
-    """For each path, whether nothing (with `frames`: no folder) of that name lies under `root`."""
+def are_missing(paths: Iterable[str], root: str, frames: bool) -> list[bool]:
+    """Whether each path (with `frames`: folder) is missing under `root`."""
     folders: dict[str, dict[str, bool]] = {}
     answers = []
     for path in paths:
@@ -158,17 +160,17 @@ def absent(paths: Iterable[str], root: str, frames: bool) -> list[bool]:
     return answers
 
 
-def links_out(root: str) -> Callable[[str], bool]:
-    """What tells of a path under `root` whether it is, lies behind or holds (a frame folder) a link to a place outside."""
+def outside_links(root: str) -> Callable[[str], bool]:
+    """Return a test of paths under `root`: whether one is, is below or (a frame folder) contains a link out of `root`."""
     known: dict[str, tuple[bool, set[str]]] = {}
 
     def look(folder: str) -> tuple[bool, set[str]]:
-        """Whether the folder lies outside, and which of its entries are links that lead there."""
+        """Whether the folder is outside, and which of its entries are links out of `root`."""
         if folder not in known:
             place, links = os.path.join(root, folder), set[str]()
             with suppress(OSError), os.scandir(place) as entries:
-                links = {entry.name for entry in entries if entry.is_symlink() and not lies_inside(entry.path, root)}
-            known[folder] = not lies_inside(place, root), links
+                links = {entry.name for entry in entries if entry.is_symlink() and not is_inside(entry.path, root)}
+            known[folder] = not is_inside(place, root), links
         return known[folder]
 
     def leads_out(path: str) -> bool:
@@ -181,7 +183,7 @@ def links_out(root: str) -> Callable[[str], bool]:
 
 @dataclass
 class FolderVideos:
-    """The videos of a folder, relative to it, in order of name; and what else lies there, by the reason it is left out."""
+    """Videos of a folder, relative to it and sorted by name; and what was skipped, by reason."""
 
     videos: list[str] = field(default_factory=list)
     left_out: dict[Reason, list[str]] = field(default_factory=dict)
@@ -190,32 +192,32 @@ class FolderVideos:
         self.left_out.setdefault(reason, []).extend(names)
 
     def note(self, folder: str) -> str:
-        """How many are left out for which reason, and an example of each, in a sentence; empty where nothing is."""
+        """Summarise what was skipped, with counts and an example per reason; an empty string if nothing was."""
         parts = []
         for (one, several), names in self.left_out.items():
             parts.append(
                 f"{len(names)} {several}, such as '{min(names)}'" if len(names) > 1 else f"1 {one}, '{names[0]}'"
             )
-        return f"{folder}: left out: {'; '.join(parts)}" if parts else ""
+        return f"{folder}: skipped {'; '.join(parts)}" if parts else ""
 
 
 def videos_of_folder(folder: str, frames: bool = False, inside: str | None = None) -> FolderVideos:
-    """Files at any depth whose suffix marks them as videos, or with `frames` the folders that lie in `folder` itself.
+    """Find files with a video suffix at any depth, or with `frames` the folders directly in `folder`.
 
-    Links are followed, and each folder is looked into once; with `inside`, links that lead out of that folder are left out.
-    Hidden files, what macOS puts into archives, and copies that we have drawn ourselves are no videos.
+    Links are followed, but each folder is visited once; with `inside`, links out of that folder are skipped, as are hidden
+    files, macOS metadata and annotated copies that we wrote.
     """
     found = FolderVideos()
     waiting, behind_links, seen = [""], list[str](), set[str]()
-    while waiting or behind_links:  # links last, so that a folder that is reached both ways keeps its own name
+    while waiting or behind_links:  # links last, so that a folder reached both ways keeps its own name
         place = waiting.pop() if waiting else behind_links.pop(0)
         real = os.path.realpath(os.path.join(folder, place))
         if real in seen:
-            found.leave_out([place.rstrip("/")], AGAIN)
+            found.leave_out([place.rstrip("/")], REPEATED_LINK)
             continue
         seen.add(real)
         for entry in _entries(folder, place, found):
-            path, reason = f"{place}{entry.name}", _why_not(entry, frames, inside)
+            path, reason = f"{place}{entry.name}", _exclusion_reason(entry, frames, inside)
             if reason is not None:
                 found.leave_out([path] if reason != _SILENT else [], reason)
             elif frames or not entry.is_dir():
@@ -236,23 +238,23 @@ def _entries(folder: str, place: str, found: FolderVideos) -> list[os.DirEntry]:
         return []
 
 
-def _why_not(entry: os.DirEntry, frames: bool, inside: str | None) -> Reason | None:
-    """Why an entry is neither a video nor a folder to look into; None where it is."""
+def _exclusion_reason(entry: os.DirEntry, frames: bool, inside: str | None) -> Reason | None:
+    """Why an entry is skipped; None for a video, or a folder to visit."""
     is_video = os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES
-    if is_leftover(entry.name):
-        return LEFTOVER if is_video or not entry.name.startswith(".") else _SILENT
+    if is_hidden(entry.name):
+        return HIDDEN if is_video or not entry.name.startswith(".") else _SILENT
     kind = _kind(entry)
     if kind == "nothing":
-        return BROKEN if entry.is_symlink() else NO_FILE
-    if inside is not None and entry.is_symlink() and not lies_inside(entry.path, inside):
-        return OUTSIDE
+        return BROKEN_LINK if entry.is_symlink() else NOT_A_FILE
+    if inside is not None and entry.is_symlink() and not is_inside(entry.path, inside):
+        return OUTSIDE_LINK
     if kind == "folder":
         return None
     if frames:
-        return NO_FOLDER
-    if entry.name in COPIES and os.path.exists(os.path.join(os.path.dirname(entry.path), COPIES[entry.name])):
-        return COPY
-    return None if is_video else NO_VIDEO
+        return NOT_A_FOLDER
+    if entry.name in OWN_OUTPUTS and os.path.exists(os.path.join(os.path.dirname(entry.path), OWN_OUTPUTS[entry.name])):
+        return OWN_OUTPUT
+    return None if is_video else NOT_A_VIDEO
 
 
 def _kind(entry: os.DirEntry) -> str:

@@ -1,7 +1,7 @@
-"""The forms that lists come in. Each has a reader, which says whether a list is of its form, and gives its rows as they are
-written; `read.py` finds the files and turns labels into numbers.
+"""The registry of list formats. A reader recognises lists of its format and returns their rows as written; `read.py` finds
+the files and converts labels to numbers.
 
-Readers of plugins come in through the same door as ours, `register_list_reader`, and are asked before them.
+Plugins register readers with `register_list_reader`, as we do; theirs are tried first.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from mvit_video.plugins import Registry, calling_module
 
 
 class Row(NamedTuple):
-    """One video as its list writes it. `label` is a number or a name, several with `;` between, or empty."""
+    """One video as written in its list. `label` is a number or a name, several separated by `;`, or empty."""
 
     number: int
     path: str
@@ -21,13 +21,13 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What a reader finds: rows, and class names with a note on where they come from.
+    """What a reader returns: rows, and class names with a note on where they come from.
 
-    `paths` says what the path of a row is: a file (or frame folder) relative to the data root; the name of a video, without
-    a suffix, that is looked for below the root and is otherwise taken to lie at `usual`, such as `{label}/{name}.mp4`; or a
-    folder whose videos are all meant. `split` names the folder that is preferred where a name is found several times.
-    `by_name`: labels are names, never numbers. `published`: the shipped class names that an official list goes with.
-    `label_ids`: the dataset's own names are in a labels.json beside the list.
+    `paths` is the kind of the rows' paths: "files", files or frame folders relative to the data root; "names", names of
+    videos without suffix, searched for under the root, else assumed at `usual`, such as `{label}/{name}.mp4`; "folders",
+    folders of videos. `split` names the folder that is preferred if a name is found more than once.
+    `by_name`: labels are names, never numbers. `published`: the shipped class names that belong to an official list.
+    `label_ids`: the dataset's class names are in a labels.json next to the list.
     """
 
     rows: Sequence[Row]
@@ -43,21 +43,21 @@ class Listing:
 
 
 class ListReader(Protocol):
-    """Reads lists of one form."""
+    """Reads lists of one format."""
 
     def matches(self, path: str) -> bool:
-        """Whether the list has this form, by its name or its first line. `path` is a file, a folder or an address, or a name
-        that stands for several files; there may be nothing of that name."""
+        """Whether the list has this format, by its name or first line. `path` is a file, a folder, a URL, or a name that
+        stands for several files; it need not exist."""
 
     def read(self, path: str, root: str) -> Listing:
         """The rows of the list. Raises AnnotationError that names the file and the row."""
 
 
-READERS: Registry[ListReader] = Registry("list format", ("mvit_video.data.lists.our_formats",))
+READERS: Registry[ListReader] = Registry("list format", ("mvit_video.data.lists.builtin_formats",))
 
 
 def register_list_reader(name: str, reader: ListReader) -> None:
-    """Let `reader` read lists of its form wherever a list is named: data.train, `verify --annotations`, `features`.
+    """Register a reader of lists, for data.train, `verify --annotations`, `features` and so on.
 
     Raises ConfigError for a name that is taken.
     """
@@ -65,7 +65,7 @@ def register_list_reader(name: str, reader: ListReader) -> None:
 
 
 def reader_of(path: str) -> ListReader:
-    """The first reader whose form the list has: of those that plugins register, then of ours."""
+    """Find the first reader that recognises the list: those of plugins, then ours."""
     names = READERS.names()
     for name in sorted(names, key=lambda name: READERS.plugin_of(name) is None):
         if READERS.get(name).matches(path):

@@ -1,4 +1,4 @@
-"""PySlowFast's lists with a row for each frame."""
+"""PySlowFast's lists with one row per frame."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,10 +12,10 @@ from mvit_video.errors import AnnotationError
 
 
 class FrameList:
-    """A video is the folder of its frames, with all labels of its rows.
+    """Reads lists of frames: a video is the folder of its frames, with all labels of its rows.
 
-    The columns are original_vido_id, video_id, frame_id, path, labels; `""` stands for no label. A list without labels, as made for
-    Something-Something v2, gets those of the json lists beside it.
+    The columns are original_vido_id, video_id, frame_id, path, labels; `""` means no label. A list without labels, as for
+    Something-Something v2, gets those of the json lists next to it.
     """
 
     def matches(self, path: str) -> bool:
@@ -33,18 +33,18 @@ def _videos(place: str) -> list[Row]:
         folder = path.rpartition("/")[0]
         if not folder or videos.setdefault(name, (number, folder))[1] != folder:
             raise AnnotationError(
-                f"{place}: row {number} has the frame '{path}' of '{name}', wanted all frames of a video in one folder"
+                f"{place}: row {number} has the frame '{path}' of '{name}', expected all frames of a video in one folder"
                 + (f" ('{videos[name][1]}' in row {videos[name][0]})" if name in videos else "")
             )
         if label:
             labels.setdefault(name, {}).update(dict.fromkeys(label.split(",")))
     if not videos:
-        raise AnnotationError(f"{place}: holds no frames under its header")
+        raise AnnotationError(f"{place}: contains no frames under its header")
     return [Row(number, folder, ";".join(labels.get(name, ()))) for name, (number, folder) in videos.items()]
 
 
 def _frame_rows(place: str) -> Iterator[tuple[int, str, str, str]]:
-    """(row, video, path, labels) of each frame, one line after the other: there may be ten million."""
+    """Yield (row, video, path, labels) of each frame, line by line: there may be ten million."""
     number = 1
     try:
         with open_text(place) as lines:
@@ -56,7 +56,7 @@ def _frame_rows(place: str) -> Iterator[tuple[int, str, str, str]]:
                 elif fields:
                     raise AnnotationError(
                         f"{place}: row {number} has {len(fields)} fields, "
-                        "wanted original_vido_id video_id frame_id path labels"
+                        "expected original_vido_id video_id frame_id path labels"
                     )
     except UnicodeError:
         raise AnnotationError(f"{place}: is not UTF-8 text after row {number}: save it as UTF-8") from None
@@ -73,5 +73,5 @@ def _labelled_beside(rows: list[Row], place: str) -> Listing:
     labelled = [Row(row.number, row.path, templates.get(row.path.rpartition("/")[2], "")) for row in rows]
     if not any(row.label for row in labelled):
         return Listing(rows)
-    note = f"{place}: its labels are those of {', '.join(file.name for file in files)} beside it"
+    note = f"{place}: labels are read from {', '.join(file.name for file in files)} next to it"
     return replace(with_published_names(labelled, place, "ssv2"), notes=(note,))

@@ -1,6 +1,6 @@
 """The official lists of Kinetics, Something-Something v2, UCF101 and HMDB51, as their owners publish them.
 
-They name videos, not files, which are looked for in the tree under the data root: in class folders or flat, with any video
+They name videos, not files; the files are searched for under the data root: in class folders or flat, with any video
 suffix, or as frame folders.
 """
 
@@ -19,7 +19,7 @@ HMDB_LIST = re.compile(r"(train|test)_split(\d)")
 
 
 class Kinetics:
-    """Kinetics-400, 600 or 700: rows of label, youtube_id, time_start, time_end, split, whatever other columns there are.
+    """Kinetics-400, 600 or 700: columns label, youtube_id, time_start, time_end, split, and any others.
 
     A video is `<youtube_id>_<start>_<end>` with the seconds in six digits. A test list may have no labels.
     """
@@ -40,14 +40,16 @@ def _kinetics_rows(place: str) -> tuple[list[Row], str]:
     columns = _columns(next(lines)[1])
     lacking = [name for name in ("youtube_id", "time_start", "time_end") if name not in columns]
     if lacking:
-        raise AnnotationError(f"{place}: has no column {lacking[0]}, wanted label,youtube_id,time_start,time_end,split")
+        raise AnnotationError(
+            f"{place}: has no column {lacking[0]}, expected label,youtube_id,time_start,time_end,split"
+        )
     rows, split = [], ""
     for number, fields in lines:
         values = dict(zip(columns, fields, strict=True))
         rows.append(Row(number, _kinetics_name(values, f"{place}: row {number}"), values.get("label", "").strip()))
         split = values.get("split", split)
     if not rows:
-        raise AnnotationError(f"{place}: holds no videos under its header")
+        raise AnnotationError(f"{place}: contains no videos under its header")
     return rows, split
 
 
@@ -60,7 +62,7 @@ def _kinetics_name(values: dict[str, str], where: str) -> str:
         start, end = (round(float(values[name])) for name in ("time_start", "time_end"))
     except (ValueError, OverflowError):
         raise AnnotationError(
-            f"{where} has the times '{values['time_start']}' and '{values['time_end']}', wanted seconds"
+            f"{where} has the times '{values['time_start']}' and '{values['time_end']}', expected seconds"
         ) from None
     if not values["youtube_id"].strip():
         raise AnnotationError(f"{where} has no youtube_id")
@@ -68,7 +70,7 @@ def _kinetics_name(values: dict[str, str], where: str) -> str:
 
 
 def with_published_names(rows: list[Row], place: str, dataset: str) -> Listing:
-    """Rows with the published names of the dataset where all labels are among them, else with their own, sorted."""
+    """Use the dataset's published class names if they include all labels, else the labels themselves, sorted."""
     labels, published = {row.label for row in rows if row.label}, published_classes(dataset)
     if not labels:
         return Listing(rows, by_name=True)
@@ -93,15 +95,15 @@ class Something:
 def _something_rows(place: str) -> list[Row]:
     items = read_json(place)
     if not isinstance(items, list) or not items:
-        raise AnnotationError(f"{place}: wanted a list of objects with id and template")
+        raise AnnotationError(f"{place}: expected a list of objects with id and template")
     rows = []
     for number, item in enumerate(items, 1):
         name = item.get("id", "") if isinstance(item, dict) else ""
         if name == "" or isinstance(name, bool) or not isinstance(name, str | int):
-            raise AnnotationError(f"{place}: entry {number} has no id, wanted objects with id and template")
+            raise AnnotationError(f"{place}: entry {number} has no id, expected objects with id and template")
         template = item.get("template", "")
         if not isinstance(template, str):
-            raise AnnotationError(f"{place}: entry {number} (id {name}) has a template that is no text: {template!r}")
+            raise AnnotationError(f"{place}: entry {number} (id {name}) has the template {template!r}, expected text")
         rows.append(Row(number, str(name), without_brackets(template)))
     return rows
 
@@ -110,20 +112,20 @@ class Ucf101:
     """UCF101's trainlist (`CLASS/VIDEO.avi 1`, labels from 1) or testlist (no labels: the folder is the class)."""
 
     def matches(self, path: str) -> bool:
-        prepared = Path(path).with_name("classes.txt").is_file()  # a list of this name that `prepare` has written
+        prepared = Path(path).with_name("classes.txt").is_file()  # a list of this name written by `prepare`
         return bool(UCF_LIST.fullmatch(Path(path).name)) and not prepared
 
     def read(self, path: str, root: str) -> Listing:
         index = Path(path).with_name("classInd.txt")
         if not index.is_file():
             raise AnnotationError(
-                f"{path}: has no classInd.txt beside it, which says what its labels mean: put it there"
+                f"{path}: there is no classInd.txt next to it, which defines the labels: put it there"
             )
         names = _class_index(str(index))
         lines = enumerate(read_text(path).replace("\\", "/").split("\n"), 1)
         rows = [_ucf_row(line.strip(), number, names, path) for number, line in lines if line.strip()]
         if not rows:
-            raise AnnotationError(f"{path}: holds no videos, wanted rows of `CLASS/VIDEO.avi label`")
+            raise AnnotationError(f"{path}: contains no videos, expected rows of `CLASS/VIDEO.avi label`")
         return Listing(rows, tuple(names.values()), by_name=True, paths="names", usual="{label}/{name}.avi")
 
 
@@ -132,19 +134,19 @@ def _ucf_row(line: str, number: int, names: Mapping[str, str], place: str) -> Ro
     folder, _, file = path.rpartition("/")
     if folder not in names.values():
         raise AnnotationError(
-            f"{place}: row {number} is '{line}', wanted CLASS/VIDEO.avi with a class of classInd.txt"
+            f"{place}: row {number} is '{line}', expected CLASS/VIDEO.avi with a class from classInd.txt"
             f"{did_you_mean(folder, names.values())}"
         )
     if label and names.get(label.strip()) != folder:
         raise AnnotationError(
             f"{place}: row {number} has the label '{label.strip()}', "
-            f"which is {names.get(label.strip(), 'none')} in classInd.txt, but the folder '{folder}'"
+            f"which is {names.get(label.strip(), 'unknown')} in classInd.txt, but is in the folder '{folder}'"
         )
     return Row(number, file.rpartition(".")[0] or file, folder)
 
 
 def _class_index(path: str) -> dict[str, str]:
-    """{"1": name, ...} of rows `1 ApplyEyeMakeup`, which must count from 1."""
+    """Read {"1": name, ...} from rows `1 ApplyEyeMakeup`, which must count from 1."""
     names: dict[str, str] = {}
     for row, line in enumerate(read_text(path).split("\n"), 1):
         number, _, name = line.strip().partition(" ")
@@ -152,7 +154,7 @@ def _class_index(path: str) -> dict[str, str]:
             continue
         if number != str(len(names) + 1) or not name.strip() or name.strip() in names.values():
             raise AnnotationError(
-                f"{path}: row {row} is '{line.strip()}', wanted `{len(names) + 1} CLASS` with another class in each row"
+                f"{path}: row {row} is '{line.strip()}', expected `{len(names) + 1} CLASS` with a different class in each row"
             )
         names[number] = name.strip()
     return names
@@ -170,7 +172,7 @@ class Hmdb51:
         files = sorted(folder.glob(f"*{ending}"))
         if not files:
             raise AnnotationError(
-                f"{folder}: holds no CLASS{ending}, which {part}_split{number} is read from: name the folder of HMDB51's splits"
+                f"{folder}: contains no CLASS{ending} for {part}_split{number}: name the folder of HMDB51's splits"
             )
         names = tuple(file.name.removesuffix(ending) for file in files)
         mark = {"train": "1", "test": "2"}[part]
@@ -182,6 +184,6 @@ def _hmdb_rows(file: Path, name: str, mark: str) -> Iterator[Row]:
     for row, line in enumerate(read_text(str(file)).split("\n"), 1):
         video, _, use = line.strip().rpartition(" ")
         if line.strip() and (use not in ("0", "1", "2") or not video.strip()):
-            raise AnnotationError(f"{file}: row {row} is '{line.strip()}', wanted VIDEO.avi and 0, 1 or 2")
+            raise AnnotationError(f"{file}: row {row} is '{line.strip()}', expected VIDEO.avi and 0, 1 or 2")
         if use == mark:
             yield Row(0, video.strip().rpartition(".")[0], name)

@@ -1,4 +1,4 @@
-"""Lists of labelled videos: one function reads every form, from `path label` rows to the official lists of datasets."""
+"""Read lists of labelled videos in any format, from `path label` rows to the official lists of datasets."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.lists.checks import check_files_exist, repeats
-from mvit_video.data.lists.class_names import class_lookup, classes_beside, differences, read_classes
-from mvit_video.data.lists.files import VIDEO_SUFFIXES, is_leftover, list_folder, videos_of_folder
+from mvit_video.data.lists.checks import check_files_exist, note_duplicates
+from mvit_video.data.lists.class_names import class_lookup, classes_next_to, difference_from_published, read_classes
+from mvit_video.data.lists.files import VIDEO_SUFFIXES, is_hidden, list_folder, videos_of_folder
 from mvit_video.data.lists.formats import Listing, Row, reader_of
-from mvit_video.data.lists.locate import located
+from mvit_video.data.lists.locate import resolve_paths
 from mvit_video.data.lists.official import HMDB_LIST
+from mvit_video.data.lists.path_checks import Refusal, checked_paths
 from mvit_video.data.lists.records import NO_LABEL, VideoList, VideoRecord, VideoRecords
-from mvit_video.data.lists.row_paths import Refusal, checked_paths
 from mvit_video.errors import AnnotationError, clipped
 
-__all__ = ["VIDEO_SUFFIXES", "VideoList", "VideoRecord", "checked_list", "list_place", "read_videos"]
+__all__ = ["VIDEO_SUFFIXES", "VideoList", "VideoRecord", "checked_list", "locate_list", "read_videos"]
 
 MAX_CLASSES = 100_000  # of a list whose labels are numbers without names
 
@@ -30,23 +30,23 @@ def read_videos(
     follow_links: bool = True,
     keep_refused: bool = False,
 ) -> VideoList:
-    """Labelled videos from a list file or a folder, both relative to `root`; datasets/README.md shows every form.
+    """Read labelled videos from a list file or a folder, relative to `root`; datasets/README.md shows every format.
 
-    `classes` are the known names, in label order, where there are any: those of the training list, say, so that
-    labels mean the same in every list. Otherwise they are the dataset's own (classes.txt or SSv2's labels.json beside
-    the list), else the published ones of an official list, else the folders' names, else the labels' numbers.
-    `frames`: videos are folders of pictures. `need_labels=False` takes lists without labels, for prediction.
-    `keep_refused`: rows whose paths may not be read (see `checked_paths`) are put into `refused` with the reasons.
+    `classes` are known names in label order, such as those of the training list, so that labels mean the same in every
+    list. Without them names are the dataset's own (classes.txt or SSv2's labels.json next to the list), else the
+    published ones of an official list, else folder names, else the numeric labels.
+    `frames`: videos are folders of images. `need_labels=False` accepts lists without labels, for prediction.
+    `keep_refused`: rows whose paths may not be read (see `checked_paths`) go to `refused` with the reasons.
     Raises AnnotationError that names the file and the row.
     """
     place = source if source.startswith(("http://", "https://")) else str(Path(root) / source)
     read = reader_of(place).read(place, root)
-    listing = located(read, place, root, frames, follow_links)
+    listing = resolve_paths(read, place, root, frames, follow_links)
     names, notes = _class_names(listing, classes, place, root)
     if need_labels and not any(row.label for row in listing.rows):
         raise AnnotationError(
             f"{place}: none of its {len(listing.rows)} videos has a label, row {listing.rows[0].number} is "
-            f"'{clipped(listing.rows[0].path)}', wanted a path and a label (lists without labels are for prediction)"
+            f"'{clipped(listing.rows[0].path)}', expected a path and a label (only prediction accepts lists without labels)"
         )
     to_labels = _labeller(names, listing.by_name, need_labels, place)
     paths, note = checked_paths(listing.rows, root, place, follow_links, written=read.paths == "files")
@@ -56,7 +56,7 @@ def read_videos(
     if not named:
         names, more = _names_from_labels(records, place)
         notes += more
-    notes += repeats(records, place)
+    notes += note_duplicates(records, place)
     return VideoList(records, names, place, (*listing.notes, *notes), named=named, refused=tuple(refused))
 
 
@@ -67,7 +67,7 @@ def _records(
     place: str,
     keep_refused: bool,
 ) -> tuple[VideoRecords, list[tuple[VideoRecord, str]]]:
-    """The records of rows, and apart those that are refused, with the reasons."""
+    """Make records of rows; those that are refused come separately, with the reasons."""
     refused: list[tuple[VideoRecord, str]] = []
 
     def kept() -> Iterator[VideoRecord]:
@@ -85,54 +85,52 @@ def _records(
     return VideoRecords.of(kept()), refused
 
 
-def list_place(annotations: str, root: str) -> str:
-    """Where a list on the command line is: relative to the root, as data.train is, or else to where the user stands."""
+def locate_list(annotations: str, root: str) -> str:
+    """Locate a list given on the command line: relative to the root, as data.train is, or else to the current folder."""
     if annotations.startswith(("http://", "https://")) or (Path(root) / annotations).exists():
         return annotations
-    split = Path(root) / annotations  # of HMDB51, which is no file
+    split = Path(root) / annotations  # of HMDB51, which is not a file
     if HMDB_LIST.fullmatch(split.name) and split.parent.is_dir():
         return annotations
     return str(Path(annotations).resolve())
 
 
 def annotated_list(annotations: str, root: str) -> tuple[VideoList, bool]:
-    """The list that `--annotations` names (see `list_place`), and whether its videos are folders of pictures alone.
+    """Read the list of `--annotations` (see `locate_list`); also return whether all its videos are folders of images.
 
-    Its labels may be missing. Rows that may not be read are put into `refused`.
+    Labels may be missing. Rows that may not be read go to `refused`.
     """
-    place = list_place(annotations, root)
+    place = locate_list(annotations, root)
     frames = _holds_frame_folders(str(Path(root) / place))
     return read_videos(place, root, frames=frames, need_labels=False, keep_refused=True), frames
 
 
 def _holds_frame_folders(place: str) -> bool:
-    """Whether class folders hold folders, and no video at any depth."""
-    folders = [
-        f"{place}/{name}" for name, is_folder in list_folder(place).items() if is_folder and not is_leftover(name)
-    ]
+    """Whether class folders contain folders, and no video at any depth."""
+    folders = [f"{place}/{name}" for name, is_folder in list_folder(place).items() if is_folder and not is_hidden(name)]
     if any(videos_of_folder(folder).videos for folder in folders):
         return False
     return any(videos_of_folder(folder, frames=True).videos for folder in folders)
 
 
 def checked_list(source: str, data: DataSettings, classes: Sequence[str] | None, keep_missing: bool) -> VideoList:
-    """A list for training or evaluation, each video of which is there.
+    """Read a list for training or evaluation, and check that its files exist.
 
-    Missing files stop, or with data.allow_missing are noted and, unless `keep_missing`, leave the list.
+    Missing files are an error; with data.allow_missing they are noted and, unless `keep_missing`, dropped.
     """
     frames = data.decoder == "frames"
     if classes is not None:
-        _check_own_names(source, data, classes)
+        _check_class_order(source, data, classes)
     videos = read_videos(source, data.root, classes, frames, follow_links=data.follow_links)
     return check_files_exist(videos, data.root, frames, data.allow_missing, keep_missing)
 
 
-def _check_own_names(source: str, data: DataSettings, classes: Sequence[str]) -> None:
-    """AnnotationError where the dataset itself calls its labels otherwise than `classes`: they would mean other things."""
+def _check_class_order(source: str, data: DataSettings, classes: Sequence[str]) -> None:
+    """Raise AnnotationError if the dataset's own class names differ from `classes`: its labels would mean other classes."""
     if data.classes:
         file = str(Path(data.root) / data.classes)
         own = read_classes(file)
-    elif beside := classes_beside(str(Path(data.root) / source), data.root, label_ids=False):
+    elif beside := classes_next_to(str(Path(data.root) / source), data.root, label_ids=False):
         own, file = beside
     else:
         return
@@ -149,20 +147,20 @@ def _check_own_names(source: str, data: DataSettings, classes: Sequence[str]) ->
 def _class_names(
     listing: Listing, classes: Sequence[str] | None, place: str, root: str
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The names that labels are read by, empty where there are none yet, and what the user should know about them."""
-    own = None if classes else classes_beside(place, root, listing.label_ids)
+    """Class names to read labels by (empty if unknown), and notes about them for the user."""
+    own = None if classes else classes_next_to(place, root, listing.label_ids)
     names = tuple(classes or (own[0] if own else listing.classes))
     notes = [listing.class_note] if listing.class_note and not classes and not own else []
-    if listing.published and (other := differences(names, listing.published)):
+    if listing.published and (other := difference_from_published(names, listing.published)):
         notes.append(f"{own[1] if own else place}: {other}")
     return names, notes
 
 
 def _labeller(names: Sequence[str], by_name: bool, need_labels: bool, place: str) -> Callable[[Row], tuple[int, ...]]:
-    """What gives the labels of a row; each text is looked up once."""
+    """Return a function from a row to its labels; each text is looked up once."""
     lookup = class_lookup(names)
     if not by_name:
-        _refuse_numerals(names, place)
+        _refuse_ambiguous_numbers(names, place)
     known: dict[str, tuple[int, ...]] = {} if need_labels else {"": ()}
 
     def labels(row: Row) -> tuple[int, ...]:
@@ -182,33 +180,33 @@ def _label(
     where = f"{place}: row {row.number}" if row.number else f"{place}: the video '{row.path}'"
     if not text:
         raise AnnotationError(
-            f"{place}: row {row.number} is '{row.path}', wanted a path and a label with a space between"
+            f"{place}: row {row.number} is '{row.path}', expected a path and a label separated by a space"
         )
     number = text.isascii() and text.isdigit() and not by_name
     label = int(text) if number and len(text) < 10 else None if number else lookup(text)
     if label is None and not number:
         known = f"one of the {num_classes} class names" if num_classes else ""
         wanted = " or ".join(filter(None, ["" if by_name else "a whole number from 0", known]))
-        raise AnnotationError(f"{where} has the label '{clipped(text)}', wanted {wanted}")
+        raise AnnotationError(f"{where} has the label '{clipped(text)}', expected {wanted}")
     if label is None or label >= (num_classes or MAX_CLASSES):
         known = f"there are {num_classes} classes, 0 to {num_classes - 1}"
-        without = f"labels without class names go to {MAX_CLASSES - 1}: put classes.txt beside the list"
+        without = f"labels without class names go up to {MAX_CLASSES - 1}: put classes.txt next to the list"
         raise AnnotationError(f"{where} has the label {text}, but {known if num_classes else without}")
     return label
 
 
-def _refuse_numerals(names: Sequence[str], place: str) -> None:
-    """Where classes are called '1', '2' ..., a label in a list could be either a name or a number."""
+def _refuse_ambiguous_numbers(names: Sequence[str], place: str) -> None:
+    """Refuse classes named '1', '2' ...: a label in a list could be either a name or a number."""
     wrong = next((name for label, name in enumerate(names) if name.isdigit() and name != str(label)), None)
     if wrong is not None:
         raise AnnotationError(
-            f"{place}: the class '{wrong}' has the label {names.index(wrong)}, so numbers in the list can be read in two ways: "
-            "give the classes names that are no numbers"
+            f"{place}: the class '{wrong}' has the label {names.index(wrong)}, so numbers in the list are ambiguous: "
+            "give the classes names that are not numbers"
         )
 
 
 def _names_from_labels(records: VideoRecords, place: str) -> tuple[tuple[str, ...], list[str]]:
-    """The folder of each label where the two go together one to one, else the numbers; a note where numbers have gaps."""
+    """Name labels after their folders if these match one to one, else by number; a note if numbers have gaps."""
     used = set(np.unique(records.labels).tolist()) - {NO_LABEL}
     used |= {label for record in records.with_several_labels for label in record.labels}
     count = max(used, default=-1) + 1
@@ -223,7 +221,7 @@ def _names_from_labels(records: VideoRecords, place: str) -> tuple[tuple[str, ..
 
 
 def _folders_of_labels(records: VideoRecords) -> dict[int, str]:
-    """{label: name of the folder of all its videos}; empty where these cannot be names: see `_refuse_numerals`."""
+    """{label: folder name of all its videos}; empty if these cannot be names: see `_refuse_ambiguous_numbers`."""
     folders: dict[int, str] = {}
     for path, label in zip(records.paths(), records.labels.tolist(), strict=True):
         folder = path.rpartition("/")[0].rpartition("/")[2]

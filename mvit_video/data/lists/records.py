@@ -1,4 +1,4 @@
-"""A labelled video, and a list of them with the names of their classes."""
+"""A labelled video, and a list of them with class names."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,15 +12,14 @@ import numpy as np
 from mvit_video.data.lists.shared_arrays import SharedArrays
 
 NO_LABEL = -1
-AT_ONCE = 4096  # records that are taken out of the arrays together
+CHUNK = 4096  # records that are read from the arrays together
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
     """One video: a file or a folder of frames. `path` is relative to the data root and is the video's id.
 
-    `label` is the first of its labels, NO_LABEL only where a list without labels was asked for. `row` is 0 where the
-    list is a folder.
+    `label` is the first of its labels, or NO_LABEL if the list was read without labels. `row` is 0 if the list is a folder.
     """
 
     path: str
@@ -34,10 +33,10 @@ class VideoRecord:
 
 
 class VideoRecords(Sequence[VideoRecord]):
-    """Records that lie in a few arrays and are made as they are asked for.
+    """A sequence of records, stored in a few arrays and made on access.
 
-    Python counts references inside of objects: of a million records in a tuple, every worker that looks at them makes a copy
-    of its own. The arrays are only read, and all workers share them (`python -m mvit_video.benchmark.lists` measures it).
+    Python stores reference counts in its objects: each worker that reads a tuple of a million records would copy it. Arrays
+    are shared by all workers without a copy (`python -m mvit_video.benchmark.lists` measures it).
     """
 
     def __init__(self, columns: SharedArrays) -> None:
@@ -76,8 +75,8 @@ class VideoRecords(Sequence[VideoRecord]):
         return next(self._between(places, places + 1))
 
     def __iter__(self) -> Iterator[VideoRecord]:
-        for first in range(0, len(self), AT_ONCE):
-            yield from self._between(first, min(first + AT_ONCE, len(self)))
+        for first in range(0, len(self), CHUNK):
+            yield from self._between(first, min(first + CHUNK, len(self)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
@@ -93,7 +92,7 @@ class VideoRecords(Sequence[VideoRecord]):
         return VideoRecords, (self._columns,)
 
     def take(self, places: Iterable[int]) -> "VideoRecords":
-        """The records at these places, in this order."""
+        """The records at these indices, in this order."""
         return VideoRecords.of(next(self._between(place, place + 1)) for place in places)
 
     @property
@@ -101,9 +100,9 @@ class VideoRecords(Sequence[VideoRecord]):
         return tuple(self[place] for place in np.flatnonzero(np.diff(self._more_ends, prepend=0)).tolist())
 
     def paths(self) -> Iterator[str]:
-        """The paths alone, which is quicker than the records."""
-        for first in range(0, len(self), AT_ONCE):
-            yield from self._paths_between(first, min(first + AT_ONCE, len(self)))
+        """Iterate over the paths only, which is faster than over the records."""
+        for first in range(0, len(self), CHUNK):
+            yield from self._paths_between(first, min(first + CHUNK, len(self)))
 
     def _paths_between(self, first: int, last: int) -> Iterator[str]:
         start = int(self._ends[first - 1]) if first else 0
@@ -123,12 +122,11 @@ class VideoRecords(Sequence[VideoRecord]):
 
 @dataclass(frozen=True)
 class VideoList:
-    """Videos with the names of their classes, in the order of the labels; `source` is where both were read.
+    """Videos with class names in label order; `source` is where both were read.
 
-    `records` may be given as any sequence of them. `notes` are sentences that the user should see.
-    `missing` are the videos whose files are not there, where that is allowed (see `check_files_exist`), `refused` the rows that
-    may not be read, with the reasons, where that is asked for (see `read_videos`). `named` is False where nothing names the
-    classes: they are then called by folders or numbers.
+    `records` may be any sequence of records. `notes` are sentences for the user. `missing` are videos without a file (see
+    `check_files_exist`), `refused` rows that may not be read, with the reasons (see `read_videos`). `named` is False if
+    nothing names the classes, which are then named after folders or numbers.
     """
 
     records: VideoRecords

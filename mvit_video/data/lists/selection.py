@@ -1,39 +1,39 @@
-"""Which list is for what: training, validation, evaluation."""
+"""Select and read the lists for training, validation and evaluation."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from mvit_video.config.schema import AUTO, DataSettings
-from mvit_video.data.lists.checks import refuse_several_labels, shared_videos
+from mvit_video.data.lists.checks import note_overlap, refuse_several_labels
 from mvit_video.data.lists.class_names import read_classes
 from mvit_video.data.lists.read import checked_list
 from mvit_video.data.lists.records import VideoList
-from mvit_video.data.lists.split import found_lists, split_videos
+from mvit_video.data.lists.split import resolve_auto_lists, split_videos
 from mvit_video.errors import ConfigError
 
 
 def training_lists(data: DataSettings) -> tuple[VideoList, VideoList | None]:
-    """The training list, and the validation list with the same classes, if there is one; both checked, with notes.
+    """Read and check the training list, and the validation list with the same classes if there is one.
 
-    Missing files stop, or with data.allow_missing leave the training list; in validation they count as wrong. With
-    data.train=auto they are what lies under data.root, or its class folders split in two (see split.py).
+    Missing files are an error; with data.allow_missing they leave the training list and count as wrong in validation. With
+    data.train=auto the lists are found under data.root, or its class folders are split in two (see split.py).
     """
-    found = found_lists(data)
+    found = resolve_auto_lists(data)
     if found.train is None:
-        raise ConfigError("data.train is not set: name a csv of `path label` rows or a folder of class folders")
+        raise ConfigError("data.train is not set: name a list of `path label` rows or a folder of class folders")
     classes = read_classes(str(Path(found.root) / found.classes)) if found.classes else None
     train = checked_list(found.train, found, classes, keep_missing=False)
     refuse_several_labels(train)
     if found.val is None:
         return split_videos(train, found) if data.train == AUTO else (train, None)
     val = checked_list(found.val, found, train.classes, keep_missing=True)
-    shared = shared_videos(train, val)
+    shared = note_overlap(train, val)
     return train, replace(val, notes=(*val.notes, shared)) if shared else val
 
 
 def held_out_list(data: DataSettings, classes: tuple[str, ...]) -> VideoList:
-    """The videos to evaluate on: data.test, or else data.val, or the validation part that data.train=auto splits off."""
-    found = found_lists(data)
+    """Read the videos to evaluate on: data.test, else data.val, else the part that data.train=auto holds out."""
+    found = resolve_auto_lists(data)
     source = found.test or found.val
     if source is not None:
         return checked_list(source, found, classes, keep_missing=True)
@@ -44,5 +44,5 @@ def held_out_list(data: DataSettings, classes: tuple[str, ...]) -> VideoList:
 
 
 def has_held_out_list(data: DataSettings) -> bool:
-    """Whether `held_out_list` has a list to look for; nothing is read."""
+    """Whether the settings name a list for `held_out_list`; nothing is read."""
     return data.train == AUTO or data.test is not None or data.val is not None

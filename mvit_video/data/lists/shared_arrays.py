@@ -1,4 +1,4 @@
-"""Arrays that processes share: forked ones by themselves, those that are started anew (spawn, forkserver) by mapping a file."""
+"""Arrays shared between processes: by fork as they are, by spawn and forkserver through a memory-mapped file."""
 
 import mmap
 import multiprocessing.context
@@ -13,10 +13,10 @@ ALIGNMENT = 64
 
 
 class SharedArrays:
-    """One-dimensional arrays that nobody writes to any more.
+    """Read-only one-dimensional arrays.
 
-    Pickled for a process that is being started they travel as a file without a name, which every such process maps: no copy
-    is made. Pickled for anything else they are copied.
+    Pickled for a process that is being started, they are passed as an unnamed file that each process maps without a copy.
+    Pickled for anything else, they are copied.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
@@ -38,7 +38,7 @@ class SharedArrays:
 
 
 def _places(kinds: Sequence[tuple[str, int]]) -> list[int]:
-    """Where each array begins in the file, and where the last one ends."""
+    """Offset of each array in the file, and the end of the last one."""
     places = [0]
     for kind, length in kinds:
         size = np.dtype(kind).itemsize * length

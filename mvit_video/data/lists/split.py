@@ -1,7 +1,7 @@
-"""`data.train=auto`: the lists or folders that lie under data.root, or its class folders split into two lists.
+"""`data.train=auto`: find lists or folders under data.root, or split its class folders into training and validation.
 
-Which videos of a class are for validation follows from hashes of their paths, or of the groups that they belong to: it is
-the same on every machine, and videos that are added to a class move none of another class, and few of its own.
+A hash of each video's path, or of its group, decides which videos of a class are held out: the split is the same on every
+machine, and adding videos to a class moves none of another class and few of its own.
 """
 
 import hashlib
@@ -16,36 +16,36 @@ from mvit_video.config.schema import AUTO, DataSettings
 from mvit_video.data.lists.records import VideoList, VideoRecord, VideoRecords
 from mvit_video.errors import AnnotationError, ConfigError
 
-NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-FORMS = (".csv", ".txt", "")  # a list wins over a folder, which may hold its videos
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+LIST_SUFFIXES = (".csv", ".txt", "")  # a list takes precedence over a folder, which may contain its videos
 
 
-def found_lists(data: DataSettings) -> DataSettings:
-    """The settings with data.train=auto replaced by what lies under data.root; what is set beside it stays.
+def resolve_auto_lists(data: DataSettings) -> DataSettings:
+    """Replace data.train=auto by what is found under data.root; lists that are set stay.
 
-    That is train, val and test, each a list (csv, txt) or a folder of class folders. Without a train the root itself
-    holds class folders.
+    These are train, val and test, each a list (csv, txt) or a folder of class folders. Without a train, the root itself is
+    the folder of class folders.
     """
     if data.train != AUTO:
         return data
     root = Path(data.root)
     if not root.is_dir():
-        raise ConfigError(f"data.root = {data.root}: is no folder, which data.train=auto looks into for your videos")
-    found = {split: _place(root, names) for split, names in NAMES.items()}
+        raise ConfigError(f"data.root = {data.root}: no such folder, which data.train=auto searches for videos")
+    found = {split: _place(root, names) for split, names in SPLIT_NAMES.items()}
     if found["train"] is None:
         lone = found["val"] or found["test"]
         if lone is not None:
             raise ConfigError(
-                f"{data.root}: has {lone} but nothing called train: add train.csv or train/, "
-                "or keep class folders alone, which are split for you"
+                f"{data.root}: has {lone} but no train: add train.csv or train/, or keep only class folders, which are then "
+                "split automatically"
             )
         found["train"] = "."
     return data.model_copy(update={split: found[split] for split in found if getattr(data, split) in (None, AUTO)})
 
 
 def _place(root: Path, names: Sequence[str]) -> str | None:
-    """The first that is there of these lists, or folders that hold folders: one of videos alone is a class of this name."""
-    for name in (name + form for name in names for form in FORMS):
+    """First existing list of these names, or folder of folders: a folder of videos would be a class of that name."""
+    for name in (name + form for name in names for form in LIST_SUFFIXES):
         path = root / name
         if path.is_file() or (path.is_dir() and any(child.is_dir() for child in path.iterdir())):
             return name
@@ -53,10 +53,10 @@ def _place(root: Path, names: Sequence[str]) -> str | None:
 
 
 def split_videos(videos: VideoList, data: DataSettings) -> tuple[VideoList, VideoList]:
-    """The training and the validation part of a list, in which each class has data.val_share of its videos for validation.
+    """Split a list into training and validation parts, the latter with data.val_share of each class's videos.
 
-    Within a class those with the lowest hashes are for validation, at least one of two and never all. Groups (see
-    data.split_group) are never split, so that with them the shares are as near to it as whole groups allow.
+    Within a class the videos with the lowest hashes are held out, at least one of two and never all. Groups (see
+    data.split_group) are never split, so with them the share is approximate.
     """
     _check_classes(videos)
     groups = _groups(videos, data.split_group)
@@ -66,10 +66,10 @@ def split_videos(videos: VideoList, data: DataSettings) -> tuple[VideoList, Vide
         parts[group in held_out].append(record)
     if not parts[1]:
         raise AnnotationError(
-            f"{videos.source}: none of its {len(videos)} videos can be held out for validation, since each class keeps one to "
-            "learn from: add videos, or put them into train/ and val/ yourself"
+            f"{videos.source}: none of its {len(videos)} videos can be held out for validation, since each class keeps one for "
+            "training: add videos, or sort them into train/ and val/ yourself"
         )
-    notes = (*videos.notes, _in_words(videos, parts, len(set(groups)), data))
+    notes = (*videos.notes, _split_note(videos, parts, len(set(groups)), data))
     train = replace(videos, records=VideoRecords.of(parts[0]), source=f"{videos.source} (training part)", notes=notes)
     return train, replace(
         train, records=VideoRecords.of(parts[1]), source=f"{videos.source} (validation part)", notes=()
@@ -77,10 +77,10 @@ def split_videos(videos: VideoList, data: DataSettings) -> tuple[VideoList, Vide
 
 
 def _held_out(counts: Counter[tuple[str, int]], share: float) -> set[str]:
-    """The groups for validation; `counts` are the videos of each (group, label).
+    """Choose the groups for validation; `counts` are the videos of each (group, label).
 
-    In the order of their hashes groups are taken as long as none of their classes gets more than its share; then, for a
-    class that has none, the smallest one that its classes can spare.
+    Groups are taken in hash order unless one of their classes would get more than its share; then each class without any
+    takes the smallest group that its classes can spare.
     """
     members: dict[str, Counter[int]] = {}
     for (group, label), count in counts.items():
@@ -110,13 +110,13 @@ def _held_out(counts: Counter[tuple[str, int]], share: float) -> set[str]:
 
 
 def stable_hash(text: str) -> float:
-    """From 0 to 1, evenly spread, and the same on every machine however it writes accents."""
+    """Hash a text to a uniform number from 0 to 1; Unicode-normalised, so the same on every machine."""
     digest = hashlib.sha256(unicodedata.normalize("NFC", text).encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def list_text(videos: VideoList) -> str:
-    """A list file of these videos: a path, a tab and a label a row."""
+    """Write a list file: one row per video, path and label separated by a tab."""
     return "".join(f"{_quoted(record.path)}\t{record.label}\n" for record in videos.records)
 
 
@@ -129,12 +129,12 @@ def _check_classes(videos: VideoList) -> None:
     if len(labels) < 2:
         raise AnnotationError(
             f"{videos.source}: all of its {len(videos)} videos are of the class '{videos.classes[min(labels)]}', "
-            "wanted at least two classes to tell apart: one folder for each"
+            "expected at least two classes: one folder for each"
         )
 
 
 def _groups(videos: VideoList, pattern: str | None) -> list[str]:
-    """What each video is split by: its path, or what `pattern` finds in its file name (its first group, if it has one)."""
+    """Group of each video: its path, or what `pattern` (or its first group) matches in its file name."""
     paths = [record.path for record in videos.records]
     if pattern is None:
         return paths
@@ -143,20 +143,24 @@ def _groups(videos: VideoList, pattern: str | None) -> list[str]:
     if missed:
         raise ConfigError(
             f"data.split_group = {pattern} does not match the file name of {len(missed)} of {len(paths)} videos, "
-            f"the first is '{missed[0]}': write one that matches them all, such as ^(.+)_[0-9]+ for film_12.mp4"
+            f"the first is '{missed[0]}': write one that matches all of them, such as ^(.+)_[0-9]+ for movie_12.mp4"
         )
     return [match[match.re.groups and 1] or "" for match in matches if match]
 
 
-def _in_words(
+def _split_note(
     videos: VideoList, parts: tuple[list[VideoRecord], list[VideoRecord]], num_groups: int, data: DataSettings
 ) -> str:
-    by = f"of {num_groups} groups by {data.split_group}" if data.split_group else "of their paths"
+    by = f"{num_groups} groups of {data.split_group}" if data.split_group else "path"
     text = (
-        f"{videos.source}: each class split by a hash {by}, in all {len(parts[0])} videos for training and {len(parts[1])} for "
+        f"{videos.source}: each class was split by a hash of {by}: {len(parts[0])} videos for training, {len(parts[1])} for "
         "validation"
     )
     seen = {record.label for record in parts[1]}
     unseen = [videos.classes[label] for label in sorted({record.label for record in parts[0]} - seen)]
-    count = f"{len(unseen)} class{'es' if len(unseen) > 1 else ''}"
-    return f"{text}, which has no video of {count}, such as '{unseen[0]}'" if unseen else text
+    if not unseen:
+        return text
+    named = (
+        [f"'{name}'" for name in unseen] if len(unseen) < 3 else [f"'{unseen[0]}'", f"{len(unseen) - 1} more classes"]
+    )
+    return f"{text}; the validation part has no video of {' and '.join(named)}"

@@ -1,14 +1,14 @@
-"""Tables with a header: what pandas, Excel and their like write, with columns in any order."""
+"""Tables with a header, as pandas and Excel write them, with columns in any order."""
 
 import csv
 from collections.abc import Sequence
 
 from mvit_video.data.lists.formats import Listing, Row
-from mvit_video.data.lists.rows import is_video_path, label_text
+from mvit_video.data.lists.path_label_rows import is_video_path, label_text
 from mvit_video.data.lists.text import delimiter_of, first_line, table_rows
 from mvit_video.errors import AnnotationError
 
-# Names of columns, without regard to case, spaces and signs; of several that are there the first one counts.
+# Column names, ignoring case, spaces and punctuation; if several are present, the first of these counts.
 PATHS = (
     "path",
     "paths",
@@ -29,7 +29,7 @@ LABELS = (
 
 
 class Table:
-    """Rows under a header that names a column of paths, and usually one of labels. Other columns are passed over, and said."""
+    """Rows under a header with a column of paths, and usually one of labels. Other columns are ignored, with a note."""
 
     def matches(self, path: str) -> bool:
         head = first_line(path)
@@ -44,13 +44,13 @@ class Table:
         columns = next(lines)[1]
         paths, labels = _place(columns, PATHS), _place(columns, LABELS)
         if paths is None:
-            raise AnnotationError(f"{path}: has no column of paths, wanted one that is called path")
+            raise AnnotationError(f"{path}: has no column of paths, expected one named path")
         rows = []
         for number, fields in lines:
             label = "" if labels is None else fields[labels]
             rows.append(Row(number, fields[paths].strip(), label_text(label, "", f"{path}: row {number}")))
         if not rows:
-            raise AnnotationError(f"{path}: holds no videos under its header")
+            raise AnnotationError(f"{path}: contains no videos under its header")
         return Listing(rows, notes=_notes(path, columns, paths, labels))
 
 
@@ -59,14 +59,14 @@ def _key(name: str) -> str:
 
 
 def _place(columns: Sequence[str], names: Sequence[str]) -> int | None:
-    """Which column has the first of these names that one has."""
+    """Index of the first of these names that is a column."""
     keys = [_key(name) for name in columns]
     return next((keys.index(name) for name in names if name in keys), None)
 
 
 def _notes(path: str, columns: Sequence[str], paths: int, labels: int | None) -> tuple[str, ...]:
-    others = [name.strip() or "without a name" for place, name in enumerate(columns) if place not in (paths, labels)]
+    others = [name.strip() or "(unnamed)" for place, name in enumerate(columns) if place not in (paths, labels)]
     if not others:
         return ()
     used = f"'{columns[paths].strip()}'" + ("" if labels is None else f" and '{columns[labels].strip()}'")
-    return (f"{path}: its columns {used} are read; not looked at: {', '.join(others)}",)
+    return (f"{path}: columns {used} are read; ignored: {', '.join(others)}",)

@@ -1,4 +1,4 @@
-"""Lists and names of classes as text: UTF-8 with or without a byte order mark, or UTF-16 as Excel saves it; any line ending."""
+"""Read lists and class names as text: UTF-8 with or without a byte order mark, or Excel's UTF-16; any line ending."""
 
 import codecs
 import csv
@@ -12,18 +12,18 @@ from typing import IO, TextIO
 from mvit_video.download import local_file
 from mvit_video.errors import AnnotationError
 
-HEAD_LETTERS = 4000
+HEAD_CHARACTERS = 4000
 EXCEL_SEPARATOR = re.compile(r"sep=.{0,2}")  # a first line that tells Excel how columns are separated
 
 
 def open_text(path: str, errors: str = "strict") -> TextIO:
-    """A list, opened to be read line by line; line endings come as one newline."""
+    """Open a list as text, with universal newlines."""
     file = local_file(path, AnnotationError)
     return file.open(encoding=_encoding(file), errors=errors)
 
 
 def read_text(path: str) -> str:
-    """The whole of a list. Raises AnnotationError with the place of what is no text."""
+    """Read a whole list. Raises AnnotationError with the position of what is not text."""
     try:
         with open_text(path) as file:
             text = file.read()
@@ -33,29 +33,29 @@ def read_text(path: str) -> str:
         ) from None
     if "\0" in text:
         raise AnnotationError(
-            f"{path}: holds a zero byte at character {text.index(chr(0))}, so it is not a text file: save it as UTF-8"
+            f"{path}: contains a zero byte at character {text.index(chr(0))}, so it is not text: save it as UTF-8"
         )
     return text
 
 
 def first_line(path: str) -> str:
-    """The first line with content (its beginning), by which a list's form is known; empty where there is no file."""
+    """First non-empty line (its beginning), by which a list's format is recognised; empty if there is no file."""
     if not path.startswith(("http://", "https://")) and not Path(path).is_file():
         return ""
     with open_text(path, errors="replace") as file:
-        lines = [line.strip() for line in file.read(HEAD_LETTERS).split("\n")]
+        lines = [line.strip() for line in file.read(HEAD_CHARACTERS).split("\n")]
     return next((line for line in lines if line and not EXCEL_SEPARATOR.fullmatch(line)), "")
 
 
 def delimiter_of(line: str) -> str:
-    """What separates the columns of a header: a comma, a semicolon (Excel in many countries) or a tab."""
+    """Column separator of a header: a comma, a semicolon (Excel in many countries) or a tab."""
     return max(",;\t", key=line.count)
 
 
 def table_rows(path: str) -> Iterator[tuple[int, list[str]]]:
-    """(number, fields) of each row of a table, the header first; rows without content are passed over.
+    """Yield (number, fields) of each row of a table, the header first; empty rows are skipped.
 
-    Raises AnnotationError for rows that have not as many fields as the header.
+    Raises AnnotationError for rows with another number of fields than the header.
     """
     text, columns = read_text(path), list[str]()
     lines = csv.reader(io.StringIO(text), delimiter=delimiter_of(first_line(path)))
@@ -76,7 +76,7 @@ def table_rows(path: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def lines_of(pipe: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a pipe as they come, without the byte order mark that Windows puts in front; UTF-16 becomes UTF-8."""
+    """Yield the lines of a pipe as they come, without a byte order mark; UTF-16 is converted to UTF-8."""
     first = pipe.readline()
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = (first + pipe.read()).decode("utf-16", "replace")
@@ -87,7 +87,7 @@ def lines_of(pipe: IO[bytes]) -> Iterator[bytes]:
 
 
 def read_json(path: str) -> object:
-    """The content of a JSON file; AnnotationError with line and column where it is none."""
+    """Read a JSON file; AnnotationError with line and column if it is invalid."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as reason:
@@ -97,7 +97,9 @@ def read_json(path: str) -> object:
     except RecursionError:
         raise AnnotationError(f"{path}: is nested too deeply to be a list of videos") from None
     except ValueError:
-        raise AnnotationError(f"{path}: holds a number of thousands of digits, which no list of videos has") from None
+        raise AnnotationError(
+            f"{path}: contains a number with thousands of digits, so it is not a list of videos"
+        ) from None
 
 
 def _encoding(file: Path) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvit_video.data.lists.read import VideoList, list_place, read_videos
+from mvit_video.data.lists.read import VideoList, locate_list, read_videos
 from mvit_video.data.prepare.reencode import WriteError, fingerprint, settings, sha256
 from mvit_video.data.video.guard_pool import DecoderPool, Job
 from mvit_video.errors import AnnotationError, ConfigError
@@ -53,7 +53,7 @@ def prepare_dataset(
     Raises ConfigError or AnnotationError where the output or the list cannot be used, before anything is encoded;
     WriteError where the disk is full; calling again goes on.
     """
-    videos = read_videos(list_place(annotations, root), root, need_labels=False)
+    videos = read_videos(locate_list(annotations, root), root, need_labels=False)
     output = _output_folder(Path(output), Path(root))
     with alone_in(output, complain):
         shutil.rmtree(output / UNFINISHED, ignore_errors=True)  # of a killed call
@@ -134,8 +134,8 @@ class Manifest:
             return False
         if record.get("settings") != settings(short_side):
             raise ConfigError(
-                f"{self.output}: holds videos prepared with other settings, such as a short side of "
-                f"{record.get('settings', {}).get('short_side')}: choose another --output, or say --overwrite"
+                f"{self.output}: contains videos prepared with other settings, such as a short side of "
+                f"{record.get('settings', {}).get('short_side')}: choose another --output, or pass --overwrite"
             )
         if not file.is_file() or file.stat().st_size != record["bytes"]:
             return False
@@ -200,7 +200,7 @@ class NewList:
         if before != self.source:
             raise ConfigError(
                 f"{output / self.name}: was made from {before}, not from {self.source}: choose another --output, "
-                "or say --overwrite, which starts the whole folder anew"
+                "or pass --overwrite, which starts the whole folder anew"
             )
         self.rows = [(names[record.path], record.labels) for record in videos.records]
         place = (output / self.name).with_name(CLASSES)
@@ -288,7 +288,7 @@ def _output_folder(output: Path, root: Path) -> Path:
             f"{output}: lies in --root {root}, whose files are not to be touched: choose an --output outside"
         )
     if output.exists() and not output.is_dir():
-        raise ConfigError(f"{output}: is a file, wanted a folder for the output")
+        raise ConfigError(f"{output}: is a file, expected a folder for the output")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as reason:

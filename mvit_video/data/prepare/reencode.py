@@ -95,7 +95,7 @@ def sha256(file: Path) -> str:
 def prepared_size(height: int, width: int, pixel_aspect: Fraction, short_side: int) -> tuple[int, int]:
     """Even height and width: square pixels, the shorter side at most `short_side`, never larger than before.
 
-    A picture with pixels that are not square shrinks along the side on which they lie too densely.
+    An image with pixels that are not square shrinks along the side on which they lie too densely.
     """
     tall, wide = Fraction(height), width * pixel_aspect
     if pixel_aspect > 1:
@@ -188,4 +188,4 @@ def _check(path: str, target: Path, count: int, size: tuple[int, int]) -> None:
     with VideoReader(target) as reader:
         found = reader.frames([0, len(reader) - 1]).shape[1:3]
         if (len(reader), found) != (count, size):
-            raise DecodeError(f"{path}: came out with {len(reader)} frames of {found}, wanted {count} of {size}")
+            raise DecodeError(f"{path}: came out with {len(reader)} frames of {found}, expected {count} of {size}")

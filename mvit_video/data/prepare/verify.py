@@ -8,7 +8,7 @@ from pathlib import Path
 from mvit_video.config.schema import DataSettings
 from mvit_video.data.lists.class_names import read_classes
 from mvit_video.data.lists.read import VideoList, read_videos
-from mvit_video.data.lists.split import found_lists
+from mvit_video.data.lists.split import resolve_auto_lists
 from mvit_video.data.video.guard import TIMEOUT
 from mvit_video.data.video.guard_pool import DecoderPool, Job
 from mvit_video.errors import ConfigError
@@ -42,7 +42,7 @@ class Decoding:
 
 def lists_of(data: DataSettings) -> list[VideoList]:
     """All lists that the settings name, with the classes of the first."""
-    data = found_lists(data)
+    data = resolve_auto_lists(data)
     classes = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
     lists: list[VideoList] = []
     for name in LISTS:

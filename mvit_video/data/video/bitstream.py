@@ -1,4 +1,4 @@
-"""What is read inside packets without decoding them: headers that a stream may send once, and how pictures are turned."""
+"""What is read inside packets without decoding them: headers that a stream may send once, and how images are turned."""
 
 # A unit is what a start code 00 00 01, or a length before it, sets apart.
 
@@ -14,14 +14,14 @@ START = b"\0\0\1"
 
 
 class Orientation(NamedTuple):
-    """How a stored picture is to be shown: turned upside down if `mirrored`, then `turns` quarter turns to the left."""
+    """How a stored image is to be shown: turned upside down if `mirrored`, then `turns` quarter turns to the left."""
 
     turns: int
     mirrored: bool
 
 
 class Headers(NamedTuple):
-    """What a packet carries besides its picture: `sets` are the units that decoding needs, by their kind."""
+    """What a packet carries besides its image: `sets` are the units that decoding needs, by their kind."""
 
     sets: dict[str, tuple[bytes, ...]]
     orientation: Orientation | None = None
@@ -83,7 +83,7 @@ def holds_one_picture(content: bytes) -> bool:
     return len(content) > SKIPPED_BYTES and content.count(MPEG4_PICTURE) == 1
 
 
-SKIPPED_BYTES = 20  # a picture that is not coded takes fewer
+SKIPPED_BYTES = 20  # an image that is not coded takes fewer
 
 
 def _units(content: bytes, lengths: int) -> Iterator[bytes]:

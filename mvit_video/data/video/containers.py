@@ -14,10 +14,10 @@ READ = (
     "and raw H.264, HEVC, MPEG-1, -2 and -4"
 )
 FOREIGN = {  # how files begin that are taken for videos now and then
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"II*\0": "a TIFF picture",
-    b"MM\0*": "a TIFF picture",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"II*\0": "a TIFF image",
+    b"MM\0*": "a TIFF image",
     b"%PDF": "a PDF document",
     b"PK\x03\x04": "a ZIP archive",
     b"\x1f\x8b": "compressed with gzip",
@@ -57,7 +57,7 @@ def what_it_is(file: Path) -> str:
     if head[4:8] == b"ftyp":
         return "an MP4 file without its index (moov), as left by a download or a recording that broke off"
     if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"WAVE"):
-        return "a WebP picture" if head[8:12] == b"WEBP" else "sound alone (WAV)"
+        return "a WebP image" if head[8:12] == b"WEBP" else "sound alone (WAV)"
     if head[257:262] == b"ustar":
         return "a tar archive"
     name = next((name for start, name in FOREIGN.items() if head.lstrip(b"\xef\xbb\xbf \r\n").startswith(start)), "")
@@ -285,7 +285,7 @@ def _asf(window: _Window) -> None:
 
 
 def _gif(window: _Window) -> None:
-    """GIF: pictures and extensions, each a chain of short blocks, then a byte that says that this is all."""
+    """GIF: images and extensions, each a chain of short blocks, then a byte that says that this is all."""
     flags = window.number(10, 1)
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     while at < window.size:

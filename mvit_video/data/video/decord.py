@@ -2,7 +2,7 @@
 
 it numbers the frames after a key frame as if none that is shown before it followed it in the file, and loses the last
 frames of a video after a seek to a key frame that is not a full refresh (IDR). In AVI and in transport streams it is off. Of
-several video streams it takes the largest, and it fails on pictures that are to be turned. Such files are refused, by
+several video streams it takes the largest, and it fails on images that are to be turned. Such files are refused, by
 what PyAV's scan tells.
 """
 
@@ -87,7 +87,7 @@ def _check_fit(video: PyAvBackend) -> None:
     if not video.packets.closed or (codec == "h264" and not all(map(_is_idr, video.key_packets()))):
         raise _unfit("its groups of pictures are open, and decord is wrong after a seek in such files")
     if video.is_turned():
-        raise _unfit("its pictures are to be turned, where decord fails")
+        raise _unfit("its frames are rotated, where decord fails")
 
 
 def _is_idr(packet) -> bool:

@@ -1,4 +1,4 @@
-"""Frame folders: pictures such as img_00001.jpg or 000001.png, one a frame, as datasets are often handed out."""
+"""Frame folders: images such as img_00001.jpg or 000001.png, one a frame, as datasets are often handed out."""
 
 import re
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class FramesBackend:
 
     def __init__(self, folder: Path, root: str | Path | None = None) -> None:
         if not folder.is_dir():
-            raise Unreadable("is a file, data.decoder=frames wants folders of pictures: use data.decoder=pyav")
+            raise Unreadable("is a file, data.decoder=frames wants folders of images: use data.decoder=pyav")
         self._pictures = _in_order(folder)
         self.num_frames, self.num_decoded = len(self._pictures), 0
 
@@ -46,7 +46,7 @@ class FramesBackend:
             if picture.shape != first:
                 (height, width), (old_height, old_width) = picture.shape[:2], first[:2]
                 raise Unreadable(
-                    f"the picture size changes within the video, from {old_width}×{old_height} to {width}×{height} "
+                    f"the frame size changes within the video, from {old_width}×{old_height} to {width}×{height} "
                     f"in {self._pictures[number].name}"
                 )
             yield
@@ -56,46 +56,46 @@ class FramesBackend:
 
 
 def _in_order(folder: Path) -> list[Path]:
-    """The pictures of a folder by number; DecodeError for a gap, a number that comes twice, or a name without one."""
+    """The images of a folder by number; DecodeError for a gap, a number that comes twice, or a name without one."""
     numbered: dict[int, Path] = {}
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() not in PICTURE_SUFFIXES or file.name.startswith("."):
             continue
         digits = re.findall(r"[0-9]+", file.stem)
         if not digits:
-            raise Unreadable(f"the picture {file.name} has no number in its name, wanted names such as img_00001.jpg")
+            raise Unreadable(f"the image {file.name} has no number in its name, expected names such as img_00001.jpg")
         number = int(digits[-1][:18])
         if number in numbered:
-            raise Unreadable(f"the pictures {numbered[number].name} and {file.name} have the same number")
+            raise Unreadable(f"the images {numbered[number].name} and {file.name} have the same number")
         numbered[number] = file
         check_count(len(numbered))
     if not numbered:
-        raise Unreadable("the folder holds no pictures, wanted names such as img_00001.jpg")
+        raise Unreadable("the folder contains no images, expected names such as img_00001.jpg")
     order = sorted(numbered)
     for number, following in pairwise(order):
         if following != number + 1:
             raise Unreadable(
-                f"picture {number + 1} is missing: {numbered[following].name} follows {numbered[number].name}"
+                f"image {number + 1} is missing: {numbered[following].name} follows {numbered[number].name}"
             )
     return [numbered[number] for number in order]
 
 
 def _decode(file: Path) -> np.ndarray:
-    """uint8 (H, W, 3). The size in the header is checked before the picture is decoded."""
+    """uint8 (H, W, 3). The size in the header is checked before the image is decoded."""
     from PIL import Image
 
     try:
         with Image.open(file, formats=("JPEG", "PNG")) as picture:
             check_size(*picture.size)
             if picture.mode not in MODES:
-                raise Unreadable(f"the picture {file.name} has the mode {picture.mode}, wanted 8 bits a channel")
+                raise Unreadable(f"the image {file.name} has the mode {picture.mode}, expected 8 bits a channel")
             return np.array(picture.convert("RGB"))
     except Unreadable as reason:
         raise Unreadable(f"{file.name}: {reason}" if "its frames" in str(reason) else str(reason)) from None
     except Image.DecompressionBombError:
-        raise Unreadable(f"the picture {file.name} is far above the limit of pixels") from None
+        raise Unreadable(f"the image {file.name} is far above the limit of pixels") from None
     except (OSError, SyntaxError, ValueError, EOFError) as reason:
-        raise Unreadable(f"the picture {file.name} cannot be decoded ({_without_paths(reason)})") from None
+        raise Unreadable(f"the image {file.name} cannot be decoded ({_without_paths(reason)})") from None
 
 
 def _without_paths(reason: BaseException) -> str:

@@ -84,7 +84,7 @@ class PacketTable:
         pts, dts = packet.pts, packet.dts
         if not shown:
             self.hidden += 1
-        elif self.codec == "vp8":  # pictures that only others refer to have packets of their own; show_frame is bit 4
+        elif self.codec == "vp8":  # images that only others refer to have packets of their own; show_frame is bit 4
             shown = bool(bytes(packet)[0] >> 4 & 1)
         elif self.codec == "mpeg4" and self.one_each:
             self.one_each = holds_one_picture(bytes(packet))
@@ -250,7 +250,7 @@ class PacketTable:
         return self._numbers[place] < self._highest[place]
 
     def distrust_keys(self) -> None:
-        """From now on decode from the beginning: marks stand where the picture is refreshed bit by bit."""
+        """From now on decode from the beginning: marks stand where the image is refreshed bit by bit."""
         self._starts = []
 
     def known_place(self, packet: av.Packet) -> int:

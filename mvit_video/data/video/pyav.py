@@ -30,7 +30,7 @@ from mvit_video.data.video.packets import NEVER, PacketTable
 OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
 SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")  # decoders that heed skip_frame packet by packet
 SEEK_PACKETS = 32  # fewer packets than these are passed over faster than a container seeks
-STREAMS = ("mpegts", "mpeg")  # broadcasts, which send a picture at least every second
+STREAMS = ("mpegts", "mpeg")  # broadcasts, which send an image at least every second
 LEAP_SECONDS = 10
 ASKEW = 0.02  # of a turn: what rounding may leave
 LAG = 4  # frames that are looked at behind one before it is given
@@ -50,7 +50,7 @@ class Damaged(Exception):
 
 
 class Converter(Protocol):
-    """What turns a decoded frame into an RGB picture: PyAV's VideoReformatter, or one that is watched."""
+    """What turns a decoded frame into an RGB image: PyAV's VideoReformatter, or one that is watched."""
 
     def reformat(self, frame: av.VideoFrame, *, format: str, threads: int) -> av.VideoFrame: ...
 
@@ -211,7 +211,7 @@ class PyAvBackend:
         for frame in self._all():
             if form != (frame.width, frame.height, frame.format.name):
                 if form and form[:2] != (frame.width, frame.height):
-                    raise Unreadable(f"the picture size changes within the video, to {frame.width}×{frame.height}")
+                    raise Unreadable(f"the frame size changes within the video, to {frame.width}×{frame.height}")
                 form = (frame.width, frame.height, frame.format.name)
                 self._convert(frame)
             yield
@@ -326,7 +326,7 @@ class PyAvBackend:
         A damaged frame is an error even where it is not wanted: what refers to it is damaged too, and not marked.
         """
         table = self.packets
-        # Of packed pictures, one that is left out takes the next one in its packet with it.
+        # Of packed images, one that is left out takes the next one in its packet with it.
         skipping = wanted is not None and self._codec.name in SKIPPING and table.one_each
         last = None if wanted is None else table.last_of(wanted[-1])
         earliest, started = table.number_at(first), first == table.begin
@@ -352,7 +352,7 @@ class PyAvBackend:
             yield number, frame
 
     def _is_whole(self, frame: av.VideoFrame) -> bool:
-        """Whether a picture refers to no other, as far as the decoder says."""
+        """Whether an image refers to no other, as far as the decoder says."""
         return self._codec.codec.intra_only or frame.pict_type == av.video.frame.PictureType.I
 
     def _decode(self, first: int, last: int | None, wanted: set[int] | None) -> Iterator[av.VideoFrame]:
@@ -393,7 +393,7 @@ class PyAvBackend:
             if isinstance(reason, av.EOFError):
                 return
             why = short_reason(reason)
-            if isinstance(reason, av.ArgumentError):  # FFmpeg's only word for a picture above max_pixels
+            if isinstance(reason, av.ArgumentError):  # FFmpeg's only word for an image above max_pixels
                 why += f", or a size above the limit of {MAX_PIXELS:,} pixels"
             if packet is not None and self.packets.sure_at(place):  # what was decoded before is whole
                 yield from (frame for frame in self._frames_of(None, place) if _place_of(frame) < place)
@@ -491,7 +491,7 @@ def _hand_on(changes, packet: av.Packet, place: int) -> None:
 
 
 def _video_stream(container):
-    """The default video stream, else the first, with sizes checked: a cover picture does not count."""
+    """The default video stream, else the first, with sizes checked: a cover image does not count."""
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         raise Unreadable("no video stream")
@@ -517,7 +517,7 @@ def _orientation_of(frame: av.VideoFrame) -> Orientation:
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
     along, across = min(abs(a), abs(d)), min(abs(b), abs(c))
     if max(abs(b), abs(c)) > ASKEW * along and max(abs(a), abs(d)) > ASKEW * across:
-        raise Unreadable(f"its pictures are to be turned by {frame.rotation}°, and only quarter turns are read")
+        raise Unreadable(f"its frames are rotated by {frame.rotation}°, and only quarter turns are read")
     turns = (0 if a > 0 else 2) if along > across else (1 if b < 0 else 3) if across else 0
     return Orientation(turns, a * d < b * c)
 

@@ -1,6 +1,6 @@
 """Frames out of videos, behind one reader. A video gives the frames that were asked for, or a DecodeError.
 
-A video is a file, or a folder of numbered pictures. The decoders are in decode_pyav.py (the default), decode_decord.py
+A video is a file, or a folder of numbered images. The decoders are in decode_pyav.py (the default), decode_decord.py
 and decode_frames.py; all give the same frames for the same file, or refuse it. `guard.open_reader` gives the same reader
 in a process of its own, for files that may hang or crash the decoder.
 """
@@ -82,13 +82,13 @@ class VideoReader:
 
     @property
     def num_decoded(self) -> int:
-        """Frames that were decoded so far, wanted ones or not: what reading cost."""
+        """Frames that were decoded so far, expected ones or not: what reading cost."""
         return self._backend.num_decoded
 
     def frames(self, indices: Sequence[int] | np.ndarray, place: Place | None = None) -> np.ndarray:
         """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB.
 
-        `place` gives the memory for a shape, once the size of the pictures is known and checked.
+        `place` gives the memory for a shape, once the size of the images is known and checked.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0 or wanted.max() >= len(self):
@@ -160,7 +160,7 @@ class Reader(Protocol):
 
     @property
     def num_decoded(self) -> int:
-        """Frames that were decoded so far, wanted ones or not."""
+        """Frames that were decoded so far, expected ones or not."""
         ...
 
     def __len__(self) -> int:
@@ -189,7 +189,7 @@ class Reader(Protocol):
 
 
 class Backend(Protocol):
-    """What the reader needs: frames by rising, distinct numbers, or all of them, as pictures uint8 (H, W, 3)."""
+    """What the reader needs: frames by rising, distinct numbers, or all of them, as images uint8 (H, W, 3)."""
 
     num_frames: int
     num_decoded: int
@@ -219,7 +219,7 @@ BACKENDS: dict[str, MakeBackend] = {
 def _existing(path: str, root: str | Path | None) -> Path:
     """The file or folder as an absolute path, which no decoder can take for an address."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
-        raise Unreadable("is an address, wanted a local file: download it first")
+        raise Unreadable("is an address, expected a local file: download it first")
     if "\0" in path:
         raise Unreadable("no such file")
     file = Path(path) if root is None else Path(root) / path
@@ -246,9 +246,7 @@ def _fresh(shape: tuple[int, ...]) -> np.ndarray:
 def _check_shape(picture: np.ndarray, clip: np.ndarray) -> None:
     if picture.shape != clip.shape[1:]:
         (height, width), (old_height, old_width) = picture.shape[:2], clip.shape[1:3]
-        raise Unreadable(
-            f"the picture size changes within the video, from {old_width}×{old_height} to {width}×{height}"
-        )
+        raise Unreadable(f"the frame size changes within the video, from {old_width}×{old_height} to {width}×{height}")
 
 
 def _listed(wanted: np.ndarray) -> str:

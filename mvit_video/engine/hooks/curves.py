@@ -27,7 +27,7 @@ class DrawCurves(Hook):
         self._draw()
 
     def after_train(self, loop: Loop, failure: BaseException | None) -> None:
-        with suppress(TrainingError) if failure else nullcontext():  # a disk that takes no picture hides no failure
+        with suppress(TrainingError) if failure else nullcontext():  # a disk that takes no image hides no failure
             self._draw()
 
     def _draw(self) -> None:
@@ -36,7 +36,7 @@ class DrawCurves(Hook):
 
 
 def draw_runs(runs: Sequence[str | Path], output: str | Path, overwrite: bool) -> None:
-    """The picture `output` of the curves of several runs, each called as its folder is. ConfigError where one has none."""
+    """The image `output` of the curves of several runs, each called as its folder is. ConfigError where one has none."""
     output = output_file(output, overwrite)
     records = {}
     for run in map(Path, runs):

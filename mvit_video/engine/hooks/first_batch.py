@@ -1,4 +1,4 @@
-"""The first batch as a picture, so that a wrong crop, colour order, label or flip is seen before a day of training."""
+"""The first batch as an image, so that a wrong crop, colour order, label or flip is seen before a day of training."""
 
 # B clips, C=3 channels RGB, T frames, H/W pixels, K classes. Clips float32 (B, C, T, H, W); targets (B, K).
 

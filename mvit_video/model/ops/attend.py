@@ -1,4 +1,4 @@
-"""The attention of folded queries and keys, and residual pooling behind it."""
+"""The attention of folded queries and keys, and what is added to its grid behind it."""
 
 # B batch, N queries, M keys, h heads, d channels of a head, D channels of folded queries and keys
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mvit_video.model.heads import Heads
 from mvit_video.model.ops import device
+from mvit_video.model.ops.block_attention import attention_formula, block_attention, goes_by_blocks
 from mvit_video.model.ops.folding import Tables, fold, widen
 from mvit_video.model.ops.operators import autograd_rule, by_formula, operator
 
@@ -19,26 +20,22 @@ def folded_attention(
 ) -> Tensor:
     """softmax(q·kᵀ·scale + E)·v without an N×M matrix: (B, N, h, d). `formula` is the same with it, for who looks on.
 
-    Positions become channels of queries and keys. The fused kernels want one channel count for all, so the values get
-    zeros that are cut off again.
+    Positions become channels of queries and keys. On CPUs where that is faster, attention goes by blocks of queries. The
+    fused kernels, which everything else takes, want one channel count for all: the values get zeros that are cut off again.
     """
     if device.is_watched():
         return formula(q, k, v, tables, scale)
     queries, keys = fold(q, k, tables, scale)
-    values = widen(v, queries.shape[-1])
-    if queries.device.type == "cpu" and not device.is_decomposed():
-        dtype = device.compute_dtype(queries)
-        out, _ = _attention(queries.to(dtype), keys.to(dtype), values.to(dtype))
-    else:
+    channels = v.grid.shape[-1]
+    if queries.device.type != "cpu" or device.is_decomposed():
+        values = widen(v, queries.shape[-1])
         queries, keys, values = (tokens.transpose(1, 2) for tokens in (queries, keys, values))
-        out = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)
-    return out[..., : v.grid.shape[-1]]
-
-
-def attention_formula(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The same with the N×M matrix: (B, N, h, ·)."""
-    queries, keys, values = (tokens.transpose(1, 2) for tokens in (queries, keys, values))
-    return ((queries @ keys.transpose(-2, -1)).softmax(-1) @ values).transpose(1, 2)
+        return F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)[..., :channels]
+    dtype = device.compute_dtype(queries)
+    queries, keys = queries.to(dtype), keys.to(dtype)
+    if not torch.compiler.is_compiling() and goes_by_blocks(queries, keys, channels):
+        return block_attention(queries, keys, widen(v, channels).to(dtype))
+    return _attention(queries, keys, widen(v, queries.shape[-1]).to(dtype))[0][..., :channels]
 
 
 def _fake_attention(queries, keys, values):
@@ -92,20 +89,20 @@ def _backward(ctx, gradient, _):
 autograd_rule(_attention, _keep, _backward)
 
 
-def add_residual(out: Tensor, q: Heads) -> Tensor:
-    """Residual pooling (paper §4.1): the pooled queries are added to the attention's output, the class token's not."""
+def add_to_grid(out: Tensor, term: Heads) -> Tensor:
+    """A term, such as the pooled queries (residual pooling, paper §4.1), added to the attention's output, but to no class token."""
     if device.is_decomposed():
-        num_cls = q.cls.shape[1]
-        return torch.cat([out[:, :num_cls], out[:, num_cls:] + q.grid], 1)
-    return _add_residual(out, q.grid)
+        num_cls = term.cls.shape[1]
+        return torch.cat([out[:, :num_cls], out[:, num_cls:] + term.grid], 1)
+    return _add_to_grid(out, term.grid)
 
 
-def _fake_add_residual(out, grid):
+def _fake_add_to_grid(out, grid):
     return out.new_empty(out.shape)
 
 
-@operator(_fake_add_residual)
-def _add_residual(out: Tensor, grid: Tensor) -> Tensor:
+@operator(_fake_add_to_grid)
+def _add_to_grid(out: Tensor, grid: Tensor) -> Tensor:
     num_cls = out.shape[1] - grid.shape[1]
     total = torch.empty_like(out, memory_format=torch.contiguous_format)
     total[:, :num_cls] = out[:, :num_cls]
@@ -121,4 +118,4 @@ def _back_through_residual(ctx, gradient):
     return gradient, gradient[:, ctx.num_cls :]
 
 
-autograd_rule(_add_residual, _keep_count, _back_through_residual)
+autograd_rule(_add_to_grid, _keep_count, _back_through_residual)

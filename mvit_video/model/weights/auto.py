@@ -33,7 +33,7 @@ def _network_of(source: str | None) -> tuple[str, dict[str, Any], InputSettings]
     entry = zoo_entry(source)  # by its name, so that nothing need be fetched
     if entry is not None and entry.preprocessing.num_frames == 1:
         raise ConfigError(
-            f"model.name = auto: {source} is a network for pictures: name one for videos, such as model.name=mvitv2_s_16x4, "
+            f"model.name = auto: {source} is a network for images: name one for videos, such as model.name=mvitv2_s_16x4, "
             "which then starts from it"
         )
     if entry is not None:

@@ -73,7 +73,7 @@ class ModelCard(Settings):
             if isinstance(value, int | float) and not abs(value) <= LARGEST:
                 raise ValueError("a number above a million, or none at all, is no argument of a network")
             if isinstance(value, str) and len(value) > 200:
-                raise ValueError("a text of more than 200 letters is no argument of a network")
+                raise ValueError("a text of more than 200 characters is no argument of a network")
         blocks = sum(abs(value) for value in _values(arguments.get("depths")) if isinstance(value, int))
         if blocks > MOST_BLOCKS:
             raise ValueError(f"depths of {blocks} blocks: networks have at most {MOST_BLOCKS}")
@@ -138,7 +138,7 @@ def read_card(metadata: Mapping[str, str], path: str | Path) -> ModelCard:
     """The card in a file's metadata. Raises CheckpointError where it is none."""
     text = metadata[CARD_KEY]
     if len(text) > MOST_CARD:
-        raise CheckpointError(f"{path}: its card has {len(text):,} letters, and at most {MOST_CARD:,} are read")
+        raise CheckpointError(f"{path}: its card has {len(text):,} characters, and at most {MOST_CARD:,} are read")
     try:
         return ModelCard.model_validate_json(text)
     except ValidationError as reason:

@@ -67,7 +67,9 @@ def save_tensors(path: str | Path, state: Mapping[str, Tensor], card: ModelCard)
     """`save_checkpoint` of weights that lie on the CPU already."""
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise CheckpointError(f"{path}: not written, because '{broken[0]}' holds NaN or Inf ({len(broken)} tensors do)")
+        raise CheckpointError(
+            f"{path}: not written, because '{broken[0]}' contains NaN or Inf ({len(broken)} tensors do)"
+        )
     write_whole(path, to_safetensors(dict(state), metadata={CARD_KEY: card.model_dump_json()}))
 
 
@@ -97,7 +99,7 @@ def read_tensors(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dic
         _check_size(size, file.stat().st_size, source)
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
-                raise CheckpointError(f"{source}: '{name}' holds NaN or Inf: these weights are of no use")
+                raise CheckpointError(f"{source}: '{name}' contains NaN or Inf: these weights are of no use")
         return tensors, metadata
     except CheckpointError as reason:
         if str(file) == str(source):
@@ -172,7 +174,7 @@ def _check_whole_array(name: str, tensor: Tensor, source: str | Path) -> None:
     """CheckpointError for what is no dense array of weights or counts, or is not whole in the file."""
     if tensor.layout is not torch.strided or tensor.dtype not in WEIGHTS + COUNTS:
         kinds = ", ".join(str(kind).removeprefix("torch.") for kind in WEIGHTS)
-        raise CheckpointError(f"{source}: '{name}' holds {_kind(tensor)}, wanted dense weights of {kinds}")
+        raise CheckpointError(f"{source}: '{name}' contains {_kind(tensor)}, expected dense weights of {kinds}")
     if tensor.device.type != "cpu" or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise CheckpointError(
             f"{source}: '{name}' has shape {tuple(tensor.shape)}, but the file does not hold that many values: save all of "
@@ -211,7 +213,7 @@ def _why_not(file: Path, reason: str) -> str:
     alone = "save the weights alone, torch.save(model.state_dict(), FILE), where the file was made"
     stranger = re.search(r"GLOBAL ([\w.]+)", reason)
     if stranger:
-        return f"holds '{stranger[1]}', which is code and is never run here: {alone}, or ask for such a file"
+        return f"contains '{stranger[1]}', which is code and is never run here: {alone}, or ask for such a file"
     if "Unsupported operand" in reason:
         return f"is damaged, or a pickle with more in it than torch.save writes for tensors: get it again, or {alone}"
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
@@ -233,14 +235,14 @@ def _unwrap(content: object, source: str | Path) -> tuple[dict[str, Tensor], dic
             beside, content = {str(name) for name in content.keys() - {wrapper}}, content[wrapper]
             if beside - METADATA:
                 raise CheckpointError(
-                    f"{source}: holds '{min(beside - METADATA)}' beside '{wrapper}', which is explained by nothing: "
+                    f"{source}: contains '{min(beside - METADATA)}' beside '{wrapper}', which is explained by nothing: "
                     f"known beside the weights are {', '.join(sorted(METADATA))}"
                 )
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{source}: holds no tensors by name: give a state dict, or one under 'model_state'")
+        raise CheckpointError(f"{source}: contains no tensors by name: give a state dict, or one under 'model_state'")
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(
-                f"{source}: '{name}' is of type {type(tensor).__name__}, wanted tensors by name, alone or under 'model_state'"
+                f"{source}: '{name}' is of type {type(tensor).__name__}, expected tensors by name, alone or under 'model_state'"
             )
     return {name: tensor.detach() for name, tensor in content.items()}, dict.fromkeys(sorted(beside), "")

@@ -55,13 +55,13 @@ def format_of(names: Iterable[str], source: str | Path) -> CheckpointFormat:
     names = set(names)
     if "stem.0.0.weight" in names and any(name.startswith("blocks.0.layers.") for name in names):
         raise CheckpointError(
-            f"{source}: holds torchvision's MaxViT, another network than the paper's (other scale, activation and padding), "
+            f"{source}: contains torchvision's MaxViT, another network than the paper's (other scale, activation and padding), "
             "which is not built here: take timm's maxvit_*_tf_* files"
         )
     found = next((each for each in known_formats() if each.matches(names)), None)
     if found is None:
         raise CheckpointError(
-            f"{source}: holds weights of no network that is known here (the first is '{min(names, default='')}'): "
+            f"{source}: contains weights of no network that is known here (the first is '{min(names, default='')}'): "
             "known are the names of PySlowFast, torchvision, timm and our own"
         )
     return found
@@ -81,7 +81,7 @@ def to_ours(state: Mapping[str, Tensor], source: str | Path) -> tuple[str, dict[
     for name, tensor in state.items():
         mine = rename(name)
         if mine in ours:
-            raise CheckpointError(f"{source}: holds two tensors for '{mine}', one of them is '{name}'")
+            raise CheckpointError(f"{source}: contains two tensors for '{mine}', one of them is '{name}'")
         if not mine.endswith(".attn_mask"):  # shifted windows' masks in Microsoft's files: made of sizes alone
             ours[mine] = _our_shape(mine, tensor)
     return kind.name, ours
@@ -181,10 +181,17 @@ def _is_timm(names: Set[str]) -> bool:
     return any(name.startswith("stages.") and ".attn.pool_k." in name for name in names)
 
 
+_KNOWN = {"token_mixing": ("all",), "positions": ("relative", "absolute")}
 MVIT_FORMATS = (
     CheckpointFormat("timm", _is_timm, _timm_renamer, numbered=True),
-    CheckpointFormat("torchvision", has("conv_proj.weight"), _torchvision_renamer, to_torchvision, numbered=True),
     CheckpointFormat(
-        "PySlowFast", _is_pyslowfast, write=lambda state: {"model_state": to_pyslowfast(state)}, numbered=True
+        "torchvision", has("conv_proj.weight"), _torchvision_renamer, to_torchvision, numbered=True, knows=_KNOWN
+    ),
+    CheckpointFormat(
+        "PySlowFast",
+        _is_pyslowfast,
+        write=lambda state: {"model_state": to_pyslowfast(state)},
+        numbered=True,
+        knows=_KNOWN,
     ),
 )

@@ -1,4 +1,4 @@
-"""Image weights to video weights: what a video network gets from a network trained on pictures.
+"""Image weights to video weights: what a video network gets from a network trained on images.
 
 Filters of patches and of pooling get a time axis, temporal position tables start at zero, spatial tables are read at the
 rows that the video network has (a first block of stage 3 has 55 rows in the image network and 27 in the video one, because
@@ -16,6 +16,7 @@ from mvit_video.errors import ConfigError
 
 INFLATIONS = ("center", "mean")
 TEMPORAL_TABLE = "rel_pos_t"
+VALUE_FILTER = "attn.lepe.weight"
 BIAS_TABLE, INDEX_TABLE = "relative_position_bias_table", "relative_position_index"
 
 
@@ -37,7 +38,7 @@ def inflate_filter(weight: Tensor, taps: int, inflation: str = "center") -> Tens
 def check_inflation(inflation: str) -> None:
     """ConfigError for a name that is not in INFLATIONS."""
     if inflation not in INFLATIONS:
-        raise ConfigError(f"inflation '{inflation}' is unknown: allowed are {' and '.join(INFLATIONS)}")
+        raise ConfigError(f"inflation '{inflation}' is unknown: choose from {' and '.join(INFLATIONS)}")
 
 
 def is_image(state: Mapping[str, Tensor]) -> bool:

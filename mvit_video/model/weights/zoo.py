@@ -37,7 +37,7 @@ class ZooEntry(Settings):
     classes: str | None = None
     """The shipped list of its class names, where there is one: kinetics400 or ssv2."""
     preprocessing: InputSettings
-    """From a video (or picture) to its input."""
+    """From a video (or image) to its input."""
     protocol: str = "1x1"
     """Clips × crops that the published numbers are for."""
     top1: float | None = None

@@ -4,8 +4,8 @@ import pytest
 from list_files import write
 
 from mvit_video.config.schema import DataSettings
-from mvit_video.data.lists.checks import check_files_exist, missing_text, shared_videos
-from mvit_video.data.lists.files import absent
+from mvit_video.data.lists.checks import check_files_exist, missing_text, note_overlap
+from mvit_video.data.lists.files import are_missing
 from mvit_video.data.lists.read import checked_list, read_videos
 from mvit_video.data.lists.selection import training_lists
 from mvit_video.errors import AnnotationError
@@ -23,7 +23,7 @@ def test_missing_files_stop_with_their_count_the_first_and_what_to_do(tmp_path):
         check_files_exist(three_of_which_one_is_there(tmp_path), str(tmp_path))
     assert str(caught.value) == (
         f"{tmp_path}/train.csv: 2 of 3 videos are missing, the first is 'b.mp4' (row 2 of train.csv): "
-        f"check data.root, which is '{tmp_path}', or go on without them by --allow-missing"
+        f"check data.root = {tmp_path}, or pass --allow-missing to continue without them"
     )
 
 
@@ -41,7 +41,7 @@ def test_allowed_missing_files_leave_training_and_stay_in_evaluation(tmp_path, k
 def test_a_list_of_which_nothing_is_there_is_never_allowed(tmp_path):
     videos = three_of_which_one_is_there(tmp_path)
     (tmp_path / "a.mp4").unlink()
-    with pytest.raises(AnnotationError, match=r"3 of 3 videos are missing, .*: check data.root, which is '[^']*'$"):
+    with pytest.raises(AnnotationError, match=r"3 of 3 videos are missing, .*: check data.root = [^']*$"):
         check_files_exist(videos, str(tmp_path), allow_missing=True)
 
 
@@ -53,7 +53,7 @@ def test_a_file_is_no_folder_of_frames(tmp_path):
         assert check_files_exist(videos, str(tmp_path), frames) is videos
     write(tmp_path / "train.csv", "a.mp4 0\n")
     write(tmp_path / "a.mp4")
-    with pytest.raises(AnnotationError, match=r"that is a file, but data.decoder=frames reads folders"):
+    with pytest.raises(AnnotationError, match=r"it is a file, but data.decoder=frames reads folders"):
         check_files_exist(read_videos("train.csv", str(tmp_path)), str(tmp_path), frames=True)
 
 
@@ -67,8 +67,8 @@ def test_absent_agrees_with_asking_for_each_file(tmp_path):
     (tmp_path / "linked").symlink_to("x")
     names = ["a.mp4", "link.mp4", "broken.mp4", "folder.mp4", "x/b.mp4", "x/.c.mp4", "x/y z/ü#.mp4", "linked/b.mp4"]
     names += ["A.mp4", "x/a.mp4", "z/a.mp4", "a.mp4/b.mp4", "x"]
-    assert absent(names, str(tmp_path), frames=False) == [not (tmp_path / name).exists() for name in names]
-    assert absent(names, str(tmp_path), frames=True) == [not (tmp_path / name).is_dir() for name in names]
+    assert are_missing(names, str(tmp_path), frames=False) == [not (tmp_path / name).exists() for name in names]
+    assert are_missing(names, str(tmp_path), frames=True) == [not (tmp_path / name).is_dir() for name in names]
 
 
 def test_each_folder_is_listed_once_and_no_file_is_asked_for(tmp_path, monkeypatch):
@@ -80,12 +80,12 @@ def test_each_folder_is_listed_once_and_no_file_is_asked_for(tmp_path, monkeypat
     monkeypatch.setattr(os, "scandir", lambda folder: (listed.append(folder), scandir(folder))[1])
     for name in ("stat", "lstat"):
         monkeypatch.setattr(os, name, lambda *_, **__: pytest.fail("a file was asked for"))
-    assert sum(absent((record.path for record in videos.records), str(tmp_path), frames=False)) == 4
+    assert sum(are_missing((record.path for record in videos.records), str(tmp_path), frames=False)) == 4
     assert sorted(listed) == [f"{tmp_path}/{folder}" for folder in range(4)]
 
 
 def test_a_search_never_looks_into_frame_folders(tmp_path, monkeypatch):
-    from mvit_video.data.lists.files import best_place, places_of_names
+    from mvit_video.data.lists.files import best_match, find_by_name
 
     for name in range(30):
         write(tmp_path / f"frames/{name}/1.jpg")
@@ -93,12 +93,12 @@ def test_a_search_never_looks_into_frame_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", lambda folder: (listed.append(folder), scandir(folder))[1])
     wanted = {str(name) for name in range(5)}
     for frames in (True, False):
-        assert places_of_names(str(tmp_path), wanted, frames) == {name: [f"frames/{name}/"] for name in wanted}
+        assert find_by_name(str(tmp_path), wanted, frames) == {name: [f"frames/{name}/"] for name in wanted}
     assert len(listed) == 4  # the root and frames/, twice
     write(tmp_path / "videos/deep/3.webm")
-    assert places_of_names(str(tmp_path), wanted, frames=True)["3"] == ["frames/3/"]
-    places = places_of_names(str(tmp_path), wanted, frames=False)["3"]
-    assert best_place(places, "") == "videos/deep/3.webm"
+    assert find_by_name(str(tmp_path), wanted, frames=True)["3"] == ["frames/3/"]
+    places = find_by_name(str(tmp_path), wanted, frames=False)["3"]
+    assert best_match(places, "") == "videos/deep/3.webm"
 
 
 def test_repeated_videos_are_counted_with_those_that_have_other_labels(tmp_path):
@@ -115,12 +115,12 @@ def test_videos_that_stand_in_two_splits_are_counted(tmp_path):
     write(tmp_path / "train.csv", f"train/a.mp4 0\nb.mp4 1\ntrain/run/{kinetics} 0\ntrain/1.mp4 0\n")
     write(tmp_path / "val.csv", f"val/a.mp4 0\nb.mp4 1\nval/run/{kinetics} 0\nval/1.mp4 0\n")
     train, val = (read_videos(f"{name}.csv", str(tmp_path)) for name in ("train", "val"))
-    assert shared_videos(train, val) == (
-        f"2 of the 4 videos of {tmp_path}/val.csv stand in {tmp_path}/train.csv too, the first is 'b.mp4' "
-        "(row 2 of val.csv, row 2 of train.csv): results on them say little"
+    assert note_overlap(train, val) == (
+        f"2 of the 4 videos of {tmp_path}/val.csv are also in {tmp_path}/train.csv, the first is 'b.mp4' "
+        "(row 2 of val.csv, row 2 of train.csv): results on them prove little"
     )
     write(tmp_path / "val.csv", "val/a.mp4 0\n")
-    assert shared_videos(train, read_videos("val.csv", str(tmp_path))) == ""
+    assert note_overlap(train, read_videos("val.csv", str(tmp_path))) == ""
 
 
 def test_several_labels_are_for_evaluation_only(tmp_path):

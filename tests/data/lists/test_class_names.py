@@ -4,13 +4,19 @@ import pytest
 from list_files import write
 
 from mvit_video.compat import import_torchvision
-from mvit_video.data.lists.class_names import class_lookup, differences, name_key, published_classes, read_classes
+from mvit_video.data.lists.class_names import (
+    class_lookup,
+    difference_from_published,
+    name_key,
+    published_classes,
+    read_classes,
+)
 from mvit_video.errors import AnnotationError
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a\n\nb\n", "row 2 is empty"), ("a\nb\na\n", "row 3 repeats the class 'a'"), ("\n", "holds no class names")],
+    [("a\n\nb\n", "row 2 is empty"), ("a\nb\na\n", "row 3 repeats the class 'a'"), ("\n", "contains no class names")],
 )
 def test_a_wrong_class_file_is_named(tmp_path, text, message):
     with pytest.raises(AnnotationError, match=message):
@@ -30,11 +36,11 @@ def test_label_ids_give_the_order_and_lose_their_brackets(tmp_path):
     ("content", "message"),
     [
         ('{"a": "0", "b": "0"}', "'a' and 'b' have the same id 0"),
-        ('{"a": "0", "b": "2"}', "has 2 classes but none with the id 1, wanted 0 to 1"),
-        ('{"a": "x"}', "the class 'a' has the id 'x', wanted a whole number from 0"),
+        ('{"a": "0", "b": "2"}', "has 2 classes but no id 1, expected ids 0 to 1"),
+        ('{"a": "x"}', "the class 'a' has the id 'x', expected a whole number from 0"),
         ('{"a": "0", "[a]": "1"}', "repeats the class 'a'"),
-        ("[1]", "wanted one object of class names and their ids"),
-        ("{}", "wanted one object of class names and their ids"),
+        ("[1]", "expected an object of class names and ids"),
+        ("{}", "expected an object of class names and ids"),
         ('{"a" 0}', r"is not JSON \(line 1, column 6: expecting ':' delimiter\)"),
         ("[" * 100_000, "labels.json: is (nested too deeply|not JSON)"),
     ],
@@ -62,12 +68,14 @@ def test_torchvision_has_the_same_kinetics_names_in_the_same_order():
 
 def test_differences_are_counted_and_the_first_is_named():
     published = published_classes("kinetics400")
-    assert differences(published, "kinetics400") == ""
+    assert difference_from_published(published, "kinetics400") == ""
     swapped = [published[1], published[0], *published[2:]]
-    assert differences(swapped, "kinetics400").startswith(
-        "2 of 400 class names are not those of Kinetics-400, the first is 0, 'air drumming' for 'abseiling'"
+    assert difference_from_published(swapped, "kinetics400").startswith(
+        "2 of 400 class names differ from Kinetics-400, the first is class 0, 'air drumming' instead of 'abseiling'"
     )
-    assert differences(published[:3], "kinetics400").startswith("3 classes where Kinetics-400 has 400: labels")
+    assert difference_from_published(published[:3], "kinetics400").startswith(
+        "3 classes, but Kinetics-400 has 400: labels"
+    )
 
 
 def test_names_are_looked_up_exactly_before_they_are_by_their_letters():

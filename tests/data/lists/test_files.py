@@ -6,7 +6,7 @@ import random
 import pytest
 from list_files import write
 
-from mvit_video.data.lists.files import COPIES, VIDEO_SUFFIXES, lies_inside, links_out, videos_of_folder
+from mvit_video.data.lists.files import OWN_OUTPUTS, VIDEO_SUFFIXES, is_inside, outside_links, videos_of_folder
 from mvit_video.data.lists.read import annotated_list, read_videos
 from mvit_video.inference.predictor import find_videos
 
@@ -50,9 +50,9 @@ def test_predict_training_verify_and_features_find_the_same_videos_in_a_folder(c
 
 def test_what_is_left_out_is_said_with_the_reason(clips, tmp_path):
     wanted = (
-        "left out: 2 hidden files or leftovers of macOS, such as {0}._b.mp4'; 2 links that lead nowhere, such as {0}broken.mp4'; "
-        "1 file that is no video by its name, {0}notes.txt'; 1 entry that is neither a file nor a folder, {0}pipe.mp4'; "
-        "1 link to a folder that is already among them, {0}c/round'"
+        "skipped 2 hidden or macOS metadata files, such as {0}._b.mp4'; 2 broken links, such as {0}broken.mp4'; "
+        "1 file without a video suffix, {0}notes.txt'; 1 entry that is neither a file nor a folder, {0}pipe.mp4'; "
+        "1 link to a folder that is already included, {0}c/round'"
     )
     told = []
     list(find_videos([str(clips)], told.append))
@@ -68,7 +68,7 @@ def test_without_follow_links_those_that_lead_out_are_left_out(clips, tmp_path):
     root = str(tmp_path / "root")
     found = videos_of_folder(str(clips), inside=root)
     assert found.videos == ["again.mp4", "b.mp4", "c/d.WEBM"]
-    assert "1 link to a place outside of data.root, since data.follow_links=false, 'linked'" in found.note("x")
+    assert "1 link out of data.root (data.follow_links=false), 'linked'" in found.note("x")
     assert len(read_videos("clips", root, follow_links=False)) == 3
 
 
@@ -84,19 +84,19 @@ def test_folders_of_pictures_are_the_folders_themselves(tmp_path):
     write(tmp_path.parent / f"{tmp_path.name}_other/1.jpg")
     os.symlink(tmp_path.parent / f"{tmp_path.name}_other", tmp_path / "2")
     found = videos_of_folder(str(tmp_path), frames=True)
-    assert found.videos == ["1", "2"] and "1 file beside the folders of pictures, 'list.txt'" in found.note("x")
+    assert found.videos == ["1", "2"] and "1 file outside the frame folders, 'list.txt'" in found.note("x")
     assert videos_of_folder(str(tmp_path), True, inside=str(tmp_path)).videos == ["1"]
 
 
-@pytest.mark.parametrize("copy", COPIES)
+@pytest.mark.parametrize("copy", OWN_OUTPUTS)
 def test_copies_that_we_have_drawn_are_left_out_where_what_they_show_lies_beside_them(tmp_path, copy):
     write(tmp_path / copy)
     assert videos_of_folder(str(tmp_path)).videos == [copy]
-    write(tmp_path / COPIES[copy])
+    write(tmp_path / OWN_OUTPUTS[copy])
     found = videos_of_folder(str(tmp_path))
     assert (
         found.videos == []
-        and f"1 copy that an earlier `predict --timeline` or `explain` has drawn, '{copy}'" in found.note("")
+        and f"1 file written by an earlier `predict --timeline` or `explain`, '{copy}'" in found.note("")
     )
 
 
@@ -112,7 +112,7 @@ def test_a_folder_that_may_not_be_read_is_said_and_ends_nothing(tmp_path, monkey
 
     monkeypatch.setattr(os, "scandir", locked)  # root may read any folder
     found = videos_of_folder(str(tmp_path))
-    assert found.videos == ["a.mp4"] and found.note("x") == "x: left out: 1 folder that cannot be listed, 'locked'"
+    assert found.videos == ["a.mp4"] and found.note("x") == "x: skipped 1 folder that cannot be listed, 'locked'"
 
 
 def test_folders_of_any_depth_are_read(tmp_path):
@@ -157,11 +157,11 @@ def test_links_out_are_told_for_files_folders_and_pictures(tmp_path):
     os.symlink(tmp_path / "out/c.mp4", root / "mixed/2.jpg")
     os.symlink(root, tmp_path / "root_by_link")
     for place in (root, tmp_path / "root_by_link"):
-        leads_out = links_out(str(place))
+        leads_out = outside_links(str(place))
         told = {name: leads_out(name) for name in ("a.mp4", "x/b.mp4", "inside.mp4", "frames", "none.mp4", "no/no.mp4")}
         assert not any(told.values()), told
         assert all(map(leads_out, ("x/link.mp4", "folder/c.mp4", "folder/none.mp4", "mixed")))
-    assert lies_inside(str(root / "x"), str(root)) and not lies_inside(str(tmp_path / "rooted"), str(root))
+    assert is_inside(str(root / "x"), str(root)) and not is_inside(str(tmp_path / "rooted"), str(root))
 
 
 def test_a_list_may_name_links_unless_they_are_not_followed(tmp_path):
@@ -174,5 +174,5 @@ def test_a_list_may_name_links_unless_they_are_not_followed(tmp_path):
     videos = read_videos("train.csv", str(root), follow_links=False, keep_refused=True)
     [(record, reason)] = videos.refused
     assert (record.path, record.row, len(videos)) == ("linked/a.mp4", 1, 1)
-    assert reason.startswith("is, holds or lies behind a symbolic link to a place outside of the data root")
+    assert reason.startswith("is, contains or is below a symbolic link out of data.root")
     assert reason.endswith("which is not followed: set data.follow_links=true")

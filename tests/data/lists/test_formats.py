@@ -40,7 +40,7 @@ def test_a_reader_that_is_added_reads_lists_of_its_form(tmp_path, json_lines):
     ]
     assert videos.classes == ("run", "sit")
     write(tmp_path / "train.jsonl", json.dumps({"video": "../b.mp4", "action": "sit"}))
-    with pytest.raises(AnnotationError, match=r"row 1 is '../b.mp4', which leads out of the data root"):
+    with pytest.raises(AnnotationError, match=r"row 1 is '../b.mp4', which leads out of data.root"):
         read_videos("train.jsonl", str(tmp_path))
 
 

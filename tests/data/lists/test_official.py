@@ -93,8 +93,8 @@ def test_the_datasets_own_classes_win_and_differences_are_told(tmp_path):
         "abseiling",
     ]
     assert videos.notes == (
-        f"{tmp_path}/classes.txt: 400 of 400 class names are not those of Kinetics-400, the first is 0, 'zumba' for "
-        "'abseiling': labels of published weights mean other classes",
+        f"{tmp_path}/classes.txt: 400 of 400 class names differ from Kinetics-400, the first is class 0, 'zumba' instead of "
+        "'abseiling': labels of published weights do not match",
     )
     write(tmp_path / "classes.txt", "\n".join(published_classes("kinetics400")))
     assert read_videos("train.csv", str(tmp_path)).notes == ()
@@ -116,10 +116,10 @@ def test_a_kinetics_test_list_has_no_labels(tmp_path):
             "abseiling,abc,1,2,train",
             "row 5 has 5 fields, the header has 6: label,youtube_id,time_start,time_end,split,is_cc",
         ),
-        ("abseiling,abc,x,2,train,0", "row 5 has the times 'x' and '2', wanted seconds"),
-        ("abseiling,abc,inf,2,train,0", "row 5 has the times 'inf' and '2', wanted seconds"),
+        ("abseiling,abc,x,2,train,0", "row 5 has the times 'x' and '2', expected seconds"),
+        ("abseiling,abc,inf,2,train,0", "row 5 has the times 'inf' and '2', expected seconds"),
         ("abseiling,,1,2,train,0", "row 5 has no youtube_id"),
-        (",abc,1,2,train,0", "row 5 is 'abc_000001_000002.mp4', wanted a path and a label"),
+        (",abc,1,2,train,0", "row 5 is 'abc_000001_000002.mp4', expected a path and a label"),
     ],
 )
 def test_wrong_kinetics_rows_are_named(tmp_path, row, message):
@@ -131,7 +131,7 @@ def test_wrong_kinetics_rows_are_named(tmp_path, row, message):
 def test_a_kinetics_label_that_is_no_class_is_named(tmp_path):
     write(tmp_path / "val.csv", KINETICS)
     with pytest.raises(
-        AnnotationError, match=r"val.csv: row 2 has the label 'air drumming', wanted one of the 1 class names"
+        AnnotationError, match=r"val.csv: row 2 has the label 'air drumming', expected one of the 1 class names"
     ):
         read_videos("val.csv", str(tmp_path), ["abseiling"])
 
@@ -139,7 +139,7 @@ def test_a_kinetics_label_that_is_no_class_is_named(tmp_path):
 def test_kinetics_columns_that_lack_are_named(tmp_path):
     write(tmp_path / "train.csv", "label,youtube_id,time_start\nx,abc,1\n")
     with pytest.raises(
-        AnnotationError, match=r"has no column time_end, wanted label,youtube_id,time_start,time_end,split"
+        AnnotationError, match=r"has no column time_end, expected label,youtube_id,time_start,time_end,split"
     ):
         read_videos("train.csv", str(tmp_path))
 
@@ -185,8 +185,8 @@ def test_the_labels_beside_a_something_something_list_win(tmp_path, listed, labe
     assert videos.classes == ("Wiping something off of something", "Holding something")
     assert [record.label for record in videos.records] == [1, 0]
     assert videos.notes == (
-        f"{tmp_path}/{labels}: 2 classes where Something-Something v2 has 174, the first is 0, 'Wiping something off of "
-        "something' for 'Approaching something with your camera': labels of published weights mean other classes",
+        f"{tmp_path}/{labels}: 2 classes, but Something-Something v2 has 174, the first is class 0, 'Wiping something off of "
+        "something' instead of 'Approaching something with your camera': labels of published weights do not match",
     )
 
 
@@ -202,12 +202,15 @@ def test_a_something_something_test_list_has_no_labels(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"id": 1}', "wanted a list of objects with id and template"),
-        ("[]", "wanted a list of objects with id and template"),
-        ('[{"id": "1", "template": "a"}, {"template": "b"}]', "entry 2 has no id, wanted objects with id and template"),
+        ('{"id": 1}', "expected a list of objects with id and template"),
+        ("[]", "expected a list of objects with id and template"),
+        (
+            '[{"id": "1", "template": "a"}, {"template": "b"}]',
+            "entry 2 has no id, expected objects with id and template",
+        ),
         ('[{"id": "1", "template": "a"}, 5]', "entry 2 has no id"),
-        ('[{"id": "1", "template": 5}]', r"entry 1 \(id 1\) has a template that is no text: 5"),
-        ('[{"id": "1", "template": "a"}, {"id": "2"}]', "row 2 is '2.webm', wanted a path and a label"),
+        ('[{"id": "1", "template": 5}]', r"entry 1 \(id 1\) has the template 5, expected text"),
+        ('[{"id": "1", "template": "a"}, {"id": "2"}]', "row 2 is '2.webm', expected a path and a label"),
         ("[1,", r"is not JSON \(line 1"),
     ],
 )
@@ -241,7 +244,7 @@ def test_a_frame_list_without_labels_takes_those_of_the_json_lists_beside_it(tmp
     ]
     assert [record.path for record in videos.records] == ["42326", "78687"]
     assert videos.notes == (
-        f"{root}/../lists/train.csv: its labels are those of something-something-v2-train.json beside it",
+        f"{root}/../lists/train.csv: labels are read from something-something-v2-train.json next to it",
     )
 
 
@@ -280,13 +283,17 @@ def test_ucf101_labels_count_from_one_and_its_test_lists_take_the_folder(tmp_pat
         (
             "splits/trainlist01.txt",
             "Archery/v.avi 1\n",
-            "row 1 has the label '1', which is ApplyEyeMakeup in classInd.txt, but",
+            "row 1 has the label '1', which is ApplyEyeMakeup in classInd.txt, but is",
         ),
-        ("splits/trainlist01.txt", "Archery/v.avi 0\n", "row 1 has the label '0', which is none in classInd.txt"),
-        ("splits/trainlist01.txt", "Arhcery/v.avi 2\n", r"with a class of classInd.txt \(did you mean 'Archery'\?\)"),
-        ("splits/trainlist01.txt", "\n", "holds no videos, wanted rows of `CLASS/VIDEO.avi label`"),
-        ("splits/classInd.txt", "0 A\n1 B\n", "classInd.txt: row 1 is '0 A', wanted `1 CLASS`"),
-        ("splits/classInd.txt", "1 A\n2 A\n", "classInd.txt: row 2 is '2 A', wanted `2 CLASS` with another class"),
+        ("splits/trainlist01.txt", "Archery/v.avi 0\n", "row 1 has the label '0', which is unknown in classInd.txt"),
+        ("splits/trainlist01.txt", "Arhcery/v.avi 2\n", r"with a class from classInd.txt \(did you mean 'Archery'\?\)"),
+        ("splits/trainlist01.txt", "\n", "contains no videos, expected rows of `CLASS/VIDEO.avi label`"),
+        ("splits/classInd.txt", "0 A\n1 B\n", "classInd.txt: row 1 is '0 A', expected `1 CLASS`"),
+        (
+            "splits/classInd.txt",
+            "1 A\n2 A\n",
+            "classInd.txt: row 2 is '2 A', expected `2 CLASS` with a different class",
+        ),
     ],
 )
 def test_wrong_ucf101_rows_are_named(tmp_path, name, text, message):
@@ -298,7 +305,7 @@ def test_wrong_ucf101_rows_are_named(tmp_path, name, text, message):
 def test_ucf101_lists_need_their_class_file(tmp_path):
     ucf(tmp_path)
     (tmp_path / "splits/classInd.txt").unlink()
-    with pytest.raises(AnnotationError, match=r"trainlist01.txt: has no classInd.txt beside it"):
+    with pytest.raises(AnnotationError, match=r"trainlist01.txt: there is no classInd.txt next to it"):
         read_videos("splits/trainlist01.txt", str(tmp_path))
 
 
@@ -326,13 +333,11 @@ def test_hmdb51_splits_are_read_from_a_file_per_class(tmp_path):
 
 def test_wrong_hmdb51_splits_are_named(tmp_path):
     hmdb(tmp_path)
-    with pytest.raises(
-        AnnotationError, match=r"splits: holds no CLASS_test_split3.txt, which train_split3 is read from"
-    ):
+    with pytest.raises(AnnotationError, match=r"splits: contains no CLASS_test_split3.txt for train_split3"):
         read_videos("splits/train_split3", str(tmp_path))
     write(tmp_path / "splits/wave_test_split1.txt", "a.avi 1\nb.avi 3\n")
     with pytest.raises(
-        AnnotationError, match=r"wave_test_split1.txt: row 2 is 'b.avi 3', wanted VIDEO.avi and 0, 1 or 2"
+        AnnotationError, match=r"wave_test_split1.txt: row 2 is 'b.avi 3', expected VIDEO.avi and 0, 1 or 2"
     ):
         read_videos("splits/train_split1", str(tmp_path))
 
@@ -362,11 +367,11 @@ def test_a_kinetics_video_of_two_classes_that_lies_flat_is_of_both(tmp_path):
 @pytest.mark.parametrize("number", ["null", "[1]", "true", '""'])
 def test_an_id_that_is_none_is_named_by_its_entry(tmp_path, number):
     write(tmp_path / "train.json", f'[{{"id": "7", "template": "x"}}, {{"id": {number}, "template": "x"}}]')
-    with pytest.raises(AnnotationError, match="entry 2 has no id, wanted objects with id and template"):
+    with pytest.raises(AnnotationError, match="entry 2 has no id, expected objects with id and template"):
         read_videos("train.json", str(tmp_path))
 
 
 def test_a_number_of_thousands_of_digits_is_an_error_of_one_sentence(tmp_path):
     write(tmp_path / "train.json", f'[{{"id": {"9" * 5000}, "template": "x"}}]')
-    with pytest.raises(AnnotationError, match="holds a number of thousands of digits"):
+    with pytest.raises(AnnotationError, match="contains a number with thousands of digits"):
         read_videos("train.json", str(tmp_path))

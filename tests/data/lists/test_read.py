@@ -60,11 +60,11 @@ def test_a_folder_of_class_folders_is_a_list(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a.mp4 0\nb.mp4\n", "train.csv: row 2 is 'b.mp4', wanted a path and a label"),
-        ("a.mp4 0\nb.mp4 run\n", "train.csv: row 2 has the label 'run', wanted a whole number from 0"),
-        ("a.mp4 -1\n", "row 1 has the label '-1', wanted a whole number from 0"),
-        ("a.mp4 ²\n", "row 1 has the label '²', wanted a whole number from 0"),
-        ("\n\n", "holds no videos, wanted rows of `path label`"),
+        ("a.mp4 0\nb.mp4\n", "train.csv: row 2 is 'b.mp4', expected a path and a label"),
+        ("a.mp4 0\nb.mp4 run\n", "train.csv: row 2 has the label 'run', expected a whole number from 0"),
+        ("a.mp4 -1\n", "row 1 has the label '-1', expected a whole number from 0"),
+        ("a.mp4 ²\n", "row 1 has the label '²', expected a whole number from 0"),
+        ("\n\n", "contains no videos, expected rows of `path label`"),
         (b"a.mp4 0\n\xff.mp4 1\n", "is not UTF-8 text (byte 8): save it as UTF-8"),
     ],
 )
@@ -85,14 +85,14 @@ def test_missing_lists_and_empty_folders_are_named(tmp_path):
     with pytest.raises(AnnotationError, match=r"nowhere.csv: no such file"):
         read_videos("nowhere.csv", str(tmp_path))
     (tmp_path / "train").mkdir()
-    with pytest.raises(AnnotationError, match=r"holds no class folders with videos, wanted train/CLASS/VIDEO.mp4"):
+    with pytest.raises(AnnotationError, match=r"contains no class folders with videos, expected train/CLASS/VIDEO.mp4"):
         read_videos("train", str(tmp_path))
 
 
 def test_an_unknown_class_folder_is_named(tmp_path):
     write(tmp_path / "val/swim/a.mp4", b"x")
     with pytest.raises(
-        AnnotationError, match=r"the video 'val/swim/a.mp4' has the label 'swim', wanted one of the 2 class names"
+        AnnotationError, match=r"the video 'val/swim/a.mp4' has the label 'swim', expected one of the 2 class names"
     ):
         read_videos("val", str(tmp_path), ["run", "jump"])
 
@@ -109,9 +109,7 @@ def test_a_list_without_labels_is_for_prediction_only(tmp_path):
 
 def test_numbers_that_could_be_names_are_refused(tmp_path):
     write(tmp_path / "train.csv", "a.mp4 1\nb.mp4 0\n")
-    with pytest.raises(
-        AnnotationError, match=r"the class '1' has the label 0, so numbers in the list can be read in two"
-    ):
+    with pytest.raises(AnnotationError, match=r"the class '1' has the label 0, so numbers in the list are ambiguous"):
         read_videos("train.csv", str(tmp_path), ["1", "2"])
     assert [r.label for r in read_videos("train.csv", str(tmp_path), ["0", "1"]).records] == [1, 0]
 
@@ -147,32 +145,32 @@ def test_class_folders_may_spell_the_known_names_with_underscores(tmp_path):
         write(tmp_path / "val" / name, b"x")
     known = ["air drumming", "swimming", "tying knot (not on a tie)"]
     assert [record.label for record in read_videos("val", str(tmp_path), known).records] == [0, 2]
-    with pytest.raises(AnnotationError, match=r"wanted one of the 2 class names"):
+    with pytest.raises(AnnotationError, match=r"expected one of the 2 class names"):
         read_videos("val", str(tmp_path), ["air drumming", "AirDrumming"])
 
 
 def test_one_of_several_spellings_is_never_guessed(tmp_path):
     write(tmp_path / "val/a_b/x.mp4", b"x")
-    with pytest.raises(AnnotationError, match=r"has the label 'a_b', wanted one of the 2 class names"):
+    with pytest.raises(AnnotationError, match=r"has the label 'a_b', expected one of the 2 class names"):
         read_videos("val", str(tmp_path), ["a b", "ab"])
 
 
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("../b.mp4", "leads out of the data root '{root}' by '..': paths in lists stay below it"),
-        ("a/../../b.mp4", "leads out of the data root '{root}' by '..'"),
-        ("..", "leads out of the data root '{root}' by '..'"),
-        ("/etc/b.mp4", "is an absolute path outside of the data root '{root}': write paths relative to it"),
-        ("/etc/../b.mp4", "is an absolute path outside of the data root '{root}'"),
-        ("http://x.org/b.mp4", "is an address, wanted a file under the data root: download it first"),
-        ("file://b.mp4", "is an address"),
-        ("rtsp://x.org/b.mp4", "is an address"),
-        ("C:\\videos\\b.mp4", "is a path of a Windows drive: write paths relative to the data root"),
-        ("d:/b.mp4", "is a path of a Windows drive"),
-        (".", "names no file under the data root"),
-        ("a/..", "names no file under the data root"),
-        ("list.m3u8", "is a playlist, which names other files or addresses: wanted a video"),
+        ("../b.mp4", "leads out of data.root = {root} through '..': write a path inside it"),
+        ("a/../../b.mp4", "leads out of data.root = {root} through '..'"),
+        ("..", "leads out of data.root = {root} through '..'"),
+        ("/etc/b.mp4", "is outside data.root = {root}: write paths relative to it"),
+        ("/etc/../b.mp4", "is outside data.root = {root}"),
+        ("http://x.org/b.mp4", "is a URL, not a file under data.root: download it first"),
+        ("file://b.mp4", "is a URL"),
+        ("rtsp://x.org/b.mp4", "is a URL"),
+        ("C:\\videos\\b.mp4", "is on a Windows drive: write paths relative to data.root"),
+        ("d:/b.mp4", "is on a Windows drive"),
+        (".", "names no file under data.root"),
+        ("a/..", "names no file under data.root"),
+        ("list.m3u8", "is a playlist, not a video"),
         ("x/y.FFCONCAT", "is a playlist"),
     ],
 )  # fmt: skip
@@ -199,9 +197,7 @@ def test_a_folder_outside_the_data_root_is_refused(tmp_path):
     write(tmp_path / "train/run/a.mp4", b"x")
     (tmp_path / "root").mkdir()
     for source in ("../train", str(tmp_path / "train")):
-        with pytest.raises(
-            AnnotationError, match=r"a video is '\.\./train/run/a.mp4', which leads out of the data root"
-        ):
+        with pytest.raises(AnnotationError, match=r"a video is '\.\./train/run/a.mp4', which leads out of data.root"):
             read_videos(source, str(tmp_path / "root"))
     assert len(read_videos(str(tmp_path / "train"), str(tmp_path))) == 1
 
@@ -209,7 +205,9 @@ def test_a_folder_outside_the_data_root_is_refused(tmp_path):
 def test_labels_without_names_have_a_limit(tmp_path):
     for label in ("99999999", "9" * 5000):
         write(tmp_path / "train.csv", f"a.mp4 {label}\n")
-        with pytest.raises(AnnotationError, match=r"labels without class names go to 99999: put classes.txt beside"):
+        with pytest.raises(
+            AnnotationError, match=r"labels without class names go up to 99999: put classes.txt next to"
+        ):
             read_videos("train.csv", str(tmp_path))
 
 
@@ -221,7 +219,7 @@ def test_gaps_in_the_labels_are_noted(tmp_path):
 
 def test_binary_files_are_no_lists(tmp_path):
     write(tmp_path / "train.csv", b"a.mp4\0 1\n")
-    with pytest.raises(AnnotationError, match=r"train.csv: holds a zero byte at character 5, so it is not a text file"):
+    with pytest.raises(AnnotationError, match=r"train.csv: contains a zero byte at character 5, so it is not text"):
         read_videos("train.csv", str(tmp_path))
 
 
@@ -234,7 +232,7 @@ def test_frame_folders_in_class_folders_are_videos_where_frames_are_asked_for(tm
         ("train/run/a", 1),
         ("train/run/b", 1),
     ]
-    with pytest.raises(AnnotationError, match=r"holds no class folders with videos, wanted train/CLASS/VIDEO.mp4"):
+    with pytest.raises(AnnotationError, match=r"contains no class folders with videos, expected train/CLASS/VIDEO.mp4"):
         read_videos("train", str(tmp_path))
 
 

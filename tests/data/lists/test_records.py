@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mvit_video.benchmark.lists import benchmark_lists
-from mvit_video.data.lists.records import AT_ONCE, NO_LABEL, VideoList, VideoRecord, VideoRecords
+from mvit_video.data.lists.records import CHUNK, NO_LABEL, VideoList, VideoRecord, VideoRecords
 
 ODD = [
     VideoRecord("a.mp4", 0, 1),
@@ -25,9 +25,7 @@ def many(count):
     ]
 
 
-@pytest.mark.parametrize(
-    "records", [[], ODD[:1], ODD, many(AT_ONCE), many(AT_ONCE + 1), many(3 * AT_ONCE - 5)], ids=len
-)
+@pytest.mark.parametrize("records", [[], ODD[:1], ODD, many(CHUNK), many(CHUNK + 1), many(3 * CHUNK - 5)], ids=len)
 def test_records_come_out_as_they_went_in(records):
     packed = VideoRecords.of(records)
     assert len(packed) == len(records) and list(packed) == records == packed and packed == tuple(records)

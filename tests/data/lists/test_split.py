@@ -8,7 +8,7 @@ import pytest
 from mvit_video.config.load import config_from_dict
 from mvit_video.config.schema import DataSettings
 from mvit_video.data.lists.read import read_videos
-from mvit_video.data.lists.split import found_lists, list_text, split_videos, stable_hash
+from mvit_video.data.lists.split import list_text, resolve_auto_lists, split_videos, stable_hash
 from mvit_video.errors import AnnotationError, ConfigError
 
 
@@ -45,24 +45,24 @@ def many(classes="abc", count=100):
 )
 def test_lists_and_folders_are_found_by_their_names(tmp_path, files, train, val, test):
     touch(tmp_path, *files)
-    found = found_lists(settings(tmp_path))
+    found = resolve_auto_lists(settings(tmp_path))
     assert (found.train, found.val, found.test) == (train, val, test)
 
 
 def test_what_is_set_is_not_looked_for(tmp_path):
     touch(tmp_path, "train/a/1.mp4", "val/a/2.mp4", "test/a/3.mp4")
-    found = found_lists(settings(tmp_path, val="test"))
+    found = resolve_auto_lists(settings(tmp_path, val="test"))
     assert (found.train, found.val, found.test) == ("train", "test", "test")
     named = DataSettings(root=str(tmp_path), train="mine.csv")
-    assert found_lists(named) is named
+    assert resolve_auto_lists(named) is named
 
 
 def test_a_root_that_cannot_be_meant_is_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match=r"^data.root = .*nowhere: is no folder, which data.train=auto looks into"):
-        found_lists(settings(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"^data.root = .*nowhere: no such folder, which data.train=auto searches"):
+        resolve_auto_lists(settings(tmp_path / "nowhere"))
     touch(tmp_path, "val/a/1.mp4")
-    with pytest.raises(ConfigError, match=r"has val but nothing called train: add train.csv or train/, or keep class"):
-        found_lists(settings(tmp_path))
+    with pytest.raises(ConfigError, match=r"has val but no train: add train.csv or train/, or keep only class"):
+        resolve_auto_lists(settings(tmp_path))
 
 
 def test_the_hash_is_the_first_eight_bytes_of_sha256_on_every_machine():
@@ -82,8 +82,8 @@ def test_every_video_is_on_one_side_and_each_class_has_the_share_that_is_asked_f
         own = sum(path.startswith(f"{name}/") for path in val)
         assert own == (0 if size == 1 else min(max(1, math.floor(share * size + 0.5)), size - 1)), name
     assert note == (
-        f"{tmp_path}: each class split by a hash of their paths, in all {len(train)} videos for training and {len(val)} for "
-        "validation, which has no video of 1 class, such as 'g'"
+        f"{tmp_path}: each class was split by a hash of path: {len(train)} videos for training, {len(val)} for "
+        "validation; the validation part has no video of 'g'"
     )
 
 
@@ -95,13 +95,13 @@ def test_those_with_the_lowest_hashes_of_a_class_are_held_out(tmp_path):
         assert max(held_out) < min(rest)
 
 
-@pytest.mark.parametrize(("single", "told"), [("x", "1 class, such as 'x'"), ("xy", "2 classes, such as 'x'")])
-def test_classes_without_a_video_for_validation_are_told(tmp_path, single, told):
+@pytest.mark.parametrize(("single", "named"), [("x", "'x'"), ("xy", "'x' and 'y'"), ("vwx", "'v' and 2 more classes")])
+def test_classes_without_a_video_for_validation_are_noted(tmp_path, single, named):
     """A class of one video keeps it for training."""
     touch(tmp_path, *many(), *(f"{name}/1.mp4" for name in single))
     train, val, note = split(tmp_path)
     assert {f"{name}/1.mp4" for name in single} <= train
-    assert note.endswith(f"{len(val)} for validation, which has no video of {told}")
+    assert note.endswith(f"{len(val)} for validation; the validation part has no video of {named}")
     assert len(val) == 60
 
 
@@ -123,7 +123,7 @@ def test_a_group_is_never_split_over_classes_either(tmp_path, pattern):
     train, val, note = split(tmp_path, split_group=pattern)
     films = [{path.split("/")[1].split("_")[0] for path in part} for part in (train, val)]
     assert films[1] and not films[0] & films[1] and len(films[0] | films[1]) == 20
-    assert "each class split by a hash of 20 groups by ^film" in note
+    assert "each class was split by a hash of 20 groups of ^film" in note
     assert len(val) == 60
 
 
@@ -143,7 +143,7 @@ def test_every_class_is_trained_even_where_nearly_all_videos_are_for_validation(
     assert {path.split("/")[0] for path in train} == {"a", "b", "c", "rare", "rarer"}
     (kept,) = (path for path in train if path.startswith("rarer"))
     assert stable_hash(kept) == max(stable_hash(f"rarer/{number}.mp4") for number in (1, 2, 3))
-    assert "no video of 1 class, such as 'rare'" in note
+    assert "no video of 'rare'" in note
 
 
 def test_a_class_whose_videos_are_of_one_group_keeps_it_for_training(tmp_path):
@@ -159,11 +159,13 @@ def test_too_few_videos_or_classes_are_one_sentence(tmp_path):
     touch(tmp_path, "a/1.mp4", "b/1.mp4")
     with pytest.raises(
         AnnotationError,
-        match=r"none of its 2 videos can be held out for validation, since each class keeps one to learn from: add videos",
+        match=r"none of its 2 videos can be held out for validation, since each class keeps one for training: add videos",
     ):
         split(tmp_path)
     touch(tmp_path / "one", "a/1.mp4", "a/2.mp4")
-    with pytest.raises(AnnotationError, match=r"all of its 2 videos are of the class 'a', wanted at least two classes"):
+    with pytest.raises(
+        AnnotationError, match=r"all of its 2 videos are of the class 'a', expected at least two classes"
+    ):
         split(tmp_path / "one")
 
 

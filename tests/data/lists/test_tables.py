@@ -65,14 +65,10 @@ def test_what_is_left_out_or_read_otherwise_is_said(tmp_path):
     def notes(rows):
         return [note.removeprefix(f"{tmp_path}/list.csv: ") for note in read(tmp_path, written(rows)).notes]
 
-    assert notes(FORMS["pandas without a header"]) == ["its first column counts the rows and is left out"]
-    assert notes(FORMS["backslashes"]) == ["the backslashes in its paths are read as /"]
-    assert notes(FORMS["more columns"]) == [
-        "its columns 'Video Path' and 'Class' are read; not looked at: seconds, split"
-    ]
-    assert notes(FORMS["pandas with its index"]) == [
-        "its columns 'path' and 'label' are read; not looked at: without a name"
-    ]
+    assert notes(FORMS["pandas without a header"]) == ["its first column numbers the rows and is ignored"]
+    assert notes(FORMS["backslashes"]) == ["backslashes in its paths are read as /"]
+    assert notes(FORMS["more columns"]) == ["columns 'Video Path' and 'Class' are read; ignored: seconds, split"]
+    assert notes(FORMS["pandas with its index"]) == ["columns 'path' and 'label' are read; ignored: (unnamed)"]
     assert notes(PLAIN) == []
 
 
@@ -115,19 +111,19 @@ def test_a_table_without_labels_is_for_prediction(tmp_path):
     ("text", "message"),
     [
         (b"nr,path,label\n0,a.mp4\n", "row 2 has 2 fields, the header has 3: nr,path,label"),
-        (b"nr,path,label\n", "holds no videos under its header"),
-        (b"a.mp4;3;1\n", "row 1 has '3;1' after the path, which may be several labels or another column .* as 3,1"),
-        (b"path,label\na.mp4,3.0\n", "row 2 has the label '3.0', wanted a whole number from 0"),
-        (b"Datei,Klasse\na.mp4,0\n", "row 1 has the label 'Klasse', wanted a whole number from 0"),
+        (b"nr,path,label\n", "contains no videos under its header"),
+        (b"a.mp4;3;1\n", "row 1 has '3;1' after the path, which may be several labels, or another column .* as 3,1"),
+        (b"path,label\na.mp4,3.0\n", "row 2 has the label '3.0', expected a whole number from 0"),
+        (b"Datei,Klasse\na.mp4,0\n", "row 1 has the label 'Klasse', expected a whole number from 0"),
         ("größe.mp4,0\n".encode("cp1252"), r"is not UTF-8 text \(byte 2\): save it as UTF-8 \('CSV UTF-8' in Excel\)"),
-        ("a.mp4,0\n".encode("utf-16-le"), "holds a zero byte at character 1, so it is not a text file: save it as UTF-8"),
+        ("a.mp4,0\n".encode("utf-16-le"), "contains a zero byte at character 1, so it is not text: save it as UTF-8"),
         (b"\xff\xfea", "is not UTF-8 text"),
         (b'nr,path,label\n0,"a.mp4,0\n', "row .* has 2 fields|is not csv"),
-        (b"C:\\data\\a.mp4,0\n", "row 1 is .*, which is a path of a Windows drive"),
-        (b"\\\\server\\share\\a.mp4,0\n", "row 1 is .*, which is an absolute path outside of the data root"),
-        (b",,,\n;;\n", "holds no videos"),
-        (b"a" * 5_000_000, "row 1 has 5,000,000 letters, above the limit of 10,000"),
-        (b'"' + b"a/" * 2500 + b'b.mp4",0\n', "row 1 is '.*', which is longer than the 4,096 letters that a path may have"),
+        (b"C:\\data\\a.mp4,0\n", "row 1 is .*, which is on a Windows drive"),
+        (b"\\\\server\\share\\a.mp4,0\n", "row 1 is .*, which is outside data.root"),
+        (b",,,\n;;\n", "contains no videos"),
+        (b"a" * 5_000_000, "row 1 has 5,000,000 characters, above the limit of 10,000"),
+        (b'"' + b"a/" * 2500 + b'b.mp4",0\n', "row 1 is '.*', which is longer than 4,096 characters"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named_with_its_row(tmp_path, text, message):

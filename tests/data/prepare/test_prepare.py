@@ -174,7 +174,7 @@ def test_a_source_that_changed_is_made_anew_and_one_that_was_copied_is_not(tmp_p
 def test_other_settings_are_refused_unless_the_old_files_may_go(tmp_path):
     root, output = one_video(tmp_path)
     run(root, output)
-    with pytest.raises(ConfigError, match="holds videos prepared with other settings, such as a short side of 256"):
+    with pytest.raises(ConfigError, match="contains videos prepared with other settings, such as a short side of 256"):
         run(root, output, short_side=24)
     assert VideoReader(output / "one.mp4").frames([0]).shape == (1, 48, 144, 3)
     assert run(root, output, short_side=24, overwrite=True).written == 1
@@ -253,9 +253,7 @@ def test_a_list_is_tried_before_anything_is_encoded(tmp_path):
     for name in ("7", "8"):
         (root / "folders" / name).mkdir(parents=True)
         write_numbered(root / "folders" / name / "x.mkv", 2)
-    with pytest.raises(
-        AnnotationError, match=r"the class '7' has the label 0, so numbers in the list can be read in two"
-    ):
+    with pytest.raises(AnnotationError, match=r"the class '7' has the label 0, so numbers in the list are ambiguous"):
         run(root, output, annotations="folders")
     (root / "classes.txt").write_text("x\ny\n")
     run(root, output)
@@ -270,7 +268,7 @@ def test_a_list_is_tried_before_anything_is_encoded(tmp_path):
         and not (output / ".unfinished").exists()
     )
     (root / "classes.txt").unlink()
-    with pytest.raises(AnnotationError, match="numbers in the list can be read in two"):
+    with pytest.raises(AnnotationError, match="numbers in the list are ambiguous"):
         prepare_dataset("folders", str(root), output, 256, 1, pytest.fail, overwrite=True)
     assert (output / "one.mp4").exists(), "what is there goes only when something can take its place"
 
@@ -382,7 +380,7 @@ def test_sizes_are_even_square_and_never_larger(height, width, aspect, size):
 
 
 def turned(path, degrees):
-    """The same packets in a file that says how to turn the picture."""
+    """The same packets in a file that says how to turn the image."""
     new = path.with_name("turned.mp4")
     with av.open(str(path)) as old, av.open(str(new), "w") as container:
         stream = container.add_stream_from_template(old.streams.video[0])

@@ -87,7 +87,7 @@ def plant(root, sources) -> dict[str, str]:
     reasons |= {f"audio{number}.mp4": "no video stream" for number in (1, 2)}
     reasons |= {
         "../outside.mp4": "leads out of the data root",
-        "/outside.mp4": "is an absolute path outside of the data root",
+        "/outside.mp4": "is outside data.root",
     }
     return reasons | {f"missing{number}.mp4": "no such file" for number in (1, 2)}
 
@@ -147,13 +147,13 @@ def test_rows_that_may_not_be_read_are_bad_videos_and_the_others_are_verified(so
         reasons = {bad["row"]: bad["reason"] for bad in result["bad"]}
         for row, words_of_reason in {
             1: "by '..'",
-            3: "is an address",
+            3: "is a URL",
             4: "is a playlist",
             6: "no such file",
             7: "Windows",
         }.items():
             assert words_of_reason in reasons[row]
-    assert "symbolic link to a place outside of the data root" in reasons[5]
+    assert "symbolic link out of data.root" in reasons[5]
     captured = capsys.readouterr()
     assert "6 of 7 videos are bad" in captured.err
 
@@ -181,7 +181,7 @@ def test_what_is_left_out_of_class_folders_is_said(sources, tmp_path, capsys):
     os.link(sources["a.mp4"], tmp_path / "jump/a.mp4")
     (tmp_path / "jump/._a.mp4").touch()
     assert main(["verify", "--annotations", ".", "--root", str(tmp_path)]) == 0
-    assert "left out: 1 hidden file or leftover of macOS, 'jump/._a.mp4'" in " ".join(capsys.readouterr().err.split())
+    assert "skipped 1 hidden or macOS metadata file, 'jump/._a.mp4'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_whole_dataset_passes_with_exit_code_0(few_videos, tmp_path, capsys):
@@ -225,8 +225,8 @@ def test_a_list_is_found_from_the_root_or_from_where_the_user_stands(sources, tm
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "wanted either a CONFIG or --annotations with --root"),
-        (["a.yaml", "--annotations", "x.csv", "--root", "."], "wanted either a CONFIG or --annotations with --root"),
+        ([], "expected either a CONFIG or --annotations with --root"),
+        (["a.yaml", "--annotations", "x.csv", "--root", "."], "expected either a CONFIG or --annotations with --root"),
         (["--annotations", "x.csv"], "--annotations wants --root too"),
         (["--annotations", "x.csv", "--root", "."], "x.csv: no such file"),
         (["a.yaml"], "none of data.train, data.val and data.test is set"),

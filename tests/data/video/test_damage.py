@@ -40,7 +40,7 @@ def test_frames_after_damage_are_not_given_until_the_next_key_frame(tmp_path):
 def test_b_frames_shown_before_a_damaged_frame_that_they_refer_to_are_not_given(tmp_path):
     """FFmpeg gives them first and unmarked. One bit is flipped at a time, and each frame asked for alone.
 
-    One bit in fifty gives other pictures without an error, also where FFmpeg is told to stop at errors (`accepted`).
+    One bit in fifty gives other images without an error, also where FFmpeg is told to stop at errors (`accepted`).
     """
     whole = write_numbered(tmp_path / "whole.mp4", 48, options=B | {"b_strategy": "1", "bf": "3"})
     content, clean = whole.read_bytes(), list(VideoReader(whole).stream())

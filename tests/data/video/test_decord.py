@@ -84,7 +84,7 @@ def test_pictures_that_are_to_be_turned_are_refused(tmp_path):
     straight = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
     assert content.count(straight) == 2
     path.write_bytes(content.replace(straight, struct.pack(">9i", 0, one, 0, -one, 0, 0, 48 * one, 0, 1 << 30)))
-    with pytest.raises(DecodeError, match=r"its pictures are to be turned, where decord fails: use data.decoder=pyav"):
+    with pytest.raises(DecodeError, match=r"its frames are rotated, where decord fails: use data.decoder=pyav"):
         VideoReader(path, backend="decord")
 
 

@@ -1,4 +1,4 @@
-"""Folders of numbered pictures."""
+"""Folders of numbered images."""
 
 import struct
 
@@ -25,7 +25,7 @@ def write_pictures(folder, names, mode="RGB"):
 def test_pictures_come_in_the_order_of_their_numbers(tmp_path, pattern, first, backend):
     """Also where names without leading zeros sort otherwise, and whatever the first number is."""
     folder = write_pictures(tmp_path / "a", [pattern.format(first + number) for number in range(12)])
-    (folder / "readme.txt").write_text("not a picture")
+    (folder / "readme.txt").write_text("not an image")
     (folder / "._img_00001.jpg").write_text("what a Mac leaves behind")
     with VideoReader("a", tmp_path, backend) as reader:
         assert (len(reader), reader.fps) == (12, 30.0)
@@ -55,10 +55,10 @@ def refused(folder, reason):
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (["img_1.jpg", "img_2.jpg", "img_4.jpg"], "picture 3 is missing: img_4.jpg follows img_2.jpg"),
-        (["img_1.jpg", "flow_1.jpg"], "the pictures flow_1.jpg and img_1.jpg have the same number"),
-        (["img_1.jpg", "cover.jpg"], "the picture cover.jpg has no number in its name"),
-        ([], "the folder holds no pictures"),
+        (["img_1.jpg", "img_2.jpg", "img_4.jpg"], "image 3 is missing: img_4.jpg follows img_2.jpg"),
+        (["img_1.jpg", "flow_1.jpg"], "the images flow_1.jpg and img_1.jpg have the same number"),
+        (["img_1.jpg", "cover.jpg"], "the image cover.jpg has no number in its name"),
+        ([], "the folder contains no images"),
     ],
 )
 def test_folders_that_are_no_row_of_pictures_are_refused(tmp_path, names, reason):
@@ -69,9 +69,9 @@ def test_bad_pictures_are_named(tmp_path):
     folder = write_pictures(tmp_path / "a", [f"{number}.jpg" for number in range(6)])
     whole = (folder / "3.jpg").read_bytes()
     for content, reason in (
-        (whole[: len(whole) // 2], r"the picture 3.jpg cannot be decoded \((image file is truncated|Truncated)"),
-        (b"", r"the picture 3.jpg cannot be decoded \(is not a JPEG or PNG file\)"),
-        (b"GIF89a" + whole, r"the picture 3.jpg cannot be decoded \(is not a JPEG or PNG file\)"),
+        (whole[: len(whole) // 2], r"the image 3.jpg cannot be decoded \((image file is truncated|Truncated)"),
+        (b"", r"the image 3.jpg cannot be decoded \(is not a JPEG or PNG file\)"),
+        (b"GIF89a" + whole, r"the image 3.jpg cannot be decoded \(is not a JPEG or PNG file\)"),
     ):
         (folder / "3.jpg").write_bytes(content)
         refused(folder, reason)
@@ -80,21 +80,21 @@ def test_bad_pictures_are_named(tmp_path):
         assert read_number(VideoReader(folder).frames([4])[0]) == 4
     (folder / "3.jpg").unlink()
     (folder / "3.jpg").mkdir()
-    refused(folder, "the picture 3.jpg cannot be decoded")
+    refused(folder, "the image 3.jpg cannot be decoded")
 
 
 def test_pictures_of_several_sizes_are_refused(tmp_path):
     folder = write_pictures(tmp_path / "a", [f"{number}.png" for number in range(6)])
     Image.new("RGB", (90, 60)).save(folder / "4.png")
-    refused(folder, "the picture size changes within the video, from 144×48 to 90×60 in 4.png")
-    with pytest.raises(DecodeError, match="the picture size changes within the video, from 144×48 to 90×60"):
+    refused(folder, "the frame size changes within the video, from 144×48 to 90×60 in 4.png")
+    with pytest.raises(DecodeError, match="the frame size changes within the video, from 144×48 to 90×60"):
         VideoReader(folder).frames([3, 4])
 
 
 def test_sixteen_bits_a_channel_are_refused(tmp_path):
     folder = write_pictures(tmp_path / "a", ["0.png"])
     Image.fromarray(np.full((48, 144), 4000, np.uint16)).save(folder / "0.png")
-    refused(folder, "the picture 0.png has the mode I;16, wanted 8 bits a channel")
+    refused(folder, "the image 0.png has the mode I;16, expected 8 bits a channel")
 
 
 @pytest.mark.parametrize("size", [(7000, 7000), (60000, 60000)])
@@ -124,5 +124,5 @@ def test_a_picture_may_be_a_link_to_another_place(tmp_path):
 
 def test_a_file_is_not_a_frame_folder(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"x")
-    with pytest.raises(DecodeError, match=r"a.mp4: is a file, data.decoder=frames wants folders of pictures: use data"):
+    with pytest.raises(DecodeError, match=r"a.mp4: is a file, data.decoder=frames wants folders of images: use data"):
         VideoReader(tmp_path / "a.mp4", backend="frames")

@@ -281,7 +281,7 @@ def test_a_video_filmed_with_a_turned_or_mirrored_camera_is_shown_as_the_file_sa
     with VideoReader(path) as reader:
         assert np.array_equal(reader.frames([2, 0])[0], shown)
     if mirrored:
-        with pytest.raises(DecodeError, match=r"its pictures are to be turned|decord is not installed"):
+        with pytest.raises(DecodeError, match=r"its frames are rotated|decord is not installed"):
             VideoReader(path, backend="decord")
 
 

@@ -50,7 +50,7 @@ def test_unusable_files_are_named_with_the_reason(tmp_path):
         "text.mp4": "cannot be opened as a video",
         "audio.mp4": "no video stream",
         "fifo.mp4": "is not a file",
-        ".": "the folder holds no pictures, wanted names such as img_00001.jpg",
+        ".": "the folder contains no images, expected names such as img_00001.jpg",
     }
     for name, reason in reasons.items():
         with pytest.raises(DecodeError, match=f"{name}: ({reason})"):
@@ -84,7 +84,7 @@ def test_paths_do_not_lead_out_of_the_root(tmp_path):
 @pytest.mark.parametrize("path", ["http://127.0.0.1:9/a.mp4", "file:///etc/passwd", "rtmp://x/y", "HTTPS://x/a.mp4"])
 def test_an_address_is_not_a_path(path, tmp_path):
     for root in (None, tmp_path):
-        with pytest.raises(DecodeError, match="is an address, wanted a local file: download it first"):
+        with pytest.raises(DecodeError, match="is an address, expected a local file: download it first"):
             VideoReader(path, root)
 
 
@@ -159,7 +159,7 @@ def box(name: bytes, content: bytes) -> bytes:
 
 
 def test_an_mp4_that_refers_to_other_files_and_addresses_opens_none_of_them(listener, tmp_path):
-    """Its data reference names an address, or a file beside it, where the pictures are said to be."""
+    """Its data reference names an address, or a file beside it, where the images are said to be."""
     port, connections = listener
     whole = write_numbered(tmp_path / "whole.mp4", 5).read_bytes()
     own = box(b"dref", bytes(4) + struct.pack(">I", 1) + box(b"url ", b"\0\0\0\1"))

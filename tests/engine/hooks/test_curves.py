@@ -38,7 +38,7 @@ def test_the_verb_draws_runs_and_says_which_folder_is_none(capsys, tmp_path):
     assert cli.main(command) == 0
     assert Image.open(tmp_path / "both.png").width > 800
     for words, message in (
-        (command, "both.png: exists: choose another --output, or say --overwrite"),
+        (command, "both.png: exists: choose another --output, or pass --overwrite"),
         (["curves", *runs, "--output", str(tmp_path / "c.png")], "is the second run called ours_0: rename its folder"),
         (["curves", str(tmp_path), "--output", str(tmp_path / "c.png")], "has no metrics.jsonl: name a folder that"),
     ):

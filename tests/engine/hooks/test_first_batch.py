@@ -1,4 +1,4 @@
-"""The picture of a run's first batch."""
+"""The image of a run's first batch."""
 
 import numpy as np
 import pytest

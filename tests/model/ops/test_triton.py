@@ -30,7 +30,7 @@ def differences():
     [
         "pooling of q, k and v",
         "pooling without class token, strided in time",
-        "pooling of pictures",
+        "pooling of images",
         "folding",
         "folding without class token and time",
         "norm",

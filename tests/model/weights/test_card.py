@@ -42,7 +42,7 @@ def test_weights_that_are_not_numbers_are_never_written(saved, tmp_path):
     _, model = saved
     with torch.no_grad():
         model.head.projection.weight[0, 0] = float("inf")
-    with pytest.raises(CheckpointError, match=r"not written, because 'head.projection.weight' holds NaN or Inf"):
+    with pytest.raises(CheckpointError, match=r"not written, because 'head.projection.weight' contains NaN or Inf"):
         save_checkpoint(tmp_path / "broken.safetensors", model, CARD)
     assert not (tmp_path / "broken.safetensors").exists()
 
@@ -59,12 +59,12 @@ def rewrite(path, change_state=lambda state: state, change_card=lambda card: car
             lambda state: {k: v for k, v in state.items() if k != "norm.bias"},
             r"lacks 'norm.bias' \(1 missing, 0 unknown\)",
         ),
-        (lambda state: state | {"extra": torch.ones(1)}, "holds 'extra', which the network does not have"),
+        (lambda state: state | {"extra": torch.ones(1)}, "contains 'extra', which the network does not have"),
         (
             lambda state: state | {"head.projection.bias": torch.ones(3)},
-            r"'head.projection.bias' has shape \(3,\), wanted \(2,\): is it a checkpoint of another network or class list",
+            r"'head.projection.bias' has shape \(3,\), expected \(2,\): is it a checkpoint of another network or class list",
         ),
-        (lambda state: state | {"norm.bias": state["norm.bias"] * float("nan")}, "'norm.bias' holds NaN or Inf"),
+        (lambda state: state | {"norm.bias": state["norm.bias"] * float("nan")}, "'norm.bias' contains NaN or Inf"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(saved, change, message):
@@ -138,7 +138,7 @@ HOSTILE = {
     "an argument that is no number": (of_card(arguments={"drop_path_rate": float("nan")}), "no argument of a network"),
     "an argument of 1e38": (of_card(arguments={"mlp_ratio": 1e38}), "above a million"),
     "an argument of many digits": (of_card(arguments={"embed_dim": 10**400}), "arguments: |embed_dim"),
-    "a long word": (of_card(arguments={"positions": "x" * 10**6}), "more than 200 letters"),
+    "a long word": (of_card(arguments={"positions": "x" * 10**6}), "more than 200 characters"),
     "a network of terabytes": (of_card(arguments={"depths": [1, 1], "embed_dim": 960_000}), "has shape .*, wanted"),
     "equal names": (of_card(classes=["same", "same"]), "classes: .*2 classes are called 'same'"),
     "another number of classes": (of_card(classes=[str(label) for label in range(10**5)]), "has shape .*, wanted"),

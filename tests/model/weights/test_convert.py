@@ -129,7 +129,7 @@ def test_a_checkpoint_of_ours_keeps_its_network_and_takes_other_class_names(pysl
 
 
 def test_an_output_that_cannot_be_written_is_named(pyslowfast, tmp_path):
-    with pytest.raises(ConfigError, match=f"^{tmp_path}: is a folder, wanted a file to write$"):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}: is a folder, expected a file to write$"):
         convert(pyslowfast, "pyslowfast", tmp_path, overwrite=True)
     with pytest.raises(ConfigError, match=f"^{pyslowfast}/new.pth: there is no folder {pyslowfast} to write it to"):
         convert(pyslowfast, "pyslowfast", f"{pyslowfast}/new.pth")
@@ -140,7 +140,7 @@ def test_an_output_that_exists_is_kept_unless_overwrite_is_said(pyslowfast, tmp_
     output.write_text("mine")
     words = ["convert", pyslowfast, "--to", "pyslowfast", "--output", str(output)]
     assert main(words) == 1 and output.read_text() == "mine"
-    assert "out.pyth: exists: choose another --output, or say --overwrite" in capsys.readouterr().err
+    assert "out.pyth: exists: choose another --output, or pass --overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0 and read_weights(output).num_classes == 6
 
 

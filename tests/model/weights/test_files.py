@@ -93,7 +93,7 @@ def test_the_names_are_those_that_the_wrappers_write():
 
 def test_a_prefix_that_only_some_names_have_stays_unexplained(tmp_path):
     state = trained_state()
-    with pytest.raises(CheckpointError, match=r"holds 'module.extra', which the network does not have"):
+    with pytest.raises(CheckpointError, match=r"contains 'module.extra', which the network does not have"):
         load(state | {"module.extra": torch.ones(1)}, tmp_path / "x.pth")
 
 
@@ -209,19 +209,19 @@ NOT_WEIGHTS = (
     "is a zip file, but not of weights by torch.save (a TorchScript or exported program?): give the state dict"
 )
 FOREIGN = {
-    "code, new form": (lambda path: torch.save({"a": Runs()}, path), f"holds 'posix.system', {CODE}"),
+    "code, new form": (lambda path: torch.save({"a": Runs()}, path), f"contains 'posix.system', {CODE}"),
     "code, old form": (
         lambda path: torch.save({"a": Runs()}, path, _use_new_zipfile_serialization=False),
-        f"holds 'posix.system', {CODE}",
+        f"contains 'posix.system', {CODE}",
     ),
     "code, protocol 4": (lambda path: torch.save({"a": Runs()}, path, pickle_protocol=4), MORE),
-    "code, plain pickle": (lambda path: plain_pickle(Runs(), path, 2), f"holds 'posix.system', {CODE}"),
+    "code, plain pickle": (lambda path: plain_pickle(Runs(), path, 2), f"contains 'posix.system', {CODE}"),
     "code, plain pickle of protocol 4": (lambda path: plain_pickle(Runs(), path, 4), MORE),
-    "a whole network": (lambda path: torch.save(tiny_video(), path), f"holds 'mvit_video.model.mvit.MViT', {CODE}"),
-    "a builtin": (lambda path: torch.save(Impostor(exec, "1"), path), f"holds 'exec', {CODE}"),
+    "a whole network": (lambda path: torch.save(tiny_video(), path), f"contains 'mvit_video.model.mvit.MViT', {CODE}"),
+    "a builtin": (lambda path: torch.save(Impostor(exec, "1"), path), f"contains 'exec', {CODE}"),
     "arrays of numpy": (
         lambda path: plain_pickle({"conv1_w": np.ones(3)}, path, 2),
-        "holds 'numpy",
+        "contains 'numpy",
     ),
     "TorchScript": (lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path), NOT_WEIGHTS),
     "another zip file": (lambda path: zipfile.ZipFile(path, "w").writestr("notes.txt", "hello"), NOT_WEIGHTS),
@@ -235,7 +235,7 @@ FOREIGN = {
     ),
     "a number of numpy as a weight": (
         lambda path: torch.save({"model_state": trained_state() | {"epoch": np.int64(3)}}, path),
-        "'epoch' is of type NotRead, wanted tensors by name, alone or under 'model_state'",
+        "'epoch' is of type NotRead, expected tensors by name, alone or under 'model_state'",
     ),
 }
 
@@ -260,14 +260,14 @@ def test_a_stand_in_keeps_nothing_of_what_it_stands_for(tmp_path):
     assert all(type(value) is NotRead and not vars(value) for value in content.values())
 
 
-NO_KIND = ", wanted dense weights of float16, bfloat16, float32, float64"
+NO_KIND = ", expected dense weights of float16, bfloat16, float32, float64"
 NOT_WHOLE = "but the file does not hold that many values: save all of them, where the file was made"
 STRANGE = {
-    "8 bits": (lambda value: value.to(torch.float8_e4m3fn), f"'norm.bias' holds float8_e4m3fn, strided{NO_KIND}"),
-    "32-bit integers": (lambda value: value.int(), f"'norm.bias' holds int32, strided{NO_KIND}"),
-    "complex": (lambda value: value.to(torch.complex64), f"'norm.bias' holds complex64, strided{NO_KIND}"),
-    "counts": (lambda value: value.long(), "'norm.bias' holds torch.int64, wanted floating point weights"),
-    "no numbers": (lambda value: value / 0, "'norm.bias' holds NaN or Inf: these weights are of no use"),
+    "8 bits": (lambda value: value.to(torch.float8_e4m3fn), f"'norm.bias' contains float8_e4m3fn, strided{NO_KIND}"),
+    "32-bit integers": (lambda value: value.int(), f"'norm.bias' contains int32, strided{NO_KIND}"),
+    "complex": (lambda value: value.to(torch.complex64), f"'norm.bias' contains complex64, strided{NO_KIND}"),
+    "counts": (lambda value: value.long(), "'norm.bias' contains torch.int64, expected floating point weights"),
+    "no numbers": (lambda value: value / 0, "'norm.bias' contains NaN or Inf: these weights are of no use"),
     "no storage": (lambda value: value.to("meta"), f"'norm.bias' has shape (32,), {NOT_WHOLE}"),
     "one value, spread": (
         lambda value: torch.zeros(1).expand(10**13),

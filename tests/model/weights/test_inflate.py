@@ -45,7 +45,7 @@ def test_mean_puts_an_equal_share_of_the_2d_filter_in_every_tap_and_the_sum_is_t
 def test_an_unknown_inflation_is_refused_for_video_weights_too(tmp_path):
     video = tiny_video()
     torch.save(video.state_dict(), tmp_path / "video.pyth")
-    with pytest.raises(ConfigError, match="inflation 'middle' is unknown: allowed are center and mean"):
+    with pytest.raises(ConfigError, match="inflation 'middle' is unknown: choose from center and mean"):
         load_weights(video, tmp_path / "video.pyth", inflation="middle")
 
 

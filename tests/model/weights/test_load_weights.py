@@ -190,7 +190,7 @@ def without(state, name):
 BROKEN = {
     "code": (
         lambda state: {"model_state": state, "cfg": RunsCode()},
-        "holds 'posix.system', which is code and is never run here: save the weights alone, torch.save",
+        "contains 'posix.system', which is code and is never run here: save the weights alone, torch.save",
     ),
     "missing": (
         lambda state: without(state, "blocks.1.norm1.bias"),
@@ -198,21 +198,21 @@ BROKEN = {
     ),
     "unknown": (
         lambda state: state | {"blocks.0.gamma": torch.ones(1)},
-        r"holds 'blocks.0.gamma', which the network does not have \(0 missing, 1 unknown\)",
+        r"contains 'blocks.0.gamma', which the network does not have \(0 missing, 1 unknown\)",
     ),
     "no class token": (lambda state: without(state, "cls_token"), "lacks 'cls_token'"),
     "half a head": (lambda state: without(state, "head.projection.bias"), "lacks 'head.projection.bias'"),
     "nan": (
         lambda state: state | {"norm.bias": state["norm.bias"] * float("nan")},
-        "'norm.bias' holds NaN or Inf: these weights are of no use",
+        "'norm.bias' contains NaN or Inf: these weights are of no use",
     ),
     "integers": (
         lambda state: state | {"norm.bias": state["norm.bias"].long()},
-        "'norm.bias' holds torch.int64, wanted floating point weights$",
+        "'norm.bias' contains torch.int64, expected floating point weights$",
     ),
     "sparse": (
         lambda state: state | {"norm.bias": state["norm.bias"].to_sparse()},
-        "'norm.bias' holds float32, sparse_coo, wanted dense weights of float16, bfloat16, float32, float64$",
+        "'norm.bias' contains float32, sparse_coo, expected dense weights of float16, bfloat16, float32, float64$",
     ),
     "empty table": (
         lambda state: state | {"blocks.0.attn.rel_pos_h": torch.zeros(0, 16)},
@@ -224,18 +224,18 @@ BROKEN = {
     ),
     "foreign": (
         lambda state: {"conv1.weight": torch.ones(1), "fc.bias": torch.ones(1)},
-        r"holds weights of no network that is known here \(the first is 'conv1.weight'\): known are the names of PySlowFast",
+        r"contains weights of no network that is known here \(the first is 'conv1.weight'\): known are the names of PySlowFast",
     ),
     "beside": (
         lambda state: {"model_state": state, "ema_state": state},
-        "holds 'ema_state' beside 'model_state', which is explained by nothing: known beside the weights are amp_scaler, arch, args",
+        "contains 'ema_state' beside 'model_state', which is explained by nothing: known beside the weights are amp_scaler, arch, args",
     ),
-    "mixed": (lambda state: state | {"epoch": 3}, "'epoch' is of type int, wanted tensors by name"),
-    "a list": (lambda state: list(state.values()), "holds no tensors by name: give a state dict"),
-    "empty": (lambda state: {"model_state": {}}, "holds no tensors by name"),
+    "mixed": (lambda state: state | {"epoch": 3}, "'epoch' is of type int, expected tensors by name"),
+    "a list": (lambda state: list(state.values()), "contains no tensors by name: give a state dict"),
+    "empty": (lambda state: {"model_state": {}}, "contains no tensors by name"),
     "twice": (
         lambda state: state | {"conv_proj.bias": state["norm.bias"], "conv_proj.weight": state["norm.weight"]},
-        r"holds two tensors for 'patch_embed.proj.\w+', one of them is 'conv_proj.\w+'",
+        r"contains two tensors for 'patch_embed.proj.\w+', one of them is 'conv_proj.\w+'",
     ),
 }
 
@@ -267,7 +267,7 @@ def test_a_truncated_file_is_one_sentence(tmp_path, share, zipped):
 
 
 def test_a_file_that_is_no_checkpoint_at_all_is_named(tmp_path):
-    (tmp_path / "x.pyth").write_bytes(b"\xff\xd8\xff\xe0 a picture")
+    (tmp_path / "x.pyth").write_bytes(b"\xff\xd8\xff\xe0 an image")
     (tmp_path / "empty.pyth").write_bytes(b"")
     for name in ("x.pyth", "empty.pyth"):
         with pytest.raises(CheckpointError, match=f"{name}: is neither a PyTorch nor a safetensors file: give a .pth"):

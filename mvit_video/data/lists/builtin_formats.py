@@ -1,10 +1,10 @@
-"""The forms of lists that come with this package, in the order in which they are tried: the last takes what no other has."""
+"""The list formats of this package, in the order in which they are tried; the last one accepts everything."""
 
 from mvit_video.data.lists.class_folders import ClassFolders
 from mvit_video.data.lists.formats import register_list_reader
 from mvit_video.data.lists.frame_lists import FrameList
 from mvit_video.data.lists.official import Hmdb51, Kinetics, Something, Ucf101
-from mvit_video.data.lists.rows import PathLabelRows
+from mvit_video.data.lists.path_label_rows import PathLabelRows
 from mvit_video.data.lists.tables import Table
 
 register_list_reader("hmdb51", Hmdb51())

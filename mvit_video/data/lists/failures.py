@@ -1,17 +1,17 @@
-"""Many videos that are bad for one reason, in one line with their count."""
+"""Bad videos grouped by cause: one line with a count for many videos that fail for the same reason."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-FEW = 3  # videos of one cause that have a line each
+FEW = 3  # videos of one cause that get a line each
 
 
-def by_cause(reasons: Sequence[str]) -> list[list[int]]:
-    """The places of the reasons, those of one cause together where they are more than a few.
+def group_by_cause(reasons: Sequence[str]) -> list[list[int]]:
+    """Group the indices of reasons by cause; up to FEW of one cause stay apart.
 
-    One cause are reasons that differ in numbers and quoted names alone.
+    Reasons that differ only in numbers and quoted names have one cause.
 
-    >>> by_cause(["frame 3 is missing", "no such file", "frame 8 is missing", "frame 5 is missing", "frame 1 is missing"])
+    >>> group_by_cause(["frame 3 is missing", "no such file", "frame 8 is missing", "frame 5 is missing", "frame 1 is missing"])
     [[0, 2, 3, 4], [1]]
     """
     groups: dict[str, list[int]] = {}
@@ -21,24 +21,24 @@ def by_cause(reasons: Sequence[str]) -> list[list[int]]:
     return sorted([*alone, *(group for group in groups.values() if len(group) > FEW)])
 
 
-def in_lines(bad: Iterable[tuple[str, str]]) -> list[str]:
-    """(video, reason) pairs as lines: the reason of one, which may begin with its name, or of many, with the first's name."""
+def summary_lines(bad: Iterable[tuple[str, str]]) -> list[str]:
+    """Summarise (video, reason) pairs in one line per cause; a reason may begin with the video's name."""
     pairs = [(name, reason.removeprefix(f"{name}: ")) for name, reason in bad]
     lines = []
-    for group in by_cause([reason for _, reason in pairs]):
+    for group in group_by_cause([reason for _, reason in pairs]):
         name, reason = pairs[group[0]]
         lines.append(f"{name}: {reason}" if len(group) == 1 else f"{len(group)} videos: {reason}; such as '{name}'")
     return lines
 
 
-class Complaints:
-    """Tells of bad videos while they are found: the first of each cause at once, the others by `end`, as `in_lines` does.
+class FailureReporter:
+    """Reports bad videos as they are found: the first of each cause at once, the others summarised by `end`.
 
     Called with a sentence that begins with the video's name.
     """
 
-    def __init__(self, complain: Callable[[str], None]) -> None:
-        self._complain = complain
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
         self._others: dict[str, list[tuple[str, str]]] = {}
 
     def __call__(self, text: str) -> None:
@@ -47,11 +47,11 @@ class Complaints:
             self._others[_cause(reason)].append((name, reason))
         else:
             self._others[_cause(reason)] = []
-            self._complain(text)
+            self._report(text)
 
     def end(self) -> None:
-        for line in in_lines(pair for others in self._others.values() for pair in others):
-            self._complain(line)
+        for line in summary_lines(pair for others in self._others.values() for pair in others):
+            self._report(line)
 
 
 def _cause(reason: str) -> str:

@@ -1,6 +1,6 @@
-"""Lists of a row for each video: its path and its label, or MMAction's folder, number of frames and label.
+"""Lists with one row per video: path and label, or MMAction's folder, number of frames and label.
 
-What a row can mean in two ways is an error that says how to write it.
+An ambiguous row is an error that shows how to write it.
 """
 
 import os
@@ -11,7 +11,7 @@ from mvit_video.data.lists.formats import Listing, Row
 from mvit_video.data.lists.text import EXCEL_SEPARATOR, read_text
 from mvit_video.errors import AnnotationError
 
-MOST_LETTERS = 10_000  # of a row; a path has 4,096 at most
+MAX_CHARACTERS = 10_000  # of a row; a path has 4,096 at most
 
 _SUFFIX = "|".join(sorted(suffix[1:] for suffix in VIDEO_SUFFIXES))
 _SEPARATED = r"(?:(\s*[,;\t]\s*| +)(.*))?"
@@ -24,7 +24,7 @@ _COUNTED_ROW = re.compile(rf'("?)(\d+)\1[,;\t](?=\S)("?.*\.(?:{_SUFFIX}).*)', re
 
 
 class PathLabelRows:
-    """Rows of a path and a label, with a tab, a comma, a semicolon or the last space between. Takes what no other reader has."""
+    """Rows of a path and a label, separated by a tab, a comma, a semicolon or the last space. Accepts any file."""
 
     def matches(self, path: str) -> bool:
         return True
@@ -41,33 +41,33 @@ class PathLabelRows:
         for number, line in enumerate(lines, 1):
             if not line.strip(',;\t "'):
                 continue
-            if len(line) > MOST_LETTERS:
+            if len(line) > MAX_CHARACTERS:
                 raise AnnotationError(
-                    f"{path}: row {number} has {len(line):,} letters, above the limit of {MOST_LETTERS:,}"
+                    f"{path}: row {number} has {len(line):,} characters, above the limit of {MAX_CHARACTERS:,}"
                 )
             row, raw_frames = _row(number, line, f"{path}: row {number}")
             counted.add(raw_frames)
             if len(counted) > 1:
                 raise AnnotationError(
-                    f"{path}: row {number} is '{line}', but either all rows or none are `folder num_frames label`: "
-                    "put a path that ends in a number into quotation marks"
+                    f"{path}: row {number} is '{line}', but either all rows or none must be `folder num_frames label`: "
+                    "quote a path that ends in a number"
                 )
             rows.append(row)
         if not rows:
-            raise AnnotationError(f"{path}: holds no videos, wanted rows of `path label`")
+            raise AnnotationError(f"{path}: contains no videos, expected rows of `path label`")
         return Listing(rows, notes=notes)
 
 
 def is_video_path(text: str) -> bool:
-    """Whether a text ends as the names of videos do."""
+    """Whether a text ends in a video suffix."""
     return os.path.splitext(text)[1].lower() in VIDEO_SUFFIXES
 
 
 def label_text(text: str, mark: str, where: str) -> str:
-    """Several numbers come back with `;` between. Signs do that too, except where they separate columns (`mark`)."""
+    """Normalise several numeric labels to `;` between them; `mark`, the column separator, does not separate labels."""
     mark = next((sign for sign in ",;\t" if sign in mark), "")
     text = text.strip()
-    if mark:  # empty columns behind the label
+    if mark:  # empty columns after the label
         text = re.sub(rf'(?:\s*{mark}\s*(?:"")?)+$', "", text)
     quoted = len(text) > 1 and text[0] == text[-1] == '"'
     text = text[1:-1].replace('""', '"').strip() if quoted else text
@@ -77,19 +77,19 @@ def label_text(text: str, mark: str, where: str) -> str:
     signs = set(re.findall(r"[,;]", text))
     if len(signs) != 1 or (mark in signs and not quoted):
         raise AnnotationError(
-            f"{where} has '{text}' after the path, which may be several labels or another column and a label: "
+            f"{where} has '{text}' after the path, which may be several labels, or another column and a label: "
             f"write several labels as {';'.join(numbers) if mark != ';' else ','.join(numbers)}"
         )
     return ";".join(numbers)
 
 
 def _is_header(line: str) -> bool:
-    """`path label` and the like, but not a video whose class is called label."""
+    """Whether a line is a header such as `path label`, and not a video whose class is called label."""
     return bool(_HEADER.fullmatch(line)) and not _VIDEO_ROW.fullmatch(line) and "/" not in line
 
 
 def _leave_out_counts(lines: list[str], place: str, root: str) -> tuple[str, ...]:
-    """Take away a first column that counts all rows from 0, as pandas writes one, unless a file is really called so."""
+    """Drop a first column that numbers the rows from 0, as pandas writes it, unless a file really has that name."""
     rows = [(number, _COUNTED_ROW.fullmatch(line)) for number, line in enumerate(lines) if line]
     if len(rows) < 2 or any(not match or int(match[2]) != count for count, (_, match) in enumerate(rows)):
         return ()
@@ -98,11 +98,11 @@ def _leave_out_counts(lines: list[str], place: str, root: str) -> tuple[str, ...
         return ()
     for number, match in rows:
         lines[number] = match[3] if match else ""
-    return (f"{place}: its first column counts the rows and is left out",)
+    return (f"{place}: its first column numbers the rows and is ignored",)
 
 
 def _row(number: int, line: str, where: str) -> tuple[Row, bool]:
-    """A line's row, and whether it has a number of frames."""
+    """Parse a line; also return whether it has a number of frames."""
     raw_frames = None
     if line[0] == '"':
         path, mark, label = _quoted(line, where)
@@ -119,7 +119,7 @@ def _row(number: int, line: str, where: str) -> tuple[Row, bool]:
 def _quoted(line: str, where: str) -> tuple[str, str, str]:
     match = _QUOTED_ROW.fullmatch(line)
     if not match:
-        raise AnnotationError(f"{where} is '{line}', where the path's quotation mark does not end before a separator")
+        raise AnnotationError(f"{where} is '{line}', where the quoted path is not closed before a separator")
     return match[1].replace('""', '"'), match[2] or "", match[3] or ""
 
 
@@ -130,7 +130,7 @@ def _split(line: str, where: str) -> tuple[str, str, str]:
     last = path.rpartition(mark)[2].strip()
     if mark != " " and (last.isdigit() or re.fullmatch(r".*\s\d+(,\d+)+", line)):
         raise AnnotationError(
-            f"{where} is '{line}', which can be read in two ways: "
+            f"{where} is '{line}', which is ambiguous: "
             'write several labels as 3;17, and a path with commas or spaces and numbers as "path"'
         )
     return (path, mark, label) if path.strip() else (line, "", "")
@@ -139,6 +139,6 @@ def _split(line: str, where: str) -> tuple[str, str, str]:
 def _check_raw_frames(line: str, path: str, where: str) -> None:
     if path.rpartition(" ")[2].isdigit():
         raise AnnotationError(
-            f"{where} is '{line}', with more numbers than `folder num_frames label` has: write several labels as 3;17 "
+            f"{where} is '{line}', which has more numbers than `folder num_frames label`: write several labels as 3;17 "
             "(lists with an offset column are not read)"
         )

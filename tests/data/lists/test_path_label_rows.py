@@ -64,11 +64,11 @@ def test_class_names_with_spaces_follow_a_video_path(tmp_path):
     [
         ("a.mp4,3,1", "row 2 has '3,1' after the path, .* write several labels as 3;1"),
         ("a.mp4 120 5", "row 2 has '120 5' after the path, .* write several labels as 120;5"),
-        ("folder,3,1", r"row 2 is 'folder,3,1', which can be read in two ways: write several labels as 3;17"),
-        ("clip 01,3", "row 2 is 'clip 01,3', which can be read in two ways"),
-        ('"a.mp4,3', "row 2 is '\"a.mp4,3', where the path's quotation mark does not end"),
-        ("a.mp4 3;x", "row 2 has the label 'x', wanted a whole number from 0"),
-        ("a.mp4 3;", "row 2 is 'a.mp4', wanted a path and a label"),
+        ("folder,3,1", r"row 2 is 'folder,3,1', which is ambiguous: write several labels as 3;17"),
+        ("clip 01,3", "row 2 is 'clip 01,3', which is ambiguous"),
+        ('"a.mp4,3', "row 2 is '\"a.mp4,3', where the quoted path is not closed"),
+        ("a.mp4 3;x", "row 2 has the label 'x', expected a whole number from 0"),
+        ("a.mp4 3;", "row 2 is 'a.mp4', expected a path and a label"),
     ],
 )
 def test_what_can_mean_two_things_is_an_error_with_its_cure(tmp_path, row, message):
@@ -92,8 +92,8 @@ def test_raw_frame_lists_give_folders(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("dir 163 1 3\n", "row 1 is 'dir 163 1 3', with more numbers than `folder num_frames label` has"),
-        ("dir 163 1\nwalk 3\n", "row 2 is 'walk 3', but either all rows or none are `folder num_frames label`"),
+        ("dir 163 1 3\n", "row 1 is 'dir 163 1 3', which has more numbers than `folder num_frames label`"),
+        ("dir 163 1\nwalk 3\n", "row 2 is 'walk 3', but either all rows or none must be `folder num_frames label`"),
         ("walk 3\nwalk 01 3\n", "row 2 is 'walk 01 3', but either all rows or none"),
     ],
 )
@@ -118,15 +118,15 @@ def test_a_frame_list_gives_folders_with_all_labels_of_their_frames(tmp_path):
     [
         (
             "0002 1 1 elsewhere/2.jpg 0",
-            r"row 5 has the frame 'elsewhere/2.jpg' of '0002', wanted all .* \('charades/0002'",
+            r"row 5 has the frame 'elsewhere/2.jpg' of '0002', expected all .* \('charades/0002'",
         ),
         (
             "0003 1 0 loose.jpg 0",
-            "row 5 has the frame 'loose.jpg' of '0003', wanted all frames of a video in one folder",
+            "row 5 has the frame 'loose.jpg' of '0003', expected all frames of a video in one folder",
         ),
-        ("0003 1 0", "row 5 has 3 fields, wanted original_vido_id video_id frame_id path labels"),
+        ("0003 1 0", "row 5 has 3 fields, expected original_vido_id video_id frame_id path labels"),
         (b"0003 1 0 a/\xff.jpg 0", "is not UTF-8 text after row"),
-        ("0003 1 0 a/1.jpg x", "row 5 has the label 'x', wanted a whole number"),
+        ("0003 1 0 a/1.jpg x", "row 5 has the label 'x', expected a whole number"),
     ],
 )
 def test_wrong_rows_of_a_frame_list_are_named(tmp_path, row, message):
@@ -145,7 +145,7 @@ def test_a_first_row_whose_class_is_called_label_is_no_header(tmp_path, first):
 @pytest.mark.parametrize("label", ["-1", "+3", "1.0"])
 def test_numbers_as_class_names_are_read_as_they_stand(tmp_path, label):
     with pytest.raises(
-        AnnotationError, match=f"row 1 has the label '{re.escape(label)}', wanted a whole number from 0"
+        AnnotationError, match=f"row 1 has the label '{re.escape(label)}', expected a whole number from 0"
     ):
         read(tmp_path, f"a.mp4\t{label}\n", classes=[str(number) for number in range(20)])
 
@@ -177,8 +177,8 @@ def test_class_folders_are_read_to_the_bottom_and_say_what_they_leave_out(tmp_pa
         f"videos/{path}" for path in ("jump/a.mp4", "jump/deep/c.flv", "run/d.OGV", "run/linked/g.mp4")
     ]
     assert videos.notes == (
-        f"{tmp_path}/videos: left out: 2 files that are no videos by their names, such as 'jump/notes.txt'; "
-        "1 link to a folder that is already among them, 'run/round'; 1 video beside the class folders, 'f.mp4'",
+        f"{tmp_path}/videos: skipped 2 files without a video suffix, such as 'jump/notes.txt'; "
+        "1 link to a folder that is already included, 'run/round'; 1 video outside the class folders, 'f.mp4'",
     )
 
 
