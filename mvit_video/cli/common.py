@@ -33,6 +33,16 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 ...")
 
 
+def add_precision(parser: argparse.ArgumentParser, default: str | None = "auto", what: str = "of the network") -> None:
+    usual = "auto" if default else "evaluation.precision"
+    parser.add_argument(
+        "--precision",
+        default=default,
+        metavar="NAME",
+        help=f"{what}: fp32, bf16, fp16, or auto, bf16 on GPUs that have it, else fp32 (default: {usual})",
+    )
+
+
 def add_output(parser: argparse.ArgumentParser, what: str, required: bool = True) -> None:
     parser.add_argument("--output", required=required, metavar="DIR", help=f"folder for {what}")
     parser.add_argument("--overwrite", action="store_true", help="delete what an earlier call left there")
