@@ -82,7 +82,9 @@ def _verify_plan(arguments: argparse.Namespace):
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/demo/motion.yaml")
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG", help="a YAML file, or a name that `mvit-video configs` lists"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file's")
     parser.add_argument(
         "--annotations", metavar="FILE", help="a list of videos instead of CONFIG, as data.train takes it"

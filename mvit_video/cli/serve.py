@@ -2,7 +2,7 @@
 
 import argparse
 
-from mvit_video.cli.common import add_checkpoint, add_device, at_least_one, complain, say
+from mvit_video.cli.common import add_checkpoint, add_device, add_precision, at_least_one, complain, say
 from mvit_video.errors import ConfigError
 
 
@@ -18,7 +18,7 @@ def serve(arguments: argparse.Namespace) -> int:
     limits = Limits(arguments.max_megabytes * 10**6, float(arguments.max_seconds), arguments.queue)
     host, port = arguments.host, arguments.port
     with bound(host, port) as place:
-        predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device)
+        predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, precision=arguments.precision)
         if host not in LOCAL:
             complain(f"--host {host} opens the page to everyone who can reach this machine, without a password")
         name = f"[{host}]" if ":" in host else host
@@ -40,6 +40,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--queue", type=at_least_one, default=4, metavar="N", help="videos in work and waiting at a time (default: 4)"
     )
+    add_precision(parser)
     add_device(parser)
 
 
