@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """KEY=VALUE words may stand anywhere, also behind options, where argparse alone does not take them."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(words)
@@ -75,7 +75,7 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb. Errors that a user can cause are one line on stderr and exit code 1; usage errors are 2, a graceful stop is 75."""
-    arguments = _parse(words)
+    arguments = parse(words)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ODD_BYTES)
