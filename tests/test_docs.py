@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import REPOSITORY
 
-from mvit_video import cli
+from mvit_video import build_model, cli
 from mvit_video.config.load import config_from_dict
 from mvit_video.config.shipped import config_file
 
@@ -84,3 +85,17 @@ def test_the_site_is_built_without_a_warning_and_holds_every_page(tmp_path):
     assert "TrainResult" in (tmp_path / "api/index.html").read_text()
     outside = re.compile(r"<(?:script|link|img)[^>]+(?:src|href)=\"https?://")
     assert not [page for page in tmp_path.rglob("*.html") if outside.search(page.read_text())]
+
+
+def test_examples_in_docstrings_become_code_with_their_results_as_comments():
+    pytest.importorskip("griffe")
+    from docs_examples import with_code
+
+    text = "What it does.\n\n>>> for x in y:  # doctest: +SKIP\n...     print(x)\n1\n\nMore."
+    assert with_code(text) == "What it does.\n\n```python\nfor x in y:\n    print(x)\n# 1\n```\n\nMore."
+
+
+def test_every_network_is_an_entry_point_of_torch_hub():
+    for name in ("mvitv2_nano_8x3", "pvt_v2_b0_16x4"):
+        model = torch.hub.load(str(REPOSITORY), name, source="local", num_classes=3)
+        assert isinstance(model, type(build_model(name))) and model.num_classes == 3
