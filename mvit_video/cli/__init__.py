@@ -81,7 +81,9 @@ def main(words: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors=ODD_BYTES)
     try:
         load_plugins(arguments.plugin)
-        return arguments.run(arguments)
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
     except Interrupted as reason:
         say(str(reason))
         return reason.exit_code
@@ -100,5 +102,17 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _os_error(reason: OSError) -> str:
-    where = f"{Path(os.fsdecode(reason.filename))}: " if reason.filename else ""
-    return f"{where}{reason.strerror or reason}"
+    where = str(Path(os.fsdecode(reason.filename))) if reason.filename else ""
+    if not where and not _takes_output():
+        where = "standard output"
+    return f"{where}: {reason.strerror or reason}" if where else reason.strerror or str(reason)
+
+
+def _takes_output() -> bool:
+    """Whether standard output takes what was printed; where it does not, the rest is given up, as it would fail at the end again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True

@@ -61,7 +61,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default=DEFAULT_CHECKPOINT,
         metavar="FILE",
-        help="a file, an address, or a name that `mvit-video models` lists "
+        help="a file, an address, hf://OWNER/NAME, or a name that `mvit-video models` lists "
         f"(default: {DEFAULT_CHECKPOINT}, which is fetched once)",
     )
 

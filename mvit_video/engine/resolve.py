@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mvit_video.config.load import load_config
+from mvit_video.config.load import config_from_dict, load_config
 from mvit_video.config.schema import Config
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.selection import training_lists
@@ -35,6 +35,7 @@ from mvit_video.model.precision import resolve_precision
 from mvit_video.model.registry import model_arguments, model_entry
 from mvit_video.model.weights.auto import with_network_of_weights
 from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.hub import is_hub, pinned
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def resolve(
     if goes_on(folder, resume):
         load_config(folder / SETTINGS)  # raises where a plugin is missing, before anything asks for what it registers
         config = with_lists_of(folder, config)
-    config = with_plugins(with_network_of_weights(config))
+    config = with_plugins(
+        with_network_of_weights(_with_pinned_weights(config, folder if goes_on(folder, resume) else None))
+    )
     model_arguments(
         config.model.name, **config.model.arguments
     )  # raises for one that is unknown, before a list is read
@@ -108,6 +111,21 @@ def resolve(
     return ResolvedRun(
         folder, resume, overwrite, config, device, precision, train, val, card, per_epoch, last_step, state
     )
+
+
+def _with_pinned_weights(config: Config, resumed: Path | None) -> Config:
+    """The configuration with the commit of weights from the Hub, so that the run's record names what it started from.
+
+    A resumed run keeps its commit, though the Hub may have a newer one.
+    """
+    weights = config.model.weights
+    if weights is None or not is_hub(weights):
+        return config
+    recorded = load_config(resumed / SETTINGS).model.weights if resumed is not None else None
+    kept = recorded if recorded is not None and recorded.startswith(f"{weights}@") else None
+    tree = config.model_dump(exclude_unset=True)
+    tree["model"]["weights"] = kept or pinned(weights)
+    return config_from_dict(tree, "settings")
 
 
 def _tell_notes(folder: Path, lists: list[VideoList], say: Callable[[str], None]) -> None:

@@ -35,7 +35,6 @@ def timeline_figure(
     figure, (film, lane, curve) = new_figure(
         11.0, 5.4, rows=3, height_ratios=[1.1, 0.55 * len(lanes), 1.6], sharex=True
     )
-    _film(film, frames if len(frames) else timeline.film, timeline.seconds)
     for row, (_, segments) in enumerate(lanes):
         for segment in segments:
             _bar(lane, row, segment, colours.get(segment.label, OTHERS), timeline.seconds)
@@ -46,6 +45,9 @@ def timeline_figure(
     if any(segment.label not in colours for _, segments in lanes for segment in segments):
         curve.plot([], [], color=OTHERS, linewidth=6, label="others")
     _axis(curve, timeline.seconds)
+    film.set(yticks=[], ylabel="frames", ylim=(0, 1))
+    figure.draw_without_rendering()  # lays it out, so that the size of a frame's place is known
+    _film(film, frames if len(frames) else timeline.film, timeline.seconds)
     return figure
 
 
@@ -76,13 +78,21 @@ def _colours(segments: Sequence[Segment]) -> dict[str, str]:
 
 
 def _film(axes, frames: Sequence[np.ndarray], seconds: float) -> None:
-    """Frames side by side over the whole time axis, each over the seconds around its own moment."""
+    """Frames side by side over the whole time axis, each over the seconds around its own moment, cut to its place's shape."""
     step = seconds / max(len(frames), 1)
+    box = axes.get_window_extent()
     for place, frame in enumerate(frames):
-        axes.imshow(frame, extent=(place * step, (place + 1) * step, 0, 1), aspect="auto")
-    axes.set_yticks([])
-    axes.set_ylabel("frames")
-    axes.set_ylim(0, 1)
+        shown = cut_to(frame, box.width / len(frames) / box.height)
+        axes.imshow(shown, extent=(place * step, (place + 1) * step, 0, 1), aspect="auto")
+    axes.set(ylim=(0, 1), xlim=(0, seconds))
+
+
+def cut_to(frame: np.ndarray, aspect: float) -> np.ndarray:
+    """The middle of a frame, uint8 (H, W, 3), of the shape width / height = `aspect`."""
+    height, width = frame.shape[:2]
+    rows, columns = min(round(width / aspect), height), min(round(height * aspect), width)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return frame[top : top + max(rows, 1), left : left + max(columns, 1)]
 
 
 def _bar(axes, row: int, segment: Segment, colour: str, seconds: float) -> None:
@@ -115,7 +125,7 @@ def heat_figure(explanation: Explanation, numbers: Sequence[int], frames: Sequen
     for axis in axes.flat:
         axis.axis("off")
     clip = explanation.clip_at(numbers[0])
-    title = f"what speaks for '{explanation.label}' (score {clip.score:.2f} in this clip)"
+    title = f"Evidence for '{explanation.label}' (score {clip.score:.2f} in this clip)"
     figure.suptitle(title, fontsize=11, x=0.01, ha="left", parse_math=False)
     figure.colorbar(ScalarMappable(cmap=HEAT), ax=axes, shrink=0.8, pad=0.01, label="heat")
     return figure

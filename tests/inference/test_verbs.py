@@ -287,7 +287,7 @@ def test_a_timeline_leaves_its_files_which_agree(run, few_videos, tmp_path):
 def test_an_explanation_leaves_its_files(run, few_videos, tmp_path):
     words = ("explain", few_videos / "val/00000.mp4", "--output", tmp_path / "out", "--label", "moving up")
     code, _, err = run(*words)
-    assert code == 0 and "what speaks for 'moving up' is in" in err
+    assert code == 0 and "the evidence for 'moving up' is in" in err
     assert {file.name for file in (tmp_path / "out").iterdir()} == set(EXPLAIN_FILES)
     written = json.loads((tmp_path / "out/explain.json").read_text())
     assert written["label"] == "moving up" and len(written["predictions"]) == 5

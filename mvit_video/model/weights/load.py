@@ -19,6 +19,7 @@ from mvit_video.model.relative_position import resample_table
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
 from mvit_video.model.weights.files import check_whole, read_checkpoint, read_tensors
 from mvit_video.model.weights.formats import head_names, known_formats, to_ours
+from mvit_video.model.weights.hub import hub_file, is_hub
 from mvit_video.model.weights.inflate import INDEX_TABLE, VALUE_FILTER, check_inflation, inflate, is_image
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
 
@@ -135,6 +136,10 @@ def unchecked_weights(source: str | Path) -> Weights:
 def checkpoint_file(source: str | Path) -> Path:
     """The file on this machine of a path, an address or a name of the zoo. A download that is no weights is not kept."""
     name = str(source)
+    if is_hub(name):
+        file = hub_file(name)
+        check_whole(file, name)
+        return file
     place = ZOO[name].url if name in ZOO and not Path(name).is_file() else name
     try:
         return local_file(place, CheckpointError, check=lambda file: check_whole(file, place))
