@@ -48,6 +48,14 @@ def add_output(parser: argparse.ArgumentParser, what: str, required: bool = True
     parser.add_argument("--overwrite", action="store_true", help="delete what an earlier call left there")
 
 
+def add_shard(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help=f"do the Ith of N parts of {what}, for `mvit-video merge`: one part on each machine",
+    )
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",

@@ -14,6 +14,7 @@ from PIL import Image
 from mvit_video.figures import legend_as_named, new_figure
 from mvit_video.inference.explain import Explanation
 from mvit_video.inference.timeline import Segment, Timeline
+from mvit_video.report.strips import middles
 
 HEAT = "turbo"
 STRONGEST = 0.85  # share of the colour at full heat, the rest is the frame
@@ -78,12 +79,16 @@ def _colours(segments: Sequence[Segment]) -> dict[str, str]:
 
 
 def _film(axes, frames: Sequence[np.ndarray], seconds: float) -> None:
-    """Frames side by side over the whole time axis, each over the seconds around its own moment, cut to its place's shape."""
-    step = seconds / max(len(frames), 1)
+    """As many frames side by side as the axes have room for, each in the middle of the time around its own moment."""
     box = axes.get_window_extent()
-    for place, frame in enumerate(frames):
-        shown = cut_to(frame, box.width / len(frames) / box.height)
-        axes.imshow(shown, extent=(place * step, (place + 1) * step, 0, 1), aspect="auto")
+    height, width = frames[0].shape[:2] if len(frames) else (1, 1)
+    room = box.width / box.height * height / width  # frames of their own shape
+    count = max(min(round(room), len(frames)), 1)
+    step, shown = seconds / count, min(seconds / room, seconds / count)
+    for place, number in enumerate(middles(len(frames), count) if len(frames) else ()):
+        middle = (place + 0.5) * step
+        frame = cut_to(frames[number], shown / seconds * box.width / box.height)
+        axes.imshow(frame, extent=(middle - shown / 2, middle + shown / 2, 0, 1), aspect="auto")
     axes.set(ylim=(0, 1), xlim=(0, seconds))
 
 

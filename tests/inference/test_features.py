@@ -13,8 +13,9 @@ from mvit_video.data.lists.read import read_videos
 from mvit_video.data.video.source import VideoFiles
 from mvit_video.errors import ConfigError
 from mvit_video.inference import features
-from mvit_video.inference.features import Task, extract_features, weights_digest
+from mvit_video.inference.features import Task, extract_features
 from mvit_video.inference.predictor import Predictor
+from mvit_video.model.weights.fingerprint import weights_digest
 
 FILES = ["features-00000.npz", "features-00001.npz", "features-00002.npz", "features.json", "index.csv"]
 

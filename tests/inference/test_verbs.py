@@ -360,8 +360,14 @@ def test_an_output_that_cannot_be_made_is_told_before_the_work(run, few_videos, 
     [
         (["predict"], "predict takes videos, folders, patterns or -"),
         (["predict", "a.mp4", "--stream", "-"], "predict takes videos, folders, patterns or -"),
-        (["predict", "a.mp4", "--timeline"], "--timeline and --output DIR, where it is written, need each other"),
-        (["predict", "a.mp4", "--output", "x"], "--timeline and --output DIR, where it is written, need each other"),
+        (
+            ["predict", "a.mp4", "--timeline"],
+            "--timeline or --shard, and --output DIR, where it is written, need each other",
+        ),
+        (
+            ["predict", "a.mp4", "--output", "x"],
+            "--timeline or --shard, and --output DIR, where it is written, need each other",
+        ),
         (["predict", "--stream", "-", "--format", "csv"], "--stream writes JSON lines only"),
         (["predict", "--stream", "-", "--top", "3"], "--stream writes JSON lines only, of the best label"),
         (["predict", "a.mp4", "--timeline", "--output", "x", "--json"], "leave out --format, --json and --top"),

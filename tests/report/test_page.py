@@ -80,7 +80,7 @@ def test_strips_show_every_frame_and_caption():
     strips = [(np.full((5, 20, 30, 3), 40 * row, np.uint8), f"video {row}") for row in range(3)]
     figure = figures.frame_strips(strips)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["video 0", "video 1", "video 2"]
-    assert figure.axes[1].images[0].get_array().shape == (20, 5 * 32, 3)
+    assert figure.axes[1].images[0].get_array().shape == (20, 5 * 32, 4)
 
 
 def test_names_in_pictures_are_no_formulas_and_none_is_left_out():
