@@ -12,7 +12,7 @@ from mvit_video.data.lists.checks import MISSING, missing_text
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.selection import has_held_out_list
 from mvit_video.engine.checkpoint import VALIDATION
-from mvit_video.engine.distributed import is_first, joined_processes
+from mvit_video.engine.distributed import is_rank_zero, process_group
 from mvit_video.engine.hooks.records import METRICS
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.resolve import ResolvedRun, resolve
@@ -94,7 +94,7 @@ def train(
     if resume and overwrite:
         raise ConfigError("resume goes on with a run and overwrite deletes it: choose one of them")
     settings = with_overrides(config, overrides)
-    with joined_processes(), alone_in(output, say) if is_first() else nullcontext():
+    with process_group(), alone_in(output, say) if is_rank_zero() else nullcontext():
         run = resolve(settings, Path(output), choose_device(device), say, resume, overwrite)
         check_evaluation(run.config)
         train_run(run, lambda videos: validator(videos, run.config, run.device), say)
@@ -119,7 +119,7 @@ def _evaluate_weights(run: ResolvedRun, file: Path, folder: Path, say: Say) -> E
     config = load_config(run.folder / SETTINGS)  # which names the lists that the run was trained on
     task = evaluation_task(config, str(file), run.device)
     result = task.run()
-    if not is_first():
+    if not is_rank_zero():
         return result
     numbers, views = result.accuracies, str(task.protocol)
     measured = Measured(protocol=views, num_videos=len(task.videos), list=task.videos.source, percent=numbers)
@@ -162,10 +162,10 @@ def evaluate(
     CheckpointError; a video that cannot be decoded counts as wrong, and is in the result.
     """
     settings = with_network_of_weights(with_overrides(config, overrides))
-    with joined_processes(), alone_in(output, say) if is_first() and output is not None else nullcontext():
+    with process_group(), alone_in(output, say) if is_rank_zero() and output is not None else nullcontext():
         task = evaluation_task(settings, str(checkpoint), choose_device(device), protocol, frames, resolution)
         folder = None
-        if is_first():
+        if is_rank_zero():
             for note in task.videos.notes:
                 say(f"note: {note}")
             folder = _opened(output, task.videos, overwrite) if output is not None else None

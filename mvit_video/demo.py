@@ -29,7 +29,7 @@ from mvit_video.paths import fresh_folder, write_json, write_whole
 from mvit_video.report.evaluation_page import confusion_section
 from mvit_video.report.page import Number, Report, Section
 from mvit_video.report.render import timeline_figure
-from mvit_video.report.strips import middles
+from mvit_video.report.strips import part_middles
 
 NUM_TRAIN, NUM_VAL = 768, 160
 SHUFFLES = 4
@@ -168,4 +168,4 @@ def _strip(folder: Path, name: str, true: str, prediction: dict) -> tuple[np.nda
 def _film(path: Path, count: int = 8) -> np.ndarray:
     """Frames from the middles of `count` equal parts of a video."""
     with open_reader(path) as reader:
-        return reader.frames(middles(len(reader), count))
+        return reader.frames(part_middles(len(reader), count))

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.locks import locked
-from mvit_video.paths import remove_unfinished, unfinished, write_whole
+from mvit_video.paths import file_sha256, remove_unfinished, unfinished, write_whole
 from mvit_video.printable import printable
 
 CACHE_VARIABLE = "MVIT_VIDEO_CACHE"
@@ -171,20 +171,12 @@ def digest_file(place: Path) -> Path:
     return place.with_name(place.name + ".sha256")
 
 
-def sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def known_sha256(file: Path) -> str:
-    """`sha256`, taken once in this process of a file that has not changed since."""
+    """`file_sha256`, computed once per process while the file does not change."""
     found = file.stat()
     key = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
     if key not in _digests:
-        digest = sha256(file)
+        digest = file_sha256(file)
         if found.st_mtime + SETTLED_SECONDS > time.time():
             return digest
         _digests[key] = digest

@@ -1,6 +1,7 @@
 """Files and folders that are written: whole or not at all, and nothing over what the user did not name."""
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -141,3 +142,9 @@ def remove_unfinished(folder: Path, name: str = "") -> None:
 def write_json(path: str | Path, content: object) -> None:
     """`content` as JSON with non-ASCII names left readable; whole or not at all. NaN is refused: JSON has none."""
     write_whole(path, json_text(content, indent=2) + "\n")
+
+
+def file_sha256(file: Path) -> str:
+    """sha256 of a file's content, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

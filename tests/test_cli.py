@@ -215,7 +215,7 @@ def test_debug_shows_the_traceback(few_videos):
         (["train", DEMO, "--output", "x", "--speed"], "unrecognized arguments: --speed"),
         (
             ["train", DEMO, "--output", "x", "--resume", "auto", "--overwrite"],
-            "--resume and --overwrite exclude each other",
+            "--resume and --overwrite cannot be combined",
         ),
         (["predict", "a.mp4", "--checkpoint", "c", "--top", "0"], "'0' is not a whole number from 1"),
     ],

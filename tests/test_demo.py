@@ -45,7 +45,7 @@ def test_a_demonstration_that_is_asked_to_stop_ends_with_75_and_does_not_speak_o
 
 def test_a_stopped_demonstration_is_a_sentence_and_exit_code_75(tmp_path, monkeypatch, capsys):
     def stopped(*words, **more):
-        raise Interrupted("SIGTERM: the same command with --resume auto goes on")
+        raise Interrupted("SIGTERM: run the same command with --resume auto to continue")
 
     monkeypatch.setattr(demo, "write_dataset", lambda *words, **more: None)
     monkeypatch.setattr(demo, "train", stopped)

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from mvit_video.cli.common import add_config, add_output, at_least_one, complain, print_rows, say
+from mvit_video.cli.common import add_config, add_output, at_least_one, print_error, print_rows, say
 from mvit_video.errors import ConfigError
 
 
@@ -29,9 +29,9 @@ def _add_demo_data(parser: argparse.ArgumentParser) -> None:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """Decode every video of a dataset, wholly, and name the bad ones: missing, damaged, cut short, not a video, hanging.
+    """Decode every video of a dataset completely, and list the bad ones: missing, damaged, truncated, not a video, hanging.
 
-    Exit code 1 if any is bad. With CONFIG, all videos of data.train, data.val and data.test.
+    Exits with 1 if any is bad. With CONFIG, checks all videos of data.train, data.val and data.test.
     """
     from mvit_video.data.lists.failures import group_by_cause
     from mvit_video.data.prepare import verify
@@ -39,42 +39,43 @@ def verify(arguments: argparse.Namespace) -> int:
     from mvit_video.progress import progress_bar
 
     output = output_file(arguments.json) if arguments.json else None
-    lists, plan = _verify_plan(arguments)
+    lists, plan = _videos_to_verify(arguments)
     for note in (note for videos in lists for note in videos.notes):
         say(f"note: {note}")
-    odd: list[tuple[str, str]] = []
+    warnings: list[tuple[str, str]] = []
     with progress_bar("verifying", verify.num_files(lists)) as bar:
-        result = verify.verify(lists, plan, bar.advance, lambda path, note: odd.append((path, note)))
+        result = verify.verify(lists, plan, bar.advance, lambda path, note: warnings.append((path, note)))
     if output:
         write_json(output, result)
     if result["bad"]:
         groups = group_by_cause([bad["reason"] for bad in result["bad"]])
         rows = [_bad_row([result["bad"][place] for place in group]) for group in groups]
         print_rows("bad videos", ("video", "row", "seconds", "reason"), rows, (1, 2))
-    if odd:
-        print_rows("odd, and read all the same", ("video", "note"), odd, ())
-    say(f"{len(result['bad'])} of {result['num_videos']} videos are bad")
+    if warnings:
+        print_rows("readable, with warnings", ("video", "note"), warnings, ())
+    count = len(result["bad"])
+    say(f"{count} bad video{'' if count == 1 else 's'} of {result['num_videos']}")
     return 1 if result["bad"] else 0
 
 
 def _bad_row(bad: list[dict]) -> tuple[str, str, str, str]:
-    """A bad video, or many with one cause: how many, and the first of them."""
+    """Table row of a bad video, or of many with one cause."""
     first = bad[0]
     name = first["path"] if len(bad) == 1 else f"{len(bad)} videos, the first is {first['path']}"
     return name, str(first["row"]), f"{sum(one['seconds'] for one in bad):.1f}", first["reason"]
 
 
-def _verify_plan(arguments: argparse.Namespace):
-    """The lists of the configuration or of --annotations, and how their videos are decoded."""
+def _videos_to_verify(arguments: argparse.Namespace):
+    """Lists of the configuration or of --annotations, and how to decode their videos."""
     from mvit_video.config.load import load_config
     from mvit_video.data.lists.read import annotated_list
     from mvit_video.data.prepare.verify import Decoding, lists_of
 
     if (arguments.config is None) == (arguments.annotations is None):
-        raise ConfigError("expected either a CONFIG or --annotations with --root, to know which videos to verify")
+        raise ConfigError("expected either a CONFIG, or --annotations with --root")
     if arguments.annotations is not None:
         if arguments.root is None:
-            raise ConfigError("--annotations wants --root too, the folder that its paths are relative to")
+            raise ConfigError("--annotations needs --root, the folder that its paths are relative to")
         videos, _ = annotated_list(arguments.annotations, arguments.root)
         return [videos], Decoding(arguments.root, workers=arguments.workers)
     data = load_config(arguments.config, arguments.overrides).data
@@ -83,59 +84,64 @@ def _verify_plan(arguments: argparse.Namespace):
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/demo/motion.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file's")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override settings of the file")
     parser.add_argument(
-        "--annotations", metavar="FILE", help="a list of videos instead of CONFIG, as data.train takes it"
+        "--annotations", metavar="FILE", help="a list of videos instead of CONFIG, in any format of data.train"
     )
     parser.add_argument("--root", metavar="DIR", help="folder that the paths in --annotations are relative to")
-    parser.add_argument("--workers", type=at_least_one, default=2, help="videos decoded at once (default: 2)")
+    parser.add_argument("--workers", type=at_least_one, default=2, help="videos decoded in parallel (default: 2)")
     parser.add_argument("--json", metavar="FILE", help="write the bad videos with row, reason and seconds to this file")
 
 
 def prepare(arguments: argparse.Namespace) -> int:
-    """Re-encode the videos of a list to a short side of N pixels, so that random clips decode fast; call again to go on."""
+    """Re-encode the videos of a list to a short side of N pixels, so that random clips decode fast; rerun to resume."""
     from mvit_video.data.lists.failures import FailureReporter
     from mvit_video.data.prepare.prepare import BAD, prepare_dataset
 
-    complaints = FailureReporter(complain)
+    reporter = FailureReporter(print_error)
     done = prepare_dataset(
         arguments.annotations,
         arguments.root,
         arguments.output,
         arguments.short_side,
         arguments.workers,
-        complaints,
+        reporter,
         arguments.overwrite,
     )
-    complaints.end()
-    kept = f" ({done.kept} of them by an earlier call)" if done.kept else ""
-    say(f"{done.written + done.kept} videos{kept} with {done.bytes / 1e6:,.1f} MB are in {arguments.output}")
+    reporter.end()
+    kept = f" ({done.kept} of them from an earlier run)" if done.kept else ""
+    say(f"{done.written + done.kept} videos{kept}, {done.bytes / 1e6:,.1f} MB, are in {arguments.output}")
     if done.written + done.kept:
         name = done.list_file.relative_to(arguments.output)
         say(f"train on them with data.root={arguments.output} data.train={name}")
     if done.bad:
-        complain(f"{len(done.bad)} rows have no video, see {Path(arguments.output) / BAD}; the list keeps these rows")
+        print_error(f"{len(done.bad)} rows have no video, see {Path(arguments.output) / BAD}; they stay in the list")
     return 1 if done.bad else 0
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--annotations", required=True, metavar="FILE", help="a list of videos, as data.train takes it")
-    parser.add_argument("--root", required=True, metavar="DIR", help="the folder that the paths in it are relative to")
-    add_output(parser, "the new videos, list and manifest; outside of --root")
+    parser.add_argument(
+        "--annotations", required=True, metavar="FILE", help="a list of videos, in any format of data.train"
+    )
+    parser.add_argument("--root", required=True, metavar="DIR", help="folder that its paths are relative to")
+    add_output(parser, "the new videos, list and manifest; outside --root")
     parser.add_argument("--short-side", type=_even, default=256, metavar="N", help="pixels, even (default: 256)")
     parser.add_argument(
-        "--workers", type=at_least_one, default=os.cpu_count() or 1, help="videos at once (default: cores)"
+        "--workers",
+        type=at_least_one,
+        default=os.cpu_count() or 1,
+        help="videos encoded in parallel (default: number of cores)",
     )
 
 
 def _even(text: str) -> int:
     if at_least_one(text) % 2:
-        raise argparse.ArgumentTypeError(f"'{text}' is odd: H.264 halves the sizes for colours")
+        raise argparse.ArgumentTypeError(f"'{text}' is odd, but H.264 needs an even size")
     return int(text)
 
 
 def benchmark_data(arguments: argparse.Namespace) -> int:
-    """Measure how fast data.train loads, and where the time goes; with --against pytorchvideo in turn with its dataset."""
+    """Measure how fast data.train loads, and where the time goes; with --against pytorchvideo, compare with its dataset."""
     from rich.console import Console
 
     from mvit_video.benchmark.loading import benchmark_loading, loading_tables
@@ -145,7 +151,7 @@ def benchmark_data(arguments: argparse.Namespace) -> int:
     output = output_file(arguments.json) if arguments.json else None
     config = load_config(arguments.config, arguments.overrides)
     result = benchmark_loading(config, arguments.clips, arguments.against, arguments.originals)
-    width = None if sys.stdout.isatty() else 120  # in a file no figure is to be cut
+    width = None if sys.stdout.isatty() else 120  # no truncation in a file
     Console(markup=False, highlight=False, width=width).print(*loading_tables(result), sep="\n")
     if output:
         write_json(output, result)
@@ -155,13 +161,13 @@ def benchmark_data(arguments: argparse.Namespace) -> int:
 def _add_benchmark_data(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
-        "--against", choices=("pytorchvideo",), help="measure its LabeledVideoDataset on the same clips"
+        "--against", choices=("pytorchvideo",), help="also measure its LabeledVideoDataset on the same clips"
     )
     parser.add_argument(
-        "--originals", metavar="DIR", help="the root that data.root was prepared from: measure it as well"
+        "--originals", metavar="DIR", help="the root that data.root was prepared from, to measure it too"
     )
-    parser.add_argument("--clips", type=at_least_one, default=32, help="measured clips of each (default: 32)")
-    parser.add_argument("--json", metavar="FILE", help="write everything to this file")
+    parser.add_argument("--clips", type=at_least_one, default=32, help="clips to measure (default: 32)")
+    parser.add_argument("--json", metavar="FILE", help="write all results to this file")
 
 
 VERBS = (

@@ -1,4 +1,4 @@
-"""Verbs that measure a trained network: evaluate."""
+"""The verb evaluate."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from mvit_video.cli.common import (
     add_config,
     add_device,
     at_least_one,
-    complain,
     overrides,
+    print_error,
     print_rows,
     say,
     show,
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Score every video of data.test (or data.val) over several views; or with --scores compare and fuse two results.
+    """Score every video of data.test (or data.val) over several views; or with --scores, compare and fuse two results.
 
     Writes results.json, scores.npz, per_class.csv, confusion.csv and report.html to --output. Under torchrun the
     processes share the videos.
     """
     if arguments.scores:
         return _compare(arguments)
-    from mvit_video.engine.distributed import joined_processes
+    from mvit_video.engine.distributed import process_group
 
-    with joined_processes():
+    with process_group():
         return _evaluate(arguments)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video import api
     from mvit_video.config.load import load_config
-    from mvit_video.engine.distributed import is_first
+    from mvit_video.engine.distributed import is_rank_zero
     from mvit_video.evaluation.results import REPORT
 
     result = api.evaluate(
@@ -54,18 +54,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         say=say,
     )
-    if is_first():
-        _say_result(arguments, result, Path(arguments.output) / REPORT)
+    if is_rank_zero():
+        _print_result(arguments, result, Path(arguments.output) / REPORT)
     return 0
 
 
-def _say_result(arguments: argparse.Namespace, result: "EvaluationResult", page: Path) -> None:
-    """A line per video that was lost, or for many with one cause, and one for the rest."""
+def _print_result(arguments: argparse.Namespace, result: "EvaluationResult", page: Path) -> None:
+    """Print a line per undecodable video, or per cause, and one for the result."""
     for line in summary_lines((bad.path, f"{bad.reason} ({bad.where})") for bad in result.undecodable):
-        complain(f"{line}: counted as wrong")
+        print_error(f"{line}: counted as wrong")
     views = result.content["protocol"] + (f", frames {arguments.frames}" if arguments.frames != "in-order" else "")
     views += f", at {arguments.resolution} pixels" if arguments.resolution else ""
-    say(f"{_in_a_line(result.content)} of {result.num_videos} videos, {views}; details in {page}")
+    say(f"{_accuracies_text(result.content)} of {result.num_videos} videos, {views}; details in {page}")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -76,7 +76,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     views = arguments.protocol or arguments.resolution or arguments.frames != "in-order"
     if arguments.config or arguments.checkpoint or views:
-        raise ConfigError("--scores takes neither CONFIG nor --checkpoint, --protocol, --frames or --resolution")
+        raise ConfigError("--scores cannot be combined with CONFIG, --checkpoint, --protocol, --frames or --resolution")
     if arguments.output:
         _refuse_input(arguments.scores, Path(arguments.output) / SCORES)
         check_fresh(Path(arguments.output), FILES, arguments.overwrite)
@@ -91,21 +91,21 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_input(inputs: Sequence[str], output: Path) -> None:
-    """ConfigError if writing `output` would destroy what is compared."""
+    """Raise ConfigError if writing `output` would overwrite an input."""
     for path in inputs:
         file = Path(path) / output.name if Path(path).is_dir() else Path(path)
         if file.exists() and output.exists() and file.samefile(output):
-            raise ConfigError(f"{path}: is itself compared, and never written over: choose another --output")
+            raise ConfigError(f"{path}: is an input and is never overwritten: choose another --output")
 
 
-def _in_a_line(result: dict) -> str:
+def _accuracies_text(result: dict) -> str:
     from mvit_video.evaluation.results import NAMES
 
     return ", ".join(f"{name} {result[key]:.2f} %" for key, name in NAMES.items() if key in result)
 
 
 class _InsteadOfConfig(argparse.Action):
-    """--scores: what an evaluation needs is then not wanted."""
+    """--scores, which makes the arguments of an evaluation optional."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         setattr(namespace, self.dest, values)
@@ -129,7 +129,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="FILE",
-        help="a model.safetensors that train has written, a public file, or a name that `mvit-video models` lists",
+        help="a model.safetensors written by train, a public checkpoint, or a name from `mvit-video models`",
     )
     parser.add_argument(
         "--protocol",
@@ -140,13 +140,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--frames",
         default="in-order",
         metavar="ORDER",
-        help="reversed, or shuffled:SEED, to see what the order of a clip's frames is worth (default: in-order)",
+        help="reversed, or shuffled:SEED, to measure how much frame order matters (default: in-order)",
     )
     parser.add_argument(
         "--resolution",
         type=at_least_one,
         metavar="N",
-        help="pixels of the crop's shorter side, other than the checkpoint was trained for",
+        help="shorter side of the crop in pixels, if different from training",
     )
     parser.add_argument(
         "--scores",
@@ -156,10 +156,15 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="instead of CONFIG and --checkpoint: two output folders (or scores.npz) to compare and fuse",
     )
     parser.add_argument(
-        "--weights", nargs=2, type=_weight, default=(1.0, 1.0), metavar=("WA", "WB"), help="of A and B in the fusion"
+        "--weights",
+        nargs=2,
+        type=_weight,
+        default=(1.0, 1.0),
+        metavar=("WA", "WB"),
+        help="weights of A and B in the fusion",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results; with --scores optional")
-    parser.add_argument("--overwrite", action="store_true", help="delete what an earlier call left there")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results; optional with --scores")
+    parser.add_argument("--overwrite", action="store_true", help="delete the output of an earlier run there")
     add_allow_missing(parser)
     add_device(parser)
 

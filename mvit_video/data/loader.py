@@ -200,7 +200,7 @@ def collate(items: Sequence[dict[str, Any] | BadVideo | Sequence[dict[str, Any] 
 
 
 @contextmanager
-def lost_workers_told() -> Iterator[None]:
+def report_lost_workers() -> Iterator[None]:
     """Inside, a worker that dies, most often since memory has run out, is a DecodeError: PyTorch raises it anywhere."""
     try:
         yield

@@ -1,7 +1,7 @@
-"""From settings to a run with nothing left to find out. Nothing is written here.
+"""Resolve settings into a run. Nothing is written here.
 
-Whatever stands for something else is settled in this file alone: the lists that `data.train=auto` finds, the numbers that
-`auto` stands for, the precision of the device, the state that a run goes on from.
+This is the only place that resolves indirections: the lists that `data.train=auto` finds, the values of `auto`, the
+precision of the device, and the state to resume from.
 """
 
 from collections.abc import Callable
@@ -15,20 +15,20 @@ from mvit_video.config.schema import Config
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.selection import training_lists
 from mvit_video.data.loader import steps_per_epoch
-from mvit_video.engine.automatic import automatic_settings, in_words, with_numbers
-from mvit_video.engine.cautions import about_lists
+from mvit_video.engine.automatic import auto_settings, describe_auto, resolve_auto
+from mvit_video.engine.cautions import describe_lists
 from mvit_video.engine.checkpoint import TrainingState
-from mvit_video.engine.distributed import is_first
+from mvit_video.engine.distributed import is_rank_zero
 from mvit_video.engine.preflight import check_output
 from mvit_video.engine.resume import agreed_state, check_schedule
 from mvit_video.engine.run_folder import (
     SETTINGS,
     check_folder,
-    check_videos_stay,
-    goes_on,
+    check_no_videos_deleted,
+    check_same_lists,
     never_started,
-    same_lists,
-    with_lists_of,
+    will_resume,
+    with_saved_lists,
 )
 from mvit_video.engine.run_plugins import with_plugins
 from mvit_video.engine.trainer import effective_precision
@@ -39,24 +39,24 @@ from mvit_video.model.weights.card import ModelCard
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """A run that can be built: all of its files are there, and all of its numbers are numbers."""
+    """A run that can be built: its files exist, and no setting is `auto`."""
 
     folder: Path
     resume: bool
     overwrite: bool
     config: Config
-    """As config.yaml will hold it."""
+    """As written to config.yaml."""
     device: torch.device
     precision: str
     """fp32, bf16 or fp16."""
     train: VideoList
     val: VideoList | None
     card: ModelCard
-    """Of the weights to come."""
+    """Card of the final weights."""
     steps_per_epoch: int
     last_step: int
     state: TrainingState | None
-    """The state to go on from."""
+    """The state to resume from."""
 
     @property
     def lists(self) -> list[VideoList]:
@@ -71,36 +71,36 @@ def resolve(
     resume: bool = False,
     overwrite: bool = False,
 ) -> ResolvedRun:
-    """Read the lists, put numbers for `auto`, find the state to go on from. ConfigError for whatever does not fit.
+    """Read the lists, resolve `auto`, and find the state to resume from. Raises ConfigError for whatever does not fit.
 
-    `say` is told what the lists hold, what `auto` has become, and what is likely to fail. Every process must call this.
+    Prints with `say` what the lists contain, the values of `auto`, and warnings. Every process must call this.
     """
-    say = say if is_first() else (lambda text: None)
-    if is_first():
+    say = say if is_rank_zero() else (lambda text: None)
+    if is_rank_zero():
         check_output(folder)
-    if goes_on(folder, resume):
-        load_config(folder / SETTINGS)  # raises where a plugin is missing, before anything asks for what it registers
-        config = with_lists_of(folder, config)
+    if will_resume(folder, resume):
+        load_config(folder / SETTINGS)  # raises if a plugin is missing, before its entries are needed
+        config = with_saved_lists(folder, config)
     config = with_plugins(with_network_of_weights(config))
     model_arguments(
         config.model.name, **config.model.arguments
-    )  # raises for one that is unknown, before a list is read
+    )  # raises for an unknown argument, before lists are read
     train, val = training_lists(config.data)
     lists = [train] if val is None else [train, val]
-    config = _with_numbers(config, train, folder if goes_on(folder, resume) else None, say)
-    if is_first():
+    config = _resolve_auto(config, train, folder if will_resume(folder, resume) else None, say)
+    if is_rank_zero():
         check_folder(folder, config, resume, overwrite)
         if overwrite or never_started(folder):
-            check_videos_stay(folder, config, lists)
-    _tell_notes(folder, lists, say)
+            check_no_videos_deleted(folder, config, lists)
+    _print_notes(folder, lists, say)
     settings = config.train
     per_epoch = steps_per_epoch(len(train), settings.clips_per_step, config.data.repeated_aug)
     last_step = per_epoch * settings.epochs
-    for sentence in about_lists(config, train, val, last_step):
+    for sentence in describe_lists(config, train, val, last_step):
         say(sentence)
     state = agreed_state(folder, say) if resume else None
     if state is not None:
-        same_lists(state, lists)
+        check_same_lists(state, lists)
         check_schedule(state, last_step, per_epoch)
     card, precision = model_card(config, train.classes), effective_precision(settings, device)
     return ResolvedRun(
@@ -108,24 +108,24 @@ def resolve(
     )
 
 
-def _tell_notes(folder: Path, lists: list[VideoList], say: Callable[[str], None]) -> None:
+def _print_notes(folder: Path, lists: list[VideoList], say: Callable[[str], None]) -> None:
     if never_started(folder):
-        say(f"note: {folder}: contains a run that ended before its first step, which gives way to this one")
+        say(f"note: {folder}: contains a run that ended before its first step and is replaced")
     for note in (note for videos in lists for note in videos.notes):
         say(f"note: {note}")
 
 
-def _with_numbers(config: Config, train: VideoList, resumed: Path | None, say: Callable[[str], None]) -> Config:
-    """The configuration with numbers for `auto`, which `say` is told; a run that is resumed keeps its own."""
+def _resolve_auto(config: Config, train: VideoList, resumed: Path | None, say: Callable[[str], None]) -> Config:
+    """Resolve `auto` and print the values; a resumed run keeps its own."""
     before = load_config(resumed / SETTINGS) if resumed is not None else None
-    auto, config = automatic_settings(config), with_numbers(config, len(train), len(train.classes), before)
+    auto, config = auto_settings(config), resolve_auto(config, len(train), len(train.classes), before)
     if auto:
-        say(in_words(config, auto, len(train)))
+        say(describe_auto(config, auto, len(train)))
     return config
 
 
 def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
-    """What the weights of this configuration carry."""
+    """Card of the weights that this configuration trains."""
     return ModelCard(
         name=config.model.name,
         plugin=model_entry(config.model.name).plugin,

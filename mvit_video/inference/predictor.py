@@ -219,21 +219,21 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def find_videos(paths: Iterable[str], tell: Callable[[str], None] = lambda note: None) -> Iterator[str]:
+def expand_paths(paths: Iterable[str], on_note: Callable[[str], None] = lambda note: None) -> Iterator[str]:
     """Files as they are given; in order of name the videos of a folder, and what a pattern such as `clips/**/*.mp4` finds.
 
-    A folder or pattern without any stands for itself, so that reading it says what is wrong. `tell` hears of what is left
+    A folder or pattern without any stands for itself, so that reading it says what is wrong. `on_note` hears of what is left
     out of a folder (see `videos_of_folder`).
     """
     for path in paths:
         if os.path.isdir(path):
             found = videos_of_folder(path)
             if found.videos and (note := found.note(path)):
-                tell(note)
+                on_note(note)
             yield from [str(Path(path) / video) for video in found.videos] or [path]
         elif glob.has_magic(path) and not os.path.exists(path):
             matches = sorted(glob.glob(path, recursive=True))
-            yield from find_videos(matches, tell) if matches else [path]
+            yield from expand_paths(matches, on_note) if matches else [path]
         else:
             yield path
 

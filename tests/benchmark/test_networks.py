@@ -234,7 +234,7 @@ def test_a_missing_baseline_is_a_line_and_the_model_is_still_measured(
     output = capsys.readouterr()
     errors = [line for line in output.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert errors[0].startswith("error: torchvision/mvit_v2_s is left out: package 'torchvision' cannot be imported (")
+    assert errors[0].startswith("error: torchvision/mvit_v2_s is skipped: package 'torchvision' cannot be imported (")
     assert NANO in output.out
     written = json.loads((tmp_path / "a.json").read_text())
     assert [network["name"] for network in written["networks"]] == [NANO]
@@ -246,7 +246,7 @@ def test_nothing_left_to_measure_is_a_line_and_exit_code_1(without_torchvision, 
     assert main(["benchmark", "--model", "pytorchvideo/x3d_s", "--device", "cpu", "--json", f"{tmp_path}/a.json"]) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert "error: pytorchvideo/x3d_s is left out: package 'torchvision' cannot be imported (" in output.err
+    assert "error: pytorchvideo/x3d_s is skipped: package 'torchvision' cannot be imported (" in output.err
     assert not (tmp_path / "a.json").exists()
 
 

@@ -262,7 +262,7 @@ def test_distillation_at_several_resolutions_teaches_each_of_them():
 def test_a_network_without_a_feature_is_refused():
     settings = TrainSettings(resolutions=(16,))
     with pytest.raises(
-        ConfigError, match=r"^'pytorchvideo/x3d_s' does not tell the feature before its head, which train."
+        ConfigError, match=r"^'pytorchvideo/x3d_s' does not return the feature before its head, which train."
     ):
         check_resolutions("pytorchvideo/x3d_s", settings)
     check_resolutions("pytorchvideo/x3d_s", TrainSettings())

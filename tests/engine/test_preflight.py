@@ -50,24 +50,20 @@ def test_shared_memory_without_room_for_the_clips_made_ahead_is_told(few_videos,
     monkeypatch.setattr(preflight, "SHARED_MEMORY", memory)
     small = usage(2_000_000, 100_000, 1_900_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: small if path == memory else before(path))
-    told = (
-        r"data.workers = 2: clips that are made ahead may take 2.0 MB of shared memory, and \S+ has 1.9 MB free: lower"
-    )
+    told = r"data.workers = 2: prefetched clips may take 2.0 MB of shared memory, but \S+ has 1.9 MB free: lower"
     with pytest.raises(ConfigError, match=told):
         start(few_videos, tmp_path / "run", "data.workers=2")
     assert not (tmp_path / "run").exists()
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", [*WORDS, "data.workers=1"])
-    assert preflight.check_shared_memory(config) == [
-        "up to 1.2 MB of clips made ahead, of 1.9 MB free in shared memory"
-    ]
+    assert preflight.check_shared_memory(config) == ["up to 1.2 MB of 1.9 MB free shared memory for prefetched clips"]
     assert preflight.check_shared_memory(load_config(REPOSITORY / "configs/demo/motion.yaml", WORDS)) == []
 
 
 @pytest.mark.parametrize(
     ("spoilt", "words", "sentence"),
     [
-        ({0}, (), r"train/00000.mp4: cannot be opened .* \(row 1 of train.csv\): repair the file, take its row out"),
-        (set(range(16)), ("data.on_error=skip",), r"none of 3 videos tried of .*train.csv can be decoded, the first: "),
+        ({0}, (), r"train/00000.mp4: cannot be opened .* \(row 1 of train.csv\): remove it from the list"),
+        (set(range(16)), ("data.on_error=skip",), r"none of 3 sampled videos of .*train.csv can be decoded: "),
     ],
 )
 def test_videos_that_cannot_be_decoded_stop_a_run_before_its_folder(few_videos, tmp_path, spoilt, words, sentence):
@@ -95,7 +91,7 @@ def test_memory_that_is_too_small_is_told_with_its_cures(few_videos, tmp_path, m
     monkeypatch.setattr(preflight.Trainer, "rehearse", full)
     with pytest.raises(
         ConfigError,
-        match=r"a pass of 2 clips does not fit into the device's memory \(CUDA out of memory\): set "
+        match=r"a pass of 2 clips does not fit into device memory \(CUDA out of memory\): set "
         r"train.clips_per_pass=1 or train.activation_checkpointing=true",
     ):
         start(few_videos, tmp_path / "run")

@@ -159,7 +159,7 @@ def test_the_verb_lists_bad_videos_and_returns_one(capsys, few_videos, tmp_path)
     assert cli.main([*words, str(config), "--overwrite", "--protocol", "2x1"]) == 1
     assert len(index_of(tmp_path / "out")) == 4
     assert cli.main(words) == 1 and cli.main([*words, str(config), *here]) == 1
-    assert capsys.readouterr().err.count("features takes a CONFIG, or else --annotations FILE and --root DIR") == 2
+    assert capsys.readouterr().err.count("expected either a CONFIG, or --annotations FILE with --root DIR") == 2
 
 
 def test_a_video_that_could_not_be_decoded_is_tried_again(predictor, few_videos, tmp_path, monkeypatch):

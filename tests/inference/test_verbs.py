@@ -23,7 +23,7 @@ from mvit_video import cli
 from mvit_video.cli.common import print_rows
 from mvit_video.cli.inference import _print_table
 from mvit_video.data.video.reader import VideoReader
-from mvit_video.inference.predictor import Prediction, find_videos
+from mvit_video.inference.predictor import Prediction, expand_paths
 from mvit_video.inference.windows import SlidingClips
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.report.outputs import EXPLAIN_FILES, TIMELINE_FILES, folders_for
@@ -90,7 +90,7 @@ def standard_input(monkeypatch, content):
 def test_an_empty_list_on_standard_input_is_told(run, tmp_path, monkeypatch):
     for words in ([], ["--timeline", "--output", tmp_path / "out"]):
         standard_input(monkeypatch, b"\n")
-        one_line(*run("predict", "-", *words), "standard input names no video: write one path a line")
+        one_line(*run("predict", "-", *words), "no video on standard input: write one path per line")
 
 
 def test_the_csv_heading_stands_also_above_no_rows(run, tmp_path):
@@ -154,7 +154,7 @@ def test_folders_named_like_videos_and_our_own_copies_are_not_among_the_videos_o
     out = tmp_path / "out"
     assert run("predict", tmp_path, "--timeline", "--output", out)[0] == 0
     assert {path.name for path in out.iterdir()} == {"a.mp4", "annotated.mp4"} and (out / "a.mp4").is_dir()
-    found = sorted(find_videos([str(tmp_path)]))
+    found = sorted(expand_paths([str(tmp_path)]))
     assert found == [str(tmp_path / "a.mp4"), str(tmp_path / "annotated.mp4")], "the last is the user's own"
 
 
@@ -286,7 +286,7 @@ def test_a_timeline_leaves_its_files_which_agree(run, few_videos, tmp_path):
 def test_an_explanation_leaves_its_files(run, few_videos, tmp_path):
     words = ("explain", few_videos / "val/00000.mp4", "--output", tmp_path / "out", "--label", "moving up")
     code, _, err = run(*words)
-    assert code == 0 and "what speaks for 'moving up' is in" in err
+    assert code == 0 and "evidence for 'moving up' is in" in err
     assert {file.name for file in (tmp_path / "out").iterdir()} == set(EXPLAIN_FILES)
     written = json.loads((tmp_path / "out/explain.json").read_text())
     assert written["label"] == "moving up" and len(written["predictions"]) == 5
@@ -299,7 +299,7 @@ def test_a_video_among_the_files_to_be_written_is_never_deleted(run, few_videos,
     source = tmp_path / "annotated.mp4"
     source.write_bytes((few_videos / "long.mp4").read_bytes())
     words = ("predict", source, "--timeline", "--output", tmp_path, "--overwrite")
-    one_line(*run(*words), "annotated.mp4: is the video itself, which is never written over: choose another --output")
+    one_line(*run(*words), "annotated.mp4: is the video itself, which is never overwritten: choose another --output")
     assert source.read_bytes() == (few_videos / "long.mp4").read_bytes()
 
 
@@ -339,15 +339,15 @@ def test_an_output_that_cannot_be_made_is_told_before_the_work(run, few_videos, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["predict"], "predict takes videos, folders, patterns or -"),
-        (["predict", "a.mp4", "--stream", "-"], "predict takes videos, folders, patterns or -"),
-        (["predict", "a.mp4", "--timeline"], "--timeline and --output DIR, where it is written, need each other"),
-        (["predict", "a.mp4", "--output", "x"], "--timeline and --output DIR, where it is written, need each other"),
-        (["predict", "--stream", "-", "--format", "csv"], "--stream writes JSON lines only"),
-        (["predict", "--stream", "-", "--top", "3"], "--stream writes JSON lines only, of the best label"),
-        (["predict", "a.mp4", "--timeline", "--output", "x", "--json"], "leave out --format, --json and --top"),
-        (["predict", "a.mp4", "--timeline", "--output", "x", "--top", "3"], "leave out --format, --json and --top"),
-        (["predict", "a.mp4", "--timeline", "--output", "x", "--protocol", "5x1"], "leave it out with --timeline"),
+        (["predict"], "expected videos, folders, patterns or -"),
+        (["predict", "a.mp4", "--stream", "-"], "expected videos, folders, patterns or -"),
+        (["predict", "a.mp4", "--timeline"], "--timeline and --output DIR must be used together"),
+        (["predict", "a.mp4", "--output", "x"], "--timeline and --output DIR must be used together"),
+        (["predict", "--stream", "-", "--format", "csv"], "--stream writes JSON lines of the top label only"),
+        (["predict", "--stream", "-", "--top", "3"], "--stream writes JSON lines of the top label only"),
+        (["predict", "a.mp4", "--timeline", "--output", "x", "--json"], "drop --format, --json and --top"),
+        (["predict", "a.mp4", "--timeline", "--output", "x", "--top", "3"], "drop --format, --json and --top"),
+        (["predict", "a.mp4", "--timeline", "--output", "x", "--protocol", "5x1"], "drop it with --timeline"),
         (["predict", "a.mp4", "--window-step", "1"], "--window-step is for --timeline and --stream only"),
         (["predict", "a.mp4", "--allow-network"], "--allow-network is for --stream only"),
         (

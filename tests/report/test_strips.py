@@ -33,8 +33,8 @@ def seconds_of(picture):
 
 def test_a_film_is_a_strip_and_the_whole_video_at_its_own_speed(tmp_path):
     write_numbered(tmp_path / "v.mp4", 100)  # 4 s at 25 fps
-    film = films.film("v.mp4", str(tmp_path), "pyav", 60.0, (("true", "counting"),))
-    strip, moving = opened(film.strip), opened(film.moving)
+    clip_strip = films.clip_strip("v.mp4", str(tmp_path), "pyav", 60.0, (("true", "counting"),))
+    strip, moving = opened(clip_strip.strip), opened(clip_strip.moving)
     width = round(144 * films.STRIP_HEIGHT / HEIGHT)
     assert strip.size == (films.STRIP_FRAMES * (width + 2) - 2, films.STRIP_HEIGHT)
     assert moving.height == films.MOVING_HEIGHT and moving.n_frames == 48 and moving.info["loop"] == 0
@@ -42,10 +42,10 @@ def test_a_film_is_a_strip_and_the_whole_video_at_its_own_speed(tmp_path):
 
 
 def test_the_frames_are_the_middles_of_equal_parts(tmp_path):
-    assert films.middles(8, 4).tolist() == [1, 3, 5, 7] and films.middles(2, 4).tolist() == [0, 0, 1, 1]
+    assert films.part_middles(8, 4).tolist() == [1, 3, 5, 7] and films.part_middles(2, 4).tolist() == [0, 0, 1, 1]
     write_numbered(tmp_path / "v.mp4", 60)
     with VideoReader("v.mp4", tmp_path) as reader:
-        frames = films.read_small(reader, films.middles(60, 6), HEIGHT)
+        frames = films.read_small(reader, films.part_middles(60, 6), HEIGHT)
     assert [read_number(np.asarray(frame)) for frame in frames] == [5, 15, 25, 35, 45, 55]
 
 
@@ -73,19 +73,22 @@ def test_a_moving_picture_is_made_coarser_until_it_fits(budget):
 
 def test_frames_stand_in_a_row_with_gaps():
     one, other = pictures(2)
-    row = np.asarray(films.side_by_side([one, other], gap=3))
+    row = np.asarray(films.hstack_frames([one, other], gap=3))
     assert row.shape == (30, 83, 3) and (row[:, 40:43] == 255).all()
     assert np.array_equal(row[:, :40], one) and np.array_equal(row[:, 43:], other)
 
 
 def test_a_video_of_one_frame_and_a_very_wide_one_have_films(tmp_path):
     write_numbered(tmp_path / "one.mp4", 1)
-    film = films.film("one.mp4", str(tmp_path), "pyav", 60.0, ())
-    assert opened(film.strip).height == films.STRIP_HEIGHT and opened(film.moving).height == films.MOVING_HEIGHT
+    clip_strip = films.clip_strip("one.mp4", str(tmp_path), "pyav", 60.0, ())
+    assert (
+        opened(clip_strip.strip).height == films.STRIP_HEIGHT
+        and opened(clip_strip.moving).height == films.MOVING_HEIGHT
+    )
     wide = films._scaled(Image.new("RGB", (4000, 10)), 96)
     assert wide.size == (384, 96), "at most four times as wide as high"
 
 
 def test_a_video_that_cannot_be_read_is_a_decode_error(tmp_path):
     with pytest.raises(DecodeError, match=r"none.mp4: no such file"):
-        films.film("none.mp4", str(tmp_path), "pyav", 60.0, ())
+        films.clip_strip("none.mp4", str(tmp_path), "pyav", 60.0, ())

@@ -443,7 +443,7 @@ def test_another_host_is_warned_about_and_bad_ports_are_refused(capsys, free_por
     err = capsys.readouterr().err
     assert f"open http://127.0.0.1:{free_port} in a browser" in err and "error" not in err
     assert cli.main([*words, "--host", "0.0.0.0"]) == 0
-    assert "opens the page to everyone who can reach this machine, without a password" in capsys.readouterr().err
+    assert "anyone who can reach this machine can use the page, without a password" in capsys.readouterr().err
     assert started == [("127.0.0.1", free_port), ("0.0.0.0", free_port)]
     with pytest.raises(SystemExit):
         cli.main(["serve", "--port", "70000"])

@@ -14,14 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvit_video.data.lists.read import VideoList, locate_list, read_videos
-from mvit_video.data.prepare.reencode import WriteError, fingerprint, settings, sha256
+from mvit_video.data.prepare.reencode import WriteError, encoding_settings, fingerprint
 from mvit_video.data.video.guard_pool import DecoderPool, Job
 from mvit_video.errors import AnnotationError, ConfigError
 from mvit_video.locks import alone_in
-from mvit_video.paths import write_json, write_whole
+from mvit_video.paths import file_sha256, write_json, write_whole
 from mvit_video.progress import progress_bar
 
-MANIFEST, LISTS, BAD, CLASSES, UNFINISHED = "manifest.jsonl", "lists.json", "bad.json", "classes.txt", ".unfinished"
+MANIFEST, LISTS_FILE, BAD, CLASSES, UNFINISHED = (
+    "manifest.jsonl",
+    "lists.json",
+    "bad.json",
+    "classes.txt",
+    ".unfinished",
+)
 REENCODE = "mvit_video.data.prepare.reencode:reencode_job"
 SILENCE = 120.0  # seconds without a new frame after which a video is given up
 
@@ -132,7 +138,7 @@ class Manifest:
             if _is_inside(name) and os.path.lexists(file):
                 raise ConfigError(f"{file}: is there, but {MANIFEST} does not know it: choose another --output")
             return False
-        if record.get("settings") != settings(short_side):
+        if record.get("settings") != encoding_settings(short_side):
             raise ConfigError(
                 f"{self.output}: contains videos prepared with other settings, such as a short side of "
                 f"{record.get('settings', {}).get('short_side')}: choose another --output, or pass --overwrite"
@@ -211,7 +217,7 @@ class NewList:
         """Into the output folder, with what is known of it and the bad rows of all lists so far."""
         file = self._write_into(self.output)
         self.lists[self.name] = {"source": self.source, "num_videos": len(self.rows), "bad": bad}
-        write_json(self.output / LISTS, self.lists)
+        write_json(self.output / LISTS_FILE, self.lists)
         rows = [{"list": name, **row} for name, known in self.lists.items() for row in known["bad"]]
         total = sum(known["num_videos"] for known in self.lists.values())
         if rows:
@@ -245,7 +251,7 @@ class NewList:
 
 def _known_lists(output: Path) -> dict[str, dict]:
     """By name in the output folder: the list that each was made from, its videos and its bad rows."""
-    file = output / LISTS
+    file = output / LISTS_FILE
     try:
         lists = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         for known in lists.values():
@@ -303,7 +309,7 @@ def _same_source(source: Path, record: dict) -> bool:
     now = fingerprint(source)
     if now["source_bytes"] != record["source_bytes"]:
         return False
-    return now["source_mtime_ns"] == record["source_mtime_ns"] or sha256(source) == record["source_sha256"]
+    return now["source_mtime_ns"] == record["source_mtime_ns"] or file_sha256(source) == record["source_sha256"]
 
 
 def _bad_rows(videos: VideoList, failed: dict[str, str]) -> list[dict]:

@@ -13,7 +13,7 @@ from mvit_video.data.video.guard import TIMEOUT
 from mvit_video.data.video.guard_pool import DecoderPool, Job
 from mvit_video.errors import ConfigError
 
-LISTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def lists_of(data: DataSettings) -> list[VideoList]:
     data = resolve_auto_lists(data)
     classes = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
     lists: list[VideoList] = []
-    for name in LISTS:
+    for name in SPLITS:
         source = getattr(data, name)
         if source is not None:
             known = lists[0].classes if lists else classes
@@ -58,7 +58,7 @@ def lists_of(data: DataSettings) -> list[VideoList]:
 
 def verify(
     lists: Sequence[VideoList],
-    plan: Decoding,
+    decoding: Decoding,
     advance: Callable[[int, str], None],
     note: Callable[[str, str], None] = lambda path, text: None,
 ) -> dict:
@@ -69,7 +69,7 @@ def verify(
     """
     paths = list(dict.fromkeys(path for videos in lists for path in videos.records.paths()))
     found: dict[str, tuple[str, float]] = {}
-    for path, reason, seconds, odd in check_videos(paths, plan):
+    for path, reason, seconds, odd in check_videos(paths, decoding):
         if reason:
             found[path] = (reason, seconds)
         elif odd:
@@ -95,10 +95,12 @@ def num_files(lists: Sequence[VideoList]) -> int:
     return len({path for videos in lists for path in videos.records.paths()})
 
 
-def check_videos(paths: Sequence[str], plan: Decoding) -> Iterator[tuple[str, str, float, str]]:
+def check_videos(paths: Sequence[str], decoding: Decoding) -> Iterator[tuple[str, str, float, str]]:
     """(path, reason, seconds, note) of each video, in the order in which they come to an end; no reason where it is good."""
-    root = os.path.abspath(plan.root)
-    jobs = (Job(path, "mvit_video.data.video.guard_child:check_video", (path, root, plan.backend)) for path in paths)
-    with DecoderPool(imports=plan.imports) as pool:
-        for done in pool.run(jobs, plan.workers, plan.timeout):
+    root = os.path.abspath(decoding.root)
+    jobs = (
+        Job(path, "mvit_video.data.video.guard_child:check_video", (path, root, decoding.backend)) for path in paths
+    )
+    with DecoderPool(imports=decoding.imports) as pool:
+        for done in pool.run(jobs, decoding.workers, decoding.timeout):
             yield done.job.name, done.reason.removeprefix(f"{done.job.name}: "), done.seconds, done.result or ""
