@@ -5,7 +5,7 @@ import torch
 from mvit_video.config.schema import Config
 from mvit_video.data.lists.selection import training_lists
 from mvit_video.engine.automatic import auto_settings, describe_auto, resolve_auto
-from mvit_video.engine.cautions import describe_lists
+from mvit_video.engine.data_warnings import describe_lists
 from mvit_video.engine.plan import RunPlan, giga_multiply_adds, meta_model
 from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.model.registry import model_entry

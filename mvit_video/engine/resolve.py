@@ -16,8 +16,8 @@ from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.selection import training_lists
 from mvit_video.data.loader import steps_per_epoch
 from mvit_video.engine.automatic import auto_settings, describe_auto, resolve_auto
-from mvit_video.engine.cautions import describe_lists
 from mvit_video.engine.checkpoint import TrainingState
+from mvit_video.engine.data_warnings import describe_lists
 from mvit_video.engine.distributed import is_rank_zero
 from mvit_video.engine.preflight import check_output
 from mvit_video.engine.resume import agreed_state, check_schedule

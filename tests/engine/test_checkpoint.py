@@ -50,7 +50,7 @@ def falls_back(run, *reasons):
     """Whether step 20's state is used, and step 30's refused with one sentence that has these words."""
     state, problems = newest_state(run)
     assert state is not None and state.step == 20 and len(problems) == 1
-    assert problems[0].startswith(f"{state_of(run, 30)}: ") and problems[0].endswith(": not used")
+    assert problems[0].startswith(f"{state_of(run, 30)}: ") and problems[0].endswith(": this state is ignored")
     assert all(reason in problems[0] for reason in reasons), problems
     return True
 

@@ -10,13 +10,13 @@ from mvit_video.engine.distributed import all_gather_json, all_reduced, is_rank_
 
 PROGRAM = """
 import json, sys, torch
-from mvit_video.engine.distributed import gathered, is_first, joined_processes, rank, summed, world_size
-with joined_processes():
-    values = gathered([f"é{place}" for place in range(rank())])
+from mvit_video.engine.distributed import all_gather_json, is_rank_zero, process_group, rank, all_reduced, world_size
+with process_group():
+    values = all_gather_json([f"é{place}" for place in range(rank())])
     table = torch.zeros(5, dtype=torch.float64)
     table[rank() :: world_size()] = torch.arange(5, dtype=torch.float64)[rank() :: world_size()] / 3
-    total = summed(table)
-    if is_first():
+    total = all_reduced(table)
+    if is_rank_zero():
         print(json.dumps([world_size(), values, total.tolist(), table.tolist()]))
 """
 

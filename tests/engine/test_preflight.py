@@ -76,7 +76,7 @@ def test_videos_that_cannot_be_decoded_stop_a_run_before_its_folder(few_videos, 
 
 
 def test_clips_that_a_network_does_not_take_are_found_by_one_pass(few_videos, tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight.Trainer, "rehearse", lambda self, clips, targets: self.network(clips[:, :2]))
+    monkeypatch.setattr(preflight.Trainer, "trial_pass", lambda self, clips, targets: self.network(clips[:, :2]))
     with pytest.raises(
         ConfigError, match=r"cannot be trained on clips of 8×32×32 \(frames×height×width\): clips have shape"
     ):
@@ -88,7 +88,7 @@ def test_memory_that_is_too_small_is_told_with_its_cures(few_videos, tmp_path, m
     def full(self, clips, targets):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 
-    monkeypatch.setattr(preflight.Trainer, "rehearse", full)
+    monkeypatch.setattr(preflight.Trainer, "trial_pass", full)
     with pytest.raises(
         ConfigError,
         match=r"a pass of 2 clips does not fit into device memory \(CUDA out of memory\): set "

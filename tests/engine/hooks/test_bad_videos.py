@@ -60,7 +60,7 @@ def test_skipping_trains_on_and_records_each_video_that_was_left_out(spoilt, tmp
     assert said[-1] == "final top-1: 100.0 % on its own training videos", "those that could be decoded"
     assert said[-2] == (
         f"3 training videos could not be decoded, in {len(planned())} attempts, 0 of which were substituted: "
-        f"all in {tmp_path / 'run/events.jsonl'}"
+        f"see {tmp_path / 'run/events.jsonl'}"
     )
 
 

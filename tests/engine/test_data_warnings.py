@@ -3,10 +3,10 @@
 import pytest
 import torch
 from conftest import REPOSITORY
-from mvit_video.engine.data_warnings import class_counts, data_warnings
 
 from mvit_video.config.load import config_from_dict, load_config
 from mvit_video.data.lists.records import VideoList, VideoRecord
+from mvit_video.engine.data_warnings import class_counts, data_warnings
 from mvit_video.engine.final_accuracy import describe_final_accuracy, evenly_spaced
 from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
@@ -34,7 +34,7 @@ def test_the_videos_of_each_class_are_counted_one_by_one_or_in_sum():
 @pytest.mark.parametrize("single", [0, 1, 4])
 def test_a_class_with_too_few_videos_to_learn_from_is_named(single):
     (sentence,) = said(videos(walk=8, rare=single, run=9))
-    assert f"1 class with fewer than 5 training videos, such as 'rare' with {single}: hardly learnt" in sentence
+    assert f"1 class with fewer than 5 training videos, such as 'rare' with {single}: too few to learn from" in sentence
     assert said(videos(walk=8, run=5)) == []
 
 
@@ -72,7 +72,7 @@ def test_of_a_long_list_videos_all_over_it_are_measured():
         return lambda network: {"top1": 100.0}
 
     train = videos(a=700, b=700)
-    assert "of 500 of its own training videos" in describe_final_accuracy(torch.nn.Identity(), train, validator, [], 40)
+    assert "on 500 of its own training videos" in describe_final_accuracy(torch.nn.Identity(), train, validator, [], 40)
     assert [record.label for record in asked[0].records] == [0] * 250 + [1] * 250
     assert len({record.path for record in asked[0].records}) == 500
     assert evenly_spaced(train, 2000).records == train.records
