@@ -36,7 +36,7 @@ OLDEST := .venv-oldest
 $(OLDEST)/.installed: pyproject.toml setup.py tools/oldest.py
 	$(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) tools/oldest.py > $(OLDEST)/oldest.txt
-	$(OLDEST)/bin/python -m pip install $(PIP_ARGS) --quiet --constraint $(OLDEST)/oldest.txt --editable ".[export,serve]" \
+	$(OLDEST)/bin/python -m pip install $(PIP_ARGS) --quiet --constraint $(OLDEST)/oldest.txt --editable ".[all]" \
 		"pytest>=8" "pytest-xdist>=3.6" "timm>=1.0" "scikit-learn>=1.5" filelock setuptools
 	touch $@
 

@@ -1,5 +1,5 @@
-"""For tools that still call setup.py; all metadata is in pyproject.toml."""
+"""The packages of a wheel: mvit_video, and configs/ as its folder `mvit_video/configs`. All metadata is in pyproject.toml."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-setup()
+setup(packages=[*find_packages(include=["mvit_video*"]), "mvit_video.configs"])

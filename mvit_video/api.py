@@ -141,6 +141,7 @@ def evaluate(
     protocol: str | None = None,
     frames: str = "in-order",
     resolution: int | None = None,
+    precision: str | None = None,
     device: str = "auto",
     overwrite: bool = False,
     say: Say = _silent,
@@ -155,6 +156,7 @@ def evaluate(
         protocol: views per video, clips × crops such as "5x1", or a published protocol by its name; the config's by default.
         frames: "in-order", "reversed" or "shuffled:SEED", to see what the order of a clip's frames is worth.
         resolution: pixels of the crop's shorter side, other than the checkpoint was trained for.
+        precision: "fp32", "bf16", "fp16", or "auto", which is bf16 on GPUs that have it, else fp32; the config's by default.
         device, say, overrides: as of `train`.
         overwrite: delete what an earlier call left in `output`.
 
@@ -163,7 +165,8 @@ def evaluate(
     """
     settings = with_network_of_weights(with_overrides(config, overrides))
     with process_group(), alone_in(output, say) if is_rank_zero() and output is not None else nullcontext():
-        task = evaluation_task(settings, str(checkpoint), choose_device(device), protocol, frames, resolution)
+        words = protocol, frames, resolution, precision
+        task = evaluation_task(settings, str(checkpoint), choose_device(device), *words)
         folder = None
         if is_rank_zero():
             for note in task.videos.notes:

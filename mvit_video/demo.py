@@ -53,8 +53,8 @@ def run_demo(config_path: str, output: str, overwrite: bool, device: torch.devic
         raise Interrupted("stopped: call demo again with --overwrite, which begins anew") from None
     write_whole(folder / WEIGHTS, trained.weights.read_bytes())
 
-    predictor = Predictor.from_checkpoint(folder / WEIGHTS, str(device))
-    scores, result = _evaluate(predictor, config, device, say)
+    predictor = Predictor.from_checkpoint(folder / WEIGHTS, str(device), precision=config.evaluation.precision)
+    scores, result = _evaluate(predictor, config, say)
     timeline = label_timeline(predictor, folder / "data" / "long.mp4")
     predictions = [p.as_dict() for p in predictor([folder / "data" / scores.names[row] for row in range(8)])]
     result["seconds"] = time.monotonic() - start
@@ -66,14 +66,12 @@ def run_demo(config_path: str, output: str, overwrite: bool, device: torch.devic
     return folder / "report.html"
 
 
-def _evaluate(
-    predictor: Predictor, config: Config, device: torch.device, say: Callable[[str], None]
-) -> tuple[VideoScores, dict]:
+def _evaluate(predictor: Predictor, config: Config, say: Callable[[str], None]) -> tuple[VideoScores, dict]:
     """The result with its three controls: shuffled frames (mean over orders), reversed frames, one frame alone."""
     train, val = training_lists(config.data)
     assert val is not None
     protocol = Protocol.parse(config.evaluation.protocol)
-    evaluator = evaluator_from(config, val, predictor.card.preprocessing, protocol, device)
+    evaluator = evaluator_from(config, val, predictor.card.preprocessing, protocol, predictor.precision)
     start = time.monotonic()
     scores = evaluator.scores(predictor.model)
     result = results(scores, val.classes, protocol, time.monotonic() - start)
@@ -87,6 +85,7 @@ def _evaluate(
     say("training a 2D network on single frames, for comparison")
     alone = frame_only_accuracy(train, val, config.data, config.train.seed)
     return scores, result | {
+        "precision": str(predictor.precision),
         "top1_shuffled_frames": float(np.mean(shuffled)),
         "top1_reversed_frames": accuracies(backwards)["top1"],
         "top1_frame_only": alone,

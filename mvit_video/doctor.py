@@ -27,7 +27,14 @@ from mvit_video.version import __version__
 OK, NOTE, BROKEN = "ok", "note", "broken"
 CODECS = {"H.264": "libx264", "VP9": "libvpx-vp9", "MPEG-4": "mpeg4", "H.265": "libx265"}
 NEEDED = frozenset({"H.264", "VP9", "MPEG-4", "JPEG"})
-OPTIONAL = {"onnxruntime": "export", "onnx": "export", "onnxscript": "export", "starlette": "serve", "uvicorn": "serve"}
+OPTIONAL = {
+    "tensorboard": "train",
+    "onnxruntime": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "starlette": "serve",
+    "uvicorn": "serve",
+}
 TRIAL_FRAMES = 6
 GREY_STEP = 40  # each frame of the trial clip is this much brighter than the one before
 FAR_OFF = GREY_STEP / 4
@@ -332,7 +339,7 @@ def gpu_check(number: int, driver: str | None) -> Check:
     import torch
 
     properties = torch.cuda.get_device_properties(number)
-    bf16 = "bf16" if properties.major >= 8 else "no bf16: use train.precision=fp32"
+    bf16 = "bf16" if properties.major >= 8 else "no bf16: precision auto is fp32"
     memory = f"{properties.total_memory / 2**30:.0f} GiB"
     found = f"{properties.name}, {memory}, {bf16}, driver {driver or 'unknown'}, CUDA {torch.version.cuda}"
     try:

@@ -19,7 +19,8 @@ from mvit_video.engine.loop import Hook, Loop, Steps
 from mvit_video.engine.losses import objective_from
 from mvit_video.engine.nonfinite import NonFiniteStep, write_report
 from mvit_video.engine.parallel import full_tensors
-from mvit_video.engine.trainer import effective_precision, learner_from, trainer_from
+from mvit_video.engine.trainer import learner_from, trainer_from
+from mvit_video.model.precision import resolve_precision
 from mvit_video.model.weights.card import ModelCard
 
 CPU = torch.device("cpu")
@@ -45,7 +46,7 @@ def trainer(parallel="ddp", **changes):
     settings = TrainSettings(**{"clips_per_step": 8, "clip_gradient": None, "parallel": parallel, **changes})
     model = tiny_video(drop_path_rate=0.0, dropout_rate=0.0)
     model.activation_checkpointing = settings.activation_checkpointing
-    learner = learner_from(settings, model, CPU, effective_precision(settings, CPU))
+    learner = learner_from(settings, model, CPU, resolve_precision(settings.precision, CPU).name)
     return trainer_from(
         settings,
         learner,
@@ -53,7 +54,7 @@ def trainer(parallel="ddp", **changes):
         mixer_from(settings, 5),
         objective_from(settings),
         CPU,
-        effective_precision(settings, CPU),
+        resolve_precision(settings.precision, CPU).name,
     )
 
 

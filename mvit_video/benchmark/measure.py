@@ -20,12 +20,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from mvit_video.errors import ConfigError
+from mvit_video.model.precision import DTYPES
 from mvit_video.model.registry import build_model, model_entry
 from mvit_video.plugins import load_plugins, named_plugins
 
 PHASES = ("inference", "training")
-# Anything but fp32 is autocast: parameters stay float32, and loss scaling is left out, since it costs no time to speak of.
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CONVENTION = (
     "One multiply-add is one operation, counted by fvcore for one clip: convolutions, linear layers, matrix products "
     "and einsum, and its estimate for norms (5 per value of a layer norm, 2 of a batch norm in evaluation). Softmax, "
@@ -76,6 +75,7 @@ class Subject:
     def step(self, phase: str) -> None:
         """One forward pass, or one forward and backward pass, as far as it has been queued to the device."""
         training = phase == "training"
+        # parameters stay float32, and loss scaling is left out, since it costs no time to speak of
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         if training:
             self.model.zero_grad(set_to_none=True)

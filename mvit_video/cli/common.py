@@ -14,7 +14,7 @@ MAX_ONE_LINE = 40  # characters of a name that a table keeps on one line
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/demo/motion.yaml")
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or a name that `mvit-video configs` lists")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override settings of the file")
 
 
@@ -31,6 +31,16 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...")
+
+
+def add_precision(parser: argparse.ArgumentParser, default: str | None = "auto", what: str = "of the network") -> None:
+    usual = "auto" if default else "evaluation.precision"
+    parser.add_argument(
+        "--precision",
+        default=default,
+        metavar="NAME",
+        help=f"{what}: fp32, bf16, fp16, or auto, bf16 on GPUs that have it, else fp32 (default: {usual})",
+    )
 
 
 def add_output(parser: argparse.ArgumentParser, what: str, required: bool = True) -> None:

@@ -83,7 +83,9 @@ def _videos_to_verify(arguments: argparse.Namespace):
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/demo/motion.yaml")
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG", help="a YAML file, or a name that `mvit-video configs` lists"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override settings of the file")
     parser.add_argument(
         "--annotations", metavar="FILE", help="a list of videos instead of CONFIG, in any format of data.train"

@@ -9,6 +9,7 @@ from mvit_video.cli.common import (
     add_allow_missing,
     add_config,
     add_device,
+    add_precision,
     at_least_one,
     overrides,
     print_error,
@@ -50,6 +51,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         protocol=arguments.protocol,
         frames=arguments.frames,
         resolution=arguments.resolution,
+        precision=arguments.precision,
         device=arguments.device,
         overwrite=arguments.overwrite,
         say=say,
@@ -65,6 +67,7 @@ def _print_result(arguments: argparse.Namespace, result: "EvaluationResult", pag
         print_error(f"{line}: counted as wrong")
     views = result.content["protocol"] + (f", frames {arguments.frames}" if arguments.frames != "in-order" else "")
     views += f", at {arguments.resolution} pixels" if arguments.resolution else ""
+    views += f", {result.content['precision']}"
     say(f"{_accuracies_text(result.content)} of {result.num_videos} videos, {views}; details in {page}")
 
 
@@ -74,9 +77,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.scores_file import SCORES
     from mvit_video.paths import check_fresh, fresh_folder
 
-    views = arguments.protocol or arguments.resolution or arguments.frames != "in-order"
+    views = arguments.protocol or arguments.resolution or arguments.precision or arguments.frames != "in-order"
     if arguments.config or arguments.checkpoint or views:
-        raise ConfigError("--scores cannot be combined with CONFIG, --checkpoint, --protocol, --frames or --resolution")
+        raise ConfigError(
+            "--scores cannot be combined with CONFIG, --checkpoint, --protocol, --frames, --resolution or --precision"
+        )
     if arguments.output:
         _refuse_input(arguments.scores, Path(arguments.output) / SCORES)
         check_fresh(Path(arguments.output), FILES, arguments.overwrite)
@@ -166,6 +171,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results; optional with --scores")
     parser.add_argument("--overwrite", action="store_true", help="delete the output of an earlier run there")
     add_allow_missing(parser)
+    add_precision(parser, default=None)
     add_device(parser)
 
 

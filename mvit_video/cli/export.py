@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mvit_video.cli.common import add_checkpoint, add_device, add_output, at_least_one, print_error, say
+from mvit_video.cli.common import add_checkpoint, add_device, add_output, add_precision, at_least_one, print_error, say
 from mvit_video.errors import ConfigError
 
 
@@ -18,11 +18,12 @@ def export(arguments: argparse.Namespace) -> int:
         arguments.batch,
         arguments.int8,
         arguments.overwrite,
+        arguments.precision,
     )
     say(
-        f"{arguments.output}: {report.size / 1e6:.1f} MB, logits up to {report.difference:.1e} from the network's and "
-        f"the same label for {report.same_label:.0%} of random clips; {1000 * report.seconds:.0f} ms a run on this CPU, "
-        f"the network {1000 * report.network_seconds:.0f} ms"
+        f"{arguments.output}: {report.size / 1e6:.1f} MB, logits up to {report.difference:.1e} from the network's in "
+        f"{report.precision} and the same label for {report.same_label:.0%} of random clips; "
+        f"{1000 * report.seconds:.0f} ms a run on this CPU, the network {1000 * report.network_seconds:.0f} ms"
     )
     return 0
 
@@ -42,6 +43,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="quantise the weights of linear layers to 8 bits (ONNX): smaller, slightly less accurate",
     )
+    add_precision(parser, what="of the network that the file is compared with")
 
 
 def _batch(text: str) -> int | None:
@@ -61,7 +63,8 @@ def features(arguments: argparse.Namespace) -> int:
     task = _feature_task(arguments)
     for note in task.videos.notes:
         say(f"note: {note}")
-    predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, arguments.protocol)
+    words = arguments.checkpoint, arguments.device, arguments.protocol
+    predictor = Predictor.from_checkpoint(*words, precision=arguments.precision)
     with alone_in(arguments.output, say):
         bad = extract_features(predictor, task, arguments.output, arguments.overwrite)
     for line in summary_lines([*_refused(task.videos), *bad]):
@@ -116,6 +119,7 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--protocol", metavar="NxM", help="clips × crops per video (default: the checkpoint's)")
     add_output(parser, "the features")
+    add_precision(parser)
     add_device(parser)
 
 

@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 
 from rich.table import Table
 
-from mvit_video.cli.common import add_checkpoint, add_device, add_output, at_least_one, console, print_error, say
+from mvit_video.cli.common import (
+    add_checkpoint,
+    add_device,
+    add_output,
+    add_precision,
+    at_least_one,
+    console,
+    print_error,
+    say,
+)
 from mvit_video.data.lists.text import lines_of
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.printable import csv_text, json_text, printable
@@ -27,7 +36,8 @@ def predict(arguments: argparse.Namespace) -> int:
     _check_options(arguments)
     source = _live_source(arguments) if arguments.stream else None
     paths = expand_paths(_expand_standard_input(arguments.paths), lambda note: say(f"note: {note}"))
-    predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, arguments.protocol)
+    words = arguments.checkpoint, arguments.device, arguments.protocol
+    predictor = Predictor.from_checkpoint(*words, precision=arguments.precision)
     if source is not None:
         return _predict_stream(predictor, source, arguments)
     if arguments.timeline:
@@ -124,7 +134,7 @@ def explain(arguments: argparse.Namespace) -> int:
     from mvit_video.inference.predictor import Predictor
     from mvit_video.report.outputs import EXPLAIN_FILES, explain_outputs, folders_for
 
-    predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device)
+    predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, precision=arguments.precision)
     [(path, folder)] = folders_for([arguments.video], arguments.output, EXPLAIN_FILES, arguments.overwrite)
     explain_outputs(predictor, path, folder, arguments.label, say)
     return 0
@@ -150,6 +160,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         "--window-step", type=_seconds, metavar="SECONDS", help="step between windows (default: a quarter of a clip)"
     )
     add_output(parser, "the timeline, with a subfolder for each of several videos", required=False)
+    add_precision(parser)
     add_device(parser)
 
 
@@ -158,6 +169,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--label", metavar="NAME", help="class to explain (default: the predicted one)")
     add_output(parser, "explain.png, explain.mp4 and explain.json")
+    add_precision(parser)
     add_device(parser)
 
 

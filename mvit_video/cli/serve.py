@@ -2,7 +2,7 @@
 
 import argparse
 
-from mvit_video.cli.common import add_checkpoint, add_device, at_least_one, print_error, say
+from mvit_video.cli.common import add_checkpoint, add_device, add_precision, at_least_one, print_error, say
 from mvit_video.errors import ConfigError
 
 
@@ -18,7 +18,7 @@ def serve(arguments: argparse.Namespace) -> int:
     limits = Limits(arguments.max_megabytes * 10**6, float(arguments.max_seconds), arguments.queue)
     host, port = arguments.host, arguments.port
     with bound(host, port) as place:
-        predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device)
+        predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, precision=arguments.precision)
         if host not in LOCAL:
             print_error(f"--host {host}: anyone who can reach this machine can use the page, without a password")
         name = f"[{host}]" if ":" in host else host
@@ -46,6 +46,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum number of videos uploading, waiting or in progress (default: 4)",
     )
+    add_precision(parser)
     add_device(parser)
 
 

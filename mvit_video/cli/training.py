@@ -1,4 +1,4 @@
-"""Verbs for training: train, settings, curves, demo, convert-config."""
+"""Verbs for training: train, configs, settings, curves, demo, convert-config."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from mvit_video.cli.common import (
     add_output,
     at_least_one,
     overrides,
+    print_rows,
     say,
     show,
     whole_number,
@@ -97,6 +98,15 @@ def settings(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def configs(arguments: argparse.Namespace) -> int:
+    """List the configurations that come with the package; a CONFIG argument takes their names."""
+    from mvit_video.config.shipped import configs_folder, describe, shipped_configs
+
+    rows = [(name, describe(file)) for name, file in shipped_configs().items()]
+    print_rows(f"configurations in {configs_folder()}", ("name", "for"), rows, ())
+    return 0
+
+
 def curves(arguments: argparse.Namespace) -> int:
     """Plot training loss and validation accuracy of several runs."""
     from mvit_video.engine.hooks.curves import draw_runs
@@ -128,7 +138,7 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG", help="configs/demo/motion.yaml")
+    parser.add_argument("config", metavar="CONFIG", nargs="?", default="demo/motion", help="demo/motion if left out")
     add_output(parser, "the data, the run and the report")
     add_device(parser)
 
@@ -158,6 +168,7 @@ VERBS = (
     (train, _add_train),
     (curves, _add_curves),
     (convert_config, _add_convert_config),
+    (configs, lambda parser: None),
     (settings, lambda parser: None),
     (demo, _add_demo),
 )

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from mvit_video.config.plain_yaml import InvalidYaml, plain_values
 from mvit_video.config.schema import Config
+from mvit_video.config.shipped import config_file, shipped_configs
 from mvit_video.download import local_file
 from mvit_video.errors import ConfigError, clipped, did_you_mean
 from mvit_video.plugins import check_plugins
@@ -23,9 +24,9 @@ _ADDRESS = ("http://", "https://")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read settings from a YAML file or http(s) address; `section.key=value` overrides are applied last.
+    """Read settings from a YAML file, an http(s) address or a shipped configuration; `section.key=value` overrides come last.
 
-    A file may name a base file in `_BASE_` (relative to itself) and override single values of it.
+    A file may name a base file in `_BASE_` (relative to itself, or a shipped configuration) and override single values of it.
     Raises ConfigError that names the file or the override, the key, its value and what is allowed, or a plugin that the
     settings need and that is not loaded.
     """
@@ -41,7 +42,7 @@ def read_yaml(path: str | Path, duplicates: dict[str, list[int]] | None = None) 
 
     A duplicate key is an error. With `duplicates` the last one counts, and the key is added to it with its line numbers.
     """
-    return _read(str(path), (), duplicates)
+    return _read(config_file(str(path)), (), duplicates)
 
 
 def dump_config(config: Config) -> str:
@@ -123,11 +124,18 @@ def _base_path(source: str, base: object) -> str:
     if not isinstance(base, str):
         raise ConfigError(f"{source}: {BASE} is {base!r}, expected the name of a YAML file")
     if not source.startswith(_ADDRESS):
-        return base if base.startswith(_ADDRESS) else str(Path(source).parent / base)
+        beside = Path(source).parent / base
+        return base if base.startswith(_ADDRESS) else str(beside) if beside.exists() else _shipped(base) or str(beside)
     place = urljoin(source, base)
     if not place.startswith(_ADDRESS):
         raise ConfigError(f"{source}: {BASE} is '{base}', expected an address, or a name relative to this file's")
     return place
+
+
+def _shipped(base: str) -> str | None:
+    """The shipped configuration of that name, if there is one; never a file beside the current folder."""
+    name = base.removeprefix("configs/").removesuffix(".yaml")
+    return str(shipped_configs()[name]) if name in shipped_configs() else None
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -368,6 +368,8 @@ class EvaluationSettings(Settings):
     """Views per video: clips × crops, such as 5x1 or 1x3; kinetics-5x1, kinetics-5x3 and ssv2-1x3 also require the published input."""
     views_per_batch: Positive = 16
     """Views per forward pass; affects speed and memory only."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the network in evaluations and validations, as train.precision has it."""
     after_training: bool = False
     """Evaluate data.test, or else data.val, when training ends; the accuracies are saved with the weights."""
 

@@ -13,7 +13,7 @@ from mvit_video.engine.distributed import world_size
 from mvit_video.engine.losses import LOSSES, check_resolutions
 from mvit_video.engine.optimizer import freeze_all_but_head
 from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate_from
-from mvit_video.engine.trainer import effective_precision
+from mvit_video.model.precision import resolve_precision
 from mvit_video.model.registry import build_model, model_entry
 from mvit_video.plugins import Registry
 
@@ -206,7 +206,7 @@ class RunPlan:
         yield f"state saved every {settings.checkpoint_every_steps}"
 
     def _precision(self) -> Iterator[str]:
-        precision = effective_precision(self.settings, self.device)
+        precision = resolve_precision(self.settings.precision, self.device, "train.precision").name
         yield f"{precision} (auto on {self.device.type})" if self.settings.precision == "auto" else precision
         if self.settings.deterministic:
             yield "deterministic algorithms"

@@ -31,7 +31,7 @@ from mvit_video.engine.run_folder import (
     with_saved_lists,
 )
 from mvit_video.engine.run_plugins import with_plugins
-from mvit_video.engine.trainer import effective_precision
+from mvit_video.model.precision import resolve_precision
 from mvit_video.model.registry import model_arguments, model_entry
 from mvit_video.model.weights.auto import with_network_of_weights
 from mvit_video.model.weights.card import ModelCard
@@ -102,7 +102,9 @@ def resolve(
     if state is not None:
         check_same_lists(state, lists)
         check_schedule(state, last_step, per_epoch)
-    card, precision = model_card(config, train.classes), effective_precision(settings, device)
+    card = model_card(config, train.classes)
+    precision = resolve_precision(settings.precision, device, "train.precision").name
+    resolve_precision(config.evaluation.precision, device, "evaluation.precision")  # raises before the first step
     return ResolvedRun(
         folder, resume, overwrite, config, device, precision, train, val, card, per_epoch, last_step, state
     )

@@ -175,6 +175,14 @@ def tracker_files() -> tuple[str, ...]:
     return tuple(file for name in TRACKERS.names() for file in TRACKERS.get(name).files)
 
 
+def _check_tensorboard(config: Config) -> None:
+    """ConfigError if it is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "train.trackers names tensorboard, which is not installed: run 'pip install tensorboard', or set train.trackers=[]"
+        )
+
+
 def _check_wandb(config: Config) -> None:
     """Raise ConfigError if wandb is requested without a project, or is not installed."""
     project = config.train.wandb_project
@@ -193,7 +201,9 @@ def scalars(record: Mapping[str, Any], prefix: str) -> dict[str, float]:
     return {f"{prefix}/{name}": float(value) for name, value in numbers.items() if name != "step"}
 
 
-register_tracker("tensorboard", lambda run, config, first_step: TensorBoard(run, first_step), (TENSORBOARD,))
+register_tracker(
+    "tensorboard", lambda run, config, first_step: TensorBoard(run, first_step), (TENSORBOARD,), _check_tensorboard
+)
 register_tracker(
     "wandb", lambda run, config, first_step: WeightsAndBiases(run, config), (WANDB, WANDB_ID), _check_wandb
 )

@@ -1,7 +1,7 @@
 """The training step: forward, backward, optimiser."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from math import inf, isfinite
 from typing import Any
 
@@ -26,6 +26,7 @@ from mvit_video.engine.parallel import (
     shard,
     total_gradient_norm,
 )
+from mvit_video.model.precision import Precision
 
 MixClips = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
 """(clips, labels, generator) -> clips and targets, such as `mixing.Mixer`."""
@@ -148,9 +149,7 @@ class Trainer:
         return lr
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+        return Precision(self.precision, self.device).autocast()
 
     def _can_lower_scale(self) -> bool:
         """Whether an infinite fp16 gradient may be due to the loss scale, which was just lowered."""
@@ -202,10 +201,3 @@ def trainer_from(
         compile=settings.compile,
         frozen=settings.trainable == "head",
     )
-
-
-def effective_precision(settings: TrainSettings, device: torch.device) -> str:
-    """Resolve precision `auto` for a device."""
-    if settings.precision != "auto":
-        return settings.precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"

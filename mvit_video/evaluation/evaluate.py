@@ -27,6 +27,7 @@ from mvit_video.evaluation.results import (
     results,
 )
 from mvit_video.evaluation.views import Reorder, VideoScores, ViewScorer, frame_order, score_views
+from mvit_video.model.precision import Precision, resolve_precision
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.convert import load_any
 from mvit_video.progress import progress_bar
@@ -39,14 +40,15 @@ class Evaluator:
     videos; every process must call `scores`.
     """
 
-    def __init__(self, dataset: ViewDataset, device: torch.device, views_per_batch: int = 16, workers: int = 0) -> None:
-        self.dataset, self.device, self.views_per_batch, self.workers = dataset, device, views_per_batch, workers
+    def __init__(self, dataset: ViewDataset, precision: Precision, views_per_batch: int = 16, workers: int = 0) -> None:
+        self.dataset, self.precision, self.views_per_batch, self.workers = dataset, precision, views_per_batch, workers
         self.videos, self.labels = dataset.videos, true_labels(dataset.videos)
 
     def scores(self, model: nn.Module, reorder: Reorder | None = None, title: str = "evaluating") -> VideoScores:
         loader = view_loader(self.dataset, self.workers, rank(), world_size())
         sizes = len(self.videos), len(self.videos.classes), self.views_per_batch
-        scorer = ViewScorer(model, *sizes, self.device, multi_label=self.labels.ndim == 2)
+        words = self.precision.device, self.labels.ndim == 2, self.precision.autocast
+        scorer = ViewScorer(model, *sizes, *words)
         with report_lost_workers(), progress_bar(title, len(loader)) if is_rank_zero() else nullcontext() as bar:
             bad = score_views(scorer, loader, reorder, bar.advance if bar else lambda: None)
         return self._of_all_processes(scorer, bad)
@@ -65,11 +67,11 @@ class Evaluator:
 
 
 def evaluator_from(
-    config: Config, videos: VideoList, input: InputSettings, protocol: Protocol, device: torch.device
+    config: Config, videos: VideoList, input: InputSettings, protocol: Protocol, precision: Precision
 ) -> Evaluator:
     source = video_files_from(config.data.root, config.data.decoding)
     dataset = ViewDataset(videos, source, input, protocol.clips, protocol.crops, on_bad="return")
-    return Evaluator(dataset, device, config.evaluation.views_per_batch, config.data.workers)
+    return Evaluator(dataset, precision, config.evaluation.views_per_batch, config.data.workers)
 
 
 def true_labels(videos: VideoList) -> np.ndarray:
@@ -86,7 +88,8 @@ def true_labels(videos: VideoList) -> np.ndarray:
 
 def validator(videos: VideoList, config: Config, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
     """What training calls, in every process: one centre view per video -> {"top1", "top5"} of all videos."""
-    evaluator = evaluator_from(config, videos, config.data.input, Protocol(1, 1), device)
+    precision = resolve_precision(config.evaluation.precision, device, "evaluation.precision")
+    evaluator = evaluator_from(config, videos, config.data.input, Protocol(1, 1), precision)
     return lambda model: accuracies(evaluator.scores(model, title="validating"))
 
 
@@ -101,7 +104,8 @@ class EvaluationTask:
     videos: VideoList
     config: Config
     protocol: Protocol
-    device: torch.device
+    precision: Precision
+    """And the device."""
     frames: str = "in-order"
     """The order that the frames of each clip are shown in: see `frame_order`."""
     shown: InputSettings | None = None
@@ -110,11 +114,12 @@ class EvaluationTask:
     def run(self) -> EvaluationResult:
         """Score the videos; every process must call this, and gets the whole result."""
         shown, start = self.shown or self.card.preprocessing, time.monotonic()
-        evaluator = evaluator_from(self.config, self.videos, shown, self.protocol, self.device)
-        scores = evaluator.scores(self.model.to(self.device), frame_order(self.frames))
+        evaluator = evaluator_from(self.config, self.videos, shown, self.protocol, self.precision)
+        held = self.precision.held(self.model).to(self.precision.device)
+        scores = evaluator.scores(held, frame_order(self.frames))
         numbers = results(scores, self.card.classes, self.protocol, time.monotonic() - start)
         origin = circumstances(
-            self.videos, self.config, self.protocol, self.device, scores.multi_label, self.frames, shown
+            self.videos, self.config, self.protocol, self.precision, scores.multi_label, self.frames, shown
         )
         origin |= {"checkpoint": described_checkpoint(self.checkpoint, self.card)}
         return EvaluationResult(scores, self.card.classes, numbers | origin)
@@ -127,21 +132,25 @@ def evaluation_task(
     protocol: str | None = None,
     frames: str = "in-order",
     resolution: int | None = None,
+    precision: str | None = None,
 ) -> EvaluationTask:
     """What to evaluate, by the configuration, and by what is asked for beside it; wrong words raise before any work.
 
     Args:
         protocol: in the place of evaluation.protocol.
         resolution: pixels of the crop's shorter side, other than the network was trained for.
+        precision: in the place of evaluation.precision.
     """
     frame_order(frames)
+    asked, option = (precision, "precision") if precision else (config.evaluation.precision, "evaluation.precision")
+    number_format = resolve_precision(asked, device, option)
     views = Protocol.parse(protocol or config.evaluation.protocol)
     model, card = load_any(checkpoint)
     videos = held_out_list(config.data, card.classes)
     check_agreement(card, config, videos, views)
     shown = card.preprocessing.at_resolution(resolution) if resolution else card.preprocessing
     views.check(shown)
-    return EvaluationTask(checkpoint, model, card, videos, config, views, device, frames, shown)
+    return EvaluationTask(checkpoint, model, card, videos, config, views, number_format, frames, shown)
 
 
 def check_agreement(card: ModelCard, config: Config, videos: VideoList, protocol: Protocol) -> None:

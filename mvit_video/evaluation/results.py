@@ -19,6 +19,7 @@ from mvit_video.evaluation import metrics
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.scores_file import SCORES, save_scores
 from mvit_video.evaluation.views import VideoScores
+from mvit_video.model.precision import Precision
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.load import checkpoint_file
 from mvit_video.paths import write_json, write_whole
@@ -165,12 +166,13 @@ def circumstances(
     videos: VideoList,
     config: Config,
     protocol: Protocol,
-    device: torch.device,
+    precision: Precision,
     multi_label: bool,
     frames: str,
     shown: InputSettings,
 ) -> dict[str, Any]:
     """What results.json says of where its numbers come from, but for the checkpoint."""
+    device = precision.device
     versions = {"mvit_video": __version__, "torch": torch.__version__, "numpy": np.__version__}
     return {
         "protocol_in_words": protocol.in_words(shown, multi_label, frames),
@@ -178,6 +180,7 @@ def circumstances(
         "crop_size": list(shown.crop_hw),
         "list": videos.source,
         "config": config.model_dump(mode="json"),
+        "precision": str(precision),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "versions": versions | {"python": sys.version.split()[0]},
     }

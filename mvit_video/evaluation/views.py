@@ -3,6 +3,7 @@
 # V views of a video (clips × crops), K classes
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -39,7 +40,8 @@ class VideoScores:
 class ViewScorer:
     """Collects views across videos until a batch is full, runs the network, and adds each view to its video's scores.
 
-    A view's scores are the softmax of its logits, or with `multi_label` the sigmoid of each. `sums` (n, K) float64 and
+    A view's scores are the softmax of its logits, or with `multi_label` the sigmoid of each, in float64; the network runs
+    in `autocast`. `sums` (n, K) float64 and
     `counts` (n,) of several scorers with other videos may be added up.
     """
 
@@ -51,8 +53,9 @@ class ViewScorer:
         views_per_batch: int,
         device: torch.device,
         multi_label: bool = False,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self.model, self.views_per_batch, self.device = model, views_per_batch, device
+        self.model, self.views_per_batch, self.device, self.autocast = model, views_per_batch, device, autocast
         self.activation = torch.sigmoid if multi_label else partial(torch.softmax, dim=1)
         self.sums = torch.zeros(num_videos, num_classes, dtype=torch.float64)
         self.counts = torch.zeros(num_videos, dtype=torch.int64)
@@ -71,7 +74,7 @@ class ViewScorer:
         """Run the network on what waits."""
         if not self._views:
             return
-        with torch.inference_mode():
+        with torch.inference_mode(), self.autocast():
             logits = self.model(torch.stack(self._views).to(self.device))
         owners = torch.tensor(self._owners)
         self.sums.index_add_(0, owners, self.activation(logits.double()).cpu())

@@ -94,7 +94,7 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
         sliding = SlidingClips(card.preprocessing, plan, last=len(reader) - plan.length)
         windows = (window for number, frame in enumerate(reader.stream()) for window in sliding.push(number, frame))
         for batch in groups(windows, lambda window: 1, predictor.views_at_once):
-            clips += _heat_clips(model, batch, plan, place, predictor.device)
+            clips += _heat_clips(predictor, batch, plan, place)
         height, width = reader.frames([0])[0].shape[:2]
         shown = shown_at(reader)
     best = max(clip.score for clip in clips)
@@ -113,10 +113,10 @@ def _scaled(clip: HeatClip, best: float) -> HeatClip:
     return HeatClip(clip.numbers, (clip.heat / full).clip(0, 1) * (clip.score / (best or 1.0)), clip.score)
 
 
-def _heat_clips(
-    model: nn.Module, windows: list[Window], plan: WindowPlan, label: int, device: torch.device
-) -> Iterator[HeatClip]:
-    heat, logits = class_heat(model, torch.stack([window.clip for window in windows]).to(device), label)
+def _heat_clips(predictor: Predictor, windows: list[Window], plan: WindowPlan, label: int) -> Iterator[HeatClip]:
+    clips = torch.stack([window.clip for window in windows]).to(predictor.device)
+    with predictor.precision.autocast():
+        heat, logits = class_heat(predictor.model, clips, label)
     scores = logits.float().softmax(1)[:, label].tolist()
     for window, one, score in zip(windows, heat.float().cpu().numpy(), scores, strict=True):
         yield HeatClip(window.start + plan.taken, one, score)
@@ -129,7 +129,7 @@ def class_heat(model: nn.Module, clips: Tensor, label: int) -> tuple[Tensor, Ten
     with torch.enable_grad(), _frozen(model):
         logits, maps = evidence(model, clips)
         gradients = torch.autograd.grad(logits[:, label].sum(), maps)
-    heat = [_speaks_for(one.detach(), gradient) for one, gradient in zip(maps, gradients, strict=True)]
+    heat = [_speaks_for(one.detach().float(), gradient.float()) for one, gradient in zip(maps, gradients, strict=True)]
     finest = heat[0].shape[1:]
     return torch.stack([_spread(one, finest) for one in heat]).sum(0), logits.detach()
 

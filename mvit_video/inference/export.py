@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mvit_video.errors import CheckpointError, ConfigError
+from mvit_video.model.precision import Precision, resolve_precision
 from mvit_video.model.weights.card import CARD_KEY, ModelCard
 from mvit_video.model.weights.convert import load_any
 from mvit_video.paths import output_file, write_whole
@@ -34,6 +35,7 @@ TOLERANCE = 1e-4  # of the logits, absolute, or relative where they are larger t
 MOST_ONNX_BYTES = 2**31 - 2**24  # a protobuf message ends at 2 GiB
 DYNAMIC_CLIPS = 3  # with which a file of any batch is tried, besides one
 TIMED_RUNS = 5
+CPU = torch.device("cpu")
 
 Run = Callable[[Tensor], np.ndarray]  # clips (B, 3, T, H, W) -> logits (B, K)
 
@@ -84,17 +86,26 @@ class ExportReport:
     """Per run of the file, median, in this process on the CPU."""
     network_seconds: float
     """The same of the network itself."""
+    precision: str
+    """Of the network that the file was compared with."""
 
 
 def export_checkpoint(
-    source: str | Path, kind: str, output: str | Path, batch: int | None, int8: bool = False, overwrite: bool = False
+    source: str | Path,
+    kind: str,
+    output: str | Path,
+    batch: int | None,
+    int8: bool = False,
+    overwrite: bool = False,
+    precision: str = "auto",
 ) -> ExportReport:
     """Write the network of a checkpoint to `output`; there whole or not at all.
 
-    `kind` is a registered format, `batch` the number of clips that the file takes, None for any. Raises ConfigError for what
+    `kind` is a registered format, `batch` the number of clips that the file takes, None for any. The file is in fp32 and must
+    have the logits of the network in fp32; the report compares it with the network in `precision`, on the CPU. Raises ConfigError for what
     cannot be exported and CheckpointError where the file's logits are not the network's.
     """
-    exporter = EXPORTERS.get(kind)
+    exporter, fp32, asked = EXPORTERS.get(kind), *(resolve_precision(word, CPU) for word in ("fp32", precision))
     if int8 and kind != "onnx":
         raise ConfigError(f"--int8 is for ONNX files, not for {kind}: use --format onnx")
     output = output_file(output, overwrite)
@@ -105,7 +116,8 @@ def export_checkpoint(
     model, card = load_any(source)
     model.eval()
     content = exporter.write(model, card, batch)
-    report = _compare(exporter.run(content), model, card, batch, len(content))
+    run = exporter.run(content)
+    report = _compare(run, model, card, batch, len(content), fp32)
     if report.difference > TOLERANCE:
         raise CheckpointError(
             f"{output}: not written, because its logits are up to {report.difference:.1e} from the network's, "
@@ -113,7 +125,9 @@ def export_checkpoint(
         )
     if int8:
         content = to_int8(content)
-        report = _compare(onnx_run(content), model, card, batch, len(content))
+        run = onnx_run(content)
+    if int8 or asked != fp32:
+        report = _compare(run, model, card, batch, len(content), asked)
     write_whole(output, content)
     return report
 
@@ -239,21 +253,22 @@ def _dynamic(batch: int | None) -> tuple[dict[int, object]] | None:
     return None if batch else ({0: torch.export.Dim("batch", min=1, max=1024)},)
 
 
-def _compare(run: Run, model: nn.Module, card: ModelCard, batch: int | None, size: int) -> ExportReport:
-    differences, same = [], []
+def _compare(
+    run: Run, model: nn.Module, card: ModelCard, batch: int | None, size: int, precision: Precision
+) -> ExportReport:
+    differences, same, model = [], [], precision.held(model)
     for seed, count in enumerate([batch] if batch else [1, DYNAMIC_CLIPS], 1):
         clips = example_clips(card, count, seed)
-        with torch.inference_mode():
-            wanted = model(clips).numpy()
+        with torch.inference_mode(), precision.autocast():
+            wanted = model(clips).float().numpy()
         found = run(clips)
         differences.append(float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1.0)))
         same += (found.argmax(1) == wanted.argmax(1)).tolist()
     clips = example_clips(card, batch or 1)
-    with torch.inference_mode():
+    with torch.inference_mode(), precision.autocast():
         network_seconds = _median_seconds(lambda: model(clips))
-    return ExportReport(
-        size, max(differences), float(np.mean(same)), _median_seconds(lambda: run(clips)), network_seconds
-    )
+    seconds = _median_seconds(lambda: run(clips))
+    return ExportReport(size, max(differences), float(np.mean(same)), seconds, network_seconds, str(precision))
 
 
 def _median_seconds(call: Callable[[], object]) -> float:

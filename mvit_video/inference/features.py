@@ -103,6 +103,7 @@ class _Maker:
         """What the features follow from; another call must have the same to go on."""
         rows = [[record.path, record.label] for record in self.task.videos.records]
         return {
+            "precision": str(self.predictor.precision),
             "checkpoint": weights_digest(self.model),
             "network": self.predictor.card.name,
             "list": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
@@ -169,7 +170,7 @@ class _Maker:
     def features(self, views: Tensor) -> Tensor:
         """(V, 3, T, H, W) -> (V, C), or (V, C, T', H', W') of a stage; on the CPU."""
         views = views.to(self.predictor.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), self.predictor.precision.autocast():
             if self.task.stage == POOLED:
                 return self.model(views, with_feature=True)[1].float().cpu()
             return self.forward_features(views)[int(self.task.stage) - 1].float().cpu()
@@ -212,6 +213,7 @@ def _job_folder(folder: Path, job: dict, overwrite: bool) -> Path:
             before = None
         if not isinstance(before, dict):
             raise ConfigError(f"{folder / JOB_FILE}: cannot be read: choose another --output, or pass --overwrite")
+        before = {"precision": "fp32"} | before  # which earlier versions did not write
         for name, value in job.items():
             if before.get(name) != value:
                 raise ConfigError(

@@ -29,6 +29,7 @@ from mvit_video.data.video.reader import Reader
 from mvit_video.errors import ConfigError, DecodeError, InputError
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference.inputs import Video, as_frames, as_path, is_file, name_of, several
+from mvit_video.model.precision import resolve_precision
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.convert import load_any
 
@@ -77,6 +78,9 @@ class Prediction:
 class Predictor:
     """A network with the names of its classes and everything needed to feed it; `guard` is how it decodes files.
 
+    `precision` is fp32, bf16, fp16, or auto: bf16 on GPUs that have it, else fp32. In half precision `model` is a copy with
+    rounded weights, to be called in `precision.autocast()`.
+
     >>> predictor = Predictor.from_checkpoint("model.safetensors")  # doctest: +SKIP
     >>> [prediction] = predictor("video.mp4")  # doctest: +SKIP
     >>> prediction.label, prediction.score  # doctest: +SKIP
@@ -90,15 +94,22 @@ class Predictor:
         device: torch.device,
         protocol: Protocol | None = None,
         guard: Guard | None = None,
+        precision: str = "auto",
     ) -> None:
-        self.model, self.card, self.device = model.to(device).eval(), card, device
+        self.precision = resolve_precision(precision, device)
+        self.model, self.card, self.device = self.precision.held(model).to(device).eval(), card, device
         self.guard = guard or Guard()
         self.protocol = protocol or Protocol.parse(card.protocol)
         self.protocol.check(card.preprocessing)
 
     @classmethod
     def from_checkpoint(
-        cls, source: str | Path, device: str = "auto", protocol: str | None = None, guard: Guard | None = None
+        cls,
+        source: str | Path,
+        device: str = "auto",
+        protocol: str | None = None,
+        guard: Guard | None = None,
+        precision: str = "auto",
     ) -> "Predictor":
         """From a file, an address, or a name that `mvit-video models` lists (fetched once), of any known format.
 
@@ -106,7 +117,8 @@ class Predictor:
         """
         place = choose_device(device)
         asked = Protocol.parse(protocol) if protocol else None
-        return cls(*load_any(source), place, asked, guard)
+        resolve_precision(precision, place)  # raises before anything is fetched or read
+        return cls(*load_any(source), place, asked, guard, precision)
 
     def with_guard(self, guard: Guard) -> "Predictor":
         """The same network, which decodes otherwise."""
@@ -163,7 +175,7 @@ class Predictor:
     def scores(self, views: Tensor) -> np.ndarray:
         """Softmax scores of each view (V, C, T, H, W): (V, K) float32. Any number of views, in equal parts."""
         parts = views.chunk(ceil(len(views) / self.views_at_once))
-        with torch.inference_mode():
+        with torch.inference_mode(), self.precision.autocast():
             logits = torch.cat([self.model(part.to(self.device)).float() for part in parts])
         return logits.softmax(1).cpu().numpy()
 

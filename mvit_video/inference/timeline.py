@@ -186,7 +186,9 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d},{rest % 1000:03d}"
 
 
-def write_timeline(folder: Path, path: str | Path, timeline: Timeline, classes: tuple[str, ...]) -> None:
+def write_timeline(
+    folder: Path, path: str | Path, timeline: Timeline, classes: tuple[str, ...], precision: str
+) -> None:
     """timeline.json (segments, and the best class of each window), timeline.csv and timeline.srt (segments)."""
     best = timeline.scores.argmax(1)
     windows = [
@@ -195,6 +197,7 @@ def write_timeline(folder: Path, path: str | Path, timeline: Timeline, classes: 
     ]
     content = {
         "path": str(path),
+        "precision": precision,
         "seconds": timeline.seconds,
         "window_seconds": timeline.window_seconds,
         "error": timeline.error,

@@ -1,7 +1,7 @@
 """Another project's weights for a network of ours: how they are told, and their names in ours and back."""
 
-from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Set
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -30,3 +30,5 @@ class CheckpointFormat:
     """From our tensors: what a file of that project holds, for `convert --to`; None where none is written."""
     numbered: bool = False
     """Blocks are called blocks.0, blocks.1 and so on, as many as the argument `depths` says, by which sizes are told apart."""
+    knows: Mapping[str, Collection[Any]] = field(default_factory=dict, hash=False)
+    """Arguments of the network with the values that this project has, too; `convert --to` refuses networks of others."""

@@ -21,12 +21,13 @@ from mvit_video.model.attention import ATTENTION
 from mvit_video.model.checks import check_choice, check_counts, check_lists, check_rates, check_ratios, check_switches
 from mvit_video.model.heads import Grid
 from mvit_video.model.layers import DropPath, Mlp, PatchConv
-from mvit_video.model.ops.attend import add_residual
+from mvit_video.model.ops.attend import add_to_grid
 from mvit_video.model.ops.linear import Linear
 from mvit_video.model.ops.norm import LayerNorm
 from mvit_video.model.ops.pooling import max_pool, project_and_pool
 from mvit_video.model.relative_position import table_rows
 from mvit_video.model.token_mixing import Mixing, block_mixing, mixed_attention, plan_mixing
+from mvit_video.model.weights.inflate import VALUE_FILTER
 
 LAYER_NORM_EPS = 1e-6
 
@@ -66,6 +67,7 @@ class BlockStyle:
     pool_kernel: Grid
     num_cls: int
     relative_positions: bool
+    filter_values: bool
     residual_pooling: bool
     pool_all_queries: bool
     attention: str
@@ -75,7 +77,8 @@ class PooledAttention(nn.Module):
     """Attention over pooled queries, keys and values with relative positions and residual pooling (paper §4.1).
 
     Position tables are made for the plan's grid; any other works at run time by interpolation. A model made for one
-    frame has no temporal table.
+    frame has no temporal table. `lepe`, a depth-wise filter of the values of the whole grid before they are pooled, strided as
+    the queries are, is added to what the grid's queries see, whatever groups they see (arXiv 2107.00652 §3.3).
     """
 
     pool_q: nn.Conv3d | None
@@ -87,6 +90,7 @@ class PooledAttention(nn.Module):
     rel_pos_t: nn.Parameter | None
     rel_pos_h: nn.Parameter | None
     rel_pos_w: nn.Parameter | None
+    lepe: nn.Conv3d | None
 
     def __init__(self, plan: BlockPlan, style: BlockStyle) -> None:
         super().__init__()
@@ -98,9 +102,10 @@ class PooledAttention(nn.Module):
         self.proj = Linear(dim, dim)
         for name, stride in (("q", plan.q_stride), ("k", plan.kv_stride), ("v", plan.kv_stride)):
             pools = name != "q" or style.pool_all_queries or prod(stride) > 1
-            setattr(self, f"pool_{name}", _pool_filter(head_dim, style.pool_kernel, stride) if pools else None)
+            setattr(self, f"pool_{name}", _depthwise(head_dim, style.pool_kernel, stride) if pools else None)
             setattr(self, f"norm_{name}", nn.LayerNorm(head_dim, LAYER_NORM_EPS) if pools else None)
         self._make_tables(plan, head_dim, style.relative_positions)
+        self.lepe = _depthwise(dim, style.pool_kernel, plan.q_stride) if style.filter_values else None
 
     def _make_tables(self, plan: BlockPlan, head_dim: int, relative_positions: bool) -> None:
         q_grid, k_grid = _divide(plan.grid, plan.q_stride), _divide(plan.grid, plan.kv_stride)
@@ -112,11 +117,11 @@ class PooledAttention(nn.Module):
     def forward(self, x: Tensor, thw: Grid) -> Tensor:
         """(B, N, C) with thw -> (B, N', C'): as many tokens as the pooled queries."""
         pools = ((self.pool_q, self.norm_q), (self.pool_k, self.norm_k), (self.pool_v, self.norm_v))
-        q, k, v = project_and_pool(x, thw, self.qkv, pools, self.num_heads)
+        q, k, v, *filtered = project_and_pool(x, thw, self.qkv, pools, self.num_heads, self.lepe)
         tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
         out = mixed_attention(self.attend, self.mixing, self.strides, q, k, v, tables, self.scale)  # (B, N', h, d)
-        if self.residual_pooling:
-            out = add_residual(out, q)
+        for term in (*filtered, q) if self.residual_pooling else filtered:
+            out = add_to_grid(out, term)
         return self.proj(out.flatten(2))
 
 
@@ -194,7 +199,8 @@ class MViTArguments:
     cls_token: classify from a class token; without it from the mean of the last tokens.
     width_growth: the width doubles in the "attention" of a stage's first block (MViTv2), or in the "mlp" of the
         last block before it (MViTv1, and the published IN-1K image model L).
-    positions: "relative", decomposed, in every attention (MViTv2), or "absolute", added once (MViTv1).
+    positions: "relative", decomposed, in every attention (MViTv2); "lepe", these and a depth-wise filter of the values
+        which starts at zero, so that a trained network can be given one; or "absolute", added once (MViTv1).
     residual_pooling: add the pooled queries to the attention's output (MViTv2).
     pool_all_queries: pool queries in every block (MViTv2), or only where they are strided (MViTv1).
     token_mixing: which tokens see each other, for the network or, in a list, for each stage: "all", "hwin",
@@ -241,7 +247,7 @@ class MViTArguments:
         switches = ("cls_token", "residual_pooling", "pool_all_queries", "activation_checkpointing")
         check_switches(**{name: getattr(self, name) for name in switches})
         check_choice("attention", self.attention, ATTENTION)
-        check_choice("positions", self.positions, ("relative", "absolute"))
+        check_choice("positions", self.positions, ("relative", "lepe", "absolute"))
         check_choice("width_growth", self.width_growth, ("attention", "mlp"))
         if not isinstance(self.token_mixing, str):
             object.__setattr__(self, "token_mixing", tuple(self.token_mixing))
@@ -288,7 +294,8 @@ class MViTArguments:
             mlp_ratio=self.mlp_ratio,
             pool_kernel=_grid(self.pool_kernel),
             num_cls=int(self.cls_token),
-            relative_positions=self.positions == "relative",
+            relative_positions=self.positions != "absolute",
+            filter_values=self.positions == "lepe",
             residual_pooling=self.residual_pooling,
             pool_all_queries=self.pool_all_queries,
             attention=self.attention,
@@ -348,14 +355,14 @@ class MViT(nn.Module):
         self.pos_embed_class = nn.Parameter(torch.zeros(1, 1, dim)) if absolute and args.cls_token else None
 
     def init_weights(self) -> None:
-        """Weights, class token and position tables from a normal (σ .02, cut at 2); biases 0; norms 1.
+        """Weights, class token and position tables from a normal (σ .02, cut at 2); biases and `lepe` 0; norms 1.
 
         Biases start at 0 as in torchvision; PySlowFast starts those of Linear and LayerNorm at .02.
         """
         for name, parameter in self.named_parameters():
-            if parameter.ndim > 1:
+            if parameter.ndim > 1 and not name.endswith(VALUE_FILTER):
                 nn.init.trunc_normal_(parameter, std=0.02)
-            elif name.endswith("weight"):
+            elif parameter.ndim == 1 and name.endswith("weight"):
                 nn.init.ones_(parameter)
             else:
                 nn.init.zeros_(parameter)
@@ -424,8 +431,8 @@ class MViT(nn.Module):
             )
 
 
-def _pool_filter(head_dim: int, kernel: Grid, stride: Grid) -> nn.Conv3d:
-    return nn.Conv3d(head_dim, head_dim, kernel, stride, _half(kernel), groups=head_dim, bias=False)
+def _depthwise(dim: int, kernel: Grid, stride: Grid) -> nn.Conv3d:
+    return nn.Conv3d(dim, dim, kernel, stride, _half(kernel), groups=dim, bias=False)
 
 
 def _grid(values: Iterable[int]) -> Grid:

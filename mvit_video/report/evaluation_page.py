@@ -187,6 +187,7 @@ def _origin(result: dict) -> Section:
         ("checkpoint", checkpoint["path"]),
         ("sha256", checkpoint["sha256"]),
         ("device", f"{result['device']}, {result['processes']} process{'es' * (result['processes'] > 1)}"),
+        ("precision", result["precision"]),
         ("speed", f"{result['views_per_second']:.1f} views a second, {result['seconds']:.0f} s in all"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]

@@ -59,7 +59,7 @@ def timeline_outputs(predictor: Predictor, path: str, folder: Path, step_seconds
         timeline = label_timeline(predictor, path, step_seconds, advance)
     fresh_folder(folder, TIMELINE_FILES, overwrite=True)
     classes = predictor.card.classes
-    write_timeline(folder, path, timeline, classes)
+    write_timeline(folder, path, timeline, classes, str(predictor.precision))
     write_whole(folder / "timeline.png", png(timeline_figure(timeline, classes)))
     write_annotated(path, folder / "annotated.mp4", timeline, predictor.guard)
     count, length = len(timeline.segments), timeline.seconds
@@ -76,7 +76,7 @@ def explain_outputs(predictor: Predictor, path: str, folder: Path, label: str | 
         frames = reader.frames(numbers)
     fresh_folder(folder, EXPLAIN_FILES, overwrite=True)
     write_whole(folder / "explain.png", png(heat_figure(explanation, numbers.tolist(), list(frames))))
-    write_json(folder / "explain.json", _numbers(explanation))
+    write_json(folder / "explain.json", {"precision": str(predictor.precision)} | _numbers(explanation))
 
     def draw(number: int, frame: np.ndarray) -> np.ndarray:
         clip = explanation.clip_at(number)

@@ -132,11 +132,13 @@ class _Server:
         return Response((files("mvit_video.serve") / name).read_bytes(), media_type=kind, headers=HEADERS)
 
     async def about(self, request: Request) -> Response:
-        card, limits = self.jobs.predictor.card, self.jobs.limits
+        predictor, limits = self.jobs.predictor, self.jobs.limits
+        card = predictor.card
         return _json(
             {
                 "network": card.name,
                 "classes": len(card.classes),
+                "precision": str(predictor.precision),
                 "version": __version__,
                 "megabytes": limits.upload_bytes // 10**6,
                 "seconds": limits.seconds,

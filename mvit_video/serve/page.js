@@ -5,7 +5,7 @@ let current = 0; // the newest upload; answers to older ones are ignored
 
 fetch("/about").then((answer) => answer.json()).then((about) => {
   part("about").textContent =
-    `${about.network}, ${about.classes} classes. Videos of up to ${about.megabytes} MB and ${about.seconds} s.`;
+    `${about.network}, ${about.classes} classes, computed in ${about.precision}. Videos of up to ${about.megabytes} MB and ${about.seconds} s.`;
 });
 
 const drop = part("drop");

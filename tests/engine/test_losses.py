@@ -21,8 +21,9 @@ from mvit_video.engine.losses import (
     soft_distillation,
 )
 from mvit_video.engine.schedule import learning_rate_from
-from mvit_video.engine.trainer import effective_precision, learner_from, trainer_from
+from mvit_video.engine.trainer import learner_from, trainer_from
 from mvit_video.errors import ConfigError
+from mvit_video.model.precision import resolve_precision
 
 CPU = torch.device("cpu")
 GENERATOR = torch.Generator().manual_seed(5)
@@ -38,7 +39,7 @@ def trainer(teacher=None, mix=None, **changes):
     )
     model = tiny_video(drop_path_rate=0.0, dropout_rate=0.0)
     learner, rate = (
-        learner_from(settings, model, CPU, effective_precision(settings, CPU)),
+        learner_from(settings, model, CPU, resolve_precision(settings.precision, CPU).name),
         learning_rate_from(settings, 100, 10),
     )
     return trainer_from(
@@ -48,7 +49,7 @@ def trainer(teacher=None, mix=None, **changes):
         mix or mixer_from(settings, 5),
         objective_from(settings, teacher),
         CPU,
-        effective_precision(settings, CPU),
+        resolve_precision(settings.precision, CPU).name,
     )
 
 

@@ -1,5 +1,6 @@
 """What a run tries before it starts, sentence by sentence; the network is left as it was."""
 
+import importlib.util
 import shutil
 from collections import namedtuple
 
@@ -97,10 +98,24 @@ def test_memory_that_is_too_small_is_told_with_its_cures(few_videos, tmp_path, m
         start(few_videos, tmp_path / "run")
 
 
-def test_wandb_that_is_not_installed_is_one_sentence(few_videos, tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight.check_trackers.__globals__["importlib"].util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ConfigError, match=r"train.wandb_project = mine needs the package wandb, which is not installed"
-    ):
-        start(few_videos, tmp_path / "run", "train.wandb_project=mine")
+@pytest.mark.parametrize(
+    "missing, words, sentence",
+    [
+        (
+            "wandb",
+            ["train.wandb_project=mine"],
+            "train.wandb_project = mine needs the package wandb, which is not installed",
+        ),
+        (
+            "tensorboard",
+            [],
+            "train.trackers names tensorboard, which is not installed: run 'pip install tensorboard', or set",
+        ),
+    ],
+)
+def test_a_tracker_that_is_not_installed_is_one_sentence(few_videos, tmp_path, monkeypatch, missing, words, sentence):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
+    with pytest.raises(ConfigError, match=sentence):
+        start(few_videos, tmp_path / "run", *words)
     assert not (tmp_path / "run").exists()

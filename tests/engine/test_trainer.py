@@ -16,8 +16,9 @@ from mvit_video.engine import trainer as engine
 from mvit_video.engine.losses import objective_from
 from mvit_video.engine.nonfinite import GuardedStep
 from mvit_video.engine.schedule import learning_rate_from
-from mvit_video.engine.trainer import effective_precision, learner_from, trainer_from
+from mvit_video.engine.trainer import learner_from, trainer_from
 from mvit_video.errors import TrainingError
+from mvit_video.model.precision import resolve_precision
 
 CPU = torch.device("cpu")
 CLIPS = torch.randn(6, 3, 8, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -41,7 +42,7 @@ def trainer(model=None, mix=None, **changes):
         settings,
         tiny_video(drop_path_rate=0.0, dropout_rate=0.0) if model is None else model,
         CPU,
-        effective_precision(settings, CPU),
+        resolve_precision(settings.precision, CPU).name,
     )
     return trainer_from(
         settings,
@@ -50,7 +51,7 @@ def trainer(model=None, mix=None, **changes):
         mix or mixer_from(settings, 5),
         objective_from(settings),
         CPU,
-        effective_precision(settings, CPU),
+        resolve_precision(settings.precision, CPU).name,
     )
 
 
@@ -126,16 +127,6 @@ def test_the_rate_of_each_layer_is_its_share():
     assert step(machine)["lr"] == pytest.approx(0.1 * 6 / 512)
     rates = sorted({group["lr"] for group in machine.learner.optimizer.param_groups}, reverse=True)
     assert rates == pytest.approx([0.1 * 6 / 512 * 2.0**-layer for layer in range(5)])
-
-
-def test_auto_is_single_precision_on_a_cpu_and_bf16_on_a_gpu_that_has_it(monkeypatch):
-    cuda = torch.device("cuda")
-    assert effective_precision(TrainSettings(), CPU) == "fp32"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    assert effective_precision(TrainSettings(), cuda) == "bf16"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    assert effective_precision(TrainSettings(), cuda) == "fp32"
-    assert effective_precision(TrainSettings(precision="fp16"), CPU) == "fp16"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -23,9 +23,10 @@ from mvit_video.engine.metrics_log import MetricsLog, read_metrics
 from mvit_video.engine.nonfinite import NonFiniteStep
 from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
-from mvit_video.engine.trainer import Trainer, effective_precision, learner_from, trainer_from
+from mvit_video.engine.trainer import Trainer, learner_from, trainer_from
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError, TrainingError
 from mvit_video.evaluation.evaluate import validator
+from mvit_video.model.precision import resolve_precision
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.load import load_checkpoint
 
@@ -272,9 +273,7 @@ def test_a_run_that_meets_nan_stops_with_a_report_and_no_state_of_it(few_videos,
 @pytest.mark.parametrize("part", ["model", "average", "optimizer"])
 def test_a_state_with_nan_is_never_written(tmp_path, part):
     model = tiny_video()
-    learner = learner_from(
-        TrainSettings(ema_decay=0.9), model, CPU, effective_precision(TrainSettings(ema_decay=0.9), CPU)
-    )
+    learner = learner_from(TrainSettings(ema_decay=0.9), model, CPU, "fp32")
     model(torch.zeros(1, 3, 8, 32, 32)).sum().backward()
     learner.optimizer.step()
     card = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=("a",), preprocessing=InputSettings())
@@ -552,7 +551,9 @@ def trainer(**changes):
     settings = TrainSettings(clips_per_step=2, **changes)
     model = Linear()
     descent = torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=1.0)
-    learner = replace(learner_from(settings, model, CPU, effective_precision(settings, CPU)), optimizer=descent)
+    learner = replace(
+        learner_from(settings, model, CPU, resolve_precision(settings.precision, CPU).name), optimizer=descent
+    )
     return trainer_from(
         settings,
         learner,
@@ -560,7 +561,7 @@ def trainer(**changes):
         mixer_from(settings, 2),
         objective_from(settings),
         CPU,
-        effective_precision(settings, CPU),
+        resolve_precision(settings.precision, CPU).name,
     )
 
 
@@ -630,7 +631,7 @@ def test_a_state_that_cannot_be_written_leaves_the_ones_before_it(whole_run, few
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(states, "write_whole", full)
-    learner = learner_from(TrainSettings(), torch.nn.Linear(1, 1), CPU, effective_precision(TrainSettings(), CPU))
+    learner = learner_from(TrainSettings(), torch.nn.Linear(1, 1), CPU, "fp32")
     card = states.read_checkpoint(run / "model.safetensors")[1]
     with pytest.raises(CheckpointError, match=r"step_00000099: cannot be written \(No space left on device\)"):
         states.save_state(run, 99, learner, card, {}, keep=1)

@@ -173,11 +173,19 @@ def test_wrong_usage_exits_with_two(capsys, words, message):
 
 
 @pytest.mark.parametrize(
-    "word", [["c.yaml"], ["--checkpoint", "c"], ["--protocol", "5x1"], ["--frames", "reversed"], ["--resolution", "32"]]
+    "word",
+    [
+        ["c.yaml"],
+        ["--checkpoint", "c"],
+        ["--protocol", "5x1"],
+        ["--frames", "reversed"],
+        ["--resolution", "32"],
+        ["--precision", "fp32"],
+    ],
 )
 def test_what_evaluates_and_what_compares_exclude_each_other(capsys, word):
     assert cli.main(["evaluate", *word, "--scores", "a", "b"]) == 1
     assert (
         capsys.readouterr().err
-        == "error: --scores cannot be combined with CONFIG, --checkpoint, --protocol, --frames or --resolution\n"
+        == "error: --scores cannot be combined with CONFIG, --checkpoint, --protocol, --frames, --resolution or --precision\n"
     )

@@ -16,9 +16,11 @@ from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies
 from mvit_video.evaluation.views import frame_order, reversed_frames, shuffled_frames
+from mvit_video.model.precision import Precision
 from mvit_video.model.weights.load import load_checkpoint
 
 CPU = torch.device("cpu")
+FP32 = Precision("fp32", CPU)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def model(trained):
 
 def evaluator(trained, videos, protocol="2x3", **changes):
     config = trained.config.model_copy(update=changes)
-    return evaluator_from(config, videos, config.data.input, Protocol.parse(protocol), CPU)
+    return evaluator_from(config, videos, config.data.input, Protocol.parse(protocol), FP32)
 
 
 @pytest.mark.parametrize("views_per_batch", [1, 5, 64])
@@ -40,7 +42,7 @@ def test_scores_are_the_mean_softmax_of_the_views(trained, model, few_videos, vi
         [f"data.root={few_videos}", f"evaluation.views_per_batch={views_per_batch}", "data.workers=0"],
     )
     videos, parsed = read_videos("val.csv", str(few_videos)), Protocol.parse(protocol)
-    ours = evaluator_from(config, videos, config.data.input, parsed, CPU).scores(model)
+    ours = evaluator_from(config, videos, config.data.input, parsed, FP32).scores(model)
     dataset = ViewDataset(videos, VideoFiles(str(few_videos)), config.data, parsed.clips, parsed.crops, "return")
     for row in range(len(videos)):
         total = np.zeros(8)
@@ -59,7 +61,7 @@ def test_undecodable_videos_are_wrong_listed_and_counted(trained, model, few_vid
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={tmp_path / 'data'}"])
     videos = read_videos("val.csv", config.data.root)
     card = load_checkpoint(trained.weights)[1]
-    found = EvaluationTask(str(trained.weights), model, card, videos, config, Protocol(1, 1), CPU).run()
+    found = EvaluationTask(str(trained.weights), model, card, videos, config, Protocol(1, 1), FP32).run()
     scores, result = found.scores, found.content
     assert result["num_videos"] == 8 and result["num_classes"] == 8 and result["protocol"] == "1x1"
     assert [bad["where"] for bad in result["undecodable"]] == ["row 1 of val.csv", "row 6 of val.csv"]

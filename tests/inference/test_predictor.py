@@ -29,7 +29,7 @@ def predictor(trained):
 
 def test_predictions_are_the_evaluators_scores(predictor, trained, motion_data, validation_list):
     judge = evaluator_from(
-        trained.config, validation_list, trained.config.data.input, Protocol.parse("2x3"), torch.device("cpu")
+        trained.config, validation_list, trained.config.data.input, Protocol.parse("2x3"), predictor.precision
     )
     scores = judge.scores(predictor.model).scores
     for row in (0, 3, 6):

@@ -5,7 +5,7 @@ import torch
 
 from mvit_video.model.attention import flash_attention, reference_attention
 from mvit_video.model.heads import Heads
-from mvit_video.model.ops.attend import add_residual
+from mvit_video.model.ops.attend import add_to_grid
 from mvit_video.model.ops.folding import key_coordinates, position_terms
 from mvit_video.model.relative_position import axis_terms, distance_rows
 
@@ -83,7 +83,7 @@ def test_key_coordinates_are_one_hot_per_axis():
 def test_the_residual_leaves_the_class_token_out(num_cls):
     q = tokens(Q_THW, num_cls)
     out = torch.randn(2, num_cls + 12, HEADS, D, dtype=torch.float64, requires_grad=True)
-    total = add_residual(out, q)
+    total = add_to_grid(out, q)
     wanted = torch.cat([out[:, :num_cls], out[:, num_cls:] + q.grid], 1)
     assert torch.equal(total, wanted)
     back = torch.randn_like(total)

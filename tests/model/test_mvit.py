@@ -8,7 +8,7 @@ from tiny_models import randomise, tiny_video
 from mvit_video import build_model
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.model.layers import DropPath
-from mvit_video.model.mvit import Block, BlockStyle, MViTArguments
+from mvit_video.model.mvit import Block, MViTArguments
 
 TINY = dict(depths=(1, 1, 2), embed_dim=16, num_heads=2, num_frames=4, crop_size=32, num_classes=5, kv_stride=(1, 4, 4))
 
@@ -78,7 +78,8 @@ def test_at_every_stage_of_s_the_attention_equals_the_plain_formula(stage, cls_t
 
     results = []
     for kind in ("flash", "reference"):
-        block = randomise(Block(plan, BlockStyle(4.0, (3, 3, 3), cls_token, True, True, True, kind)), seed=stage)
+        style = MViTArguments(cls_token=bool(cls_token), attention=kind).block_style()
+        block = randomise(Block(plan, style), seed=stage)
         results.append(output_and_gradients(run, block.to(dtype), tokens))
     assert {"attn.rel_pos_t", "attn.rel_pos_h", "attn.pool_k.weight", "attn.qkv.weight"} <= results[0].keys()
     assert_equal_within(tolerance, *results)

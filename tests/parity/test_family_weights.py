@@ -34,16 +34,21 @@ def fixed_state(keys: dict[str, list]) -> dict[str, torch.Tensor]:
 
 
 SWINS = {
-    "video_swin_small_10x60x76": dict(window_size=[4, 4, 4], num_heads=[2, 4, 4], depths=[2, 2, 3], num_classes=11),
+    "video_swin_small_10x60x76": dict(
+        embed_dim=24, window_size=[4, 4, 4], num_heads=[2, 4, 4], depths=[2, 2, 3], num_classes=11
+    ),
+    "video_swin_small_odd_window_9x52x68": dict(
+        embed_dim=32, window_size=[3, 5, 5], num_heads=[1, 4], depths=[2, 2], num_classes=7
+    ),
     "video_swin_small_clipped_4x48x48_quirk": dict(
-        window_size=[2, 7, 7], num_heads=[2, 2], depths=[2, 2], num_classes=5
+        embed_dim=24, window_size=[2, 7, 7], num_heads=[2, 2], depths=[2, 2], num_classes=5
     ),
 }
 
 
 def small_swin(**arguments) -> torch.nn.Module:
     swin = import_torchvision("torchvision.models.video.swin_transformer")
-    return swin.SwinTransformer3d(patch_size=[2, 4, 4], embed_dim=24, stochastic_depth_prob=0.0, **arguments).eval()
+    return swin.SwinTransformer3d(patch_size=[2, 4, 4], stochastic_depth_prob=0.0, **arguments).eval()
 
 
 @pytest.mark.parametrize("name", SWINS)
@@ -65,10 +70,19 @@ def test_video_swins_weights_give_its_logits(name, tmp_path):
     assert np.abs(logits[0].numpy() - wanted["logits"]).max() < 1e-4
 
 
+def test_the_baseline_of_the_published_size_gives_torchvisions_logits():
+    wanted = recorded("swin3d_t_8x224")
+    model = with_fixed_weights(build_model("torchvision/swin3d_t"))
+    assert sum(parameter.numel() for parameter in model.parameters()) == wanted["params"]
+    with torch.inference_mode():
+        logits = model(fixed_values("input", tuple(wanted["input_shape"])))
+    assert np.abs(logits[0].numpy() - wanted["logits"]).max() < 1e-4
+
+
 def test_an_image_swin_in_a_video_network_gives_its_logits_for_identical_frames(tmp_path):
     wanted = recorded("swin_image_small_116x132")
     torch.save({"model": fixed_state(wanted["keys"])}, tmp_path / "swin.pth")
-    model = small_swin(window_size=[4, 7, 7], num_heads=[2, 4], depths=[2, 2], num_classes=5)
+    model = small_swin(embed_dim=24, window_size=[4, 7, 7], num_heads=[2, 4], depths=[2, 2], num_classes=5)
     report = load_weights(model, tmp_path / "swin.pth")
     assert report.format == "torchvision image Swin" and not report.new
     assert any(name.endswith("relative_position_bias_table") for name in report.inflated)

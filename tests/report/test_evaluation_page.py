@@ -30,7 +30,7 @@ def scores(few_videos):
 
 def page(scores, root, tmp_path, run=None, classes=CLASSES):
     result = results(scores, classes, Protocol(5, 1), 12.0) | {
-        "protocol_in_words": "5 clips & 1 crop", "list": "/data/val.csv", "device": "cpu",
+        "protocol_in_words": "5 clips & 1 crop", "list": "/data/val.csv", "device": "cpu", "precision": "fp32",
         "checkpoint": {"path": "model.safetensors", "sha256": "0" * 64, "card": {"name": "mvitv2_s_16x4"}},
         "versions": {"mvit_video": "1", "torch": "2"},
     }  # fmt: skip

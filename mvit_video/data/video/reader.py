@@ -82,7 +82,7 @@ class VideoReader:
 
     @property
     def num_decoded(self) -> int:
-        """Frames that were decoded so far, expected ones or not: what reading cost."""
+        """Frames that were decoded so far, including those that were not requested: the cost of reading."""
         return self._backend.num_decoded
 
     def frames(self, indices: Sequence[int] | np.ndarray, place: Place | None = None) -> np.ndarray:

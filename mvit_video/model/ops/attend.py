@@ -1,4 +1,4 @@
-"""The attention of folded queries and keys, and residual pooling behind it."""
+"""The attention of folded queries and keys, and what is added to its grid behind it."""
 
 # B batch, N queries, M keys, h heads, d channels of a head, D channels of folded queries and keys
 
@@ -92,20 +92,20 @@ def _backward(ctx, gradient, _):
 autograd_rule(_attention, _keep, _backward)
 
 
-def add_residual(out: Tensor, q: Heads) -> Tensor:
-    """Residual pooling (paper §4.1): the pooled queries are added to the attention's output, the class token's not."""
+def add_to_grid(out: Tensor, term: Heads) -> Tensor:
+    """A term, such as the pooled queries (residual pooling, paper §4.1), added to the attention's output, but to no class token."""
     if device.is_decomposed():
-        num_cls = q.cls.shape[1]
-        return torch.cat([out[:, :num_cls], out[:, num_cls:] + q.grid], 1)
-    return _add_residual(out, q.grid)
+        num_cls = term.cls.shape[1]
+        return torch.cat([out[:, :num_cls], out[:, num_cls:] + term.grid], 1)
+    return _add_to_grid(out, term.grid)
 
 
-def _fake_add_residual(out, grid):
+def _fake_add_to_grid(out, grid):
     return out.new_empty(out.shape)
 
 
-@operator(_fake_add_residual)
-def _add_residual(out: Tensor, grid: Tensor) -> Tensor:
+@operator(_fake_add_to_grid)
+def _add_to_grid(out: Tensor, grid: Tensor) -> Tensor:
     num_cls = out.shape[1] - grid.shape[1]
     total = torch.empty_like(out, memory_format=torch.contiguous_format)
     total[:, :num_cls] = out[:, :num_cls]
@@ -121,4 +121,4 @@ def _back_through_residual(ctx, gradient):
     return gradient, gradient[:, ctx.num_cls :]
 
 
-autograd_rule(_add_residual, _keep_count, _back_through_residual)
+autograd_rule(_add_to_grid, _keep_count, _back_through_residual)

@@ -1,4 +1,4 @@
-"""Pooling of token grids by depth-wise filters with the norm behind it, max pooling, and the filter that makes patches.
+"""Depth-wise filters of token grids, alone or with a norm behind them, max pooling, and the filter that makes patches.
 
 On a GPU Triton kernels pool and norm in one pass (`triton/pool.py`). PyTorch's own backward of a depth-wise Conv3d takes
 a slow path on CPUs; here are the same sums, exactly, by faster functions: the gradient of the input is a depth-wise
@@ -27,16 +27,21 @@ from mvit_video.model.ops.operators import autograd_rule, by_formula, in_place, 
 Pool = tuple[Any, Any]  # a depth-wise filter that all heads share, and the norm behind it
 
 
-def project_and_pool(x: Tensor, thw: Grid, layer: nn.Module, pools: Sequence[Pool], num_heads: int) -> list[Heads]:
+def project_and_pool(
+    x: Tensor, thw: Grid, layer: nn.Module, pools: Sequence[Pool], num_heads: int, beside: Any = None
+) -> list[Heads]:
     """The parts of layer(x), such as q, k and v, cut into heads, each through its filter and its norm: x (B, N, C).
 
-    All heads of a part share its filter; class tokens are normed only. A part without a filter is left as it is.
+    All heads of a part share its filter; class tokens are normed only. A part without a filter is left as it is. `beside` is a
+    depth-wise filter with a weight for each channel of each head: what it makes of the last part before that is pooled is
+    given behind the others.
     """
     found: list[Heads] = []
     for parts in linear_in_parts(x, layer, len(pools)):
         parts = parts.unflatten(-1, (num_heads, -1))  # (B, N, P, h, d)
         found += _pool_parts(parts, thw, pools[len(found) : len(found) + parts.shape[2]])
-    return found
+        last = parts[:, :, -1]
+    return found if beside is None else [*found, _filter_part(last, thw, beside)]
 
 
 def _pool_parts(x: Tensor, thw: Grid, pools: Sequence[Pool]) -> list[Heads]:
@@ -57,9 +62,12 @@ def _pool_parts(x: Tensor, thw: Grid, pools: Sequence[Pool]) -> list[Heads]:
 
 def _is_usual(conv: Any, norm: Any) -> bool:
     """Whether these are a filter and a norm as a network makes them, with nothing of other people's on them."""
-    if conv is None or norm is None:
-        return False
-    if not device.is_plain((nn.LayerNorm,), norm) or not device.is_plain((nn.Conv3d,), conv):
+    return conv is not None and norm is not None and device.is_plain((nn.LayerNorm,), norm) and _is_depthwise(conv)
+
+
+def _is_depthwise(conv: Any) -> bool:
+    """Whether this is a depth-wise filter without a bias that keeps grids as large as they are where it is not strided."""
+    if not device.is_plain((nn.Conv3d,), conv):
         return False
     middle = tuple(size // 2 for size in conv.kernel_size)
     depthwise = conv.bias is None and conv.groups == conv.out_channels == conv.in_channels
@@ -76,6 +84,16 @@ def _pool_part(x: Tensor, thw: Grid, conv: nn.Module | None, norm: nn.Module | N
     tokens = grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(0, (cells.shape[0], cells.shape[2])).transpose(1, 2)
     normed = norm(torch.cat([cls, tokens], 1)).to(x.dtype)
     return Heads(normed[:, : cls.shape[1]], normed[:, cls.shape[1] :], _grid(grid.shape[2:]))
+
+
+def _filter_part(x: Tensor, thw: Grid, conv: Any) -> Heads:
+    """What a depth-wise filter of all channels makes of the grid of x (B, N, h, d); class tokens are left as they are."""
+    cls, cells = x.split([x.shape[1] - prod(thw), prod(thw)], 1)
+    if _is_depthwise(conv) and not device.is_decomposed():
+        grid = _filter_cells(cells.flatten(2), conv.weight, thw, conv.stride)
+    else:
+        grid = conv(_as_grid(cells, thw)).permute(0, 2, 3, 4, 1).flatten(1, 3).to(x.dtype)
+    return Heads(cls, grid.unflatten(-1, cells.shape[2:]), _pooled_size(thw, conv.stride))
 
 
 def _pooled_size(thw: Sequence[int], stride: Sequence[int]) -> Grid:
@@ -238,6 +256,57 @@ def _formula(eps: float, thw: Sequence[int], strides: Sequence[Grid], x: Tensor,
 
 
 autograd_rule(_pool_norms, _keep, _backward)
+
+
+def _fake_filter_cells(cells, weight, thw, stride):
+    return cells.new_empty(cells.shape[0], prod(_pooled_size(thw, stride)), cells.shape[2])
+
+
+@operator(_fake_filter_cells)
+def _filter_cells(cells: Tensor, weight: Tensor, thw: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Cells (B, T·H·W, C) through a depth-wise filter (C, 1, t, h, w): (B, T·H·W after it, C)."""
+    return _filter_formula(thw, stride, cells, weight).contiguous()
+
+
+def _fake_filter_cells_backward(gradient, cells, weight, thw, stride, wanted):
+    return wanted_only([cells.new_empty(cells.shape), weight.new_empty(weight.shape)], wanted)
+
+
+@operator(_fake_filter_cells_backward)
+def _filter_cells_backward(
+    gradient: Tensor, cells: Tensor, weight: Tensor, thw: Sequence[int], stride: Sequence[int], wanted: Sequence[bool]
+) -> list[Tensor]:
+    """Gradients of the cells and of the filter, those that are wanted."""
+    of_grid = _as_grid(gradient.unsqueeze(2), _pooled_size(thw, stride))
+    grid, same, of_cells, of_weight = _as_grid(cells.unsqueeze(2), thw), weight.to(cells.dtype), None, None
+    if wanted[0]:
+        back = input_gradient(of_grid, same, _grid(stride), grid.shape)
+        of_cells = back.permute(0, 2, 3, 4, 1).reshape(cells.shape).contiguous()
+    if wanted[1]:
+        of_weight = filter_gradient(of_grid, grid, same, _grid(stride)).to(weight.dtype).contiguous()
+    return wanted_only([of_cells, of_weight], wanted)
+
+
+def _filter_formula(thw: Sequence[int], stride: Sequence[int], cells: Tensor, weight: Tensor) -> Tensor:
+    return _pool(cells.unsqueeze(2), weight, thw, _grid(stride)).flatten(2)
+
+
+def _keep_cells(ctx, inputs, output) -> None:
+    cells, weight, ctx.thw, ctx.stride = inputs
+    ctx.save_for_backward(cells, weight)
+
+
+def _back_through_filter(ctx, gradient):
+    wanted = ctx.needs_input_grad[1:3]
+    if torch.is_grad_enabled():
+        found = by_formula(partial(_filter_formula, ctx.thw, ctx.stride), ctx.saved_tensors, wanted, [gradient])
+    else:
+        given = (*ctx.saved_tensors, ctx.thw, ctx.stride)
+        found = in_place(_filter_cells_backward(gradient, *given, wanted), wanted)
+    return *found, None, None
+
+
+autograd_rule(_filter_cells, _keep_cells, _back_through_filter)
 
 
 def _pool(cells: Tensor, weight: Tensor, thw: Sequence[int], stride: Grid) -> Tensor:

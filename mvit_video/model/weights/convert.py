@@ -2,10 +2,11 @@
 
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from mvit_video.config.load import config_from_dict
 from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError, ConfigError, did_you_mean
+from mvit_video.model.checkpoint_format import CheckpointFormat
 from mvit_video.model.registry import build_model, head_name, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card, model_of_file
 from mvit_video.model.weights.files import save_checkpoint
@@ -74,6 +76,8 @@ def convert(
         raise ConfigError(
             f"{source}: is of {network.name}, which has no form --to {to}: its own names are in --to native"
         )
+    if form is not None and weights.card is not None:
+        _check_known(form, network.defaults | weights.card.arguments, source)
     card = _with_words(_native_card(weights, network.name, classes), words) if to == "native" else None
     with torch.device("meta" if network.capabilities.meta else "cpu"):
         if card is not None and words:
@@ -94,6 +98,16 @@ def convert(
         torch.save(form.write(state), content)
         write_whole(output, content.getvalue())
     return Conversion(report, card, weights.card is None and weights.entry is None)
+
+
+def _check_known(form: CheckpointFormat, arguments: Mapping[str, Any], source: str) -> None:
+    """ConfigError where the network has what the other project has no weights or no code for."""
+    for name, known in form.knows.items():
+        if arguments.get(name) not in known:
+            raise ConfigError(
+                f"{source}: is of a network with {name}='{arguments.get(name)}', which {form.name} does not have: its own "
+                "names are in --to native"
+            )
 
 
 def targets() -> list[str]:

@@ -181,10 +181,17 @@ def _is_timm(names: Set[str]) -> bool:
     return any(name.startswith("stages.") and ".attn.pool_k." in name for name in names)
 
 
+_KNOWN = {"token_mixing": ("all",), "positions": ("relative", "absolute")}
 MVIT_FORMATS = (
     CheckpointFormat("timm", _is_timm, _timm_renamer, numbered=True),
-    CheckpointFormat("torchvision", has("conv_proj.weight"), _torchvision_renamer, to_torchvision, numbered=True),
     CheckpointFormat(
-        "PySlowFast", _is_pyslowfast, write=lambda state: {"model_state": to_pyslowfast(state)}, numbered=True
+        "torchvision", has("conv_proj.weight"), _torchvision_renamer, to_torchvision, numbered=True, knows=_KNOWN
+    ),
+    CheckpointFormat(
+        "PySlowFast",
+        _is_pyslowfast,
+        write=lambda state: {"model_state": to_pyslowfast(state)},
+        numbered=True,
+        knows=_KNOWN,
     ),
 )

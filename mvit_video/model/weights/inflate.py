@@ -16,6 +16,7 @@ from mvit_video.errors import ConfigError
 
 INFLATIONS = ("center", "mean")
 TEMPORAL_TABLE = "rel_pos_t"
+VALUE_FILTER = "attn.lepe.weight"
 BIAS_TABLE, INDEX_TABLE = "relative_position_bias_table", "relative_position_index"
 
 

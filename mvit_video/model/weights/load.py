@@ -2,7 +2,7 @@
 
 # C channels, P positions, d head dim
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from math import isqrt
 from pathlib import Path
@@ -19,7 +19,7 @@ from mvit_video.model.relative_position import resample_table
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
 from mvit_video.model.weights.files import check_whole, read_checkpoint, read_tensors
 from mvit_video.model.weights.formats import head_names, known_formats, to_ours
-from mvit_video.model.weights.inflate import INDEX_TABLE, check_inflation, inflate, is_image
+from mvit_video.model.weights.inflate import INDEX_TABLE, VALUE_FILTER, check_inflation, inflate, is_image
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
 
 
@@ -75,7 +75,7 @@ class LoadReport:
     interpolated: tuple[str, ...]
     """Position tables read at another number of rows."""
     new: tuple[str, ...]
-    """Left as the model had them: a new head, a class token that the source does not have."""
+    """Left as the model had them: a new head, a class token or filters of values that the source does not have."""
     ignored: tuple[str, ...]
     """In the checkpoint, not used: what lies beside the weights, and its head where the model keeps its own."""
 
@@ -183,6 +183,8 @@ def fit_weights(
     check_inflation(inflation)
     state, inflated, head = dict(weights.state), list[str](), _head_of(wanted, head_layer)
     new = list(head) if reset_head or not any(name in state for name in head) else []
+    if not _value_filters(state):
+        new += _value_filters(wanted)  # zeros: networks can be given them after training
     if not weights.of_no_format and is_image(state):
         new += [name for name in ("cls_token",) if name in wanted and name not in state]
         if not is_image(wanted):
@@ -239,6 +241,10 @@ def _difference(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], excep
         return ""
     what = f"lacks '{missing[0]}'" if missing else f"contains '{unknown[0]}', which the network does not have"
     return f"{what} ({len(missing)} missing, {len(unknown)} unknown)"
+
+
+def _value_filters(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.endswith(VALUE_FILTER)]
 
 
 def _head_of(wanted: Mapping[str, Tensor], layer: str | None = None) -> tuple[str, ...]:
@@ -306,6 +312,8 @@ def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
     """The cure where weights are another network's."""
     if weights.card is not None and weights.of_no_format:
         return f"these are weights of {weights.card.name}, so build that one for the same clips"
+    if _value_filters(weights.state) and not _value_filters(wanted):
+        return "these are weights of a network with positions='lepe', so build one"
     name = recognise_model(weights)
     if name is None:
         return "they are weights of no network that is known here"

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from mvit_video.model import ops
-from mvit_video.model.attention import flash_attention  # noqa: F401 (defines all operators)
+from mvit_video.model import mvit, ops  # noqa: F401 (the network defines all operators)
 
 THW, K_THW, STRIDES = [2, 3, 2], [2, 2, 1], [1, 1, 1, 1, 2, 2]
 
@@ -67,6 +66,10 @@ ARGUMENTS = {
     "pool_norms_backward": lambda: no_grad(
         (OF_HEADS, normal(2, 13, 2, 2, 5), pools(), KEPT, 1e-6, THW, STRIDES, [True, True, False])
     ),
+    "filter_cells": lambda: (normal(2, 12, 5), normal(5, 1, 3, 3, 3), THW, [1, 2, 2]),
+    "filter_cells_backward": lambda: no_grad(
+        (normal(2, 4, 5), normal(2, 12, 5), normal(5, 1, 3, 3, 3), THW, [1, 2, 2], [True, True])
+    ),
     "fold_queries": lambda: (normal(2, 1, 2, 5), normal(2, 12, 2, 5), *tables(), THW, K_THW, [2, 0, 1], 8),
     "fold_queries_backward": lambda: no_grad(
         (normal(2, 12, 2, 8), normal(2, 12, 2, 5), *tables(), THW, K_THW, [2, 0, 1], [True, True, False, False])
@@ -76,7 +79,7 @@ ARGUMENTS = {
     "attention_backward": lambda: no_grad(
         (*(normal(2, count, 2, 8) for count in (13, 13, 5, 5, 13)), normal(2, 13, 2))
     ),
-    "add_residual": lambda: (normal(2, 13, 2, 5), normal(2, 12, 2, 5)),
+    "add_to_grid": lambda: (normal(2, 13, 2, 5), normal(2, 12, 2, 5)),
 }
 
 

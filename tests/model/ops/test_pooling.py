@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -69,6 +71,51 @@ def test_pooling_and_its_gradients_are_those_of_conv3d_and_layer_norm(kernel, st
         torch.testing.assert_close(one.joined(), other, atol=1e-11, rtol=1e-9)
 
 
+def with_filter(x, thw, linear, conv):
+    """Only what the filter beside the pools makes of the last part."""
+    *_, (cls, grid, size) = project_and_pool(x, thw, linear, [(None, None)] * 2, 2, conv)
+    assert cls.shape[1] == x.shape[1] - thw[0] * thw[1] * thw[2]
+    return grid, size
+
+
+def filter_by_loops(values, weight, thw, stride):
+    """Cell by cell and tap by tap: values (B, T·H·W, C), weight (C, 1, t, h, w), zeros beyond the grid."""
+    grid, found = values.unflatten(1, thw), []
+    middle = [length // 2 for length in weight.shape[2:]]
+    for place in product(*(range(0, length, step) for length, step in zip(thw, stride, strict=True))):
+        total = torch.zeros_like(values[:, 0])
+        for tap in product(*map(range, weight.shape[2:])):
+            seen = [p + one - half for p, one, half in zip(place, tap, middle, strict=True)]
+            if all(0 <= p < length for p, length in zip(seen, thw, strict=True)):
+                total = total + grid[(slice(None), *seen)] * weight[(slice(None), 0, *tap)]
+        found.append(total)
+    return torch.stack(found, 1)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (1, 5, 1)], ids=str)
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 2, 1)], ids=str)
+@pytest.mark.parametrize("num_cls", [0, 1])
+def test_a_filter_beside_the_pools_and_its_gradients_are_those_of_a_loop(kernel, stride, num_cls):
+    linear, _ = layers([None, None])
+    conv = nn.Conv3d(6, 6, kernel, stride, [k // 2 for k in kernel], groups=6, bias=False, dtype=torch.float64)
+    thw = (2, 3, 4)
+    x = torch.randn(2, num_cls + 24, 4, dtype=torch.float64, requires_grad=True)
+    values = F.linear(x, linear.weight, linear.bias)[:, num_cls:, 6:]
+    wanted = filter_by_loops(values, conv.weight, thw, stride)
+    found, size = with_filter(x, thw, linear, conv)
+    assert size == tuple((length - 1) // step + 1 for length, step in zip(thw, stride, strict=True))
+    given, back = [x, linear.weight, linear.bias, conv.weight], torch.randn_like(wanted)
+    gradients = [torch.autograd.grad(out, given, back) for out in (found.flatten(2), wanted)]
+    for one, other in zip([found.flatten(2), *gradients[0]], [wanted, *gradients[1]], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-11, rtol=1e-9)
+    handle = conv.register_forward_hook(lambda module, inputs, out: 2 * out)
+    torch.testing.assert_close(with_filter(x, thw, linear, conv)[0], 2 * found)
+    handle.remove()
+    conv.weight.requires_grad_(False)
+    with_filter(x, thw, linear, conv)[0].sum().backward()
+    assert conv.weight.grad is None and x.grad is not None
+
+
 @pytest.mark.parametrize("frozen", ["filters", "norms", "all but x", "x"])
 def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(frozen):
     linear, pools = layers([(1, 2, 2)])
@@ -103,6 +150,10 @@ def test_gradients_of_gradients_are_right():
 
     assert torch.autograd.gradcheck(run, given)
     assert torch.autograd.gradgradcheck(run, given)
+    conv = nn.Conv3d(6, 6, (1, 3, 3), (1, 2, 1), (0, 1, 1), groups=6, bias=False, dtype=torch.float64)
+    linear, _ = layers([None, None])
+    beside = lambda x, _: with_filter(x, (2, 2, 3), linear, conv)[0]  # noqa: E731
+    assert torch.autograd.gradgradcheck(beside, (x, conv.weight))
 
 
 @pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (1, 1, 3)], ids=str)
