@@ -24,7 +24,7 @@ from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import FILES, NAMES, REPORT, EvaluationResult, described_checkpoint
 from mvit_video.inference.predictor import choose_device
 from mvit_video.locks import alone_in
-from mvit_video.model.weights.auto import with_network_of_weights
+from mvit_video.model.weights.auto import resolve_model_name
 from mvit_video.model.weights.card import Measured
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import checkpoint_file
@@ -92,7 +92,7 @@ def train(
     TrainingError, and Interrupted where a signal asked it to stop; all are MvitVideoErrors of one sentence.
     """
     if resume and overwrite:
-        raise ConfigError("resume goes on with a run and overwrite deletes it: choose one of them")
+        raise ConfigError("resume and overwrite cannot be combined: one continues a run, the other deletes it")
     settings = with_overrides(config, overrides)
     with process_group(), alone_in(output, say) if is_rank_zero() else nullcontext():
         run = resolve(settings, Path(output), choose_device(device), say, resume, overwrite)
@@ -163,7 +163,7 @@ def evaluate(
     Started by torchrun, the processes share the videos, and each gets the whole result. Raises ConfigError or
     CheckpointError; a video that cannot be decoded counts as wrong, and is in the result.
     """
-    settings = with_network_of_weights(with_overrides(config, overrides))
+    settings = resolve_model_name(with_overrides(config, overrides))
     with process_group(), alone_in(output, say) if is_rank_zero() and output is not None else nullcontext():
         words = protocol, frames, resolution, precision
         task = evaluation_task(settings, str(checkpoint), choose_device(device), *words)
@@ -199,4 +199,4 @@ def check_evaluation(config: Config) -> None:
     if config.evaluation.after_training:
         Protocol.parse(config.evaluation.protocol).check(config.data.input)
         if not has_held_out_list(config.data):
-            raise ConfigError("evaluation.after_training wants data.test or data.val: name one of them, or unset it")
+            raise ConfigError("evaluation.after_training needs data.test or data.val: set one of them, or unset it")

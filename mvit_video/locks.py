@@ -111,13 +111,15 @@ def alone_in(
             missing = stack.enter_context(locked(folder / LOCK, wait=False, flock=flock))
         except Busy as holder:
             raise ConfigError(
-                f"{folder}: is being written to by {holder}: wait for its end, or choose another --output "
-                f"(delete {folder / LOCK} where that process is known to be gone)"
+                f"{folder}: is being written to by {holder}: wait until it ends, or choose another --output "
+                f"(or delete {folder / LOCK} if that process is gone)"
             ) from None
         except OSError as reason:
             raise ConfigError(f"{folder}: cannot be written to ({reason.strerror}): choose another --output") from None
         if missing:
-            say(f"note: {folder}: its file system takes no locks ({missing}): let no second call write there meanwhile")
+            say(
+                f"note: {folder}: its file system does not support locks ({missing}): do not write there from a second process"
+            )
         remove_unfinished(folder)
         yield
 

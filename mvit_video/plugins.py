@@ -72,7 +72,7 @@ class Registry(Generic[Entry]):
         if name not in self._entries:
             raise ConfigError(
                 f"{self.kind} '{name}' is unknown{did_you_mean(name, known)}: choose from {', '.join(known)}; "
-                "what a plugin adds is known with --plugin MODULE"
+                "for names from plugins pass --plugin MODULE"
             )
         return self._entries[name]
 
@@ -114,7 +114,7 @@ def load_plugins(modules: Sequence[str]) -> None:
         sys.path.append(os.getcwd())
     for module in modules:
         if module not in _loaded:
-            _import(module, f"--plugin {module}", "leave it out")
+            _import(module, f"--plugin {module}", "drop it")
             _loaded.append(module)
 
 
@@ -166,7 +166,7 @@ def check_plugins(plugins: Sequence[str], source: str) -> None:
         if plugin not in sys.modules:
             raise ConfigError(
                 f"{source}: was made with the plugin '{plugin}', which is not loaded: add --plugin {plugin}, or install "
-                "the package that brings it"
+                "its package"
             )
 
 
@@ -185,7 +185,7 @@ def _import(module: str, what: str, otherwise: str) -> None:
                 f"{what}: needs the module '{reason.name}', which is missing: install it, or {otherwise}"
             ) from reason
         raise ConfigError(
-            f"{what}: there is no module '{reason.name}': install its package, or call this in the folder that contains it"
+            f"{what}: there is no module '{reason.name}': install its package, or run this in the folder that contains it"
         ) from None
     except MvitVideoError as reason:
         named = f"'{module}'" in str(reason)
@@ -193,7 +193,7 @@ def _import(module: str, what: str, otherwise: str) -> None:
     except (Exception, SystemExit) as reason:
         text = " ".join(str(reason).split())
         raise ConfigError(
-            f"{what}: cannot be imported ({type(reason).__name__}: {text}): mend it (--debug shows where), or {otherwise}"
+            f"{what}: cannot be imported ({type(reason).__name__}: {text}): fix it (--debug shows where), or {otherwise}"
         ) from reason
 
 

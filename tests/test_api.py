@@ -112,6 +112,6 @@ def test_an_override_that_is_none_is_one_sentence(overrides, message):
 
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path):
-    with pytest.raises(ConfigError, match="choose one of them"):
+    with pytest.raises(ConfigError, match="cannot be combined"):
         api.train(DEMO, tmp_path / "run", resume=True, overwrite=True)
     assert not list(tmp_path.iterdir())

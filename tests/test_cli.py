@@ -131,7 +131,7 @@ def test_files_that_are_no_videos_cost_one_line_each(capsys, trained, tmp_path):
 
 def test_wrong_checkpoints_cost_one_line(capsys, few_videos, tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
-    for name, message in (("nowhere", "no such file"), ("text", "is not a whole safetensors file")):
+    for name, message in (("nowhere", "no such file"), ("text", "is not a complete safetensors file")):
         words = ["predict", few_videos / "val/00000.mp4", "--checkpoint", tmp_path / f"{name}.safetensors"]
         code, _, err = run(capsys, *words)
         check_one_line(code, err, f"{name}.safetensors: {message}")

@@ -88,7 +88,7 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, Any]:
         if not _is_from_compiler(reason):
             raise
         first_line = str(reason).strip().splitlines()[0]
-        raise ConfigError(f"{benchmark.model} cannot be compiled here ({first_line}): leave --compile out") from None
+        raise ConfigError(f"{benchmark.model} cannot be compiled here ({first_line}): drop --compile") from None
     result["conditions"]["load_average_after"] = _load_average()
     result["ratios"] = compare(result["networks"])
     return result

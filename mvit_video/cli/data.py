@@ -69,7 +69,7 @@ def _videos_to_verify(arguments: argparse.Namespace):
     """Lists of the configuration or of --annotations, and how to decode their videos."""
     from mvit_video.config.load import load_config
     from mvit_video.data.lists.read import annotated_list
-    from mvit_video.data.prepare.verify import Decoding, lists_of
+    from mvit_video.data.prepare.verify import Decoding, lists_to_verify
 
     if (arguments.config is None) == (arguments.annotations is None):
         raise ConfigError("expected either a CONFIG, or --annotations with --root")
@@ -79,7 +79,9 @@ def _videos_to_verify(arguments: argparse.Namespace):
         videos, _ = annotated_list(arguments.annotations, arguments.root)
         return [videos], Decoding(arguments.root, workers=arguments.workers)
     data = load_config(arguments.config, arguments.overrides).data
-    return lists_of(data), Decoding(data.root, data.decoder, data.decode_timeout or Decoding.timeout, arguments.workers)
+    return lists_to_verify(data), Decoding(
+        data.root, data.decoder, data.decode_timeout or Decoding.timeout, arguments.workers
+    )
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:

@@ -11,11 +11,11 @@ def doctor(arguments: argparse.Namespace) -> int:
 
     Exits with 1 if a required part does not work.
     """
-    from mvit_video.doctor import BROKEN, NOTE, OK, as_dict, examine, works
+    from mvit_video.doctor import BROKEN, NOTE, OK, as_dict, run_checks, works
     from mvit_video.paths import output_file, write_json
 
     output = output_file(arguments.json) if arguments.json else None
-    checks = examine()
+    checks = run_checks()
     colours = {OK: "green", NOTE: "yellow", BROKEN: "red"}
     table = Table(box=None, pad_edge=False, show_header=False)
     for place in range(3):

@@ -53,9 +53,9 @@ def _plan(config: "Config", arguments: argparse.Namespace) -> str:
     from mvit_video.api import check_evaluation
     from mvit_video.engine.dry_run import dry_run
     from mvit_video.inference.predictor import choose_device
-    from mvit_video.model.weights.auto import with_network_of_weights
+    from mvit_video.model.weights.auto import resolve_model_name
 
-    config = with_network_of_weights(config)
+    config = resolve_model_name(config)
     check_evaluation(config)
     return dry_run(config, choose_device(arguments.device), arguments.num_videos, arguments.num_classes)
 

@@ -40,7 +40,7 @@ from mvit_video.engine.trainer import Trainer, learner_from, trainer_from
 from mvit_video.errors import ConfigError
 from mvit_video.model.registry import lacks, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card
-from mvit_video.model.weights.load import Weights, put_weights, read_weights
+from mvit_video.model.weights.load import Weights, load_into, read_weights
 
 MakeMeasure = Callable[[VideoList], Measure]
 """List of videos -> function that measures a network on them, for validation."""
@@ -162,7 +162,7 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], r
         other_classes = weights.classes != card.classes
         if other_classes and weights.num_classes is not None:
             say(_new_head(weights, card))
-        say(put_weights(model, weights, reset_head=other_classes).summary())
+        say(load_into(model, weights, reset_head=other_classes).summary())
     if config.train.activation_checkpointing:
         if not model_entry(config.model.name).capabilities.activation_checkpointing:
             capability, cure = "activation_checkpointing", "unset train.activation_checkpointing"

@@ -33,7 +33,7 @@ from mvit_video.engine.run_folder import (
 from mvit_video.engine.run_plugins import with_plugins
 from mvit_video.model.precision import resolve_precision
 from mvit_video.model.registry import model_arguments, model_entry
-from mvit_video.model.weights.auto import with_network_of_weights
+from mvit_video.model.weights.auto import resolve_model_name
 from mvit_video.model.weights.card import ModelCard
 
 
@@ -81,7 +81,7 @@ def resolve(
     if will_resume(folder, resume):
         load_config(folder / SETTINGS)  # raises if a plugin is missing, before its entries are needed
         config = with_saved_lists(folder, config)
-    config = with_plugins(with_network_of_weights(config))
+    config = with_plugins(resolve_model_name(config))
     model_arguments(
         config.model.name, **config.model.arguments
     )  # raises for an unknown argument, before lists are read

@@ -10,7 +10,7 @@ from mvit_video.download import known_sha256
 from mvit_video.engine.losses import resized
 from mvit_video.errors import ConfigError
 from mvit_video.model.weights.card import ModelCard
-from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.convert import load_network
 from mvit_video.model.weights.load import checkpoint_file
 
 
@@ -49,7 +49,7 @@ class Teacher:
 
 def read_teacher(source: str, student: ModelCard, device: torch.device) -> Teacher:
     """Load the teacher of `train.teacher`: a checkpoint of any known format, or a zoo name."""
-    model, card = load_any(source)
+    model, card = load_network(source)
     return Teacher(model.to(device), card, student, source, known_sha256(checkpoint_file(source)))
 
 

@@ -29,7 +29,7 @@ from mvit_video.evaluation.results import (
 from mvit_video.evaluation.views import Reorder, VideoScores, ViewScorer, frame_order, score_views
 from mvit_video.model.precision import Precision, resolve_precision
 from mvit_video.model.weights.card import ModelCard
-from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.convert import load_network
 from mvit_video.progress import progress_bar
 
 
@@ -60,7 +60,7 @@ class Evaluator:
         scores = (sums / counts.clamp(min=1)[:, None]).float().numpy()
         if not np.isfinite(scores).all():
             first = names[int(np.isfinite(scores).all(1).argmin())]
-            raise CheckpointError(f"{first}: the network's scores are NaN or Inf: these weights are of no use")
+            raise CheckpointError(f"{first}: the network's scores are NaN or Inf: these weights are unusable")
         return VideoScores(
             names, self.labels, scores, (counts > 0).numpy(), sorted(listed, key=lambda video: video.index)
         )
@@ -145,7 +145,7 @@ def evaluation_task(
     asked, option = (precision, "precision") if precision else (config.evaluation.precision, "evaluation.precision")
     number_format = resolve_precision(asked, device, option)
     views = Protocol.parse(protocol or config.evaluation.protocol)
-    model, card = load_any(checkpoint)
+    model, card = load_network(checkpoint)
     videos = held_out_list(config.data, card.classes)
     check_agreement(card, config, videos, views)
     shown = card.preprocessing.at_resolution(resolution) if resolution else card.preprocessing

@@ -80,11 +80,11 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
     """
     model, card = predictor.model, predictor.card
     if capabilities_of(model).evidence is None:
-        what = "cannot be explained: it does not tell what its logits rest on"
-        raise lacks(card.name, "evidence", what, "take one of the mvit networks")
+        what = "cannot be explained: it does not expose the maps that its logits depend on"
+        raise lacks(card.name, "evidence", what, "use one of the mvit networks")
     if label is not None and label not in card.classes:
         near = did_you_mean(label, card.classes)
-        raise ConfigError(f"label '{label}' is none of the checkpoint's {len(card.classes)} classes{near}")
+        raise ConfigError(f"label '{label}' is not one of the checkpoint's {len(card.classes)} classes{near}")
     [prediction] = predictor(path)
     label = label or prediction.label
     place = card.classes.index(label)

@@ -88,7 +88,7 @@ class _Maker:
         model, name = predictor.model, predictor.card.name
         known = stages_of(model)
         if not known:
-            raise lacks(name, "feature", "has no features to write", "take a checkpoint of one of the mvit networks")
+            raise lacks(name, "feature", "does not provide features", "use a checkpoint of one of the mvit networks")
         if task.stage not in known:
             raise ConfigError(f"--stage {task.stage}: allowed for '{name}' are {', '.join(known)}")
         self.predictor, self.task, self.model = predictor, task, model
@@ -217,7 +217,7 @@ def _job_folder(folder: Path, job: dict, overwrite: bool) -> Path:
         for name, value in job.items():
             if before.get(name) != value:
                 raise ConfigError(
-                    f"{folder}: contains features of another {name} ({_brief(before.get(name))}, now {_brief(value)}): "
+                    f"{folder}: contains features of a different {name} ({_brief(before.get(name))}, now {_brief(value)}): "
                     "choose another --output, or pass --overwrite"
                 )
         return folder

@@ -31,14 +31,14 @@ from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference.inputs import Video, as_frames, as_path, is_file, name_of, several
 from mvit_video.model.precision import resolve_precision
 from mvit_video.model.weights.card import ModelCard
-from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.convert import load_network
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png"})
 READERS = 4  # videos that are decoded while the network works on others
-MOST_VIEWS = 32
+MAX_VIEWS = 32
 VALUES_AT_ONCE = {"cpu": 4 * 16 * 224 * 224, "cuda": 32 * 16 * 224 * 224}  # pixels per forward: 4 and 32 views of S
 
 
@@ -118,7 +118,7 @@ class Predictor:
         place = choose_device(device)
         asked = Protocol.parse(protocol) if protocol else None
         resolve_precision(precision, place)  # raises before anything is fetched or read
-        return cls(*load_any(source), place, asked, guard, precision)
+        return cls(*load_network(source), place, asked, guard, precision)
 
     def with_guard(self, guard: Guard) -> "Predictor":
         """The same network, which decodes otherwise."""
@@ -147,7 +147,7 @@ class Predictor:
         The next videos are read meanwhile, and views of several share a forward pass, which changes no score.
         """
         if isinstance(top, bool) or not isinstance(top, Integral) or top < 1:
-            raise InputError(f"top is {top}, expected how many of the best classes, a whole number from 1")
+            raise InputError(f"top is {top}, expected the number of best classes, a whole number from 1")
         if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps < float("inf"):
             raise InputError(f"fps is {fps}, expected the frames per second of arrays and images, above 0")
         return self._each(videos, int(top), float(fps))
@@ -170,7 +170,7 @@ class Predictor:
         """Views per forward pass: as many as keep its memory within bounds."""
         height, width = self.card.preprocessing.crop_hw
         most = VALUES_AT_ONCE.get(self.device.type, VALUES_AT_ONCE["cuda"])
-        return min(max(most // (self.card.preprocessing.num_frames * height * width), 1), MOST_VIEWS)
+        return min(max(most // (self.card.preprocessing.num_frames * height * width), 1), MAX_VIEWS)
 
     def scores(self, views: Tensor) -> np.ndarray:
         """Softmax scores of each view (V, C, T, H, W): (V, K) float32. Any number of views, in equal parts."""
@@ -210,7 +210,7 @@ def open_video(path: str | Path, guard: Guard, whole: bool = True) -> Reader:
     except OSError as reason:
         raise DecodeError(f"{path}: cannot be opened ({short_reason(reason)})") from None
     if inside is not None and not any(file.suffix.lower() in PICTURES for file in inside):
-        raise DecodeError(f"{path}: no videos in this folder, expected files such as .mp4, .mkv, .webm or .avi")
+        raise DecodeError(f"{path}: this folder contains no videos, expected files such as .mp4, .mkv, .webm or .avi")
     reader = guard.open(path, whole=whole)
     if reader.note:
         logging.getLogger(__name__).warning("%s: %s", path, reader.note)
@@ -232,10 +232,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def expand_paths(paths: Iterable[str], on_note: Callable[[str], None] = lambda note: None) -> Iterator[str]:
-    """Files as they are given; in order of name the videos of a folder, and what a pattern such as `clips/**/*.mp4` finds.
+    """Expand folders to their videos, and patterns such as `clips/**/*.mp4` to their matches, sorted by name.
 
-    A folder or pattern without any stands for itself, so that reading it says what is wrong. `on_note` hears of what is left
-    out of a folder (see `videos_of_folder`).
+    A folder or pattern without any is kept, so that reading it raises the error. `on_note` is called with what was skipped
+    in a folder (see `videos_of_folder`).
     """
     for path in paths:
         if os.path.isdir(path):

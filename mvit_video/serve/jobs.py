@@ -61,7 +61,7 @@ class Limits:
             height, width = reader.frames([0]).shape[1:3]
         seconds = float(times[-1] - times[0])
         if seconds > self.seconds:
-            raise DecodeError(f"{path}: lasts {seconds:.0f} s, this page takes videos of at most {self.seconds:g} s")
+            raise DecodeError(f"{path}: lasts {seconds:.0f} s, above this page's limit of {self.seconds:g} s")
         if count > self.seconds * self.frame_rate:
             most = self.seconds * self.frame_rate
             raise DecodeError(f"{path}: has {count:,} frames, this page takes at most {most:,.0f}")
@@ -220,7 +220,7 @@ class Jobs:
             pool.close()
         if late:
             raise DecodeError(
-                f"{job.name}: is not done after {self.limits.work_seconds:g} s, the most that this page works at a video"
+                f"{job.name}: was stopped after {self.limits.work_seconds:g} s, the time limit of this page"
             )
         job.step = ""
 

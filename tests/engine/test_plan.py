@@ -11,7 +11,7 @@ from mvit_video.engine.automatic import resolve_auto
 from mvit_video.engine.dry_run import dry_run
 from mvit_video.engine.plan import RunPlan, giga_multiply_adds, meta_model
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.model.weights.auto import with_network_of_weights
+from mvit_video.model.weights.auto import resolve_model_name
 
 CPU = torch.device("cpu")
 CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if path.parent.name != "_base_")
@@ -19,7 +19,7 @@ CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if pa
 
 def plan(recipe, *words, num_videos=240_000, num_classes=400):
     """Subject -> text."""
-    config = with_network_of_weights(load_config(REPOSITORY / f"configs/{recipe}.yaml", words))
+    config = resolve_model_name(load_config(REPOSITORY / f"configs/{recipe}.yaml", words))
     config = resolve_auto(config, num_videos, num_classes)
     lines = RunPlan(config, CPU, meta_model(config, num_classes), num_classes, num_videos).text().splitlines()
     return {"summary": lines[0]} | dict(line.strip().split(": ", 1) for line in lines[1:])
@@ -62,7 +62,7 @@ def test_a_published_recipe_has_its_whole_plan_without_its_data(monkeypatch, rec
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_evaluates_with_views_that_its_sampling_has(path):
-    config = with_network_of_weights(load_config(path))
+    config = resolve_model_name(load_config(path))
     Protocol.parse(config.evaluation.protocol).check(config.data.input)
 
 

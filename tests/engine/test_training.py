@@ -462,9 +462,7 @@ def test_a_lost_loader_process_is_one_sentence(few_videos, tmp_path, monkeypatch
         time.sleep(1)  # PyTorch notices by a signal
 
     monkeypatch.setattr(Trainer, "_pass", kill_them)
-    told = (
-        r"a process that decodes was lost \(DataLoader worker \(pid \d+\) is killed by signal: Killed. ?\): if memory"
-    )
+    told = r"a loader worker died \(DataLoader worker \(pid \d+\) is killed by signal: Killed. ?\): if memory"
     with pytest.raises(DecodeError, match=told):
         train(config_for(few_videos, "data.workers=1"), tmp_path / "run")
     assert read_metrics(tmp_path / "run/metrics.jsonl") == []

@@ -126,7 +126,7 @@ def test_what_cannot_be_exported_is_a_sentence(tiny, tiny_onnx, tmp_path, monkey
     assert tiny_onnx.read_bytes() == before
     with pytest.raises(ConfigError, match=r"--int8 is for ONNX files, not for pt2: use --format onnx"):
         export_checkpoint(tiny, "pt2", tmp_path / "model.pt2", None, int8=True)
-    with pytest.raises(ConfigError, match=r"there is no folder .*missing to write it to"):
+    with pytest.raises(ConfigError, match=r"its folder .*missing does not exist"):
         export_checkpoint(tiny, "onnx", tmp_path / "missing/model.onnx", None)
     monkeypatch.setattr(export, "MOST_ONNX_BYTES", 1000)
     with pytest.raises(ConfigError, match=r"bytes of weights, an ONNX file holds 2 GiB: use --format pt2"):

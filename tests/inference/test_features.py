@@ -117,7 +117,7 @@ def test_another_checkpoint_stage_protocol_or_list_is_refused(predictor, task, t
     before = contents(tmp_path / "out")
     other = Predictor.from_checkpoint(write_tiny(tmp_path / "other.safetensors", seed=4), "cpu")
     cure = "choose another --output, or pass --overwrite"
-    with pytest.raises(ConfigError, match=f"contains features of another checkpoint .*: {cure}"):
+    with pytest.raises(ConfigError, match=f"contains features of a different checkpoint .*: {cure}"):
         extract_features(other, task, tmp_path / "out", False)
     with pytest.raises(ConfigError, match="another stage \\(pooled, now 2\\)"):
         extract_features(predictor, Task(task.videos, task.root, "2"), tmp_path / "out", False)

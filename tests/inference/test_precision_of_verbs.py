@@ -164,7 +164,7 @@ def test_features_of_another_precision_are_no_part_of_these(weights, few_videos,
     job.write_text(json.dumps(before))
     assert cli.main(words) == 0
     assert cli.main([*words, "--precision", "bf16"]) == 1
-    assert "contains features of another precision (fp32, now bf16)" in capsys.readouterr().err
+    assert "contains features of a different precision (fp32, now bf16)" in capsys.readouterr().err
 
 
 def test_serve(weights):

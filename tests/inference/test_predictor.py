@@ -76,7 +76,10 @@ def test_a_folder_without_videos_is_an_error_in_its_place_and_the_rest_goes_on(f
     good = str(few_videos / "val/00000.mp4")
     found = expand_paths([str(tmp_path / "empty"), good, f"{tmp_path}/*.mkv"])
     bad, prediction, nothing = nano_predictor().each(found)
-    assert bad.error == f"{tmp_path}/empty: no videos in this folder, expected files such as .mp4, .mkv, .webm or .avi"
+    assert (
+        bad.error
+        == f"{tmp_path}/empty: this folder contains no videos, expected files such as .mp4, .mkv, .webm or .avi"
+    )
     assert nothing.error == f"{tmp_path}/*.mkv: no such file"
     assert prediction.path == good and prediction.error is None and len(prediction.predictions) == 5
 

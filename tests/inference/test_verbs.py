@@ -180,8 +180,8 @@ def test_without_a_checkpoint_and_without_a_network_one_sentence_says_which_file
     url = "dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models/MViTv2_S_16x4_k400_f302660347.pyth"
     assert (code, out) == (1, "")
     assert err == (
-        f"error: https://{url}: cannot be fetched (<urlopen error Network is unreachable>): get this file by other "
-        f"means, put it at {tmp_path / url}, and call again\n"
+        f"error: https://{url}: cannot be fetched (<urlopen error Network is unreachable>): download it by other "
+        f"means to {tmp_path / url}, and run again\n"
     )
 
 
@@ -231,7 +231,7 @@ def bad_files(tmp_path_factory):
         "none.mp4": (no_frames, "none.mp4: "),
         "empty.mp4": (lambda path: path.touch(), "the file is empty (0 bytes)"),
         "text.mp4": (lambda path: path.write_text("hello"), "cannot be opened as a video"),
-        "folder": (lambda path: path.mkdir(), "folder: no videos in this folder"),
+        "folder": (lambda path: path.mkdir(), "folder: this folder contains no videos"),
     }
     for name, (make, _) in makers.items():
         make(folder / name)
@@ -313,7 +313,7 @@ def test_a_call_that_fails_leaves_no_folder_and_what_an_earlier_one_wrote(run, f
     (tmp_path / "bad.mp4").write_text("no video")
     good, bad = few_videos / "val/00000.mp4", tmp_path / "bad.mp4"
     fails = (
-        (["explain", good, "--label", "moving upp"], "label 'moving upp' is none of the checkpoint's 8 classes"),
+        (["explain", good, "--label", "moving upp"], "label 'moving upp' is not one of the checkpoint's 8 classes"),
         (["explain", bad], "bad.mp4: cannot be opened as a video"),
         (["explain", tmp_path / "none.mp4"], "none.mp4: no such file"),
         (["predict", bad, "--timeline"], "bad.mp4: cannot be opened as a video"),
@@ -333,7 +333,10 @@ def test_an_output_that_cannot_be_made_is_told_before_the_work(run, few_videos, 
     (tmp_path / "file").touch()
     monkeypatch.setattr(SlidingClips, "push", None)
     words = ("predict", few_videos / "long.mp4", "--timeline", "--output", tmp_path / "file/out")
-    one_line(*run(*words), f"out: cannot be written, since {tmp_path / 'file'} takes no files: choose another --output")
+    one_line(
+        *run(*words),
+        f"out: cannot be written, since no files can be created in {tmp_path / 'file'}: choose another --output",
+    )
 
 
 @pytest.mark.parametrize(
@@ -352,7 +355,7 @@ def test_an_output_that_cannot_be_made_is_told_before_the_work(run, few_videos, 
         (["predict", "a.mp4", "--allow-network"], "--allow-network is for --stream only"),
         (
             ["predict", "--stream", "http://127.0.0.1:1/x"],
-            "nothing is fetched from one unless you pass --allow-network",
+            "pass --allow-network to open it",
         ),
         (["predict", "http://127.0.0.1:1/x.mp4"], "is an address, expected a local file: download it first"),
     ],

@@ -31,7 +31,7 @@ def seconds_of(picture):
     return total / 1000
 
 
-def test_a_film_is_a_strip_and_the_whole_video_at_its_own_speed(tmp_path):
+def test_a_clip_strip_is_a_strip_and_the_whole_video_at_its_own_speed(tmp_path):
     write_numbered(tmp_path / "v.mp4", 100)  # 4 s at 25 fps
     clip_strip = strips.clip_strip("v.mp4", str(tmp_path), "pyav", 60.0, (("true", "counting"),))
     strip, moving = opened(clip_strip.strip), opened(clip_strip.moving)
@@ -56,7 +56,7 @@ def test_large_frames_are_made_small_a_few_at_a_time(tmp_path, monkeypatch):
         plain = [np.asarray(frame) for frame in strips.read_small(reader, np.arange(0, 40, 4), 24)]
         real = reader.frames
         monkeypatch.setattr(reader, "frames", lambda indices: asked.append(len(indices)) or real(indices))
-        monkeypatch.setattr(films, "HELD_PIXELS", 3 * HEIGHT * 144)
+        monkeypatch.setattr(strips, "HELD_PIXELS", 3 * HEIGHT * 144)
         few = [np.asarray(frame) for frame in strips.read_small(reader, np.arange(0, 40, 4), 24)]
     assert asked == [1, 3, 3, 3, 1] and np.array_equal(plain, few)
 
@@ -78,7 +78,7 @@ def test_frames_stand_in_a_row_with_gaps():
     assert np.array_equal(row[:, :40], one) and np.array_equal(row[:, 43:], other)
 
 
-def test_a_video_of_one_frame_and_a_very_wide_one_have_films(tmp_path):
+def test_a_video_of_one_frame_and_a_very_wide_one_have_strips(tmp_path):
     write_numbered(tmp_path / "one.mp4", 1)
     clip_strip = strips.clip_strip("one.mp4", str(tmp_path), "pyav", 60.0, ())
     assert (

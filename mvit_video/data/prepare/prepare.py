@@ -136,7 +136,7 @@ class Manifest:
         file, record = self.output / name, self.records.get(name)
         if record is None:
             if _is_inside(name) and os.path.lexists(file):
-                raise ConfigError(f"{file}: is there, but {MANIFEST} does not know it: choose another --output")
+                raise ConfigError(f"{file}: exists, but is not in {MANIFEST}: choose another --output")
             return False
         if record.get("settings") != encoding_settings(short_side):
             raise ConfigError(
@@ -187,7 +187,7 @@ def output_names(paths: list[str], taken: dict[str, str]) -> dict[str, str]:
                 names[path] = str(name)
                 break
         else:
-            raise ConfigError(f"{path}: its place is taken by {owners[str(name)]}: rename one of the videos")
+            raise ConfigError(f"{path}: has the same output name as {owners[str(name)]}: rename one of the videos")
     return names
 
 
@@ -200,17 +200,17 @@ class NewList:
 
     def __init__(self, videos: VideoList, names: dict[str, str], root: Path, output: Path, overwrite: bool) -> None:
         self.output, self.name = output, _list_name(videos, root)
-        self.source = _seen_from(root, Path(videos.source))
+        self.source = _relative_source(root, Path(videos.source))
         self.lists = {} if overwrite else _known_lists(output)
         before = self.lists.get(self.name, {}).get("source", self.source)
         if before != self.source:
             raise ConfigError(
                 f"{output / self.name}: was made from {before}, not from {self.source}: choose another --output, "
-                "or pass --overwrite, which starts the whole folder anew"
+                "or pass --overwrite, which redoes the whole folder"
             )
         self.rows = [(names[record.path], record.labels) for record in videos.records]
         place = (output / self.name).with_name(CLASSES)
-        self.classes = _joined_classes(place, videos.classes, overwrite) if videos.named else ()
+        self.classes = _merge_classes(place, videos.classes, overwrite) if videos.named else ()
         self._try(output / UNFINISHED / f"{os.getpid()}_list")
 
     def write(self, bad: list[dict]) -> Path:
@@ -257,22 +257,22 @@ def _known_lists(output: Path) -> dict[str, dict]:
         for known in lists.values():
             known["source"], known["num_videos"], known["bad"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(f"{file}: is not what `prepare` writes: choose another --output") from None
+        raise ConfigError(f"{file}: was not written by `prepare`: choose another --output") from None
     return lists
 
 
-def _joined_classes(file: Path, classes: tuple[str, ...], overwrite: bool) -> tuple[str, ...]:
+def _merge_classes(file: Path, classes: tuple[str, ...], overwrite: bool) -> tuple[str, ...]:
     """Class names once for all lists of a folder: the longer of two where one goes on where the other ends."""
     known = tuple(file.read_text(encoding="utf-8").split("\n")[:-1]) if file.exists() and not overwrite else ()
     longer = max(known, classes, key=len)
     if longer[: len(known)] != known or longer[: len(classes)] != classes:
         raise AnnotationError(
-            f"{file}: has other classes than this list: put one classes.txt beside all lists, or choose another --output"
+            f"{file}: has other classes than this list: put the same classes.txt next to all lists, or choose another --output"
         )
     return longer
 
 
-def _seen_from(root: Path, source: Path) -> str:
+def _relative_source(root: Path, source: Path) -> str:
     """A list's place relative to the root, which may move, or for one elsewhere in full."""
     inside = source.resolve().is_relative_to(root.resolve())
     return str(source.resolve().relative_to(root.resolve()) if inside else source.resolve())
@@ -290,9 +290,7 @@ def _list_name(videos: VideoList, root: Path) -> str:
 
 def _output_folder(output: Path, root: Path) -> Path:
     if output.resolve().is_relative_to(root.resolve()):
-        raise ConfigError(
-            f"{output}: lies in --root {root}, whose files are not to be touched: choose an --output outside"
-        )
+        raise ConfigError(f"{output}: is inside --root {root}, which must not be changed: choose an --output outside")
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output}: is a file, expected a folder for the output")
     try:

@@ -180,4 +180,4 @@ def _check(path: str, target: Path, count: int, size: tuple[int, int]) -> None:
     with VideoReader(target) as reader:
         found = reader.frames([0, len(reader) - 1]).shape[1:3]
         if (len(reader), found) != (count, size):
-            raise DecodeError(f"{path}: came out with {len(reader)} frames of {found}, expected {count} of {size}")
+            raise DecodeError(f"{path}: was written with {len(reader)} frames of {found}, expected {count} of {size}")

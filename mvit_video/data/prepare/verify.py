@@ -17,7 +17,7 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class BadFile:
+class BadVideoRow:
     """A row of a list whose video cannot be used, the reason, and the seconds that it took to find out."""
 
     path: str
@@ -40,7 +40,7 @@ class Decoding:
     imports: tuple[str, ...] = ()
 
 
-def lists_of(data: DataSettings) -> list[VideoList]:
+def lists_to_verify(data: DataSettings) -> list[VideoList]:
     """All lists that the settings name, with the classes of the first."""
     data = resolve_auto_lists(data)
     classes = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
@@ -80,13 +80,13 @@ def verify(
     return {"num_videos": num_videos, "bad": [asdict(file) for file in bad]}
 
 
-def _bad_files(videos: VideoList, found: dict[str, tuple[str, float]]) -> list[BadFile]:
+def _bad_files(videos: VideoList, found: dict[str, tuple[str, float]]) -> list[BadVideoRow]:
     """The rows of a list whose videos may not be read, or have been found bad, in the order of the list."""
-    bad = [BadFile(record.path, record.row, reason, videos.source, 0.0) for record, reason in videos.refused]
+    bad = [BadVideoRow(record.path, record.row, reason, videos.source, 0.0) for record, reason in videos.refused]
     for record in videos.records:
         if record.path in found:
             reason, seconds = found[record.path]
-            bad.append(BadFile(record.path, record.row, reason, videos.source, round(seconds, 3)))
+            bad.append(BadVideoRow(record.path, record.row, reason, videos.source, round(seconds, 3)))
     return sorted(bad, key=lambda file: file.row)
 
 

@@ -17,8 +17,8 @@ from mvit_video.errors import CheckpointError, did_you_mean
 from mvit_video.model.registry import MODELS, build_model, head_name, model_entry
 from mvit_video.model.relative_position import resample_table
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
-from mvit_video.model.weights.files import check_whole, read_checkpoint, read_tensors
-from mvit_video.model.weights.formats import head_names, known_formats, to_ours
+from mvit_video.model.weights.files import check_file, read_checkpoint, read_tensors
+from mvit_video.model.weights.formats import convert_to_ours, head_names, known_formats
 from mvit_video.model.weights.inflate import INDEX_TABLE, VALUE_FILTER, check_inflation, inflate, is_image
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
 
@@ -40,7 +40,7 @@ class Weights:
     """Of public checkpoints that the zoo lists."""
 
     @property
-    def of_no_format(self) -> bool:
+    def has_no_format(self) -> bool:
         """Whether these are weights of a network that no other project has files of."""
         return self.card is not None and not model_entry(self.card.name).capabilities.formats
 
@@ -110,7 +110,7 @@ def load_weights(
     Position tables of another length are interpolated. Raises CheckpointError, in one sentence, for a file that is not
     whole, holds code, NaN or Inf, or has a tensor that the model does not explain, and for a head of another size.
     """
-    return put_weights(model, read_weights(path_or_url), inflation, reset_head)
+    return load_into(model, read_weights(path_or_url), inflation, reset_head)
 
 
 def read_weights(source: str | Path) -> Weights:
@@ -121,7 +121,7 @@ def read_weights(source: str | Path) -> Weights:
     if card is not None:
         check_card(card, tensors, source)
         return Weights(name, "native", tensors, (), card)
-    kind, state = to_ours(tensors, source)
+    kind, state = convert_to_ours(tensors, source)
     return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
 
 
@@ -130,7 +130,7 @@ def checkpoint_file(source: str | Path) -> Path:
     name = str(source)
     place = ZOO[name].url if name in ZOO and not Path(name).is_file() else name
     try:
-        return local_file(place, CheckpointError, check=lambda file: check_whole(file, place))
+        return local_file(place, CheckpointError, check=lambda file: check_file(file, place))
     except CheckpointError as reason:
         near = did_you_mean(name, ZOO) if place == name else ""
         raise CheckpointError(f"{reason}{near}") from None
@@ -160,7 +160,7 @@ def model_of_weights(card: ModelCard, state: dict[str, Tensor], source: str | Pa
     return model.eval(), card
 
 
-def put_weights(model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False) -> LoadReport:
+def load_into(model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False) -> LoadReport:
     """`load_weights` for weights that are read already."""
     wanted = model.state_dict()
     state, report = fit_weights(weights, wanted, inflation, reset_head, head_name(model))
@@ -185,7 +185,7 @@ def fit_weights(
     new = list(head) if reset_head or not any(name in state for name in head) else []
     if not _value_filters(state):
         new += _value_filters(wanted)  # zeros: networks can be given them after training
-    if not weights.of_no_format and is_image(state):
+    if not weights.has_no_format and is_image(state):
         new += [name for name in ("cls_token",) if name in wanted and name not in state]
         if not is_image(wanted):
             state, inflated = inflate(state, wanted, inflation)
@@ -261,7 +261,7 @@ def _fitted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], weights: We
     if name in head:
         raise CheckpointError(
             f"{weights.source}: its head has {weights.num_classes} classes, the network's {shape[0]}: build the network "
-            f"with num_classes={weights.num_classes}, or start its head new with reset_head=True"
+            f"with num_classes={weights.num_classes}, or re-initialise its head with reset_head=True"
         )
     if tensor.numel() and tensor.ndim == len(shape) and tensor.shape[-1] == shape[-1]:
         if ".rel_pos_" in name:
@@ -310,7 +310,7 @@ def _shapes(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, tor
 
 def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
     """The cure where weights are another network's."""
-    if weights.card is not None and weights.of_no_format:
+    if weights.card is not None and weights.has_no_format:
         return f"these are weights of {weights.card.name}, so build that one for the same clips"
     if _value_filters(weights.state) and not _value_filters(wanted):
         return "these are weights of a network with positions='lepe', so build one"

@@ -230,7 +230,7 @@ def test_a_list_is_found_from_the_root_or_from_where_the_user_stands(sources, tm
         (["--annotations", "x.csv"], "--annotations needs --root"),
         (["--annotations", "x.csv", "--root", "."], "x.csv: no such file"),
         (["a.yaml"], "none of data.train, data.val and data.test is set"),
-        (["a.yaml", "--json", "nowhere/x.json"], "there is no folder nowhere"),
+        (["a.yaml", "--json", "nowhere/x.json"], "its folder nowhere does not exist"),
     ],
 )
 def test_wrong_calls_are_one_sentence(words, message, tmp_path, monkeypatch, capsys):
