@@ -131,7 +131,7 @@ def test_a_driver_is_asked_for_by_its_own_tool(monkeypatch, tmp_path):
 def test_the_report_of_a_missing_folder_comes_before_the_work(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "run_checks", lambda: pytest.fail("looked first"))
     assert cli.main(["doctor", "--json", str(tmp_path / "no/doctor.json")]) == 1
-    assert "there is no folder" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
 
 
 BROKEN_MODULES = {

@@ -29,7 +29,7 @@ from mvit_video.data.dataset import SampleKey, ViewDataset, clip_dataset_from
 from mvit_video.data.lists.read import VideoList
 from mvit_video.data.lists.split import resolve_auto_lists
 from mvit_video.data.loader import StepSampler, collate, training_loader
-from mvit_video.data.prepare.verify import lists_of
+from mvit_video.data.prepare.verify import lists_to_verify
 from mvit_video.data.video.pyav import PyAvBackend
 from mvit_video.data.video.reader import Place, Reader, VideoReader
 from mvit_video.errors import ConfigError
@@ -48,7 +48,7 @@ def benchmark_loading(config: Config, clips: int, against: str | None, originals
     if config.data.train is None:
         raise ConfigError("data.train is not set: name the list of videos to load")
     data = resolve_auto_lists(config.data).model_copy(update={"val": None, "test": None})
-    (videos,) = lists_of(data)
+    (videos,) = lists_to_verify(data)
     config = config.model_copy(update={"data": data})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -82,32 +82,41 @@ def resolve(
         load_config(folder / SETTINGS)  # raises if a plugin is missing, before its entries are needed
         config = with_saved_lists(folder, config)
     config = with_plugins(resolve_model_name(config))
-    model_arguments(
-        config.model.name, **config.model.arguments
-    )  # raises for an unknown argument, before lists are read
+    model_arguments(config.model.name, **config.model.arguments)  # raises if unknown, before lists are read
     train, val = training_lists(config.data)
     lists = [train] if val is None else [train, val]
     config = _resolve_auto(config, train, folder if will_resume(folder, resume) else None, say)
     if is_rank_zero():
-        check_folder(folder, config, resume, overwrite)
-        if overwrite or never_started(folder):
-            check_no_videos_deleted(folder, config, lists)
+        _check_folder(folder, config, lists, resume, overwrite)
     _print_notes(folder, lists, say)
     settings = config.train
     per_epoch = steps_per_epoch(len(train), settings.clips_per_step, config.data.repeated_aug)
     last_step = per_epoch * settings.epochs
     for sentence in describe_lists(config, train, val, last_step):
         say(sentence)
-    state = agreed_state(folder, say) if resume else None
-    if state is not None:
-        check_same_lists(state, lists)
-        check_schedule(state, last_step, per_epoch)
+    state = _state_to_resume(folder, lists, last_step, per_epoch, say) if resume else None
     card = model_card(config, train.classes)
     precision = resolve_precision(settings.precision, device, "train.precision").name
     resolve_precision(config.evaluation.precision, device, "evaluation.precision")  # raises before the first step
     return ResolvedRun(
         folder, resume, overwrite, config, device, precision, train, val, card, per_epoch, last_step, state
     )
+
+
+def _state_to_resume(
+    folder: Path, lists: list[VideoList], last_step: int, per_epoch: int, say: Callable[[str], None]
+) -> TrainingState | None:
+    state = agreed_state(folder, say)
+    if state is not None:
+        check_same_lists(state, lists)
+        check_schedule(state, last_step, per_epoch)
+    return state
+
+
+def _check_folder(folder: Path, config: Config, lists: list[VideoList], resume: bool, overwrite: bool) -> None:
+    check_folder(folder, config, resume, overwrite)
+    if overwrite or never_started(folder):
+        check_no_videos_deleted(folder, config, lists)
 
 
 def _print_notes(folder: Path, lists: list[VideoList], say: Callable[[str], None]) -> None:

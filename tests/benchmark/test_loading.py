@@ -97,7 +97,7 @@ def test_what_cannot_be_measured_is_one_sentence(folder, capsys, tmp_path):
             "x",
             f"data.root={folder}/original",
         ): "contains no manifest.jsonl: --originals is for folders that",
-        ("--json", str(tmp_path / "nowhere/a.json")): "there is no folder",
+        ("--json", str(tmp_path / "nowhere/a.json")): "does not exist",
     }
     for words, text in cases.items():
         assert main(["benchmark-data", config, "--clips", "2", *words]) == 1

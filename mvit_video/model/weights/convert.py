@@ -15,7 +15,7 @@ from mvit_video.config.load import config_from_dict
 from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError, ConfigError, did_you_mean
 from mvit_video.model.checkpoint_format import CheckpointFormat
-from mvit_video.model.registry import build_model, head_name, model_entry
+from mvit_video.model.registry import ModelEntry, build_model, head_name, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card, model_of_file
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.formats import known_formats
@@ -52,23 +52,15 @@ def convert(
     overwrite: bool = False,
     overrides: Sequence[str] = (),
 ) -> Conversion:
-    """Write the checkpoint `source` (a file, an address, a zoo name) to the file `output` in the format `to`.
+    """Write the checkpoint `source` (a file, a URL, a zoo name) to the file `output` in the format `to`.
 
-    `name` is the network's, for weights whose shapes do not tell. For the card of a native checkpoint `classes` are names in
-    label order, and `overrides` such as data.num_frames=32 the input and the views that the network was trained for, in place of
-    those that are known or assumed. Tensors are checked against the network first; none is made up.
-    Raises CheckpointError or ConfigError.
+    `name` is the network's, if its shapes do not identify it. For the card of a native checkpoint `classes` are names in
+    label order, and `overrides` such as data.num_frames=32 replace the known or assumed input and views. Tensors are checked
+    against the network first; none is made up. Raises CheckpointError or ConfigError.
     """
-    if to not in targets():
-        raise ConfigError(f"format '{to}' is unknown: choose from {', '.join(targets())}")
-    if classes and to != "native":
-        raise ConfigError(f"--classes: a file --to {to} holds no class names: drop them, or convert --to native")
-    if overrides and to != "native":
-        raise ConfigError(
-            f"{overrides[0]}: a file --to {to} does not record its input: drop it, or convert --to native"
-        )
+    _check_target(to, classes, overrides)
     output = Path(output)
-    with suppress(OSError):  # what is wrong with it, the next line says
+    with suppress(OSError):  # output_file reports the reason
         output.parent.mkdir(parents=True, exist_ok=True)
     output = output_file(output, overwrite)
     weights = _with_head(read_weights(source))
@@ -79,13 +71,7 @@ def convert(
     if form is not None and weights.card is not None:
         _check_known(form, network.defaults | weights.card.arguments, source)
     card = _with_overrides(_native_card(weights, network.name, classes), overrides) if to == "native" else None
-    with torch.device("meta" if network.capabilities.meta else "cpu"):
-        if card is not None and overrides:
-            model = model_from_card(card)
-        elif weights.card is not None:
-            model = model_of_file(weights.card, source)
-        else:
-            model = build_model(network.name, num_classes=weights.num_classes)
+    model = _empty_model(network, weights, card if overrides else None, source)
     state, report = fit_weights(weights, model.state_dict(), head_layer=head_name(model))
     if report.new:
         raise CheckpointError(f"{source}: lacks '{report.new[0]}', which a conversion cannot create: train it first")
@@ -93,11 +79,37 @@ def convert(
         model.load_state_dict(state, assign=True)
         save_checkpoint(output, model, card)
     else:
-        content = io.BytesIO()
         assert form is not None and form.write is not None
-        torch.save(form.write(state), content)
-        write_whole(output, content.getvalue())
+        _torch_save(form.write(state), output)
     return Conversion(report, card, weights.card is None and weights.entry is None)
+
+
+def _torch_save(state: Mapping[str, Any], output: Path) -> None:
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_whole(output, content.getvalue())
+
+
+def _check_target(to: str, classes: Sequence[str] | None, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an unknown format, or for a card where the format has none."""
+    if to not in targets():
+        raise ConfigError(f"format '{to}' is unknown: choose from {', '.join(targets())}")
+    if classes and to != "native":
+        raise ConfigError(f"--classes: a file --to {to} contains no class names: drop them, or convert --to native")
+    if overrides and to != "native":
+        raise ConfigError(
+            f"{overrides[0]}: a file --to {to} does not record its input: drop it, or convert --to native"
+        )
+
+
+def _empty_model(network: ModelEntry, weights: Weights, card: ModelCard | None, source: str) -> nn.Module:
+    """Build the network of `card`, else of the weights' own card, else by name; on the meta device if it supports that."""
+    with torch.device("meta" if network.capabilities.meta else "cpu"):
+        if card is not None:
+            return model_from_card(card)
+        if weights.card is not None:
+            return model_of_file(weights.card, source)
+        return build_model(network.name, num_classes=weights.num_classes)
 
 
 def _check_known(form: CheckpointFormat, arguments: Mapping[str, Any], source: str) -> None:

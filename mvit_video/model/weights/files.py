@@ -21,7 +21,7 @@ from mvit_video.errors import CheckpointError
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, read_card
 from mvit_video.paths import write_whole
 
-Result = TypeVar("Taken")
+Result = TypeVar("Result")
 
 WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTS = (torch.int64,)  # what networks hold besides: batches that a norm has seen, indices of a table

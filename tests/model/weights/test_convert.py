@@ -120,7 +120,7 @@ def test_a_checkpoint_of_ours_keeps_its_network_and_takes_other_class_names(pysl
     with pytest.raises(ConfigError, match=r"is of mvitv2_nano_8x3 by its card, not of mvitv2_s_16x4: drop --model$"):
         convert(str(source), "native", output, name="mvitv2_s_16x4", overwrite=True)
     for to in ("pyslowfast", "torchvision"):
-        with pytest.raises(ConfigError, match=f"--classes: a file --to {to} holds no class names: drop them"):
+        with pytest.raises(ConfigError, match=f"--classes: a file --to {to} contains no class names: drop them"):
             convert(str(source), to, tmp_path / "x.pth", classes=names)
 
 
