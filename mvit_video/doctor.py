@@ -116,9 +116,12 @@ def _torch() -> Iterator[Check]:
     """torch, numpy beside it, the cores that they take, and the GPU."""
     import torch
 
+    from mvit_video.model.ops.cpu import ways
+
     yield torch_check(torch.__version__)
     yield _numpy()
     yield cores_check(_usable_cores(), os.cpu_count() or 1, torch.get_num_threads())
+    yield ways_check(ways())
     yield from _gpu()
 
 
@@ -377,6 +380,11 @@ def cores_check(usable: int, present: int, threads: int) -> Check:
             "cores", found, NOTE, f"set OMP_NUM_THREADS={usable}: more threads than cores slow each other down"
         )
     return Check("cores", found)
+
+
+def ways_check(ways) -> Check:
+    """Whose products and which attention networks take on this CPU, from its `ops.cpu.Ways`."""
+    return Check("CPU", f"products: {ways.products}; attention: {ways.attention}")
 
 
 def shared_memory_check(free: int) -> Check:

@@ -376,6 +376,29 @@ def same_times(packet: av.Packet) -> None:
         packet.pts = packet.dts = packet.pts - 40
 
 
+def from_second_key(name: str, make: Maker) -> Maker:
+    """A raw stream without what is before its second key frame."""
+
+    def write(folder: Path) -> Path:
+        path = make(folder)
+        with av.open(str(path)) as container:
+            second = [packet.pos for packet in container.demux(video=0) if packet.size and packet.is_keyframe][1]
+        (folder / name).write_bytes(path.read_bytes()[second:])
+        return folder / name
+
+    return write
+
+
+def leading_without_times(folder: Path) -> Path:
+    """Matroska that begins in an open group, whose first frames have lost their times, as the program cuts it."""
+    path = plain("whole.mp4", "libx264", OPEN)(folder)
+    command = [str(FFMPEG), "-nostdin", "-y", "-v", "error", "-ss", "0.5", "-i", str(path), "-c", "copy"]
+    subprocess.run([*command, str(folder / "cut.mkv")], check=True, timeout=60)
+    return folder / "cut.mkv"
+
+
+OPEN = B | {"x264-params": "open-gop=1:bframes=3:b-adapt=0:keyint=10:scenecut=0"}
+OPEN_HEVC = {"x265-params": X265["x265-params"] + ":open-gop=1:bframes=3:b-adapt=0:scenecut=0"}
 H264, H264_TS = plain("a.mp4", "libx264", B), plain("a.ts", "libx264", B)
 TABLE: dict[str, Maker] = {
     # containers × codecs
@@ -492,6 +515,14 @@ TABLE: dict[str, Maker] = {
     "Matroska MPEG-2, begins in an open group": from_key(
         "open.mkv", plain("b.mkv", "mpeg2video", {"bf": "2", "g": "12"})
     ),
+    "AVI H.264, begins in an open group": without_first_packets("cut.avi", plain("b.avi", "libx264", OPEN), 10),
+    "raw H.264, begins in an open group": from_second_key("cut.h264", plain("b.h264", "libx264", OPEN)),
+    "raw HEVC, begins in an open group": from_second_key("cut.hevc", plain("b.hevc", "libx265", OPEN_HEVC)),
+    "raw MPEG-1, begins in an open group": from_second_key(
+        "cut.m1v", plain("b.m1v", "mpeg1video", {"bf": "2", "g": "10"})
+    ),
+    "raw MPEG-1, groups of ten": plain("a.m1v", "mpeg1video", {"bf": "2", "g": "10"}),
+    "Matroska, joined": joined("joined.mkv", plain("a.mkv", "libx264", B), plain("b.mkv", "libx264", B)),
     "transport stream, joined": joined("joined.ts", later(100, H264_TS, "late.ts"), H264_TS),
     "transport stream, joined with itself": joined("twice.ts", H264_TS, H264_TS),
     "transport stream, clock wraps": later((1 << 33) / 90000 - 2, H264_TS, "wraps.ts"),
@@ -507,6 +538,7 @@ TABLE: dict[str, Maker] = {
 if FFMPEG:
     TABLE |= {
         "AVI XviD, packed by its own encoder": by_ffmpeg("xvid.avi", "-c:v", "libxvid", "-bf", "2", "-g", "12"),
+        "Matroska, begins with frames without times": leading_without_times,
         "Ogg Theora": by_ffmpeg("a.ogv", "-c:v", "libtheora", "-g", "12"),
         "AVI of two sizes of group": by_ffmpeg("a.avi", "-c:v", "libx264", "-bf", "3", "-g", "7"),
         "MP4 H.264 from raw, by the program": by_ffmpeg(
@@ -527,4 +559,8 @@ SHORT = {
     "transport stream, joined",
     "GIF",
     "raw H.264",
+    "raw HEVC",
+    "raw MPEG-1, groups of ten",
+    "raw HEVC, begins in an open group",
+    "Matroska, joined",
 }

@@ -9,6 +9,7 @@ import sys
 import pytest
 from conftest import REPOSITORY
 from shared_files import shared
+from tiny_checkpoint import write_tiny
 
 from mvit_video import cli
 from mvit_video.config.load import load_config
@@ -237,6 +238,14 @@ def test_wrong_usage_exits_with_two(capsys, words, message):
 def test_the_tools_are_the_verbs(script, first_line):
     words = [sys.executable, str(REPOSITORY / f"tools/{script}.py"), "--help"]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.startswith(first_line)
+
+
+@pytest.mark.integration
+def test_the_agreement_tool_compares_both_forms_of_attention_with_fp32(few_videos, tmp_path):
+    checkpoint = write_tiny(tmp_path / "tiny.safetensors")
+    words = [sys.executable, str(REPOSITORY / "tools/attention_agreement.py"), checkpoint, "val.csv", few_videos]
+    lines = subprocess.run([*map(str, words)], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["8 clips; fp32", "bf16, fused", "bf16, blocks"]
 
 
 def test_the_package_runs_as_a_module():

@@ -11,6 +11,9 @@ from mvit_video.engine.hooks.records import METRICS
 from mvit_video.engine.metrics_log import truncate_log
 from mvit_video.engine.run_folder import weights_hint
 from mvit_video.errors import ConfigError
+from mvit_video.model.ops.cpu import Ways
+
+BEFORE = {"products": Ways().products, "attention": Ways().attention}  # of states that do not say it
 
 
 def agreed_state(run: Path, say: Callable[[str], None]) -> TrainingState | None:
@@ -48,7 +51,7 @@ def first_step(run: Path, state: TrainingState | None, now: dict[str, Any], say:
     for log in (METRICS, VALIDATION, EVENTS) if is_rank_zero() else ():
         for sentence in truncate_log(run / log, state.step, every_step=log == METRICS):
             say(f"warning: {sentence}")
-    before = {name: state.environment.get(name, value) for name, value in now.items()}
+    before = {name: state.environment.get(name, BEFORE.get(name, value)) for name, value in now.items()}
     changed = [f"{name} {value}, was {before[name]}" for name, value in now.items() if value != before[name]]
     if changed:
         say(f"the environment has changed ({'; '.join(changed)}): results will be similar, but not bit-exact")

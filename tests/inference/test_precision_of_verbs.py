@@ -245,7 +245,7 @@ def test_a_word_that_is_no_precision_is_refused_before_the_weights_are_read(verb
     }[verb]
     assert cli.main([verb, *words, "--checkpoint", str(tmp_path / "none"), "--precision", "half"]) == 1
     error = capsys.readouterr().err
-    assert error == "error: precision 'half' is unknown: allowed are auto, fp32, bf16, fp16\n"
+    assert error == "error: precision 'half' is unknown: choose from auto, fp32, bf16, fp16\n"
 
 
 def test_a_predictor_leaves_the_network_that_it_is_given_as_it_is(weights):

@@ -8,7 +8,8 @@ from typing import NamedTuple
 H264_SETS, HEVC_SETS = {7: "SPS", 8: "PPS"}, {32: "VPS", 33: "SPS", 34: "PPS"}
 H264_REFRESH, H264_SEI, HEVC_SEI, DISPLAY_ORIENTATION = 5, 6, 39, 47
 MPEG4_LAYERS, MPEG4_PICTURE = range(0x20, 0x30), b"\0\0\1\xb6"
-MPEG2_SEQUENCE = 0xB3
+MPEG2_SEQUENCE, MPEG2_GROUP, CLOSED_GROUP = 0xB3, 0xB8, 0x40
+HEVC_OPEN = (16, 17, 18, 21)  # BLA and CRA
 START = b"\0\0\1"
 
 
@@ -25,6 +26,7 @@ class Headers(NamedTuple):
     sets: dict[str, tuple[bytes, ...]]
     orientation: Orientation | None = None
     refresh: bool = True  # whether no later frame refers to one before this packet, if this is a key frame
+    led: bool = False  # whether later packets may have frames that are shown before it, if this is a key frame
 
 
 def length_bytes(codec: str, extradata: bytes | None) -> int:
@@ -41,7 +43,7 @@ def length_bytes(codec: str, extradata: bytes | None) -> int:
 def headers_of(codec: str, content: bytes, lengths: int) -> Headers:
     """The headers in a packet of H.264, HEVC, MPEG-4, MPEG-1 or MPEG-2; none of other codecs, whose key frames have all."""
     sets: dict[str, tuple[bytes, ...]] = {}
-    orientation, refresh = None, codec != "h264"
+    orientation, refresh, led = None, codec != "h264", False
     if codec not in ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"):
         return Headers(sets)
     for unit in _units(content, lengths):
@@ -52,7 +54,21 @@ def headers_of(codec: str, content: bytes, lengths: int) -> Headers:
             refresh = True
         elif (codec == "h264" and unit[0] & 31 == H264_SEI) or (codec == "hevc" and unit[0] >> 1 & 63 == HEVC_SEI):
             orientation = _orientation_in(unit[1 if codec == "h264" else 2 :]) or orientation
-    return Headers(sets, orientation, refresh)
+        else:
+            led = led or _opens_group(codec, unit)
+    return Headers(sets, orientation, refresh, led or not refresh)
+
+
+def _opens_group(codec: str, unit: bytes) -> bool:
+    """Whether frames that are stored behind this key frame of HEVC, MPEG-1 or MPEG-2 may be shown before it."""
+    if codec == "hevc":
+        return unit[0] >> 1 & 63 in HEVC_OPEN
+    return (
+        codec in ("mpeg1video", "mpeg2video")
+        and unit[0] == MPEG2_GROUP
+        and len(unit) > 4
+        and not unit[4] & CLOSED_GROUP
+    )
 
 
 def extradata_headers(codec: str, extradata: bytes | None) -> Headers:

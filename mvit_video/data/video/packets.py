@@ -67,6 +67,7 @@ class PacketTable:
         self._shown = bytearray()
         self.keys: list[int] = []  # places
         self._open_keys: set[int] = set()  # of H.264: behind them, what is marked in frames before is missed
+        self._led_keys: set[int] = set()  # frames that are stored behind them may be shown before them
         self._place_of: dict[tuple, int] = {}  # identity of a key packet → place, -1 where several have one
         self._headers: list[tuple[int, Headers]] = []  # of key packets that carry any
         self.changes: list[tuple[int, PacketSideData]] = []
@@ -103,6 +104,8 @@ class PacketTable:
         headers = headers_of(self.codec, bytes(packet), self._lengths)
         if not headers.refresh:
             self._open_keys.add(place)
+        if headers.led:
+            self._led_keys.add(place)
         if headers.sets or headers.orientation:
             self._headers.append((place, headers))
 
@@ -162,7 +165,7 @@ class PacketTable:
             effective.update(sets)
             number = self._numbers[place]
             behind = number > (self._starts[-1][0] if self._starts else -1)
-            if behind and effective == {**self._own.sets, **sets}:
+            if behind and effective == {**self._own.sets, **sets} and not self._may_hide_leading(place):
                 self._starts.append((number, place))
 
     @property
@@ -174,6 +177,21 @@ class PacketTable:
                 if seen.setdefault(kind, units) != units:
                     return True
         return any(place for place, _ in self.changes)
+
+    @property
+    def may_lack_leading(self) -> bool:
+        """Whether frames may be stored first that refer to earlier ones, which are gone, with times that do not show it."""
+        return self.number_at(0) > 0 or self._may_hide_leading(0)
+
+    def _may_hide_leading(self, key: int) -> bool:
+        """Whether the frame behind a key frame may be shown before it, though their times are those of storing."""
+        if key not in self._led_keys or not self._delays or self.decoded:
+            return False
+        return self._numbers[self._next_shown(key)] == self._numbers[key] + 1
+
+    def _next_shown(self, place: int) -> int:
+        """The next packet of a frame that is shown; the same where none follows."""
+        return next((later for later in range(place + 1, len(self)) if self._numbers[later] >= 0), place)
 
     @property
     def begin(self) -> int:
@@ -203,7 +221,7 @@ class PacketTable:
 
     def may_be_left_out(self, place: int) -> bool:
         """Whether no frame refers to this one, if it also says so: those that others refer to are seldom shown early."""
-        return 0 <= self._numbers[place] < self._highest[place]
+        return self._numbers[place] >= 0 and self.is_reordered(place)
 
     def sure(self, first: int, end: int) -> bool:
         """Whether the order of the frames from packet `first` up to number `end` needs no check by decoding all of them.
@@ -217,8 +235,19 @@ class PacketTable:
         return self.num_frames > 0 and self.sure(*self.start_of(max(self._numbers[place], 0)))
 
     def last_of(self, number: int) -> int:
-        """The last packet that frames up to this one come from."""
-        return self._reach[number]
+        """The last packet that frames up to this one come from.
+
+        Behind one that is shown as it is stored, the next: where the times are made up, it may be shown before it. Behind
+        one that is not, of H.264, the next too: what is wrong in its header may be seen only there.
+        """
+        last = self._reach[number]
+        reordered = self.is_reordered(last)
+        tells = self.codec == "h264" if reordered else not self.decoded and self._delays
+        return self._next_shown(last) if tells else last
+
+    def is_reordered(self, place: int) -> bool:
+        """Whether its frame is shown before one that is stored before it."""
+        return self._numbers[place] < self._highest[place]
 
     def distrust_keys(self) -> None:
         """From now on decode from the beginning: marks stand where the image is refreshed bit by bit."""

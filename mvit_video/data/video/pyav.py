@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -70,6 +70,7 @@ class PyAvBackend:
     ) -> None:
         self._file, self.num_decoded, self.shortfall, self.note = file, 0, "", ""
         self._owed: set[int] = set()  # packets that were sent to the decoder and are to come out as frames
+        self._left_out = -1  # the last packet that was left out of decoding
         self._orientations: dict[int, Orientation] = {}  # by FFmpeg's angle, which leaves out mirroring
         # One converter per video, without threads of its own: a loader's fork would leave them behind and wait for ever.
         self._converter: Converter = converter or VideoReformatter()
@@ -77,6 +78,8 @@ class PyAvBackend:
         try:
             check_hours((self._container.duration or 0) / 1e6)
             self._scan(fault_of(self._file, self.container_name))
+            if self.shortfall and (whole or not len(self.packets)):
+                raise Unreadable(self.shortfall)
             self._number_frames()
             if whole and self.shortfall:
                 raise Unreadable(self.shortfall)
@@ -101,7 +104,8 @@ class PyAvBackend:
         self._codec.thread_count = 1
         self._codec.options = {"max_pixels": str(MAX_PIXELS)} | ({"err_detect": "explode"} if strict else {})
         self._strict = strict
-        self._demuxer, self._next, self._used = iter(self._container.demux(self._stream)), 0, False
+        self._demuxer, self._next = iter(self._container.demux(self._stream)), 0
+        self._used = self._sought = False
 
     def _scan(self, fault: Fault | None) -> None:
         """Fill the table of packets, up to where the container is at fault."""
@@ -129,9 +133,7 @@ class PyAvBackend:
         table, numbered = self.packets, False
         if table.one_each and not table.begin:
             table.order_by_times()
-            numbered = (
-                table.number_at(0) <= 0
-            )  # else frames are shown before the first, which refer to what is not there
+            numbered = not table.may_lack_leading
         if not numbered:
             places, damage = self._decoded_places()
             if damage and not self.shortfall:
@@ -295,13 +297,21 @@ class PyAvBackend:
             while held and held[0][0] <= count and table.settled_by(_place_of(held[0][1])) <= number:
                 yield self._complete(held.popleft()[1])
         for _, frame in held:
-            if damage is not None and _place_of(frame) > damage.place:
-                break
+            if damage is not None and self._is_in_doubt(_place_of(frame), damage.place):
+                raise damage
             yield self._complete(frame)
-        if damage is not None:
+        if damage is not None and (wanted is not None or table.number_at(damage.place) <= numbers[-1]):
             raise damage
         if wanted is not None:
             raise Disorder(f"frame {wanted} of {self.num_frames} is missing: the decoder does not return it")
+
+    def _is_in_doubt(self, place: int, damaged: int) -> bool:
+        """Whether a frame may be damaged too: of H.264, what is wrong in a header may be noticed one packet later.
+
+        So it is where frames next to it are left out, which would else come out in a wrong order.
+        """
+        alone = self._left_out > place - LAG and self.codec_name == "h264" and self.packets.is_reordered(place)
+        return place > damaged or (alone and place == damaged - 1)
 
     def _complete(self, frame: av.VideoFrame) -> av.VideoFrame:
         """A frame, if all that is stored before it and was not left out has come out of the decoder."""
@@ -353,13 +363,16 @@ class PyAvBackend:
         if self._used:
             self._codec.flush_buffers()
         self._owed.clear()
+        self._left_out = -1
+        beyond = last if wanted and last is not None and table.number_at(last) > max(wanted) else -1
         for place, packet in self._packets_from(first, last):
             if place == first:
                 _hand_on(table.changes, packet, place)
             if packet.is_corrupt and not table.joined_behind(place):
                 raise Damaged(place, "is damaged")
             if wanted is not None:
-                leave = table.number_at(place) not in wanted and table.may_be_left_out(place)
+                leave = table.number_at(place) not in wanted and table.may_be_left_out(place) and place != beyond
+                self._left_out = place if leave else self._left_out
                 self._codec.skip_frame = "NONREF" if leave else "DEFAULT"
                 if not leave and table.number_at(place) >= max(table.number_at(first), 0):
                     self._owed.add(place)
@@ -392,7 +405,7 @@ class PyAvBackend:
             self._seek(first)
         end = len(self.packets) - 1 if last is None else last
         try:
-            for packet in self._demuxer:
+            for packet in chain(self._demuxer, self._left_by_seek()):
                 if not packet.size:
                     continue
                 place, self._next = self._next, self._next + 1
@@ -402,6 +415,13 @@ class PyAvBackend:
                     return
         except av.FFmpegError as reason:
             raise Unreadable(f"its packets cannot be read ({short_reason(reason)})") from None
+
+    def _left_by_seek(self) -> Iterator[av.Packet]:
+        """What a demuxer that has sought does not come to, as of Matroska files that are joined: it ends with the first."""
+        if self._sought and self._next < len(self.packets):
+            with av.open(str(self._file), options=OPTIONS) as again:
+                packets = (packet for packet in again.demux(again.streams[self._stream.index]) if packet.size)
+                yield from islice(packets, self._next, None)
 
     def _seek(self, first: int) -> None:
         """Stand at a packet that is known and not behind place `first`; the file is opened again where no seek finds one."""
@@ -414,6 +434,7 @@ class PyAvBackend:
                 packet = next(packet for packet in packets if packet.size and table.known_place(packet) >= 0)
                 if table.known_place(packet) <= first:
                     self._demuxer, self._next = chain([packet], packets), table.known_place(packet)
+                    self._sought = True
                     return
         except (av.FFmpegError, StopIteration):
             pass

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mvit_video.model.heads import Heads
 from mvit_video.model.ops import device
+from mvit_video.model.ops.block_attention import attention_formula, block_attention, goes_by_blocks
 from mvit_video.model.ops.folding import Tables, fold, widen
 from mvit_video.model.ops.operators import autograd_rule, by_formula, operator
 
@@ -19,26 +20,22 @@ def folded_attention(
 ) -> Tensor:
     """softmax(q·kᵀ·scale + E)·v without an N×M matrix: (B, N, h, d). `formula` is the same with it, for who looks on.
 
-    Positions become channels of queries and keys. The fused kernels want one channel count for all, so the values get
-    zeros that are cut off again.
+    Positions become channels of queries and keys. On CPUs where that is faster, attention goes by blocks of queries. The
+    fused kernels, which everything else takes, want one channel count for all: the values get zeros that are cut off again.
     """
     if device.is_watched():
         return formula(q, k, v, tables, scale)
     queries, keys = fold(q, k, tables, scale)
-    values = widen(v, queries.shape[-1])
-    if queries.device.type == "cpu" and not device.is_decomposed():
-        dtype = device.compute_dtype(queries)
-        out, _ = _attention(queries.to(dtype), keys.to(dtype), values.to(dtype))
-    else:
+    channels = v.grid.shape[-1]
+    if queries.device.type != "cpu" or device.is_decomposed():
+        values = widen(v, queries.shape[-1])
         queries, keys, values = (tokens.transpose(1, 2) for tokens in (queries, keys, values))
-        out = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)
-    return out[..., : v.grid.shape[-1]]
-
-
-def attention_formula(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The same with the N×M matrix: (B, N, h, ·)."""
-    queries, keys, values = (tokens.transpose(1, 2) for tokens in (queries, keys, values))
-    return ((queries @ keys.transpose(-2, -1)).softmax(-1) @ values).transpose(1, 2)
+        return F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)[..., :channels]
+    dtype = device.compute_dtype(queries)
+    queries, keys = queries.to(dtype), keys.to(dtype)
+    if not torch.compiler.is_compiling() and goes_by_blocks(queries, keys, channels):
+        return block_attention(queries, keys, widen(v, channels).to(dtype))
+    return _attention(queries, keys, widen(v, queries.shape[-1]).to(dtype))[0][..., :channels]
 
 
 def _fake_attention(queries, keys, values):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mvit_video.model.ops import device
 from mvit_video.model.ops.norm import made_from, norm_formula, norm_rows, slices, zeros
 from mvit_video.model.ops.operators import autograd_rule, by_formula, in_place, operator, wanted_only
+from mvit_video.model.ops.products import add_product, linear, product
 
 
 class Linear(nn.Linear):
@@ -96,9 +97,9 @@ def _linear(
 ) -> list[Tensor]:  # fmt: skip
     """`parts` tensors (..., O); what the norm was made from is for the backward pass alone."""
     if parts == 1:
-        return [F.linear(x, weight, bias)]
+        return [linear(x, weight, bias)]
     layers = zip(weight.chunk(parts), bias.chunk(parts), strict=True)
-    return [F.linear(x, some_weights, some_bias) for some_weights, some_bias in layers]
+    return [linear(x, some_weights, some_bias) for some_weights, some_bias in layers]
 
 
 def _fake_linear_backward(gradients, x, weight, norm_x, scale, shift, eps, wanted):
@@ -115,9 +116,9 @@ def _linear_backward(
     found = []
     if wanted[0]:
         weights = weight.chunk(len(backs))
-        of_x = backs[0] @ weights[0]
+        of_x = product(backs[0], weights[0])
         for back, part in zip(backs[1:], weights[1:], strict=True):
-            of_x.addmm_(back, part)
+            add_product(of_x, back, part)
         found.append(of_x.view(*gradients[0].shape[:-1], weight.shape[1]))
     if wanted[1]:
         found.append(_products_with_rows(backs, _Rows(x, norm_x, scale, shift, eps, weight.dtype)))
@@ -131,21 +132,14 @@ def _products_with_rows(backs: Sequence[Tensor], rows: _Rows) -> Tensor:
     """Gradients of the weights of all parts, one below the other; in slices where the rows are made again."""
     if not rows.made_again or rows.rows.device.type != "cpu":
         made = rows[:]
-        return torch.cat([back.t() @ made for back in backs]) if len(backs) > 1 else backs[0].t() @ made
+        found = [product(back.t(), made) for back in backs]
+        return torch.cat(found) if len(found) > 1 else found[0]
     totals = zeros(len(backs), backs[0].shape[1], rows.rows.shape[1], like=backs[0])
     for place in slices(rows.rows, rows.rows.shape[1]):
         made = rows[place]
         for back, total in zip(backs, totals, strict=True):
-            _add_product(total, back[place].t(), made)
+            add_product(total, back[place].t(), made)
     return totals.flatten(0, 1).to(backs[0].dtype)
-
-
-def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
-    """total += one @ other, where the total may be of a wider type."""
-    if total.dtype == one.dtype:
-        total.addmm_(one, other)
-    else:
-        total += one @ other
 
 
 def column_sums(back: Tensor, dtype: torch.dtype) -> Tensor:
@@ -187,8 +181,8 @@ def _mlp(
     rows = x.reshape(-1, x.shape[-1])
     out, hidden = w2.new_empty(len(rows), len(w2)), w1.new_empty(len(rows) if keep else 0, len(w1))
     for place in slices(rows, len(w1)):
-        wide = torch.addmm(b1, rows[place], w1.t(), out=hidden[place]) if keep else torch.addmm(b1, rows[place], w1.t())
-        torch.addmm(b2, F.gelu(wide), w2.t(), out=out[place])
+        wide = product(rows[place], w1.t(), b1, out=hidden[place] if keep else None)
+        product(F.gelu(wide), w2.t(), b2, out=out[place])
     return out.view(*x.shape[:-1], len(w2)), hidden
 
 
@@ -210,16 +204,16 @@ def _mlp_backward(
     )
     for place in slices(hidden, len(w1)):
         if of_w2 is not None:
-            _add_product(of_w2, back[place].t(), F.gelu(hidden[place]))
+            add_product(of_w2, back[place].t(), F.gelu(hidden[place]))
         if not any(wanted[:3]):
             continue
-        of_hidden = torch.ops.aten.gelu_backward(back[place] @ w2, hidden[place])
+        of_hidden = torch.ops.aten.gelu_backward(product(back[place], w2), hidden[place])
         if of_w1 is not None:
-            _add_product(of_w1, of_hidden.t(), rows[place])
+            add_product(of_w1, of_hidden.t(), rows[place])
         if of_b1 is not None:
             of_b1 += column_sums(of_hidden, of_b1.dtype)
         if of_x is not None:
-            torch.mm(of_hidden, w1, out=of_x[place])
+            product(of_hidden, w1, out=of_x[place])
     of_x = None if of_x is None else of_x.view(*gradient.shape[:-1], w1.shape[1])
     of_layers = (None if total is None else total.to(w1.dtype) for total in (of_w1, of_b1, of_w2))
     return wanted_only([of_x, *of_layers, column_sums(back, w2.dtype) if wanted[4] else None], wanted)

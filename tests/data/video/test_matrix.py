@@ -38,6 +38,8 @@ def test_the_frames_are_those_of_a_plain_decode_however_they_are_asked_for(kind,
         assert np.array_equal(np.stack(list(reader.stream())), wanted)
         for number in rng.permutation(len(wanted)):
             assert np.array_equal(reader.frames([number])[0], wanted[number]), number
+            with VideoReader(path) as fresh:  # which has learnt nothing from what was read before
+                assert np.array_equal(fresh.frames([number])[0], wanted[number]), number
         for step in (1, 2, 5):
             numbers = rng.permutation(np.arange(rng.integers(step), len(wanted), step))[:8]
             assert np.array_equal(reader.frames(numbers), wanted[numbers]), numbers

@@ -259,3 +259,9 @@ def test_every_byte_of_a_small_file_may_be_wrong(tmp_path):
         except DecodeError:
             outcomes["refused"] += 1
     assert min(outcomes.values()) > 5
+
+
+def test_an_mp4_whose_index_is_cut_says_that_it_is_cut_short(tmp_path):
+    content = write_numbered(tmp_path / "whole.mp4", 12).read_bytes()
+    (tmp_path / "a.mp4").write_bytes(content[: content.index(b"stts") + 40])
+    refused(tmp_path / "a.mp4", "is cut short")

@@ -79,6 +79,10 @@ ARGUMENTS = {
     "attention_backward": lambda: no_grad(
         (*(normal(2, count, 2, 8) for count in (13, 13, 5, 5, 13)), normal(2, 13, 2))
     ),
+    "block_attention": lambda: (normal(2, 13, 2, 8), normal(2, 5, 2, 8), normal(2, 5, 2, 6)),
+    "block_attention_backward": lambda: no_grad(
+        (normal(2, 13, 2, 6), normal(2, 13, 2, 8), normal(2, 5, 2, 8), normal(2, 5, 2, 6))
+    ),
     "add_to_grid": lambda: (normal(2, 13, 2, 5), normal(2, 12, 2, 5)),
 }
 

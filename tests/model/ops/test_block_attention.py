@@ -1,0 +1,135 @@
+"""Attention by blocks of queries against the formula with its N×M matrix, and where it is taken."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import tiny_video
+
+from mvit_video.model.ops import block_attention as module
+from mvit_video.model.ops import cpu
+from mvit_video.model.ops.block_attention import attention_formula, block_attention, goes_by_blocks
+from mvit_video.model.ops.cpu import Ways
+
+BLOCKS = Ways(onednn=True, bf16_blocks=True)
+
+
+def parts(batch, queries, keys, heads, channels, of_values, dtype=torch.float64):
+    torch.manual_seed(0)
+    sizes = ((queries, channels), (keys, channels), (keys, of_values))
+    return [torch.randn(batch, count, heads, width, dtype=dtype, requires_grad=True) for count, width in sizes]
+
+
+def with_gradients(attend, given):
+    out = attend(*given)
+    back = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+    return [out, *torch.autograd.grad(out, given, back)]
+
+
+@pytest.mark.parametrize("room", [1, 10**6], ids=["a few queries", "many samples"])
+@pytest.mark.parametrize("shape", [(3, 40, 7, 2, 8, 6), (1, 41, 7, 3, 8, 8), (4, 9, 1, 1, 4, 2)], ids=str)
+def test_blocks_have_the_values_and_gradients_of_the_formula(shape, room, monkeypatch):
+    monkeypatch.setattr(module, "BYTES", room)
+    monkeypatch.setattr(module, "LEAST_QUERIES", 16)
+    given = parts(*shape)
+    for ours, wanted in zip(
+        with_gradients(block_attention, given), with_gradients(attention_formula, given), strict=True
+    ):
+        assert torch.allclose(ours, wanted, atol=1e-12)
+
+
+def test_gradients_of_gradients_are_right():
+    given = parts(1, 3, 2, 2, 3, 2)
+    assert torch.autograd.gradgradcheck(lambda *given: block_attention(*given).square(), given)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "keys", "heads", "count", "groups"),
+    [
+        (torch.bfloat16, 393, 1, 2500, [(1, 1024), (1, 1024), (1, 452)] * 3),  # one head at a time
+        (torch.bfloat16, 2001, 1, 600, [(1, 262), (1, 262), (1, 76)] * 3),  # many keys: fewer queries
+        (torch.bfloat16, 9, 4, 100, [(12, 100)]),  # all samples and heads together
+        (torch.float32, 393, 2, 400, [(1, 400)] * 6),
+    ],
+)
+def test_a_block_has_as_many_queries_as_there_is_room_for(dtype, keys, heads, count, groups):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        queries, others, _ = parts(3, count, keys, heads, 4, 4, dtype)
+        pairs = list(module._pairs(queries, others))
+    finally:
+        torch.set_num_threads(threads)
+    assert [tuple(pair.take(queries, rows).shape[:2]) for pair in pairs for rows in pair.blocks] == groups
+
+
+def test_fp32_by_onednn_is_as_exact_as_single_precision_can_be():
+    given = parts(1, 600, 393, 1, 120, 96, torch.float32)
+    with cpu.taking(BLOCKS):
+        ours = with_gradients(block_attention, given)
+    exact = with_gradients(attention_formula, [part.detach().double().requires_grad_() for part in given])
+    plain = with_gradients(attention_formula, given)
+    for one, other, wanted in zip(ours, plain, exact, strict=True):
+        assert (one - wanted).norm() < max(2 * (other - wanted).norm(), 1e-6 * wanted.norm())
+
+
+def test_bf16_is_as_exact_as_plain_modules():
+    """Largest errors in shares of the largest value; the fused kernel, whose scores are not rounded, is closer."""
+    given = parts(2, 300, 100, 2, 32, 32, torch.bfloat16)
+    exact = with_gradients(attention_formula, [part.detach().double().requires_grad_() for part in given])
+    found = [with_gradients(attend, given) for attend in (block_attention, attention_formula)]
+    for one, other, wanted in zip(*found, exact, strict=True):
+        errors = [(value - wanted).abs().max() for value in (one, other)]
+        assert one.dtype == torch.bfloat16 and errors[0] < 1.5 * errors[1]
+
+
+@pytest.mark.parametrize(
+    ("ways", "dtype", "keys", "channels", "taken"),
+    [
+        (BLOCKS, torch.bfloat16, 4, 8, True),
+        (BLOCKS, torch.float32, 393, 96, True),
+        (BLOCKS, torch.float32, 95, 96, False),
+        (BLOCKS, torch.float32, 393, 32, False),
+        (BLOCKS, torch.float16, 393, 96, False),
+        (BLOCKS, torch.float64, 393, 96, False),
+        (Ways(onednn=True), torch.bfloat16, 393, 96, False),
+        (Ways(bf16_blocks=True), torch.float32, 393, 96, False),
+        (Ways(), torch.bfloat16, 393, 96, False),
+    ],
+)
+def test_blocks_are_taken_where_the_cpu_type_and_sizes_gain(ways, dtype, keys, channels, taken):
+    queries, others, _ = parts(1, 100, keys, 1, channels, channels, dtype)
+    with cpu.taking(ways):
+        assert goes_by_blocks(queries, others, channels) == taken
+        assert not goes_by_blocks(queries[:0], others, channels)
+
+
+def operators(out: torch.Tensor) -> set[str]:
+    """The names of the operators that `out` comes from."""
+    found, waiting = set(), [out.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return {node._forward_cls.__name__ for node in found if hasattr(node, "_forward_cls")}
+
+
+def test_a_network_attends_by_blocks_where_the_cpu_says_so_and_gives_nearly_the_same():
+    torch.manual_seed(0)
+    model, clips = tiny_video(drop_path_rate=0.0).eval(), torch.randn(2, 3, 4, 32, 32)
+    found = {}
+    for ways in (BLOCKS, Ways()):
+        with cpu.taking(ways), torch.autocast("cpu", torch.bfloat16):
+            logits = model(clips)
+            gradients = torch.autograd.grad(logits.float().square().sum(), list(model.parameters()), retain_graph=True)
+        found[ways] = torch.cat([part.flatten().float() for part in (logits, *gradients)])
+        taken = {name for name in operators(logits) if "attention" in name}
+        assert taken == ({"block_attention"} if ways == BLOCKS else {"attention"})
+    assert F.cosine_similarity(*found.values(), 0) > 0.999
+
+
+def test_only_the_inputs_are_kept_for_the_backward_pass():
+    given, kept = parts(1, 13, 5, 2, 8, 6), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        block_attention(*given)
+    assert {tensor.data_ptr() for tensor in kept} == {tensor.data_ptr() for tensor in given}
