@@ -1,4 +1,4 @@
-"""What `mvit_video` offers to programs beside networks and predictions: `train` and `evaluate`, as the command line has them."""
+"""`train` and `evaluate` for programs: the same functions that the command line calls."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -35,12 +35,12 @@ Say = Callable[[str], None]
 
 
 def _silent(text: str) -> None:
-    """For those who do not want to be told."""
+    """Prints nothing."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run has left in its folder."""
+    """The results of a training run in its folder."""
 
     folder: Path
     weights: Path
@@ -85,7 +85,7 @@ def train(
         output: the folder of the run. One that holds a run is refused, unless `resume` goes on with it from its newest
             saved state (a folder without one starts anew), or `overwrite` deletes it.
         device: auto (a GPU where there is one), cpu, cuda, cuda:1 …
-        say: told what a user should know, a sentence at a time.
+        say: called with progress messages, one sentence at a time.
         overrides: settings that win over the file's, by section (`train={"epochs": 20}`) or as `**{"train.epochs": 20}`.
 
     Started by torchrun, the processes share each step's clips. Raises ConfigError, DecodeError, CheckpointError or

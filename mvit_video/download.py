@@ -39,7 +39,7 @@ Check = Callable[[Path], None]
 
 
 def any_file(file: Path) -> None:
-    """The check of files of which nothing is known but that they are no page."""
+    """Accept any file that is not a web page."""
 
 
 @cache
@@ -128,7 +128,7 @@ def cached_file(url: str, check: Check = any_file) -> Path:
 
 
 class _CacheError(OSError):
-    """An OSError that is a sentence already."""
+    """An OSError whose message is a complete sentence."""
 
 
 @contextmanager

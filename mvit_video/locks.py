@@ -98,7 +98,7 @@ def alone_in(
     """An output folder that no other process writes to meanwhile; made where it is missing, and gone again if it stays empty.
 
     What killed calls have left half-written in it is deleted. Raises ConfigError where another process writes there, or
-    where it cannot be made. A file system without locks is told to `say`.
+    where it cannot be made. A file system without locks is reported with `say`.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

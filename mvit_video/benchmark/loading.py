@@ -199,7 +199,7 @@ def compare_views(videos: VideoList, config: Config, count: int) -> dict[str, An
 
 
 def compare_readers(drawn: Sequence[Clip], config: Config, against: str | None, originals: str | None):
-    """Each contender on each clip, in turn, the first one changing: milliseconds, and ratios to the first contender."""
+    """Time each reader on each clip, in rotating order: milliseconds, and ratios to the first reader."""
     runners = readers_to_compare(drawn, config.data, against, originals)
     spent: dict[str, list[float]] = {name: [] for name in runners}
     reading: dict[str, list[float]] = {name: [] for name in runners}

@@ -60,7 +60,7 @@ class LivePrediction:
 
 @dataclass(frozen=True)
 class LiveSource:
-    """What FFmpeg is told: an address with what it may open for it."""
+    """Input for FFmpeg: a URL, and the protocols that it may use."""
 
     name: str
     address: str

@@ -98,7 +98,7 @@ class Job:
         return [name for name in SHOWN if (self.folder / name).is_file()]
 
     def as_dict(self, ahead: int) -> dict:
-        """What the page is told; `ahead` are the jobs before it."""
+        """JSON for the page; `ahead` is the number of jobs before this one."""
         return {
             "state": self.state,
             "name": self.name,

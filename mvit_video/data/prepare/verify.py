@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class BadVideoRow:
-    """A row of a list whose video cannot be used, the reason, and the seconds that it took to find out."""
+    """A row of a list whose video cannot be used, the reason, and the seconds spent on it."""
 
     path: str
     row: int
@@ -41,7 +41,7 @@ class Decoding:
 
 
 def lists_to_verify(data: DataSettings) -> list[VideoList]:
-    """All lists that the settings name, with the classes of the first."""
+    """Read all lists of the settings, with the classes of the first."""
     data = resolve_auto_lists(data)
     classes = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
     lists: list[VideoList] = []
@@ -91,7 +91,7 @@ def _bad_files(videos: VideoList, found: dict[str, tuple[str, float]]) -> list[B
 
 
 def num_files(lists: Sequence[VideoList]) -> int:
-    """Different videos: what there is to decode."""
+    """Number of distinct videos to decode."""
     return len({path for videos in lists for path in videos.records.paths()})
 
 

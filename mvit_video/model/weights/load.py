@@ -1,4 +1,4 @@
-"""Weights into networks: a checkpoint of any known format, and a report of what became of every tensor."""
+"""Load checkpoints of any known format into networks, and report what became of every tensor."""
 
 # C channels, P positions, d head dim
 
@@ -25,7 +25,7 @@ from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint as it was read: tensors under our names, and what is known about them."""
+    """A checkpoint in memory: tensors under our names, and what is known about them."""
 
     source: str
     """What the user named: a file, an address or a name of the zoo."""
@@ -99,7 +99,7 @@ class LoadReport:
 def load_weights(
     model: nn.Module, path_or_url: str | Path, inflation: str = "center", reset_head: bool = False
 ) -> LoadReport:
-    """Put a checkpoint into `model` and say what became of every tensor; the model is untouched where this fails.
+    """Load a checkpoint into `model` and report what became of every tensor; on an error the model is unchanged.
 
     Args:
         path_or_url: a file, an http(s) address, or a name of the zoo (`mvit-video models`); PySlowFast's video and
@@ -309,7 +309,7 @@ def _shapes(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, tor
 
 
 def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
-    """The cure where weights are another network's."""
+    """Advice for weights of another network."""
     if weights.card is not None and weights.has_no_format:
         return f"these are weights of {weights.card.name}, so build that one for the same clips"
     if _value_filters(weights.state) and not _value_filters(wanted):
