@@ -18,7 +18,7 @@ from tiny_models import tiny_video
 from mvit_video import load_weights
 from mvit_video.errors import CheckpointError
 from mvit_video.model.weights.convert import load_network
-from mvit_video.model.weights.files import IGNORED_GLOBALS, NotRead, check_file, read_tensors
+from mvit_video.model.weights.files import IGNORED_GLOBALS, Ignored, check_file, read_tensors
 from mvit_video.model.weights.formats import to_torchvision, without_wrappers
 from mvit_video.model.weights.load import load_checkpoint
 
@@ -235,7 +235,7 @@ FOREIGN = {
     ),
     "a number of numpy as a weight": (
         lambda path: torch.save({"model_state": trained_state() | {"epoch": np.int64(3)}}, path),
-        "'epoch' is of type NotRead, expected tensors by name, alone or under 'model_state'",
+        "'epoch' is of type Ignored, expected tensors by name, alone or under 'model_state'",
     ),
 }
 
@@ -255,9 +255,9 @@ def test_a_file_that_holds_something_else_is_one_sentence_and_nothing_of_it_runs
 
 def test_a_stand_in_keeps_nothing_of_what_it_stands_for(tmp_path):
     torch.save({"x": np.float64(3), "y": argparse.Namespace(a=1)}, tmp_path / "x.pth")
-    with torch.serialization.safe_globals([(NotRead, name) for name in IGNORED_GLOBALS]):
+    with torch.serialization.safe_globals([(Ignored, name) for name in IGNORED_GLOBALS]):
         content = torch.load(tmp_path / "x.pth", weights_only=True)
-    assert all(type(value) is NotRead and not vars(value) for value in content.values())
+    assert all(type(value) is Ignored and not vars(value) for value in content.values())
 
 
 NO_KIND = ", expected dense weights of float16, bfloat16, float32, float64"
