@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-integration test-long test-oldest lint clean
+.PHONY: install demo test test-integration test-long test-oldest lint docs clean
 
 install: $(VENV)/.installed
 
@@ -49,7 +49,7 @@ test-oldest: $(OLDEST)/.installed
 PUBLIC := __init__.py api.py config/schema.py data/dataset.py data/lists/records.py data/lists/formats.py data/make_loader.py \
 	data/transform_registry.py data/video/reader.py engine/losses.py engine/trackers.py evaluation/results.py \
 	evaluation/views.py inference/export.py inference/predictor.py model/registry.py model/weights/card.py \
-	model/weights/load.py model/weights/zoo.py
+	model/weights/files.py model/weights/load.py model/weights/zoo.py
 
 lint: install
 	$(BIN)/ruff check .
@@ -57,5 +57,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/mypy --strict --follow-imports=silent $(addprefix mvit_video/,$(PUBLIC))
 
+# site/index.html, from the pages in docs/, the docstrings and the settings; a broken link is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) $(OLDEST) demo_output
+	rm -rf $(VENV) $(OLDEST) demo_output site

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mvit_video.inference.predictor import Predictor
     from mvit_video.model.registry import Capabilities, build_model, list_models, register_model
     from mvit_video.model.weights import zoo
+    from mvit_video.model.weights.card import ModelCard
+    from mvit_video.model.weights.files import save_checkpoint
     from mvit_video.model.weights.load import load_weights
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "EvaluationResult",
     "InputSettings",
     "Listing",
+    "ModelCard",
     "Predictor",
     "Row",
     "TrainResult",
@@ -43,6 +46,7 @@ __all__ = [
     "register_model",
     "register_tracker",
     "register_transform",
+    "save_checkpoint",
     "train",
     "zoo",
 ]
@@ -52,6 +56,7 @@ _MODULES = {
     "AugmentationSettings": "mvit_video.config.schema",
     "Capabilities": "mvit_video.model.registry",
     "Listing": "mvit_video.data.lists.formats",
+    "ModelCard": "mvit_video.model.weights.card",
     "Predictor": "mvit_video.inference.predictor",
     "Row": "mvit_video.data.lists.formats",
     "register_list_reader": "mvit_video.data.lists.formats",
@@ -69,6 +74,7 @@ _MODULES = {
     "register_loss": "mvit_video.engine.losses",
     "register_tracker": "mvit_video.engine.trackers",
     "register_transform": "mvit_video.data.transform_registry",
+    "save_checkpoint": "mvit_video.model.weights.files",
     "train": "mvit_video.api",
 }
 

@@ -184,7 +184,7 @@ def test_allow_missing_is_the_setting_of_that_name(capsys, few_videos, tmp_path)
 def test_a_wrong_row_costs_one_line_that_names_it(capsys, few_videos, tmp_path):
     for content, message in (
         ("a.mp4 0\nb.mp4 swim\n", "row 2 has the label 'swim'"),
-        ("a.mp4\n", "row 1 is 'a.mp4', wanted"),
+        ("a.mp4\n", "row 1 is 'a.mp4', expected"),
     ):
         shutil.copytree(few_videos, tmp_path / "data", dirs_exist_ok=True)
         (tmp_path / "data/train.csv").write_text(content)

@@ -215,7 +215,7 @@ def test_a_registered_loss_is_what_the_step_minimises():
 
 def test_a_loss_that_gives_one_number_for_all_clips_is_named():
     register_loss("mean", lambda logits, targets: logits.mean())
-    with pytest.raises(ConfigError, match=rf"train.loss = mean: .* wanted one for each.*'{__name__}'"):
+    with pytest.raises(ConfigError, match=rf"train.loss = mean: .* expected one loss per clip.*'{__name__}'"):
         one_loss("mean")
 
 

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +42,43 @@ MEMORY_METHOD = {
 REFERENCE = "reference/"  # in front of a name of ours: the same network with the plain attention formula
 
 
-def new_network(name: str) -> nn.Module:
+Arguments = Mapping[str, Any]  # of a network's constructor, in place of those that its name stands for
+
+
+def new_network(name: str, arguments: Arguments | None = None) -> nn.Module:
     """A network of a benchmark: what `build_model` takes, or REFERENCE and a name of a network that has a plain form."""
     ours = name.removeprefix(REFERENCE)
-    return build_model(ours) if ours == name else build_model(ours, **model_entry(ours).capabilities.plain)
+    plain = {} if ours == name else model_entry(ours).capabilities.plain
+    return build_model(ours, **dict(plain) | dict(arguments or {}))
 
 
-def usual_size(name: str) -> tuple[int, int, int]:
-    """Frames, height and width that it is measured with."""
-    return model_entry(name.removeprefix(REFERENCE)).input_size
+def input_size(name: str, arguments: Arguments | None = None) -> tuple[int, int, int]:
+    """Frames, height and width that it is measured with: what it is made for."""
+    entry = model_entry(name.removeprefix(REFERENCE))
+    return replace(entry, arguments=dict(entry.arguments) | dict(arguments or {})).input_size
 
 
 class Subject:
-    """A network on a device with one batch of its usual input (B, 3, T, H, W); `mode` is eager or compiled."""
+    """A network on a device with one batch of its input (B, 3, T, H, W), the usual one or that of `arguments`; `mode` is
+    eager or compiled."""
 
-    def __init__(self, name: str, batch: int, dtype: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        name: str,
+        batch: int,
+        dtype: str,
+        device: torch.device,
+        arguments: Arguments | None = None,
+    ) -> None:
         ours = name.removeprefix(REFERENCE)
         if ours != name and not model_entry(ours).capabilities.plain:
             raise ConfigError(f"{name}: '{ours}' has no plain formula to measure: name it without '{REFERENCE}'")
         self.name, self.mode, self.device, self.dtype = name, "eager", device, DTYPES[dtype]
-        self.model = new_network(name).to(device)
+        self.arguments = dict(arguments or {})
+        self.model = new_network(name, arguments).to(device)
         self.run: Any = self.model
         generator = torch.Generator().manual_seed(0)  # networks with the same input size get the same clips
-        self.clips = torch.randn(batch, 3, *usual_size(name), generator=generator).to(device)
+        self.clips = torch.randn(batch, 3, *input_size(name, arguments), generator=generator).to(device)
         self.labels = torch.zeros(batch, dtype=torch.long, device=device)
 
     def compiled(self) -> "Subject":
@@ -102,7 +117,9 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_multiply_adds(name: str, device: torch.device | None = None) -> dict[str, Any]:
+def count_multiply_adds(
+    name: str, device: torch.device | None = None, arguments: Arguments | None = None
+) -> dict[str, Any]:
     """Multiply-adds of one clip by CONVENTION: `giga_per_clip`, its parts `by_operator`, and calls `not_counted`.
 
     The network runs once, in evaluation: fvcore traces it, which tensors without data (meta) do not allow.
@@ -110,8 +127,8 @@ def count_multiply_adds(name: str, device: torch.device | None = None) -> dict[s
     from fvcore.nn import FlopCountAnalysis
 
     plain = name if name.startswith(REFERENCE) else REFERENCE + name
-    clip = torch.zeros(1, 3, *usual_size(name), device=device)
-    analysis = FlopCountAnalysis(new_network(plain).to(device).eval(), clip)
+    clip = torch.zeros(1, 3, *input_size(name, arguments), device=device)
+    analysis = FlopCountAnalysis(new_network(plain, arguments).to(device).eval(), clip)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     with torch.no_grad():
         operators: Counter = analysis.by_operator()
@@ -154,7 +171,7 @@ def _peak_in_fresh_process(subject: Subject, phase: str) -> int:
     Its own high-water mark is read: ru_maxrss would start from this process's, which Linux hands on to a child.
     """
     dtype = next(name for name, kind in DTYPES.items() if kind == subject.dtype)
-    request = dict(name=subject.name, batch=len(subject.clips), dtype=dtype, phase=phase)
+    request = dict(name=subject.name, arguments=subject.arguments, batch=len(subject.clips), dtype=dtype, phase=phase)
     command = [
         sys.executable,
         "-m",
@@ -171,11 +188,19 @@ def _peak_in_fresh_process(subject: Subject, phase: str) -> int:
     return int(done.stdout.split()[-1])
 
 
-def _first_step(name: str, batch: int, dtype: str, phase: str, threads: int, plugins: Sequence[str]) -> int:
+def _first_step(
+    name: str,
+    batch: int,
+    dtype: str,
+    phase: str,
+    threads: int,
+    plugins: Sequence[str] = (),
+    arguments: Arguments | None = None,
+) -> int:
     """The body of the fresh process: growth of its resident set at the peak of its first step, in bytes."""
     load_plugins(plugins)
     torch.set_num_threads(threads)
-    subject = Subject(name, batch, dtype, torch.device("cpu"))
+    subject = Subject(name, batch, dtype, torch.device("cpu"), arguments)
     subject.prepare(phase)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of importing and building

@@ -6,9 +6,9 @@ while then slows both sides of a ratio, and the spread of the ratios says how fa
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -28,10 +28,12 @@ from mvit_video.benchmark.measure import (
     count_parameters,
     peak_memory,
 )
-from mvit_video.errors import ConfigError
+from mvit_video.config.load import config_from_dict
+from mvit_video.errors import ConfigError, did_you_mean
 from mvit_video.model.registry import model_entry
 from mvit_video.progress import Bar, progress_bar
 
+SIZES = ("data.num_frames", "data.crop_size")  # settings of the clips that both networks are given
 WARM_UP = 2  # steps of each network and phase before the first that counts; the first also compiles
 MIB = 2**20
 
@@ -48,6 +50,10 @@ class Benchmark:
     dtype: str = "fp32"
     batch: int = 1
     repeats: int = 10
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Of the model, in place of those that its name stands for."""
+    size: Mapping[str, Any] = field(default_factory=dict)
+    """num_frames and crop_size of the clips of both networks, in place of the model's usual ones."""
 
     def __post_init__(self) -> None:
         for name in (self.model, self.against):
@@ -58,6 +64,23 @@ class Benchmark:
         for name in ("batch", "repeats"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} is too small: at least 1 is needed")
+
+    @classmethod
+    def of_words(cls, words: Sequence[str], **what: Any) -> "Benchmark":
+        """With settings of the command line: model.arguments.KEY=VALUE, data.num_frames and data.crop_size."""
+        for word in words:
+            key = word.partition("=")[0]
+            if key not in SIZES and not key.startswith("model.arguments."):
+                raise ConfigError(
+                    f"'{word}': a benchmark does not know '{key}'{did_you_mean(key, SIZES)}: choose from "
+                    f"model.arguments.NAME, {' and '.join(SIZES)}"
+                )
+        config = config_from_dict({}, "the network", words)
+        given = {word.partition("=")[0] for word in words}
+        size = {
+            key.removeprefix("data."): getattr(config.data, key.removeprefix("data.")) for key in SIZES if key in given
+        }
+        return cls(arguments=config.model.arguments, size=size, **what)
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -73,8 +96,11 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, Any]:
     result: dict[str, Any] = dict(conditions=describe_conditions(benchmark), networks=[], ratios=[], failed=[])
     try:
         subjects = _build_subjects(benchmark, result["failed"])
-        counts = {name: count_multiply_adds(name, benchmark.device) for name in {subject.name for subject in subjects}}
-        result["networks"] = [_describe(subject) | {"multiply_adds": counts[subject.name]} for subject in subjects]
+        counts = {
+            key: count_multiply_adds(subject.name, benchmark.device, subject.arguments)
+            for key, subject in {_key(subject): subject for subject in subjects}.items()
+        }
+        result["networks"] = [_describe(subject) | {"multiply_adds": counts[_key(subject)]} for subject in subjects]
         with progress_bar(
             "benchmark", len(benchmark.phases) * len(subjects) * (WARM_UP + 1 + benchmark.repeats)
         ) as bar:
@@ -97,16 +123,25 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, Any]:
 def _build_subjects(benchmark: Benchmark, failed: list[dict[str, str]]) -> list[Subject]:
     """The networks in the order of a round: the model, its compiled twin, the one to compare with."""
     subjects: list[Subject] = []
-    for name, compiled in ((benchmark.model, benchmark.compile), (benchmark.against, False)):
+    own, size = dict(benchmark.arguments), dict(benchmark.size)
+    for name, compiled, arguments in (
+        (benchmark.model, benchmark.compile, own | size),
+        (benchmark.against, False, size),
+    ):
         if name is None:
             continue
         try:
-            subject = Subject(name, benchmark.batch, benchmark.dtype, benchmark.device)
+            subject = Subject(name, benchmark.batch, benchmark.dtype, benchmark.device, arguments)
         except ConfigError as reason:
             failed.append({"name": name, "reason": str(reason)})
         else:
             subjects += [subject, subject.compiled()] if compiled else [subject]
     return subjects
+
+
+def _key(subject: Subject) -> str:
+    """What two subjects with equal counts have in common."""
+    return f"{subject.name} {subject.arguments}"
 
 
 def _is_from_compiler(reason: Exception) -> bool:
@@ -116,6 +151,7 @@ def _is_from_compiler(reason: Exception) -> bool:
 def _describe(subject: Subject) -> dict[str, Any]:
     return {
         "name": subject.name,
+        "arguments": {name: value for name, value in subject.arguments.items() if f"data.{name}" not in SIZES},
         "mode": subject.mode,
         "input": list(subject.clips.shape),
         "parameters": count_parameters(subject.model),
@@ -229,7 +265,7 @@ def _networks_table(networks: Sequence[dict]) -> Table:
         if network["mode"] == "eager":
             size = "×".join(map(str, network["input"]))
             giga = f"{network['multiply_adds']['giga_per_clip']:.2f} G/clip"
-            table.add_row(network["name"], size, f"{network['parameters']:,}", giga)
+            table.add_row(_title(network), size, f"{network['parameters']:,}", giga)
     return table
 
 
@@ -280,4 +316,5 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _title(network: dict) -> str:
-    return network["name"] if network["mode"] == "eager" else f"{network['name']}, {network['mode']}"
+    words = [f"{name}={value}" for name, value in network.get("arguments", {}).items()]
+    return ", ".join([network["name"], *words, *([] if network["mode"] == "eager" else [network["mode"]])])

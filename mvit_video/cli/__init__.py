@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Parse arguments; KEY=VALUE may also follow options, where argparse alone does not accept it."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(words)
@@ -75,7 +75,7 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb. User errors print one line on stderr and exit with 1; usage errors exit with 2, a graceful stop with 75."""
-    arguments = _parse(words)
+    arguments = parse(words)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ODD_BYTES)

@@ -85,19 +85,21 @@ def _expand_standard_input(paths: Iterable[str]) -> Iterator[str]:
 
 
 def _predict_timelines(predictor, paths: list[str], arguments: argparse.Namespace) -> int:
+    from mvit_video.locks import alone_in
     from mvit_video.report.outputs import TIMELINE_FILES, folders_for, timeline_outputs
 
     if not paths:
         raise ConfigError(NOTHING)
     failed = 0
-    for path, folder in folders_for(paths, arguments.output, TIMELINE_FILES, arguments.overwrite):
-        try:
-            error = timeline_outputs(predictor, path, folder, arguments.window_step, say)
-        except DecodeError as reason:
-            error = str(reason)
-        if error:
-            failed += 1
-            print_error(error)
+    with alone_in(arguments.output, say):
+        for path, folder in folders_for(paths, arguments.output, TIMELINE_FILES, arguments.overwrite):
+            try:
+                error = timeline_outputs(predictor, path, folder, arguments.window_step, say)
+            except DecodeError as reason:
+                error = str(reason)
+            if error:
+                failed += 1
+                print_error(error)
     return 1 if failed else 0
 
 
@@ -132,11 +134,13 @@ def _predict_stream(predictor, source, arguments: argparse.Namespace) -> int:
 def explain(arguments: argparse.Namespace) -> int:
     """Explain a prediction by a heat map over the frames: an image, an annotated copy of the video, and numbers."""
     from mvit_video.inference.predictor import Predictor
+    from mvit_video.locks import alone_in
     from mvit_video.report.outputs import EXPLAIN_FILES, explain_outputs, folders_for
 
     predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, precision=arguments.precision)
-    [(path, folder)] = folders_for([arguments.video], arguments.output, EXPLAIN_FILES, arguments.overwrite)
-    explain_outputs(predictor, path, folder, arguments.label, say)
+    with alone_in(arguments.output, say):
+        [(path, folder)] = folders_for([arguments.video], arguments.output, EXPLAIN_FILES, arguments.overwrite)
+        explain_outputs(predictor, path, folder, arguments.label, say)
     return 0
 
 

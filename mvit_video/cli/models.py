@@ -79,7 +79,8 @@ def benchmark(arguments: argparse.Namespace) -> int:
 
     output = output_file(arguments.json) if arguments.json else None
     names = ("model", "against", "train", "compile", "dtype", "batch", "repeats")
-    plan = Benchmark(device=choose_device(arguments.device), **{name: getattr(arguments, name) for name in names})
+    what = {name: getattr(arguments, name) for name in names}
+    plan = Benchmark.of_words(arguments.overrides, device=choose_device(arguments.device), **what)
     result = run_benchmark(plan)
     for missing in result["failed"]:
         print_error(f"{missing['name']} is skipped: {missing['reason']}")
@@ -93,6 +94,13 @@ def benchmark(arguments: argparse.Namespace) -> int:
 
 def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="a name that `mvit-video models` prints")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="model.arguments.NAME of the model, such as model.arguments.token_mixing=hwin; data.num_frames and "
+        "data.crop_size of the clips",
+    )
     parser.add_argument(
         "--against",
         metavar="NAME",

@@ -89,7 +89,7 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
     label = label or prediction.label
     place = card.classes.index(label)
     clips: list[HeatClip] = []
-    with open_video(path, predictor.guard) as reader:
+    with open_video(path, predictor.guard, again=True) as reader:
         plan = _whole_video(card.preprocessing, reader.fps, len(reader))
         sliding = SlidingClips(card.preprocessing, plan, last=len(reader) - plan.length)
         windows = (window for number, frame in enumerate(reader.stream()) for window in sliding.push(number, frame))

@@ -203,8 +203,11 @@ def _views_of_frames(frames: np.ndarray, fps: float, settings: InputSettings, pr
     return torch.cat([transform(frames[row]) for row in indices])
 
 
-def open_video(path: str | Path, guard: Guard, whole: bool = True) -> Reader:
-    """Open a reader of a video; DecodeError if it cannot be read, or for a folder without videos."""
+def open_video(path: str | Path, guard: Guard, whole: bool = True, again: bool = False) -> Reader:
+    """Open a reader of a video, and log its note unless it is opened `again`.
+
+    Raises DecodeError if it cannot be read, or for a folder without videos.
+    """
     try:
         inside = list(Path(path).iterdir()) if os.path.isdir(path) else None
     except OSError as reason:
@@ -212,7 +215,7 @@ def open_video(path: str | Path, guard: Guard, whole: bool = True) -> Reader:
     if inside is not None and not any(file.suffix.lower() in PICTURES for file in inside):
         raise DecodeError(f"{path}: this folder contains no videos, expected files such as .mp4, .mkv, .webm or .avi")
     reader = guard.open(path, whole=whole)
-    if reader.note:
+    if reader.note and not again:
         logging.getLogger(__name__).warning("%s: %s", path, reader.note)
     return reader
 

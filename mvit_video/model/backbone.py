@@ -88,13 +88,15 @@ def height_and_width(crop_size: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def check_stages(depths: Sequence[int], **per_stage: Sequence[object]) -> None:
-    """ConfigError where a list has not one value for each stage."""
-    for name, values in per_stage.items():
-        if len(values) != len(depths):
+def check_stages(depths: Sequence[int], **per_stage: Sequence[Any]) -> None:
+    """ConfigError where a list has not one number above 0 for each stage; None stands for a stage without."""
+    for name, values in {"depths": depths, **per_stage}.items():
+        if len(values) != len(depths) or not depths:
             raise ConfigError(
-                f"{name}={tuple(values)}: expected {len(depths)} values, one for each stage of depths={tuple(depths)}"
+                f"{name}={tuple(values)}: expected {len(depths) or 'some'} values, one for each stage of depths={tuple(depths)}"
             )
+        if not all(value is None or (isinstance(value, int | float) and value > 0) for value in values):
+            raise ConfigError(f"{name}={tuple(values)}: expected numbers above 0")
 
 
 def divides(*, embed_dims: Sequence[int], num_heads: Sequence[int]) -> None:
@@ -105,10 +107,14 @@ def divides(*, embed_dims: Sequence[int], num_heads: Sequence[int]) -> None:
 
 
 def register_family(
-    family: str, build: type[nn.Module], sizes: Mapping[str, Mapping[str, Any]], capabilities: Capabilities
+    family: str,
+    build: type[nn.Module],
+    sizes: Mapping[str, Mapping[str, Any]],
+    capabilities: Capabilities,
+    source: str,
 ) -> None:
     """For each size FAMILY_SIZE_in1k, the image network of 1,000 classes, and FAMILY_SIZE_16x4, the video network."""
     for size, arguments in sizes.items():
         image = {**arguments, "num_frames": 1, "num_classes": 1000}
-        register_model(f"{family}_{size}_in1k", build, image, capabilities)
-        register_model(f"{family}_{size}_16x4", build, arguments, capabilities, sampling_rate=4)
+        register_model(f"{family}_{size}_in1k", build, image, capabilities, source=source)
+        register_model(f"{family}_{size}_16x4", build, arguments, capabilities, sampling_rate=4, source=source)

@@ -76,6 +76,7 @@ def _register(
     usual_frames: int,
     usual_crop: int,
     build: Callable[[int, Size], nn.Module],
+    paper: str,
     capabilities: Capabilities | None = None,
 ) -> None:
     """Register who builds a network from (num_classes, size); without capabilities its blocks are called blocks.0 and so on."""
@@ -87,7 +88,8 @@ def _register(
         return build(num_classes, (num_frames, height, width))
 
     capabilities = capabilities or Capabilities(blocks=_blocks)
-    register_model(name, make, capabilities=capabilities, package=name.partition("/")[0])
+    package = name.partition("/")[0]
+    register_model(name, make, capabilities=capabilities, package=package, source=f"arXiv {paper}, {package}")
 
 
 def _blocks(network: nn.Module) -> Sequence[nn.Module]:
@@ -102,9 +104,9 @@ def _check_size(name: str, size: Size, fits: bool, rule: str) -> None:
 
 # Usual inputs: torchvision's weights metadata and its documentation (clip_len), the papers' training crops for
 # pytorchvideo's (its zoo evaluates slow_r50 at 256 and x3d_s at 182 pixels).
-_register("torchvision/mvit_v2_s", 16, 224, _mvit_v2_s)
+_register("torchvision/mvit_v2_s", 16, 224, _mvit_v2_s, "2112.01526")
 for _size in "tsb":
-    _register(f"torchvision/swin3d_{_size}", 32, 224, _swin3d(_size), SWIN)
-_register("pytorchvideo/slow_r50", 8, 224, _slow_r50)
-_register("pytorchvideo/x3d_s", 13, 160, _x3d_s)
-_register("pytorchvideo/mvit_base_16x4", 16, 224, _mvit_base_16x4)
+    _register(f"torchvision/swin3d_{_size}", 32, 224, _swin3d(_size), "2106.13230", SWIN)
+_register("pytorchvideo/slow_r50", 8, 224, _slow_r50, "1812.03982")
+_register("pytorchvideo/x3d_s", 13, 160, _x3d_s, "2004.04730")
+_register("pytorchvideo/mvit_base_16x4", 16, 224, _mvit_base_16x4, "2104.11227")

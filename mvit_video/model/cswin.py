@@ -229,4 +229,4 @@ CSWIN = Capabilities(
     formats=(CheckpointFormat("CSWin", has("stage1_conv_embed.0.weight")),),
     meta=True,
 )
-register_family("cswin", CSWin, SIZES, CSWIN)
+register_family("cswin", CSWin, SIZES, CSWIN, "arXiv 2107.00652")

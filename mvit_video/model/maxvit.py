@@ -375,4 +375,4 @@ MAXVIT = Capabilities(
     formats=(CheckpointFormat("timm MaxViT", has("stages.0.blocks.0.attn_block.attn.qkv.weight")),),
     meta=True,
 )
-register_family("maxvit", MaxViT, SIZES, MAXVIT)
+register_family("maxvit", MaxViT, SIZES, MAXVIT, "arXiv 2204.01697")

@@ -73,4 +73,5 @@ MVIT = Capabilities(
 )
 for _name, _arguments in VARIANTS.items():
     _rate = re.search(r"_\d+x(\d+)$", _name)  # 16x4 is every 4th of 16 frames
-    register_model(_name, MViT, _arguments, MVIT, sampling_rate=int(_rate[1]) if _rate else 1)
+    _source = "ours" if "nano" in _name else "arXiv 2104.11227" if _name.startswith("mvitv1") else "arXiv 2112.01526"
+    register_model(_name, MViT, _arguments, MVIT, int(_rate[1]) if _rate else 1, source=_source)

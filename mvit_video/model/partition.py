@@ -71,6 +71,7 @@ def pieces(length: int, window: int, shift: int) -> list[tuple[int, int, int]]:
     Eight tokens, windows of 4: `a a a a b b b b` without a shift, `a a b b b b c c` with a shift of 2. A window that would
     reach over the end is cut there, not rolled to the other side, so nothing has to be masked.
     """
+    assert 0 <= shift < window or shift == 0, f"a shift of {shift} leaves no border of windows of {window} where it was"
     if shift == 0 or length <= window:
         return [(0, length, min(window, length))]
     last = shift + (length - shift) // window * window

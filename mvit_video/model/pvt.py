@@ -377,6 +377,6 @@ PCPVT_SIZES: dict[str, dict[str, Any]] = {
 }
 TIMM_PVT = CheckpointFormat("timm PVT v2", has("stages.0.blocks.0.mlp.dwconv.weight"))
 TIMM_TWINS = CheckpointFormat("timm Twins", has("patch_embeds.0.proj.weight"))
-register_family("pvt_v2", PVTv2, PVT_SIZES, _capabilities(TIMM_PVT))
-register_family("twins_svt", Twins, SVT_SIZES, _capabilities(TIMM_TWINS))
-register_family("twins_pcpvt", Twins, PCPVT_SIZES, _capabilities(TIMM_TWINS))
+register_family("pvt_v2", PVTv2, PVT_SIZES, _capabilities(TIMM_PVT), "arXiv 2106.13797")
+register_family("twins_svt", Twins, SVT_SIZES, _capabilities(TIMM_TWINS), "arXiv 2104.13840")
+register_family("twins_pcpvt", Twins, PCPVT_SIZES, _capabilities(TIMM_TWINS), "arXiv 2104.13840")

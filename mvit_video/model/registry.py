@@ -68,6 +68,7 @@ class ModelEntry:
     capabilities: Capabilities
     sampling_rate: int
     package: str
+    source: str = ""
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -98,6 +99,7 @@ def register_model(
     capabilities: Capabilities | None = None,
     sampling_rate: int = 1,
     package: str = "",
+    source: str = "",
 ) -> None:
     """Let `name` stand for a network wherever a network is named: `build_model`, `model.name`, the command line.
 
@@ -110,11 +112,14 @@ def register_model(
         capabilities: what the network can do besides.
         sampling_rate: distance between the frames of a clip that it is usually given, at 30 a second.
         package: another package whose network it is, imported when it is built.
+        source: the paper or the project that it is from, for `mvit-video models`.
 
     Raises ConfigError for a name that is taken, and for a `build` that does not take what every network is built with.
     """
     module = calling_module()
-    entry = ModelEntry(name, build, dict(arguments or {}), capabilities or Capabilities(), sampling_rate, package)
+    entry = ModelEntry(
+        name, build, dict(arguments or {}), capabilities or Capabilities(), sampling_rate, package, source
+    )
     allowed = arguments_of(entry)
     lacking = [word for word in (*INPUT, *entry.arguments) if allowed is not None and word not in allowed]
     if lacking:

@@ -36,7 +36,7 @@ FONT = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 
 def write_annotated(path: str | Path, output: Path, timeline: Timeline, guard: Guard) -> None:
     """A copy of the video with the label of the moment and its score in the corner, as far as the timeline goes."""
-    with open_video(path, guard, whole=False) as reader:
+    with open_video(path, guard, whole=False, again=True) as reader:
         times = shown_at(reader)
 
     def draw(number: int, frame: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ def write_copy(path: str | Path, output: Path, draw: Draw, guard: Guard) -> None
     """
     refuse_source(path, output)
     with (
-        open_video(path, guard, whole=False) as reader,
+        open_video(path, guard, whole=False, again=True) as reader,
         whole_file(output) as temporary,
         av.open(str(temporary), "w", format="mp4") as copy,
     ):

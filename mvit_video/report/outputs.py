@@ -72,7 +72,7 @@ def explain_outputs(predictor: Predictor, path: str, folder: Path, label: str | 
     explanation = explain_video(predictor, path, label)
     numbers = explanation.best.numbers
     numbers = np.unique(numbers[np.linspace(0, len(numbers) - 1, STRIP_FRAMES).astype(int)])
-    with open_video(path, predictor.guard) as reader:
+    with open_video(path, predictor.guard, again=True) as reader:
         frames = reader.frames(numbers)
     fresh_folder(folder, EXPLAIN_FILES, overwrite=True)
     write_whole(folder / "explain.png", png(heat_figure(explanation, numbers.tolist(), list(frames))))

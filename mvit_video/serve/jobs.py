@@ -6,6 +6,7 @@ decoder runs in a process of its own, which a server that ends, or a video that 
 
 import logging
 import secrets
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,8 +17,8 @@ from mvit_video.data.video.guard import TIMEOUT, Guard
 from mvit_video.data.video.guard_pool import DecoderPool
 from mvit_video.errors import ConfigError, DecodeError, MvitVideoError
 from mvit_video.inference.predictor import Predictor, open_video
+from mvit_video.locks import scratch_folder
 from mvit_video.report.outputs import explain_outputs, timeline_outputs
-from mvit_video.serve.folder import OwnFolder
 
 UPLOADING, WAITING, WORKING, DONE, FAILED = "uploading", "waiting", "working", "done", "failed"
 SHOWN = {
@@ -120,7 +121,8 @@ class Jobs:
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self.predictor, self.limits = predictor, limits
-        self._folder = OwnFolder("mvit_video_serve_")
+        self._own = ExitStack()
+        self.folder = self._own.enter_context(scratch_folder("mvit_video_serve_"))
         self._jobs: dict[str, Job] = {}  # by key, in the order of their uploads
         self._lock = Lock()
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()
@@ -138,12 +140,8 @@ class Jobs:
         with self._lock:
             self._pool.close()
         self._worker.join(seconds)
-        self._folder.delete()
+        self._own.close()
         return not self._worker.is_alive()
-
-    @property
-    def folder(self) -> Path:
-        return self._folder.path
 
     def open(self, name: str) -> Job:
         """A place in the queue, for a video that is about to be uploaded. Raises QueueFull."""

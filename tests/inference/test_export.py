@@ -113,7 +113,7 @@ def test_a_file_whose_logits_differ_is_not_written(tiny, tiny_onnx, tmp_path, re
     request.addfinalizer(lambda: EXPORTERS.forget(__name__))
     register_exporter("stale", lambda model, card, batch: tiny_onnx.read_bytes(), export.onnx_run)
     with pytest.raises(
-        CheckpointError, match=r"model.onnx: not written, because its logits are up to .* wanted at most"
+        CheckpointError, match=r"model.onnx: not written, because its logits are up to .* expected at most"
     ):
         export_checkpoint(tmp_path / "other.safetensors", "stale", tmp_path / "model.onnx", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]

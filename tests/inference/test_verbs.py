@@ -25,6 +25,7 @@ from mvit_video.cli.inference import _print_table
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.inference.predictor import Prediction, expand_paths
 from mvit_video.inference.windows import SlidingClips
+from mvit_video.locks import alone_in
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.report.outputs import EXPLAIN_FILES, TIMELINE_FILES, folders_for
 
@@ -293,6 +294,24 @@ def test_an_explanation_leaves_its_files(run, few_videos, tmp_path):
     assert np.array(written["clips"][0]["heat"]).shape == (4, 6, 6)
     assert len(VideoReader(tmp_path / "out/explain.mp4")) == 36
     one_line(*run(*words), "already contains explain.json of another run")
+
+
+@pytest.mark.parametrize("words", [("predict", "--timeline"), ("explain",)], ids=("timeline", "explain"))
+def test_a_folder_that_another_call_writes_to_is_refused(run, few_videos, tmp_path, words):
+    words = (*words, few_videos / "val/00000.mp4", "--output", tmp_path / "out")
+    with alone_in(tmp_path / "out", print):
+        one_line(*run(*words), "is being written to by process")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.integration
+def test_what_is_odd_about_a_video_is_said_once(run, few_videos, tmp_path, caplog):
+    video = write_numbered(tmp_path / "a.ts", 40, options={"bf": "0", "g": "10"})
+    video.write_bytes(video.read_bytes() * 2)
+    for words in (("predict", "--timeline"), ("explain",)):
+        caplog.clear()
+        assert run(*words, video, "--output", tmp_path / words[0])[0] == 0
+        assert caplog.text.count("its clock jumps") == 1
 
 
 def test_a_video_among_the_files_to_be_written_is_never_deleted(run, few_videos, tmp_path):

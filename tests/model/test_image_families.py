@@ -117,6 +117,12 @@ def test_wrong_arguments_are_named():
         CSWin(depths=(1, 1, 1), num_heads=(2,), stripe_widths=(1, 1, 1))
     with pytest.raises(ConfigError, match=r"num_heads=3 in stage 1.*even divisor.*64"):
         CSWin(num_heads=(3, 4, 8, 16))
+    with pytest.raises(ConfigError, match=r"stripe_widths=\(0, 2, 7, 7\): expected numbers above 0"):
+        CSWin(stripe_widths=(0, 2, 7, 7))
+    with pytest.raises(ConfigError, match=r"windows=\(7, 7, -1, 7\): expected numbers above 0"):
+        Twins(windows=(7, 7, -1, 7))
+    with pytest.raises(ConfigError, match=r"depths=\(\): expected some values"):
+        PVTv2(depths=(), embed_dims=(), num_heads=(), mlp_ratios=(), sr_ratios=())
     with pytest.raises(ConfigError, match=r"embed_dims=\(48, 64\).*multiples of 32"):
         MaxViT(embed_dims=(48, 64), depths=(1, 1), crop_size=32, window=2, grid=2)
     with pytest.raises(ConfigError, match=r"num_heads=3 in stage 2.*divisor of its width 128"):

@@ -25,7 +25,6 @@ from mvit_video.errors import DecodeError
 from mvit_video.inference.predictor import Predictor
 from mvit_video.serve import jobs as serve_jobs
 from mvit_video.serve.app import build_app
-from mvit_video.serve.folder import OwnFolder
 from mvit_video.serve.jobs import Jobs, Limits
 
 PATIENCE = 120.0
@@ -322,19 +321,18 @@ def test_uploads_of_a_server_that_was_killed_are_deleted_by_the_next_one(tmp_pat
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = (
         "import os, sys; sys.path[:] = sys.argv[2:]; import tempfile; tempfile.tempdir = sys.argv[1]\n"
-        "from mvit_video.serve.folder import OwnFolder; folder = OwnFolder('x_'); print(folder.path, flush=True)\n"
-        "(folder.path / 'upload').touch(); os.kill(os.getpid(), 9)"
+        "from mvit_video.serve.jobs import Jobs, Limits; job = Jobs(None, Limits(1, 1.0, 1)).open('v.mp4')\n"
+        "job.upload.touch(); print(job.upload, flush=True); os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path), *sys.path], stdout=subprocess.PIPE, text=True)
     left = Path(killed.stdout.strip())
-    assert (left / "upload").exists()
-    (tmp_path / "y_other").mkdir()
-    (tmp_path / "x_link").symlink_to(tmp_path / "y_other")
-    living, other = OwnFolder("x_"), OwnFolder("x_")
-    assert not left.exists() and living.path.exists() and (tmp_path / "y_other").exists()
-    for folder in (living, other):
-        folder.delete()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x_link", "y_other"]
+    assert left.exists()
+    limits = Limits(1, 1.0, 1)
+    living, other = Jobs(None, limits), Jobs(None, limits)
+    assert not left.exists() and living.folder.exists() and other.folder.exists()
+    for jobs in (living, other):
+        assert jobs.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_the_newest_results_are_kept(page, tmp_path):

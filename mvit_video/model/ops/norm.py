@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from mvit_video.model.ops import device
 from mvit_video.model.ops.operators import autograd_rule, by_formula, in_place, operator, wanted_only
 
-ROWS, VALUES = 512, 512 * 384  # of a slice and thread: rows at least, and values where rows are short
+ROWS, BYTES = 512, 6 * 2**20  # of a slice and thread: rows at least, and bytes where rows are short
 
 
 class NormInput(NamedTuple):
@@ -60,9 +60,11 @@ def made_from(x: Tensor) -> NormInput | None:
 def slices(rows: Tensor, width: int) -> Iterator[slice]:
     """All rows at once on a GPU, which hides its memory's latency otherwise; on a CPU as many as stay in the cache.
 
-    `width` is the widest of the tensors that are worked on.
+    `width` is the widest of the tensors that are worked on, in the type of the rows.
     """
-    step = max(ROWS, VALUES // width) * torch.get_num_threads() if rows.device.type == "cpu" else len(rows)
+    step = len(rows)
+    if rows.device.type == "cpu":
+        step = max(ROWS, BYTES // (width * rows.element_size())) * torch.get_num_threads()
     return (slice(start, start + step) for start in range(0, len(rows), max(step, 1)))
 
 

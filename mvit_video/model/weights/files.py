@@ -215,7 +215,9 @@ def _unreadable_reason(file: Path, reason: str) -> str:
     if stranger:
         return f"contains '{stranger[1]}', which is code and is never run here: {alone}, or ask for such a file"
     if "Unsupported operand" in reason:
-        return f"is damaged, or a pickle with more in it than torch.save writes for tensors: get it again, or {alone}"
+        return (
+            f"is damaged, or a pickle with more in it than torch.save writes for tensors: download it again, or {alone}"
+        )
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
         names = {name.rpartition("/")[2] for name in archive.namelist()}
         if "data.pkl" not in names or "constants.pkl" in names:

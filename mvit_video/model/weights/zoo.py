@@ -14,6 +14,9 @@ from mvit_video.model.registry import build_model, list_models, model_entry
 _VIDEO = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models/"
 _IMAGE = "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/"
 _TORCHVISION = "https://download.pytorch.org/models/"
+_CSWIN = "https://github.com/microsoft/CSWin-Transformer/releases/download/v0.1.0/"
+_VIDEO_SWIN = "https://github.com/SwinTransformer/storage/releases/download/v1.0.4/"
+_HUB = "https://huggingface.co/timm/{}/resolve/main/model.safetensors"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 _INPUT_S = InputSettings()
 _INPUT_B = InputSettings(num_frames=32, sampling_rate=3)
@@ -21,6 +24,8 @@ _INPUT_L = InputSettings(num_frames=40, sampling_rate=3, short_side=312, crop_si
 # PySlowFast reads Something-Something as BGR, normalises it, and only then turns the colours round (datasets/ssv2.py).
 _INPUT_L_SSV2 = _INPUT_L.model_copy(update={"mean": _MEAN[::-1], "std": _STD[::-1]})
 _INPUT_PICTURE = InputSettings(num_frames=1, mean=_MEAN, std=_STD)
+_INPUT_SWIN = InputSettings(num_frames=32, sampling_rate=2, mean=_MEAN, std=_STD)
+APACHE = "Apache-2.0"
 
 
 class ZooEntry(Settings):
@@ -46,6 +51,8 @@ class ZooEntry(Settings):
     """Published top-5 accuracy in percent; not measured here."""
     published_by: str = ""
     """Whose numbers these are."""
+    licence: str
+    """Of the code that the file is published with, and of the file where that says one."""
 
 
 def _kinetics(file: str, model: str, inputs: InputSettings, protocol: str, top1: float, top5: float) -> ZooEntry:
@@ -60,6 +67,7 @@ def _kinetics(file: str, model: str, inputs: InputSettings, protocol: str, top1:
         top1=top1,
         top5=top5,
         published_by="MViTv2 paper",
+        licence=APACHE,
     )
 
 
@@ -76,12 +84,15 @@ def _something(file: str, model: str, inputs: InputSettings, top1: float, top5: 
         top1=top1,
         top5=top5,
         published_by="MViTv2 paper",
+        licence=APACHE,
     )
 
 
 def _torchvision(file: str, model: str, top1: float, top5: float) -> ZooEntry:
     entry = _kinetics(file, model, _INPUT_S, "5x1", top1, top5)
-    return entry.model_copy(update={"url": _TORCHVISION + file, "published_by": "torchvision"})
+    return entry.model_copy(
+        update={"url": _TORCHVISION + file, "published_by": "torchvision", "licence": "BSD-3-Clause"}
+    )
 
 
 def _picture(size: str, top1: float | None = None, pretraining: str = "in1k") -> ZooEntry:
@@ -94,7 +105,76 @@ def _picture(size: str, top1: float | None = None, pretraining: str = "in1k") ->
         preprocessing=_INPUT_PICTURE,
         top1=top1,
         published_by="image MViTv2 zoo" if top1 else "",
+        licence=APACHE,
     )
+
+
+def _image(
+    url: str, model: str, top1: float, published_by: str, licence: str, short_side: int = 249, data: str = "ImageNet-1K"
+) -> ZooEntry:
+    return ZooEntry(
+        url=url,
+        model=model,
+        dataset=data,
+        num_classes=1000,
+        preprocessing=_INPUT_PICTURE.model_copy(update={"short_side": short_side}),
+        top1=top1,
+        published_by=published_by,
+        licence=licence,
+    )
+
+
+def _of_timm(name: str, model: str, top1: float, paper: str, short_side: int = 249) -> ZooEntry:
+    return _image(_HUB.format(f"{name}.in1k"), model, top1, paper, APACHE, short_side)
+
+
+def _video_swin(url: str, size: str, protocol: str, top1: float, top5: float, by: str, licence: str) -> ZooEntry:
+    own = by == "Video Swin paper"  # whose three crops cover images as wide as they are; torchvision's is one of 256
+    inputs = _INPUT_SWIN.model_copy(update={"short_side": 224}) if own else _INPUT_SWIN
+    entry = _kinetics("", f"torchvision/swin3d_{size}", inputs, protocol, top1, top5)
+    return entry.model_copy(update={"url": url, "published_by": by, "licence": licence})
+
+
+def _families() -> dict[str, ZooEntry]:
+    """CSWin, MaxViT, PVT v2, Twins and Swin."""
+    rows = {}
+    for size, word, top1, data in (
+        ("t", "tiny", 82.8, "ImageNet-1K"),
+        ("s", "small", 83.6, "ImageNet-1K"),
+        ("b", "base", 84.2, "ImageNet-1K"),
+        ("l", "large", 86.5, "ImageNet-21K, then 1K"),
+    ):
+        file = f"{_CSWIN}cswin_{word}_224.pth"
+        rows[f"cswin_{size}_in1k"] = _image(file, f"cswin_{size}_in1k", top1, "CSWin's authors", "MIT", data=data)
+    for word, top1 in (("tiny", 83.62), ("small", 84.45), ("base", 84.95), ("large", 85.17)):
+        name = f"maxvit_{word[0]}_in1k"
+        rows[name] = _of_timm(f"maxvit_{word}_tf_224", name, top1, "MaxViT's authors", 236)
+    for size, top1 in dict(b0=70.5, b1=78.7, b2=82.0, b2_li=82.1, b3=83.1, b4=83.6, b5=83.8).items():
+        rows[f"pvt_v2_{size}_in1k"] = _of_timm(f"pvt_v2_{size}", f"pvt_v2_{size}_in1k", top1, "PVT v2's authors")
+    for kind, accuracies in (("svt", (81.7, 83.2, 83.7)), ("pcpvt", (81.2, 82.7, 83.1))):
+        for word, top1 in zip(("small", "base", "large"), accuracies, strict=True):
+            name = f"twins_{kind}_{word[0]}_in1k"
+            rows[name] = _of_timm(f"twins_{kind}_{word}", name, top1, "Twins' authors")
+    for size, file, short_side, top1 in (
+        ("t", "swin_t-704ceda3.pth", 232, 81.474),
+        ("s", "swin_s-5e29d889.pth", 246, 83.196),
+        ("b", "swin_b-68c6b09e.pth", 238, 83.582),
+    ):
+        rows[f"swin_{size}_in1k_torchvision"] = _image(
+            _TORCHVISION + file, f"torchvision/swin3d_{size}", top1, "torchvision", "BSD-3-Clause", short_side
+        )
+    for size, word, top1, top5 in (("t", "tiny", 78.8, 93.6), ("s", "small", 80.6, 94.5), ("b", "base", 80.6, 94.6)):
+        url = f"{_VIDEO_SWIN}swin_{word}_patch244_window877_kinetics400_1k.pth"
+        rows[f"swin3d_{size}_k400"] = _video_swin(url, size, "4x3", top1, top5, "Video Swin paper", APACHE)
+    for size, file, top1, top5 in (
+        ("t", "swin3d_t-7615ae03.pth", 77.715, 93.519),
+        ("s", "swin3d_s-da41c237.pth", 79.521, 94.158),
+        ("b", "swin3d_b_1k-24f7c7c6.pth", 79.427, 94.386),
+    ):
+        rows[f"swin3d_{size}_k400_torchvision"] = _video_swin(
+            _TORCHVISION + file, size, "12x1", top1, top5, "torchvision", "BSD-3-Clause"
+        )
+    return rows
 
 
 ZOO: dict[str, ZooEntry] = {
@@ -113,29 +193,32 @@ ZOO: dict[str, ZooEntry] = {
     "mvitv2_b_in21k": _picture("B", pretraining="in21k"),  # L's 87.5 and H's 88.0 are after fine-tuning on IN-1K
     "mvitv2_l_in21k": _picture("L", pretraining="in21k"),
     "mvitv2_h_in21k": _picture("H", pretraining="in21k"),
+    **_families(),
 }
+_ONE_NAME_FOR_ALL = "model.safetensors"  # of every repository on the Hugging Face hub, and of our runs
 
 
 def zoo_entry(source: str) -> ZooEntry | None:
     """The entry of this name, or of this file name or address: published names tell one file from another."""
     file = source.rpartition("/")[2]
-    return ZOO.get(source) or next((entry for entry in ZOO.values() if entry.url.endswith(f"/{file}")), None)
+    named = [e for e in ZOO.values() if e.url == source or (file != _ONE_NAME_FOR_ALL and e.url.endswith(f"/{file}"))]
+    return ZOO.get(source) or next(iter(named), None)
 
 
-def model_rows() -> Iterator[tuple[str, str, str]]:
-    """Every network of ours: name, parameters (counted without making any), input as frames × height × width."""
+def model_rows() -> Iterator[tuple[str, str, str, str]]:
+    """Every network of ours: name, parameters (counted without making any), input as frames × height × width, source."""
     for entry in map(model_entry, list_models()):
         if not entry.package and entry.plugin is None:
             with torch.device("meta" if entry.capabilities.meta else "cpu"):
                 count = sum(parameter.numel() for parameter in build_model(entry.name).parameters())
-            yield entry.name, f"{count:,}", "×".join(map(str, entry.input_size))
+            yield entry.name, f"{count:,}", "×".join(map(str, entry.input_size)), entry.source
 
 
-def baseline_rows() -> Iterator[tuple[str, str]]:
-    """Every baseline: name, usual input as frames × height × width. Their packages are not imported."""
+def baseline_rows() -> Iterator[tuple[str, str, str]]:
+    """Every baseline: name, usual input as frames × height × width, source. Their packages are not imported."""
     for entry in map(model_entry, list_models()):
         if entry.package and entry.plugin is None:
-            yield entry.name, "×".join(map(str, entry.input_size))
+            yield entry.name, "×".join(map(str, entry.input_size)), entry.source
 
 
 def plugin_rows() -> Iterator[tuple[str, str, str]]:
@@ -152,9 +235,9 @@ def zoo_rows() -> Iterator[tuple[str, str, str, str, str]]:
         yield name, entry.protocol, top1, top5, entry.published_by
 
 
-BASELINE_COLUMNS = ("network", "input")
+BASELINE_COLUMNS = ("network", "input", "source")
 PLUGIN_COLUMNS = ("network", "input", "plugin")
-MODEL_COLUMNS = ("network", "parameters", "input")
+MODEL_COLUMNS = ("network", "parameters", "input", "source")
 ZOO_COLUMNS = ("checkpoint", "views", "top-1", "top-5", "published by")
 
 
@@ -170,28 +253,35 @@ def model_zoo_page() -> str:
             "## Networks",
             "",
             "`build_model(NAME)` or `model.name` in a configuration. Parameters are counted with the published number of",
-            "classes; the input is frames × height × width, and any other size works.",
+            "classes; the input is frames × height × width, and any other size works, but for MaxViT, whose sizes are multiples of its",
+            "windows. Networks of other packages, as baselines, are below.",
             "",
             *_markdown(MODEL_COLUMNS, model_rows()),
+            "",
+            *_markdown(BASELINE_COLUMNS, baseline_rows()),
             "",
             "## Public checkpoints",
             "",
             "`load_weights(model, NAME)`, `model.weights: NAME` in a configuration, or `mvit-video convert NAME --to native`.",
             "The accuracies in percent are those that the named source publishes; **we have not measured them**. Views are",
             "clips × crops per video. The MViTv2 paper is arXiv 2112.01526, and PySlowFast's zoo repeats its numbers for these files;",
-            "the image MViTv2 zoo is github.com/facebookresearch/mvit; torchvision's numbers are for clips at 7.5 frames a second. An",
+            "the image MViTv2 zoo is github.com/facebookresearch/mvit; torchvision's are for clips at 7.5 frames a second (MViT)",
+            "or 15 (Swin). The files of MaxViT, PVT v2 and Twins are timm's, the numbers their authors'. Files of image",
+            "Swin are inflated into torchvision's video networks. The licence is that of the code that a file is published with. An",
             "image checkpoint can start a video network of its size (`mvit_video/model/weights/inflate.py`); that of mvitv2_l_in1k needs",
             "`width_growth='mlp'`. Downloads are kept in $MVIT_VIDEO_CACHE, or ~/.cache/mvit_video, at host/path; a file that is put",
             "there by hand is used like a downloaded one.",
             "",
-            *_markdown((*ZOO_COLUMNS, "network", "trained on", "file", "preprocessing"), rows),
+            *_markdown((*ZOO_COLUMNS, "network", "trained on", "licence", "file", "preprocessing"), rows),
             "",
         ]
     )
 
 
-def _page_cells(entry: ZooEntry) -> tuple[str, str, str, str]:
-    return entry.model, entry.dataset, f"[{entry.url.rpartition('/')[2]}]({entry.url})", input_text(entry.preprocessing)
+def _page_cells(entry: ZooEntry) -> tuple[str, str, str, str, str]:
+    seen = entry.dataset if entry.preprocessing.num_frames > 1 else f"{entry.dataset}; untrained on video"
+    file = f"[{entry.url.rpartition('/')[2]}]({entry.url})"
+    return entry.model, seen, entry.licence, file, input_text(entry.preprocessing)
 
 
 def input_text(inputs: InputSettings) -> str:

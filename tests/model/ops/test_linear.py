@@ -7,7 +7,7 @@ from torch import nn
 
 from mvit_video.model.ops import norm
 from mvit_video.model.ops.linear import Linear, linear_in_parts, mlp
-from mvit_video.model.ops.norm import LayerNorm
+from mvit_video.model.ops.norm import LayerNorm, slices
 
 C, K, O = 6, 10, 4  # noqa: E741
 
@@ -15,7 +15,7 @@ C, K, O = 6, 10, 4  # noqa: E741
 @pytest.fixture(params=[1, 5, 1000], ids="{} rows a slice".format)
 def layers(request, monkeypatch):
     monkeypatch.setattr(norm, "ROWS", request.param)
-    monkeypatch.setattr(norm, "VALUES", 1)
+    monkeypatch.setattr(norm, "BYTES", 1)
     torch.manual_seed(0)
     made = nn.ModuleDict(dict(norm=LayerNorm(C, 1e-6), fc1=Linear(C, K), fc2=Linear(K, O))).double()
     for parameter in made.parameters():
@@ -123,7 +123,7 @@ def test_under_autocast_it_computes_in_the_type_that_the_modules_would(layers):
 def test_half_precision_sums_over_many_slices_are_as_exact_as_those_of_plain_modules(dtype, monkeypatch):
     """Largest errors of 2048 slices' gradients against double precision, in shares of the largest value."""
     monkeypatch.setattr(norm, "ROWS", 1)
-    monkeypatch.setattr(norm, "VALUES", 1)
+    monkeypatch.setattr(norm, "BYTES", 1)
     torch.manual_seed(0)
     layers = nn.ModuleDict(dict(norm=LayerNorm(C, 1e-6), fc1=Linear(C, K), fc2=Linear(K, O)))
     x = torch.randn(2048 * torch.get_num_threads(), C).requires_grad_()
@@ -178,6 +178,16 @@ def test_no_product_is_computed_for_what_is_frozen(what, monkeypatch):
 
     both, of_input, of_weights = backward(True, True), backward(False, True), backward(True, False)
     assert {"linear": (2, 1, 2), "parts": (4, 2, 4), "mlp": (4, 2, 4)}[what] == (both, of_input, of_weights)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "wanted"),
+    [(torch.float32, 384, 4096), (torch.bfloat16, 384, 8192), (torch.float32, 3072, 512), (torch.float32, 6144, 512)],
+)
+def test_a_slice_has_rows_by_their_bytes_and_not_too_few(dtype, width, wanted):
+    rows = torch.empty(2 * wanted * torch.get_num_threads() + 1, 1, dtype=dtype)
+    sizes = [len(rows[place]) for place in slices(rows, width)]
+    assert sizes == [wanted * torch.get_num_threads()] * 2 + [1]
 
 
 def test_hooks_and_modules_of_another_kind_are_honoured(layers):

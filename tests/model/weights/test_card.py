@@ -80,9 +80,9 @@ def test_weights_that_do_not_fit_are_named(saved, change, message):
         (lambda card: card | {"arguments": {"depht": 1}}, "model argument 'depht' is unknown"),
         (
             lambda card: card | {"arguments": {"cls_token": "no"}},
-            "no network that can be built .*cls_token='no': wanted",
+            "no network that can be built .*cls_token='no': expected",
         ),
-        (lambda card: card | {"arguments": {"mlp_ratio": -1}}, "no network that can be built .*mlp_ratio=-1: wanted"),
+        (lambda card: card | {"arguments": {"mlp_ratio": -1}}, "no network that can be built .*mlp_ratio=-1: expected"),
         (
             lambda card: card | {"arguments": {"embed_dim": 10**12}},
             "card cannot be read .*arguments: .* above a million",
@@ -139,9 +139,9 @@ HOSTILE = {
     "an argument of 1e38": (of_card(arguments={"mlp_ratio": 1e38}), "above a million"),
     "an argument of many digits": (of_card(arguments={"embed_dim": 10**400}), "arguments: |embed_dim"),
     "a long word": (of_card(arguments={"positions": "x" * 10**6}), "more than 200 characters"),
-    "a network of terabytes": (of_card(arguments={"depths": [1, 1], "embed_dim": 960_000}), "has shape .*, wanted"),
+    "a network of terabytes": (of_card(arguments={"depths": [1, 1], "embed_dim": 960_000}), "has shape .*, expected"),
     "equal names": (of_card(classes=["same", "same"]), "classes: .*2 classes are called 'same'"),
-    "another number of classes": (of_card(classes=[str(label) for label in range(10**5)]), "has shape .*, wanted"),
+    "another number of classes": (of_card(classes=[str(label) for label in range(10**5)]), "has shape .*, expected"),
     "a name of a megabyte": (of_card(classes=["x" * 10**6, "y"]), "classes.0: "),
     "a network's name of a megabyte": (of_card(name="x" * 10**6), "name: "),
     "accuracy above 100 %": (

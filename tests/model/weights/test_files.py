@@ -204,7 +204,7 @@ def plain_pickle(content, path, protocol):
 
 CODE = "which is code and is never run here: save the weights alone, torch.save(model.state_dict(), FILE), where"
 DAMAGED = "is not a complete PyTorch file (truncated or damaged): download it again"
-MORE = "is damaged, or a pickle with more in it than torch.save writes for tensors: get it again, or save the weights alone"
+MORE = "is damaged, or a pickle with more in it than torch.save writes for tensors: download it again, or save the weights alone"
 NOT_WEIGHTS = (
     "is a zip file, but not of weights by torch.save (a TorchScript or exported program?): pass the state dict"
 )

@@ -12,7 +12,7 @@ from mvit_video.cli import main
 from mvit_video.config.load import load_config
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.data.transforms import ViewTransform
-from mvit_video.model.registry import model_arguments
+from mvit_video.model.registry import model_entry
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, model_zoo_page, zoo_entry
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -28,11 +28,14 @@ def test_the_committed_page_is_the_generated_one(capsys):
 @pytest.mark.parametrize("name", ZOO)
 def test_an_entry_is_valid_and_feeds_its_network_what_it_was_made_for(name):
     entry = ZooEntry.model_validate(ZOO[name].model_dump())
-    arguments = model_arguments(entry.model)
-    assert entry.preprocessing.num_frames == arguments.get("num_frames", 16)
-    assert entry.preprocessing.crop_size == arguments.get("crop_size", 224)
-    assert entry.num_classes == (len(published_classes(entry.classes)) if entry.classes else arguments["num_classes"])
+    usual = model_entry(entry.model).defaults
+    inflated = name.startswith("swin_")  # images' weights for a video network
+    assert entry.preprocessing.num_frames == (1 if inflated else usual["num_frames"])
+    assert entry.preprocessing.crop_size == usual["crop_size"]
+    classes = 1000 if inflated else usual["num_classes"]
+    assert entry.num_classes == (len(published_classes(entry.classes)) if entry.classes else classes)
     assert (entry.top1 is None) == (entry.published_by == "")
+    assert entry.licence in ("Apache-2.0", "BSD-3-Clause", "MIT")
 
 
 # One pixel of red 200, green 100, blue 50 as each row's network is shown it, by hand: (value / 255 − mean) / std.
@@ -58,8 +61,9 @@ PIXELS = {
 def test_a_pixel_is_normalised_as_the_published_code_does(name):
     inputs = ZOO[name].preprocessing
     frames = np.broadcast_to(np.array([200, 100, 50], np.uint8), (1, *inputs.crop_hw, 3)).copy()
+    wanted = PIXELS.get(name, IMAGENET)  # Swin's and the image networks' are ImageNet's
     view = ViewTransform(inputs.crop_hw, inputs.mean, inputs.std, inputs.short_side, 1)(frames)
-    assert view[0, :, 0, 0, 0].tolist() == pytest.approx(PIXELS[name], abs=1e-6)
+    assert view[0, :, 0, 0, 0].tolist() == pytest.approx(wanted, abs=1e-6)
 
 
 def test_a_recipe_normalises_as_the_public_weights_of_its_network_and_dataset():
@@ -74,8 +78,10 @@ def test_names_file_names_and_addresses_find_the_entry():
     entry = ZOO["mvitv2_s_16x4_ssv2"]
     for source in ("mvitv2_s_16x4_ssv2", "folder/MViTv2_S_16x4_ssv2_f308341823.pyth", entry.url):
         assert zoo_entry(source) is entry
-    for source in ("x.pyth", "", "folder/"):
+    for source in ("x.pyth", "", "folder/", "runs/mine/model.safetensors", "model.safetensors"):
         assert zoo_entry(source) is None
+    for name, entry in ZOO.items():
+        assert zoo_entry(name) is zoo_entry(entry.url) is entry
 
 
 def test_the_list_is_there_in_the_package():
@@ -98,7 +104,9 @@ def test_the_verb_lists_networks_with_parameters_and_checkpoints_with_published_
     assert main(["models"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     cells = {line[1]: [cell for cell in line[2:] if cell != "│"] for line in lines if len(line) > 3}
-    assert cells["mvitv2_s_16x4"] == ["34,537,744", "16×224×224"]
-    assert cells["mvitv2_l_40x3"] == ["213,390,112", "40×312×312"]
+    assert cells["mvitv2_s_16x4"] == ["34,537,744", "16×224×224", "arXiv", "2112.01526"]
+    assert cells["mvitv2_l_40x3"] == ["213,390,112", "40×312×312", "arXiv", "2112.01526"]
+    assert cells["cswin_t_16x4"] == ["25,239,888", "16×224×224", "arXiv", "2107.00652"]
+    assert cells["torchvision/swin3d_t"] == ["32×224×224", "arXiv", "2106.13230,", "torchvision"]
     assert cells["mvitv2_l_40x3_k400"] == ["5x3", "86.1", "97.0", "MViTv2", "paper"]
     assert set(list_models()) | set(ZOO) <= set(cells)
