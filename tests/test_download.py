@@ -297,7 +297,7 @@ def test_without_a_network_one_sentence_says_which_file_to_put_where_and_putting
     model = tiny_video()
     message = (
         "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/MViTv2_S_in1k.pyth: cannot be fetched "
-        f"(<urlopen error Network is unreachable>): download it by other means, put it at {place}, and call again"
+        f"(<urlopen error Network is unreachable>): download it by other means to {place}, and run again"
     )
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, "mvitv2_s_in1k")

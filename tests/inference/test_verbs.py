@@ -376,7 +376,7 @@ def test_an_output_that_cannot_be_made_is_told_before_the_work(run, few_videos, 
             ["predict", "--stream", "http://127.0.0.1:1/x"],
             "pass --allow-network to open it",
         ),
-        (["predict", "http://127.0.0.1:1/x.mp4"], "is an address, expected a local file: download it first"),
+        (["predict", "http://127.0.0.1:1/x.mp4"], "is a URL, expected a local file: download it first"),
     ],
 )
 def test_words_that_do_not_go_together_cost_one_line(run, words, message):

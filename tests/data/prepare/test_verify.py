@@ -86,7 +86,7 @@ def plant(root, sources) -> dict[str, str]:
     reasons = {name: reason for name, (_, reason) in contents.items()}
     reasons |= {f"audio{number}.mp4": "no video stream" for number in (1, 2)}
     reasons |= {
-        "../outside.mp4": "leads out of the data root",
+        "../outside.mp4": "leads out of data.root",
         "/outside.mp4": "is outside data.root",
     }
     return reasons | {f"missing{number}.mp4": "no such file" for number in (1, 2)}

@@ -82,7 +82,7 @@ def test_paths_do_not_lead_out_of_the_root(tmp_path):
 @pytest.mark.parametrize("path", ["http://127.0.0.1:9/a.mp4", "file:///etc/passwd", "rtmp://x/y", "HTTPS://x/a.mp4"])
 def test_an_address_is_not_a_path(path, tmp_path):
     for root in (None, tmp_path):
-        with pytest.raises(DecodeError, match="is an address, expected a local file: download it first"):
+        with pytest.raises(DecodeError, match="is a URL, expected a local file: download it first"):
             VideoReader(path, root)
 
 
