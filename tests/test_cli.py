@@ -99,7 +99,7 @@ def test_demo_data_writes_a_dataset(capsys, tmp_path):
 def test_settings_are_listed_with_their_sentences(capsys):
     code, out, _ = run(capsys, "settings")
     assert code == 0
-    assert "data.sampling_rate = 4\n    Distance between a dense clip's frames" in out
+    assert "data.sampling_rate = 4\n    Distance between the frames of a dense clip" in out
 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "tools").glob("*.py")), ids=lambda file: file.stem)

@@ -28,7 +28,7 @@ class Protocol:
         if not re.fullmatch(VIEWS, text):
             raise ConfigError(
                 f"protocol '{text[:40]}' is not CLIPSxCROPS with 1, 2 or 3 crops: write 5x1, 5x3 or 1x3, "
-                f"say, or {_names()}; clips go up to 999"
+                f"for example, or {_names()}; up to 999 clips"
             )
         clips, _, crops = text.partition("x")
         return cls(int(clips), int(crops))

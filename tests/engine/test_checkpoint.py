@@ -141,13 +141,13 @@ def test_a_file_that_was_cut_short_is_not_used(run, name, share):
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json"])
 def test_a_state_that_lacks_a_file_is_not_used(run, name):
     (state_of(run, 30) / name).unlink()
-    assert falls_back(run, f"lacks {name}")
+    assert falls_back(run, f"{name} is missing")
 
 
 def test_a_file_in_a_states_place_is_not_used(run):
     shutil.rmtree(state_of(run, 30))
     state_of(run, 30).touch()
-    assert falls_back(run, "lacks state.json")
+    assert falls_back(run, "state.json is missing")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json"])

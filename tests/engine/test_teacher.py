@@ -80,7 +80,7 @@ def test_classes_in_another_order_are_matched_by_name():
             CLASSES[:4],
             r"t.pth: lacks the class 'pick' \(4 classes, the training list 5\): a teacher needs the same class",
         ),
-        ((*CLASSES, "fly"), r"t.pth: also knows 'fly' \(6 classes, the training list 5\)"),
+        ((*CLASSES, "fly"), r"t.pth: has the extra class 'fly' \(6 classes, the training list 5\)"),
         ((*CLASSES[:4], "Pick"), r"lacks the class 'pick' \(5 classes"),
     ],
 )

@@ -106,7 +106,7 @@ def test_files_about_other_things_are_refused(pair, tmp_path, change, classes, m
 
 def test_fewer_classes_are_refused(pair, tmp_path):
     save_scores(tmp_path / "c.npz", made_up_scores(classes=5), CLASSES[:5])
-    with pytest.raises(ConfigError, match="class 5 is 'f' and 'nothing'"):
+    with pytest.raises(ConfigError, match="class 5 is 'f' in one and 'nothing'"):
         load_pair(pair[2], tmp_path / "c.npz")
 
 

@@ -31,7 +31,7 @@ def test_a_named_protocol_is_its_views_and_its_input(name, views, fits, other):
     assert (protocol.clips, protocol.crops) == views and str(protocol) == name
     protocol.check(fits)
     with pytest.raises(
-        ConfigError, match=f"protocol {name} wants .*, the checkpoint was trained with .*: write {views[0]}x"
+        ConfigError, match=f"protocol {name} needs .*, the checkpoint was trained with .*: write {views[0]}x"
     ):
         protocol.check(other)
     assert load_config_with(name).evaluation.protocol == name

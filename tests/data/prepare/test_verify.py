@@ -146,7 +146,7 @@ def test_rows_that_may_not_be_read_are_bad_videos_and_the_others_are_verified(so
         assert result["num_videos"] == 7 and [bad["row"] for bad in result["bad"]] == bad_rows
         reasons = {bad["row"]: bad["reason"] for bad in result["bad"]}
         for row, words_of_reason in {
-            1: "by '..'",
+            1: "through '..'",
             3: "is a URL",
             4: "is a playlist",
             6: "no such file",
@@ -225,8 +225,8 @@ def test_a_list_is_found_from_the_root_or_from_where_the_user_stands(sources, tm
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "expected either a CONFIG or --annotations with --root"),
-        (["a.yaml", "--annotations", "x.csv", "--root", "."], "expected either a CONFIG or --annotations with --root"),
+        ([], "expected either a CONFIG, or --annotations with --root"),
+        (["a.yaml", "--annotations", "x.csv", "--root", "."], "expected either a CONFIG, or --annotations with --root"),
         (["--annotations", "x.csv"], "--annotations needs --root"),
         (["--annotations", "x.csv", "--root", "."], "x.csv: no such file"),
         (["a.yaml"], "none of data.train, data.val and data.test is set"),
