@@ -1,16 +1,19 @@
 """`train` and `evaluate` for programs: the same functions that the command line calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mvit_video.config.load import load_config, with_overrides
+from mvit_video.config.load import config_from_dict, load_config, with_overrides
 from mvit_video.config.schema import Config
+from mvit_video.data.dataset import BadVideo
 from mvit_video.data.lists.checks import MISSING, missing_text
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.selection import has_held_out_list
+from mvit_video.data.prepare.prepare import merge_prepared
+from mvit_video.data.prepare.verify import VERIFIED, merge_verified
 from mvit_video.engine.checkpoint import VALIDATION
 from mvit_video.engine.distributed import is_rank_zero, process_group
 from mvit_video.engine.hooks.records import METRICS
@@ -20,8 +23,11 @@ from mvit_video.engine.run import train_run
 from mvit_video.engine.run_folder import AVERAGED_WEIGHTS, EVALUATION, SETTINGS, WEIGHTS
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation.evaluate import EvaluationTask, evaluation_task, validator
+from mvit_video.evaluation.parts import evaluate_part, merged_result
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import FILES, NAMES, REPORT, EvaluationResult, described_checkpoint
+from mvit_video.inference.features import BAD_FILE, INDEX_FILE, JOB_FILE, merge_features
+from mvit_video.inference.parts import PREDICTIONS, merge_predictions
 from mvit_video.inference.predictor import choose_device
 from mvit_video.locks import alone_in
 from mvit_video.model.weights.auto import resolve_model_name
@@ -30,8 +36,10 @@ from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import checkpoint_file
 from mvit_video.paths import fresh_folder, write_whole
 from mvit_video.report.evaluation_page import evaluation_report
+from mvit_video.shards import PART, Part, parse_shard, read_parts
 
 Say = Callable[[str], None]
+SHARDED = ("verify", "prepare", "features", "predict", "evaluate")
 
 
 def _silent(text: str) -> None:
@@ -167,20 +175,86 @@ def evaluate(
     with process_group(), alone_in(output, say) if is_rank_zero() and output is not None else nullcontext():
         words = protocol, frames, resolution, precision
         task = evaluation_task(settings, str(checkpoint), choose_device(device), *words)
-        folder = None
-        if is_rank_zero():
-            for note in task.videos.notes:
-                say(f"note: {note}")
-            folder = _opened(output, task.videos, overwrite) if output is not None else None
+        folder = _opened_for(task, output, overwrite, say)
         result = task.run()
         if folder is not None:
             _write(result, task, folder)
         return result
 
 
+def evaluate_shard(
+    config: Config | str | Path,
+    checkpoint: str | Path,
+    output: str | Path,
+    shard: str,
+    *,
+    protocol: str | None = None,
+    frames: str = "in-order",
+    resolution: int | None = None,
+    precision: str | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    say: Say = _silent,
+    **overrides: Any,
+) -> list[BadVideo]:
+    """Score the videos of one `shard`, such as "2/8", into `output`, for `merge`; the rest as of `evaluate`.
+
+    Returns those that could not be decoded.
+    """
+    which = parse_shard(shard)
+    settings = resolve_model_name(with_overrides(config, overrides))
+    with process_group(), alone_in(output, say) if is_rank_zero() else nullcontext():
+        words = protocol, frames, resolution, precision
+        task = evaluation_task(settings, str(checkpoint), choose_device(device), *words)
+        return evaluate_part(task, which, _opened_for(task, output, overwrite, say)).bad
+
+
+def merge(parts: Sequence[str | Path], output: str | Path, overwrite: bool = False, say: Say = _silent) -> int:
+    """Join the folders that all shards of one verb have written into what one process would have; what `mvit-video merge` does.
+
+    Returns the number of bad videos. Raises ConfigError where a part is missing, doubled, unfinished or of another job.
+    """
+    found = read_parts(parts)
+    verb, folder = found[0].verb, Path(output)
+    if folder.resolve() in [part.folder.resolve() for part in found]:
+        raise ConfigError(f"{output}: is itself a part: choose another --output")
+    with alone_in(output, say):
+        if verb == "prepare":
+            folder.mkdir(parents=True, exist_ok=True)
+            return merge_prepared(found, folder, overwrite)
+        if verb == "evaluate":
+            return _merge_evaluations(found, fresh_folder(folder, FILES, overwrite))
+        merges = {"verify": (merge_verified, VERIFIED), "predict": (merge_predictions, PREDICTIONS)}
+        if verb == "features":
+            files = sorted(path.name for path in folder.glob("features-*.npz")) if folder.is_dir() else []
+            return merge_features(found, fresh_folder(folder, (JOB_FILE, INDEX_FILE, BAD_FILE, *files), overwrite))
+        if verb not in merges:
+            raise ConfigError(f"{found[0].folder}: contains a part of '{verb}', expected one of {', '.join(SHARDED)}")
+        join, file = merges[verb]
+        return join(found, fresh_folder(folder, (file,), overwrite))
+
+
+def _merge_evaluations(parts: Sequence[Part], folder: Path) -> int:
+    result = merged_result(parts)
+    result.write(folder)
+    config = config_from_dict(result.content["config"], str(parts[0].folder))
+    run = checkpoint_file(result.content["checkpoint"]["path"]).parent
+    evaluation_report(result.scores, result.classes, result.content, config.data, run).write(folder / REPORT)
+    return len(result.undecodable)
+
+
+def _opened_for(task: EvaluationTask, output: str | Path | None, overwrite: bool, say: Say) -> Path | None:
+    """The folder for results, in rank 0 where one is wanted; the user is told what is odd about the list."""
+    if not is_rank_zero():
+        return None
+    for note in task.videos.notes:
+        say(f"note: {note}")
+    return _opened(output, task.videos, overwrite) if output is not None else None
+
+
 def _opened(output: str | Path, videos: VideoList, overwrite: bool) -> Path:
     """The folder for results; it names the videos of the list that are missing."""
-    folder = fresh_folder(output, (*FILES, MISSING), overwrite)
+    folder = fresh_folder(output, (*FILES, MISSING, PART), overwrite)
     if videos.missing:
         write_whole(folder / MISSING, missing_text([videos]))
     return folder

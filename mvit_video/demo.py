@@ -22,7 +22,7 @@ from mvit_video.evaluation.frame_only import frame_only_accuracy
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import accuracies, results
 from mvit_video.evaluation.views import VideoScores, reversed_frames, shuffled_frames
-from mvit_video.figures import curves, frame_strips
+from mvit_video.figures import frame_strips, loss_and_accuracy
 from mvit_video.inference.predictor import Predictor
 from mvit_video.inference.timeline import Segment, Timeline, label_timeline
 from mvit_video.paths import fresh_folder, write_json, write_whole
@@ -106,15 +106,20 @@ def _report(
         Section(
             "Training",
             "Loss and top-1 accuracy of each training batch, and top-1 on the held-out videos.",
-            curves(read_metrics(run / "metrics.jsonl"), read_metrics(run / "validation.jsonl")),
+            loss_and_accuracy(read_metrics(run / "metrics.jsonl"), read_metrics(run / "validation.jsonl")),
         ),
         confusion_section(scores, classes),
         Section(
             "Held-out videos and their predicted labels",
             "One video of each class, eight frames in order of time.",
-            frame_strips(
-                [_strip(folder, scores.names[row], classes[scores.labels[row]], p) for row, p in enumerate(predictions)]
-            ),
+            [
+                frame_strips(
+                    [
+                        _strip(folder, scores.names[row], classes[scores.labels[row]], p)
+                        for row, p in enumerate(predictions)
+                    ]
+                )
+            ],
         ),
         *_timeline_sections(folder, timeline, classes),
     ]
@@ -148,7 +153,7 @@ def _timeline_sections(folder: Path, timeline: Timeline, classes: Sequence[str])
         Section(
             "A longer video with several actions in a row",
             "The clip that the network sees slides over the video; runs of equal labels become segments.",
-            timeline_figure(timeline, classes, list(_frames_of(folder / "data" / "long.mp4")), truth),
+            [timeline_figure(timeline, classes, list(_frames_of(folder / "data" / "long.mp4")), truth)],
         ),
         Section(
             "Segments of the longer video",

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -30,32 +31,62 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
+def svg(figure: Figure, prefix: str) -> str:
+    """The figure as an element of a page whose text and axes take the page's own colour; names in it begin with `prefix`."""
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+        if (legend := axes.get_legend()) is not None:
+            legend.get_frame().set_visible(False)
+    content = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
+        figure.savefig(content, format="svg", dpi=2 * DPI, transparent=True, metadata={"Date": None})
+    text = content.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)  # which a page does not need
+    text = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", text)
+    return re.sub(r"(fill|stroke): #000000", r"\1: currentColor", text)
+
+
 def curves(steps: Sequence[dict], validations: Sequence[dict]) -> Figure:
     """Loss and accuracy over the epochs: the training batches, smoothed, and the validations. Records of metrics.jsonl.
 
     Records without a number of that name are left out of its curve.
     """
-    figure, panels = new_figure(9.6, 3.4, columns=2)
-    for axes, key, name in zip(panels, ("loss", "top1"), ("loss", "top-1 in %"), strict=True):
-        epochs, values = _curve(steps, key)
-        if len(values):
-            thin = slice(None, None, max(len(values) // MAX_POINTS, 1))
-            axes.plot(epochs[thin], values[thin], color="#9db8e8", linewidth=0.8, label="training batch")
-            axes.plot(epochs[thin], smoothed(values)[thin], color="#1f6feb", label="training, smoothed")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.grid(alpha=0.3)
-    for key, style, colour, name in (
+    figure, (left, right) = new_figure(9.6, 3.4, columns=2)
+    _draw_curve(left, "loss", steps)
+    _draw_curve(right, "top1", steps, validations)
+    return figure
+
+
+def loss_and_accuracy(steps: Sequence[dict], validations: Sequence[dict]) -> tuple[Figure, Figure]:
+    """The two halves of `curves`, each a figure of its own."""
+    figures = []
+    for key, records in (("loss", ()), ("top1", validations)):
+        figure, axes = new_figure(5.0, 3.4)
+        _draw_curve(axes, key, steps, records)
+        figures.append(figure)
+    return figures[0], figures[1]
+
+
+def _draw_curve(axes, key: str, steps: Sequence[dict], validations: Sequence[dict] = ()) -> None:
+    epochs, values = _curve(steps, key)
+    if len(values):
+        thin = slice(None, None, max(len(values) // MAX_POINTS, 1))
+        axes.plot(epochs[thin], values[thin], color="#1f6feb", alpha=0.4, linewidth=0.8, label="training batch")
+        axes.plot(epochs[thin], smoothed(values)[thin], color="#1f6feb", label="training, smoothed")
+    for name, style, colour, label in (
         ("top1", "o-", "#d1542c", "validation"),
         ("ema_top1", "s--", "#8a4fbf", "validation, averaged weights"),
     ):
-        epochs, values = _curve(validations, key)
+        epochs, values = _curve(validations, name)
         if len(values):
-            panels[1].plot(epochs, values, style, color=colour, label=name)
-    panels[1].set_ylim(-2, 102)
-    for axes in panels:
-        if axes.lines:
-            axes.legend(loc="best")
-    return figure
+            axes.plot(epochs, values, style, color=colour, label=label)
+    axes.set(xlabel="epoch", ylabel="top-1 in %" if key == "top1" else key)
+    axes.grid(alpha=0.3)
+    if key == "top1":
+        axes.set_ylim(-2, 102)
+    if axes.lines:
+        axes.legend(loc="best", framealpha=0.5)
 
 
 def curves_of_runs(runs: Mapping[str, tuple[Sequence[dict], Sequence[dict]]]) -> Figure:
@@ -120,5 +151,6 @@ def frame_strips(strips: Sequence[tuple[np.ndarray, str]], title: str = "") -> F
 
 
 def _side_by_side(frames: np.ndarray, gap: int = 2) -> np.ndarray:
-    """uint8 (T, H, W, 3) -> (H, T·(W + gap), 3) with white gaps."""
-    return np.concatenate(list(np.pad(frames, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)), axis=1)
+    """uint8 (T, H, W, 3) -> (H, T·(W + gap), 4) with transparent gaps."""
+    opaque = np.pad(frames, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=255)
+    return np.concatenate(list(np.pad(opaque, ((0, 0), (0, 0), (0, gap), (0, 0)))), axis=1)

@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
@@ -201,6 +202,15 @@ def test_an_output_that_cannot_be_made_costs_one_line(capsys, few_videos, tmp_pa
         words = [f"data.root={few_videos}", "train.clips_per_step=8"]
         code, _, err = run(capsys, "train", DEMO, *words, "--output", tmp_path / output)
         check_one_line(code, err, message)
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_behind_standard_output_is_named():
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "mvit_video", "models"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
 
 
 def test_debug_shows_the_traceback(few_videos):

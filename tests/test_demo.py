@@ -21,7 +21,7 @@ def test_the_demonstration_reaches_ninety_percent_by_motion_alone(tmp_path):
     assert result["top1"] >= 90 and result["top1_shuffled_frames"] < 50
     assert result["top1_frame_only"] <= 25 and result["top1_reversed_frames"] < 12.5
     page = (tmp_path / "out/report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3 and page.count("<canvas") == 1
+    assert page.count("<svg") == 4 and page.count("<canvas") == 1
     assert "turning counter-clockwise" in page
     assert (tmp_path / "out/model.safetensors").exists()
     assert cli.main(words) == 1, "a second call without --overwrite must refuse"

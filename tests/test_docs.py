@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import REPOSITORY
 
-from mvit_video import cli
+from mvit_video import build_model, cli
 from mvit_video.config.load import config_from_dict
 from mvit_video.config.shipped import config_file
 
@@ -92,3 +93,9 @@ def test_examples_in_docstrings_become_code_with_their_results_as_comments():
 
     text = "What it does.\n\n>>> for x in y:  # doctest: +SKIP\n...     print(x)\n1\n\nMore."
     assert with_code(text) == "What it does.\n\n```python\nfor x in y:\n    print(x)\n# 1\n```\n\nMore."
+
+
+def test_every_network_is_an_entry_point_of_torch_hub():
+    for name in ("mvitv2_nano_8x3", "pvt_v2_b0_16x4"):
+        model = torch.hub.load(str(REPOSITORY), name, source="local", num_classes=3)
+        assert isinstance(model, type(build_model(name))) and model.num_classes == 3

@@ -59,8 +59,8 @@ def input_size(name: str, arguments: Arguments | None = None) -> tuple[int, int,
 
 
 class Subject:
-    """A network on a device with one batch of its input (B, 3, T, H, W), the usual one or that of `arguments`; `mode` is
-    eager or compiled."""
+    """A network on a device with one batch of its input (B, 3, T, H, W), the usual one, that of `arguments`, or `size`;
+    `mode` is eager or compiled."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class Subject:
         dtype: str,
         device: torch.device,
         arguments: Arguments | None = None,
+        size: Sequence[int] | None = None,
     ) -> None:
         ours = name.removeprefix(REFERENCE)
         if ours != name and not model_entry(ours).capabilities.plain:
@@ -78,7 +79,7 @@ class Subject:
         self.model = new_network(name, arguments).to(device)
         self.run: Any = self.model
         generator = torch.Generator().manual_seed(0)  # networks with the same input size get the same clips
-        self.clips = torch.randn(batch, 3, *input_size(name, arguments), generator=generator).to(device)
+        self.clips = torch.randn(batch, 3, *(size or input_size(name, arguments)), generator=generator).to(device)
         self.labels = torch.zeros(batch, dtype=torch.long, device=device)
 
     def compiled(self) -> "Subject":
@@ -196,11 +197,12 @@ def _first_step(
     threads: int,
     plugins: Sequence[str] = (),
     arguments: Arguments | None = None,
+    size: Sequence[int] | None = None,
 ) -> int:
     """The body of the fresh process: growth of its resident set at the peak of its first step, in bytes."""
     load_plugins(plugins)
     torch.set_num_threads(threads)
-    subject = Subject(name, batch, dtype, torch.device("cpu"), arguments)
+    subject = Subject(name, batch, dtype, torch.device("cpu"), arguments, size)
     subject.prepare(phase)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of importing and building

@@ -212,7 +212,7 @@ def speed_ratio(seconds: Sequence[float], against: Sequence[float]) -> dict[str,
 def describe_conditions(benchmark: Benchmark) -> dict[str, Any]:
     """The machine, the versions and what is measured: what somebody needs to get the same figures."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average_before": _load_average(),
@@ -229,7 +229,8 @@ def describe_conditions(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """What the machine calls its processor."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from traceback import walk_tb
 from typing import NoReturn
 
 from mvit_video.cli import data, doctor, evaluation, export, inference, models, serve, training
@@ -81,7 +82,9 @@ def main(words: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors=ODD_BYTES)
     try:
         load_plugins(arguments.plugin)
-        return arguments.run(arguments)
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
     except Interrupted as reason:
         say(str(reason))
         return reason.exit_code
@@ -100,5 +103,14 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _os_error(reason: OSError) -> str:
-    where = f"{Path(os.fsdecode(reason.filename))}: " if reason.filename else ""
-    return f"{where}{reason.strerror or reason}"
+    where = str(Path(os.fsdecode(reason.filename))) if reason.filename else ""
+    if not where and _was_printing(reason):
+        where = "standard output"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which would fail again at the end
+    return f"{where}: {reason.strerror or reason}" if where else reason.strerror or str(reason)
+
+
+def _was_printing(reason: OSError) -> bool:
+    """Whether an error comes from a line of ours, or of rich, that writes to standard output."""
+    *_, (frame, _) = walk_tb(reason.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith(("rich.", __name__))

@@ -48,12 +48,21 @@ def add_output(parser: argparse.ArgumentParser, what: str, required: bool = True
     parser.add_argument("--overwrite", action="store_true", help="delete the output of an earlier run there")
 
 
+def add_shard(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help=f"process part I of N of {what}, for `mvit-video merge`: one part on each machine",
+    )
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         default=DEFAULT_CHECKPOINT,
         metavar="FILE",
-        help=f"a file, a URL, or a name from `mvit-video models` (default: {DEFAULT_CHECKPOINT}, downloaded once)",
+        help="a file, a URL, hf://OWNER/NAME, or a name from `mvit-video models` "
+        f"(default: {DEFAULT_CHECKPOINT}, downloaded once)",
     )
 
 

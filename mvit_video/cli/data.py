@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from mvit_video.cli.common import add_config, add_output, at_least_one, print_error, print_rows, say
+from mvit_video.cli.common import add_config, add_output, add_shard, at_least_one, print_error, print_rows, say
 from mvit_video.errors import ConfigError
 
 
@@ -39,12 +39,15 @@ def verify(arguments: argparse.Namespace) -> int:
     from mvit_video.progress import progress_bar
 
     output = output_file(arguments.json) if arguments.json else None
+    folder, shard = _part_of(arguments, (verify.VERIFIED,))
     lists, plan = _videos_to_verify(arguments)
     for note in (note for videos in lists for note in videos.notes):
         say(f"note: {note}")
     warnings: list[tuple[str, str]] = []
-    with progress_bar("verifying", verify.num_files(lists)) as bar:
-        result = verify.verify(lists, plan, bar.advance, lambda path, note: warnings.append((path, note)))
+    with progress_bar("verifying", len(verify.files_of(lists, shard))) as bar:
+        result = verify.verify(lists, plan, bar.advance, lambda path, note: warnings.append((path, note)), shard)
+    if folder:
+        verify.write_verified(folder, result, lists, plan, shard)
     if output:
         write_json(output, result)
     if result["bad"]:
@@ -54,8 +57,22 @@ def verify(arguments: argparse.Namespace) -> int:
     if warnings:
         print_rows("readable, with warnings", ("video", "note"), warnings, ())
     count = len(result["bad"])
-    say(f"{count} bad video{'' if count == 1 else 's'} of {result['num_videos']}")
+    part = f" (shard {shard})" if folder else ""
+    say(f"{count} bad video{'' if count == 1 else 's'} of {result['num_videos']}{part}")
     return 1 if result["bad"] else 0
+
+
+def _part_of(arguments: argparse.Namespace, files: tuple[str, ...]):
+    """Output folder and shard of --shard; None and the whole without it."""
+    from mvit_video.paths import fresh_folder
+    from mvit_video.shards import PART, WHOLE, parse_shard
+
+    if bool(arguments.shard) != bool(arguments.output):
+        raise ConfigError("--shard I/N and --output DIR must be used together")
+    if not arguments.shard:
+        return None, WHOLE
+    shard = parse_shard(arguments.shard)
+    return fresh_folder(arguments.output, (*files, PART), arguments.overwrite), shard
 
 
 def _bad_row(bad: list[dict]) -> tuple[str, str, str, str]:
@@ -95,14 +112,18 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", metavar="DIR", help="folder that the paths in --annotations are relative to")
     parser.add_argument("--workers", type=at_least_one, default=2, help="videos decoded in parallel (default: 2)")
     parser.add_argument("--json", metavar="FILE", help="write the bad videos with row, reason and seconds to this file")
+    add_shard(parser, "the videos")
+    add_output(parser, "the part", required=False)
 
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Re-encode the videos of a list to a short side of N pixels, so that random clips decode fast; rerun to resume."""
     from mvit_video.data.lists.failures import FailureReporter
     from mvit_video.data.prepare.prepare import BAD, prepare_dataset
+    from mvit_video.shards import parse_shard
 
     reporter = FailureReporter(print_error)
+    shard = parse_shard(arguments.shard) if arguments.shard else None
     done = prepare_dataset(
         arguments.annotations,
         arguments.root,
@@ -111,11 +132,12 @@ def prepare(arguments: argparse.Namespace) -> int:
         arguments.workers,
         reporter,
         arguments.overwrite,
+        shard=shard,
     )
     reporter.end()
     kept = f" ({done.kept} of them from an earlier run)" if done.kept else ""
     say(f"{done.written + done.kept} videos{kept}, {done.bytes / 1e6:,.1f} MB, are in {arguments.output}")
-    if done.written + done.kept:
+    if shard is None and done.written + done.kept:
         name = done.list_file.relative_to(arguments.output)
         say(f"train on them with data.root={arguments.output} data.train={name}")
     if done.bad:
@@ -136,6 +158,29 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         default=os.cpu_count() or 1,
         help="videos encoded in parallel (default: number of cores)",
     )
+    add_shard(parser, "the videos")
+
+
+def merge(arguments: argparse.Namespace) -> int:
+    """Merge the shards of one job, each once, into what one process would have written.
+
+    Exits with 1 if any video is bad.
+    """
+    from mvit_video import api
+
+    bad = api.merge(arguments.parts, arguments.output, arguments.overwrite, say)
+    say(f"{len(arguments.parts)} shards merged to {arguments.output}" + (f", {bad} bad videos" if bad else ""))
+    return 1 if bad else 0
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "parts",
+        nargs="+",
+        metavar="DIR",
+        help="the --output of each verify, prepare, features, predict or evaluate --shard",
+    )
+    add_output(parser, "the whole")
 
 
 def _even(text: str) -> int:
@@ -178,5 +223,6 @@ VERBS = (
     (demo_data, _add_demo_data),
     (verify, _add_verify),
     (prepare, _add_prepare),
+    (merge, _add_merge),
     (benchmark_data, _add_benchmark_data),
 )

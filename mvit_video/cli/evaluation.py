@@ -1,15 +1,16 @@
 """The verb evaluate."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mvit_video.cli.common import (
     add_allow_missing,
     add_config,
     add_device,
     add_precision,
+    add_shard,
     at_least_one,
     overrides,
     print_error,
@@ -21,6 +22,7 @@ from mvit_video.data.lists.failures import summary_lines
 from mvit_video.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mvit_video.data.dataset import BadVideo
     from mvit_video.evaluation.results import EvaluationResult
 
 
@@ -44,18 +46,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video.engine.distributed import is_rank_zero
     from mvit_video.evaluation.results import REPORT
 
-    result = api.evaluate(
-        load_config(arguments.config, overrides(arguments)),
-        arguments.checkpoint,
-        arguments.output,
-        protocol=arguments.protocol,
-        frames=arguments.frames,
-        resolution=arguments.resolution,
-        precision=arguments.precision,
-        device=arguments.device,
-        overwrite=arguments.overwrite,
-        say=say,
-    )
+    given = load_config(arguments.config, overrides(arguments)), arguments.checkpoint, arguments.output
+    words: dict[str, Any] = {
+        name: getattr(arguments, name)
+        for name in ("protocol", "frames", "resolution", "precision", "device", "overwrite")
+    }
+    if arguments.shard:
+        bad = api.evaluate_shard(*given, arguments.shard, say=say, **words)
+        if is_rank_zero():
+            _print_undecodable(bad)
+            say(f"shard {arguments.shard}: scores saved to {arguments.output}")
+        return 0
+    result = api.evaluate(*given, say=say, **words)
     if is_rank_zero():
         _print_result(arguments, result, Path(arguments.output) / REPORT)
     return 0
@@ -63,12 +65,16 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _print_result(arguments: argparse.Namespace, result: "EvaluationResult", page: Path) -> None:
     """Print a line per undecodable video, or per cause, and one for the result."""
-    for line in summary_lines((bad.path, f"{bad.reason} ({bad.where})") for bad in result.undecodable):
-        print_error(f"{line}: counted as wrong")
+    _print_undecodable(result.undecodable)
     views = result.content["protocol"] + (f", frames {arguments.frames}" if arguments.frames != "in-order" else "")
     views += f", at {arguments.resolution} pixels" if arguments.resolution else ""
     views += f", {result.content['precision']}"
     say(f"{_accuracies_text(result.content)} of {result.num_videos} videos, {views}; details in {page}")
+
+
+def _print_undecodable(undecodable: "Iterable[BadVideo]") -> None:
+    for line in summary_lines((bad.path, f"{bad.reason} ({bad.where})") for bad in undecodable):
+        print_error(f"{line}: counted as wrong")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -77,10 +83,16 @@ def _compare(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.scores_file import SCORES
     from mvit_video.paths import check_fresh, fresh_folder
 
-    views = arguments.protocol or arguments.resolution or arguments.precision or arguments.frames != "in-order"
+    views = (
+        arguments.protocol
+        or arguments.resolution
+        or arguments.precision
+        or arguments.shard
+        or arguments.frames != "in-order"
+    )
     if arguments.config or arguments.checkpoint or views:
         raise ConfigError(
-            "--scores cannot be combined with CONFIG, --checkpoint, --protocol, --frames, --resolution or --precision"
+            "--scores cannot be combined with CONFIG, --checkpoint, --protocol, --frames, --resolution, --precision or --shard"
         )
     if arguments.output:
         _refuse_input(arguments.scores, Path(arguments.output) / SCORES)
@@ -171,6 +183,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results; optional with --scores")
     parser.add_argument("--overwrite", action="store_true", help="delete the output of an earlier run there")
     add_allow_missing(parser)
+    add_shard(parser, "the videos")
     add_precision(parser, default=None)
     add_device(parser)
 

@@ -3,7 +3,16 @@
 import argparse
 from pathlib import Path
 
-from mvit_video.cli.common import add_checkpoint, add_device, add_output, add_precision, at_least_one, print_error, say
+from mvit_video.cli.common import (
+    add_checkpoint,
+    add_device,
+    add_output,
+    add_precision,
+    add_shard,
+    at_least_one,
+    print_error,
+    say,
+)
 from mvit_video.errors import ConfigError
 
 
@@ -59,16 +68,21 @@ def features(arguments: argparse.Namespace) -> int:
     from mvit_video.inference.features import extract_features
     from mvit_video.inference.predictor import Predictor
     from mvit_video.locks import alone_in
+    from mvit_video.shards import parse_shard
 
+    shard = parse_shard(arguments.shard) if arguments.shard else None
     task = _feature_task(arguments)
     for note in task.videos.notes:
         say(f"note: {note}")
     words = arguments.checkpoint, arguments.device, arguments.protocol
     predictor = Predictor.from_checkpoint(*words, precision=arguments.precision)
     with alone_in(arguments.output, say):
-        bad = extract_features(predictor, task, arguments.output, arguments.overwrite)
+        bad = extract_features(predictor, task, arguments.output, arguments.overwrite, shard)
     for line in summary_lines([*_refused(task.videos), *bad]):
         print_error(line)
+    if shard is not None:
+        say(f"shard {shard}: features saved to {arguments.output}")
+        return 1 if bad or task.videos.refused else 0
     done = len(task.videos) - len(bad)
     say(f"features of {done} videos, {predictor.protocol} views each: see {arguments.output}/index.csv")
     return 1 if bad or task.videos.refused else 0
@@ -119,6 +133,7 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--protocol", metavar="NxM", help="clips × crops per video (default: the checkpoint's)")
     add_output(parser, "the features")
+    add_shard(parser, "the files of features")
     add_precision(parser)
     add_device(parser)
 

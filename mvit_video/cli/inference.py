@@ -13,6 +13,7 @@ from mvit_video.cli.common import (
     add_device,
     add_output,
     add_precision,
+    add_shard,
     at_least_one,
     console,
     print_error,
@@ -21,6 +22,7 @@ from mvit_video.cli.common import (
 from mvit_video.data.lists.text import lines_of
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.printable import csv_text, json_text, printable
+from mvit_video.shards import parse_shard
 
 NOTHING = "no video on standard input: write one path per line"
 SECONDS_BETWEEN_NOTES = 10.0
@@ -42,6 +44,8 @@ def predict(arguments: argparse.Namespace) -> int:
         return _predict_stream(predictor, source, arguments)
     if arguments.timeline:
         return _predict_timelines(predictor, list(paths), arguments)
+    if arguments.shard:
+        return _predict_part(predictor, list(paths), arguments)
     write, count, failed = WRITERS[arguments.format or "table"], 0, 0
     if arguments.format == "csv":
         _print_csv("path", "rank", "label", "score")
@@ -61,8 +65,12 @@ def _check_options(arguments: argparse.Namespace) -> None:
     """Raise ConfigError for options that conflict or need each other."""
     if bool(arguments.paths) == bool(arguments.stream):
         raise ConfigError("expected videos, folders, patterns or - (a list on standard input), or --stream")
-    if arguments.timeline != bool(arguments.output):
-        raise ConfigError("--timeline and --output DIR must be used together")
+    if (arguments.timeline or bool(arguments.shard)) != bool(arguments.output):
+        raise ConfigError("--timeline or --shard, and --output DIR, must be used together")
+    if arguments.shard:
+        parse_shard(arguments.shard)
+    if arguments.shard and (arguments.timeline or arguments.stream or arguments.format):
+        raise ConfigError("--shard writes JSON lines of whole videos: drop --timeline, --stream, --format and --json")
     if arguments.stream and (arguments.timeline or arguments.top or arguments.format in ("table", "csv")):
         raise ConfigError("--stream writes JSON lines of the top label only: drop --timeline, --format and --top")
     if arguments.timeline and (arguments.format or arguments.top):
@@ -82,6 +90,25 @@ def _expand_standard_input(paths: Iterable[str]) -> Iterator[str]:
             yield from (os.fsdecode(line).rstrip("\r\n") for line in lines_of(sys.stdin.buffer) if line.strip())
         else:
             yield path
+
+
+def _predict_part(predictor, paths: list[str], arguments: argparse.Namespace) -> int:
+    from mvit_video.inference.parts import PREDICTIONS, predict_part
+    from mvit_video.locks import alone_in
+    from mvit_video.paths import fresh_folder
+    from mvit_video.shards import PART
+
+    if not paths:
+        raise ConfigError(NOTHING)
+    shard, bad = parse_shard(arguments.shard), list[str]()
+    with alone_in(arguments.output, say):
+        folder = fresh_folder(arguments.output, (PREDICTIONS, PART), arguments.overwrite)
+        words = paths, arguments.top or 5, shard, folder
+        count = predict_part(predictor, *words, lambda prediction: bad.append(prediction.error or ""))
+    for error in filter(None, bad):
+        print_error(error)
+    say(f"shard {shard}: {count} of {len(paths)} videos, see {folder / PREDICTIONS}")
+    return 1 if any(bad) else 0
 
 
 def _predict_timelines(predictor, paths: list[str], arguments: argparse.Namespace) -> int:
@@ -160,10 +187,8 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-network", action="store_true", help="allow --stream to open an rtsp, http or https URL"
     )
-    parser.add_argument(
-        "--window-step", type=_seconds, metavar="SECONDS", help="step between windows (default: a quarter of a clip)"
-    )
-    add_output(parser, "the timeline, with a subfolder for each of several videos", required=False)
+    add_output(parser, "the timeline or part; of several timelines, a folder for each in it", required=False)
+    add_shard(parser, "the videos")
     add_precision(parser)
     add_device(parser)
 

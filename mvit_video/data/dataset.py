@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from mvit_video.config.schema import DataSettings, InputSettings
 from mvit_video.data.draws import generator
-from mvit_video.data.lists.read import VideoList, VideoRecord
+from mvit_video.data.lists.records import VideoList, VideoRecord
 from mvit_video.data.sampling import (
     clip_window,
     dense_indices,

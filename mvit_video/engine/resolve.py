@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mvit_video.config.load import load_config
+from mvit_video.config.load import config_from_dict, load_config
 from mvit_video.config.schema import Config
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.selection import training_lists
@@ -35,6 +35,7 @@ from mvit_video.model.precision import resolve_precision
 from mvit_video.model.registry import model_arguments, model_entry
 from mvit_video.model.weights.auto import resolve_model_name
 from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.hub import is_hub, pinned
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def resolve(
     if will_resume(folder, resume):
         load_config(folder / SETTINGS)  # raises if a plugin is missing, before its entries are needed
         config = with_saved_lists(folder, config)
-    config = with_plugins(resolve_model_name(config))
+    config = with_plugins(
+        resolve_model_name(_with_pinned_weights(config, folder if will_resume(folder, resume) else None))
+    )
     model_arguments(config.model.name, **config.model.arguments)  # raises if unknown, before lists are read
     train, val = training_lists(config.data)
     lists = [train] if val is None else [train, val]
@@ -101,6 +104,21 @@ def resolve(
     return ResolvedRun(
         folder, resume, overwrite, config, device, precision, train, val, card, per_epoch, last_step, state
     )
+
+
+def _with_pinned_weights(config: Config, resumed: Path | None) -> Config:
+    """Pin weights from the Hub to a commit, so that config.yaml records what the run started from.
+
+    A resumed run keeps its commit, even if the Hub has a newer one.
+    """
+    weights = config.model.weights
+    if weights is None or not is_hub(weights):
+        return config
+    recorded = load_config(resumed / SETTINGS).model.weights if resumed is not None else None
+    kept = recorded if recorded is not None and recorded.startswith(f"{weights}@") else None
+    tree = config.model_dump(exclude_unset=True)
+    tree["model"]["weights"] = kept or pinned(weights)
+    return config_from_dict(tree, "settings")
 
 
 def _state_to_resume(

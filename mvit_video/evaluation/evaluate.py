@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,21 +32,31 @@ from mvit_video.model.precision import Precision, resolve_precision
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.convert import load_network
 from mvit_video.progress import progress_bar
+from mvit_video.shards import WHOLE, Shard
 
 
 class Evaluator:
     """Scores one list of videos under one protocol, as often as asked.
 
     Under torchrun each process takes every world_size-th video, none twice, and all of them get the scores of all
-    videos; every process must call `scores`.
+    videos; every process must call `scores`. Of a `shard`, the videos of the others have no scores.
     """
 
-    def __init__(self, dataset: ViewDataset, precision: Precision, views_per_batch: int = 16, workers: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: ViewDataset,
+        precision: Precision,
+        views_per_batch: int = 16,
+        workers: int = 0,
+        shard: Shard = WHOLE,
+    ) -> None:
         self.dataset, self.precision, self.views_per_batch, self.workers = dataset, precision, views_per_batch, workers
+        self.shard = shard
         self.videos, self.labels = dataset.videos, true_labels(dataset.videos)
 
     def scores(self, model: nn.Module, reorder: Reorder | None = None, title: str = "evaluating") -> VideoScores:
-        loader = view_loader(self.dataset, self.workers, rank(), world_size())
+        first, step = self.shard.number - 1 + self.shard.count * rank(), self.shard.count * world_size()
+        loader = view_loader(self.dataset, self.workers, first, step)
         sizes = len(self.videos), len(self.videos.classes), self.views_per_batch
         words = self.precision.device, self.labels.ndim == 2, self.precision.autocast
         scorer = ViewScorer(model, *sizes, *words)
@@ -67,11 +78,16 @@ class Evaluator:
 
 
 def evaluator_from(
-    config: Config, videos: VideoList, input: InputSettings, protocol: Protocol, precision: Precision
+    config: Config,
+    videos: VideoList,
+    input: InputSettings,
+    protocol: Protocol,
+    precision: Precision,
+    shard: Shard = WHOLE,
 ) -> Evaluator:
     source = video_files_from(config.data.root, config.data.decoding)
     dataset = ViewDataset(videos, source, input, protocol.clips, protocol.crops, on_bad="return")
-    return Evaluator(dataset, precision, config.evaluation.views_per_batch, config.data.workers)
+    return Evaluator(dataset, precision, config.evaluation.views_per_batch, config.data.workers, shard)
 
 
 def true_labels(videos: VideoList) -> np.ndarray:
@@ -113,16 +129,22 @@ class EvaluationTask:
 
     def run(self) -> EvaluationResult:
         """Score the videos; every process must call this, and gets the whole result."""
+        scores, seconds = self.scored()
+        numbers = results(scores, self.card.classes, self.protocol, seconds)
+        return EvaluationResult(scores, self.card.classes, numbers | self.origin())
+
+    def scored(self, shard: Shard = WHOLE) -> tuple[VideoScores, float]:
+        """The scores of the videos, or of those of a shard, and the seconds that it took. Every process must call this."""
         shown, start = self.shown or self.card.preprocessing, time.monotonic()
-        evaluator = evaluator_from(self.config, self.videos, shown, self.protocol, self.precision)
+        evaluator = evaluator_from(self.config, self.videos, shown, self.protocol, self.precision, shard)
         held = self.precision.held(self.model).to(self.precision.device)
-        scores = evaluator.scores(held, frame_order(self.frames))
-        numbers = results(scores, self.card.classes, self.protocol, time.monotonic() - start)
-        origin = circumstances(
-            self.videos, self.config, self.protocol, self.precision, scores.multi_label, self.frames, shown
-        )
-        origin |= {"checkpoint": described_checkpoint(self.checkpoint, self.card)}
-        return EvaluationResult(scores, self.card.classes, numbers | origin)
+        return evaluator.scores(held, frame_order(self.frames)), time.monotonic() - start
+
+    def origin(self) -> dict[str, Any]:
+        """What results.json says of where its numbers come from."""
+        shown, several = self.shown or self.card.preprocessing, bool(self.videos.with_several_labels)
+        origin = circumstances(self.videos, self.config, self.protocol, self.precision, several, self.frames, shown)
+        return origin | {"checkpoint": described_checkpoint(self.checkpoint, self.card)}
 
 
 def evaluation_task(

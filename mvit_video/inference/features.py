@@ -12,7 +12,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,9 +28,11 @@ from mvit_video.data.video.guard import TIMEOUT, Guard
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import READERS, Predictor, groups, read_ahead
 from mvit_video.model.registry import capabilities_of, lacks
+from mvit_video.model.weights.fingerprint import weights_digest
 from mvit_video.paths import fresh_folder, write_json, write_whole
 from mvit_video.printable import csv_text
 from mvit_video.progress import progress_bar
+from mvit_video.shards import PART, WHOLE, Part, Shard, write_part
 
 JOB_FILE, INDEX_FILE, BAD_FILE = "features.json", "index.csv", "undecodable.csv"
 POOLED = "pooled"
@@ -59,22 +61,40 @@ class _Read:
     error: str = ""
 
 
-def extract_features(predictor: Predictor, task: Task, output: str | Path, overwrite: bool) -> list[tuple[str, str]]:
+def extract_features(
+    predictor: Predictor, task: Task, output: str | Path, overwrite: bool, shard: Shard | None = None
+) -> list[tuple[str, str]]:
     """Write the features of all videos to `output`; shards that are already there are kept, those with videos that
     could not be decoded as long as that is so.
+
+    Of a `shard` of N, every Nth file of features is written, for `merge_features`.
 
     Returns the videos that cannot be decoded, with the reasons. ConfigError where the folder holds features of another
     checkpoint, list, stage or protocol.
     """
     maker = _Maker(predictor, task)
-    folder = _job_folder(Path(output), maker.job(), overwrite)
-    with progress_bar("features", len(task.videos)) as bar:
-        for number, records in enumerate(maker.shards()):
-            file = folder / shard_name(number)
+    job, part = maker.job(), {} if shard is None else {"shard": str(shard)}
+    folder = _job_folder(Path(output), job | part, overwrite)
+    numbers = (shard or WHOLE).places(-(-len(task.videos) // maker.videos_per_shard))
+    with progress_bar("features", sum(len(maker.records(number)) for number in numbers)) as bar:
+        for number in numbers:
+            file, records = folder / shard_name(number), maker.records(number)
             if not maker.holds(file, records):
                 write_whole(file, maker.shard(records))
             bar.advance(len(records))
-    return _write_index(folder, task.videos, -(-len(task.videos) // maker.videos_per_shard))
+    bad = _write_index(folder, task.videos.classes, numbers)
+    if shard is not None:
+        write_part(folder, "features", shard, job, {"files": [shard_name(number) for number in numbers]})
+    return bad
+
+
+def merge_features(parts: Sequence[Part], output: Path) -> int:
+    """The folder of all features; returns the number of videos that could not be decoded."""
+    files = [(part.folder / name, name) for part in parts for name in part.content["files"]]
+    for file, name in files:
+        write_whole(output / name, file.read_bytes())
+    write_json(output / JOB_FILE, parts[0].job)
+    return len(_write_index(output, parts[0].job["classes"], range(len(files))))
 
 
 def shard_name(number: int) -> str:
@@ -118,9 +138,10 @@ class _Maker:
             "classes": list(self.task.videos.classes),
         }
 
-    def shards(self) -> Iterator[Sequence[VideoRecord]]:
-        for first in range(0, len(self.task.videos), self.videos_per_shard):
-            yield self.task.videos.records[first : first + self.videos_per_shard]
+    def records(self, number: int) -> Sequence[VideoRecord]:
+        """The videos of a file of features."""
+        first = number * self.videos_per_shard
+        return self.task.videos.records[first : first + self.videos_per_shard]
 
     def shard(self, records: Sequence[VideoRecord]) -> bytes:
         """An npz file: `features` (n, *shape) and, for each, `video` (its place in `names`), `clip`, `crop`, `start`."""
@@ -195,15 +216,6 @@ def stages_of(model: torch.nn.Module) -> list[str]:
     return [POOLED] * capabilities.feature + stages
 
 
-def weights_digest(model: torch.nn.Module) -> str:
-    """sha256 of all weights with their names, independent of the file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _job_folder(folder: Path, job: dict, overwrite: bool) -> Path:
     """Open the output folder with its features.json: a new one, or one of the same job to resume."""
     if (folder / JOB_FILE).is_file() and not overwrite:
@@ -214,7 +226,8 @@ def _job_folder(folder: Path, job: dict, overwrite: bool) -> Path:
         if not isinstance(before, dict):
             raise ConfigError(f"{folder / JOB_FILE}: cannot be read: choose another --output, or pass --overwrite")
         before = {"precision": "fp32"} | before  # which earlier versions did not write
-        for name, value in job.items():
+        for name in job | before:
+            value = job.get(name)
             if before.get(name) != value:
                 raise ConfigError(
                     f"{folder}: contains features of a different {name} ({_brief(before.get(name))}, now {_brief(value)}): "
@@ -222,7 +235,7 @@ def _job_folder(folder: Path, job: dict, overwrite: bool) -> Path:
                 )
         return folder
     shards = sorted(path.name for path in folder.glob("features-*.npz")) if folder.is_dir() else []
-    folder = fresh_folder(folder, (JOB_FILE, INDEX_FILE, BAD_FILE, *shards), overwrite)
+    folder = fresh_folder(folder, (JOB_FILE, INDEX_FILE, BAD_FILE, PART, *shards), overwrite)
     write_json(folder / JOB_FILE, job)
     return folder
 
@@ -232,18 +245,18 @@ def _brief(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _write_index(folder: Path, videos: VideoList, num_shards: int) -> list[tuple[str, str]]:
+def _write_index(folder: Path, classes: Sequence[str], numbers: Sequence[int]) -> list[tuple[str, str]]:
     """index.csv and undecodable.csv from the shards; returns what the latter holds."""
     rows: list[tuple] = [("shard", "row", "video", "label", "class", "clip", "crop", "start")]
     bad: list[tuple[str, str]] = []
-    for number in range(num_shards):
+    for number in numbers:
         with np.load(folder / shard_name(number), allow_pickle=False) as shard:
             names, labels = shard["names"].tolist(), shard["labels"].tolist()
             bad += [(name, error) for name, error in zip(names, shard["errors"].tolist(), strict=True) if error]
             columns = zip(*(shard[key].tolist() for key in ("video", "clip", "crop", "start")), strict=True)
         for row, (video, clip, crop, start) in enumerate(columns):
             label = labels[video]
-            name = "" if label == NO_LABEL else videos.classes[label]
+            name = "" if label == NO_LABEL else classes[label]
             where = (shard_name(number), row, names[video], "" if label == NO_LABEL else label, name)
             rows.append((*where, clip, crop, f"{start:.3f}"))
     write_whole(folder / INDEX_FILE, csv_text(rows))

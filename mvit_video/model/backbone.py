@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mvit_video.errors import ConfigError, InputError
+from mvit_video.model.pretrained import Pretrained
 from mvit_video.model.registry import Capabilities, register_model
 
 
@@ -23,7 +24,7 @@ class Mlp(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
-class VideoBackbone(nn.Module, ABC):
+class VideoBackbone(Pretrained, nn.Module, ABC):
     """A network of stages: clips (B, 3, T, H, W), RGB, normalised -> logits. A network of one frame also takes (B, 3, H, W).
 
     A family gives `stage_maps(clips)`, the maps after each stage, and `feature(map)`, what its head classifies.

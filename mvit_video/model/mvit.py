@@ -25,6 +25,7 @@ from mvit_video.model.ops.attend import add_to_grid
 from mvit_video.model.ops.linear import Linear
 from mvit_video.model.ops.norm import LayerNorm
 from mvit_video.model.ops.pooling import max_pool, project_and_pool
+from mvit_video.model.pretrained import Pretrained
 from mvit_video.model.relative_position import table_rows
 from mvit_video.model.token_mixing import Mixing, block_mixing, mixed_attention, plan_mixing
 from mvit_video.model.weights.inflate import VALUE_FILTER
@@ -321,7 +322,7 @@ class MViTArguments:
         return plans
 
 
-class MViT(nn.Module):
+class MViT(Pretrained, nn.Module):
     """Video MViTv2: clips (B, 3, T, H, W), RGB, normalised -> logits (B, num_classes); never a softmax.
 
     Its keyword arguments are the fields of `MViTArguments`.

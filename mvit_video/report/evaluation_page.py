@@ -11,7 +11,7 @@ from mvit_video.errors import DecodeError
 from mvit_video.evaluation.metrics import calibration, confused_pairs, confusion_matrix
 from mvit_video.evaluation.results import NAMES, class_rows
 from mvit_video.evaluation.views import VideoScores
-from mvit_video.figures import curves
+from mvit_video.figures import loss_and_accuracy
 from mvit_video.report.page import Number, Report, Section, matrix_data, reliability
 from mvit_video.report.strips import ClipStrip, clip_strip
 
@@ -27,18 +27,30 @@ def evaluation_report(
     doubt = [] if scores.multi_label else [*_mistakes(scores, classes, data), *_calibration(scores, result)]
     return Report(
         title=f"{card['name']} on {Path(result['list']).name}",
-        lead=result["protocol_in_words"],
+        lead=f"{_in_a_sentence(result)} {result['protocol_in_words']}",
         numbers=_headline(result),
         sections=[
             *_training(run),
             *single,
-            *_best_and_worst(scores, classes),
+            *_classes(scores, classes),
             *doubt,
             *_undecodable(result),
             _origin(result),
         ],
         footer=f"95 % intervals: Wilson's of top-1 and top-5, else bootstrap over the videos, {result['bootstrap']['resamples']} "
         f"resamples, seed {result['bootstrap']['seed']}. Written by mvit_video {result['versions']['mvit_video']}.",
+    )
+
+
+def _in_a_sentence(result: dict) -> str:
+    """What came out, for a person who does not know the words of the field."""
+    count = f"{result['num_videos']:,} videos"
+    if "top1" not in result:
+        return f"The network was asked for the labels of {count} that it had not been trained on, {result['num_classes']} labels in all."
+    guess = 100 / result["num_classes"]
+    return (
+        f"The network named the right one of {result['num_classes']} classes for {result['top1']:.1f} % of {count}; guessing would "
+        f"be right for {guess:.1f} %."
     )
 
 
@@ -65,7 +77,7 @@ def _training(run: Path | None) -> list[Section]:
     if not steps:
         return []
     text = "Loss and top-1 accuracy of each training batch, and top-1 of the validations, from the checkpoint's folder."
-    return [Section("Training", text, curves(steps, validations))]
+    return [Section("Training", text, loss_and_accuracy(steps, validations))]
 
 
 def _records(path: Path) -> list[dict]:
@@ -102,22 +114,17 @@ def _pairs(scores: VideoScores, classes: Sequence[str]) -> list[Section]:
     return [Section("Most confused pairs", "The most frequent mistakes.", columns=columns, rows=rows)]
 
 
-def _best_and_worst(scores: VideoScores, classes: Sequence[str]) -> list[Section]:
+def _classes(scores: VideoScores, classes: Sequence[str]) -> list[Section]:
     key = "average_precision" if scores.multi_label else "top1"
     rows = [row for row in class_rows(scores, classes) if row[key] is not None]
     rows.sort(key=lambda row: row[key])
-    shown = min(CLASSES, len(rows) // 2 or 1)
     kind = "average precision" if scores.multi_label else "top-1 accuracy"
-    columns = ("class", "videos", f"{kind} in %", *(() if scores.multi_label else ("mostly mistaken for",)))
-    return [
-        Section(
-            title,
-            f"By {kind}; {len(rows)} classes have videos.",
-            columns=columns,
-            rows=[_row(row, key) for row in part],
-        )
-        for title, part in (("Worst classes", rows[:shown]), ("Best classes", rows[::-1][:shown]))
-    ]
+    columns = ("class", "videos", f"{kind} in %", *(() if scores.multi_label else ("most often mistaken for",)))
+    parts = [("Classes, worst first", rows)]
+    if len(rows) > 2 * CLASSES:
+        parts = [("Worst classes", rows[:CLASSES]), ("Best classes", rows[::-1][:CLASSES])]
+    text = f"By {kind}; {len(rows)} classes have videos."
+    return [Section(title, text, columns=columns, rows=[_row(row, key) for row in part]) for title, part in parts]
 
 
 def _row(row: dict, key: str) -> tuple:
@@ -148,8 +155,8 @@ def _mistakes(scores: VideoScores, classes: Sequence[str], data: DataSettings) -
             lost += 1
     if not strips:
         return []
-    text = "Wrong answers with the highest scores, followed by the true class and its score. Click a strip to play it."
-    more = f" {lost} more cannot be shown because other frames of them are damaged." if lost else ""
+    text = "Wrong answers with the highest scores; followed by the true class and its score. Click a strip to play it."
+    more = f" {lost} more cannot be shown: frames between those that were scored are damaged." if lost else ""
     return [Section("Most confident mistakes", text + more, strips=strips)]
 
 
@@ -163,7 +170,7 @@ def _calibration(scores: VideoScores, result: dict) -> list[Section]:
             f"Accuracy over confidence in {result['calibration_bins']} bins of equal "
             f"width. The expected calibration error, the mean distance from the diagonal over the decoded videos, is "
             f"{100 * error:.2f} %.",
-            reliability(calibration(scores.scores, scores.labels, scores.decoded, result["calibration_bins"])),
+            [reliability(calibration(scores.scores, scores.labels, scores.decoded, result["calibration_bins"]))],
         )
     ]
 

@@ -84,7 +84,7 @@ def explain_outputs(predictor: Predictor, path: str, folder: Path, label: str | 
         return put_caption(warm, f"{explanation.label}  {clip.score:.2f}")
 
     write_copy(path, folder / "explain.mp4", draw, predictor.guard)
-    say(f"{path}: evidence for '{explanation.label}' is in {folder / 'explain.png'} and {folder / 'explain.mp4'}")
+    say(f"{path}: the evidence for '{explanation.label}' is in {folder / 'explain.png'} and {folder / 'explain.mp4'}")
 
 
 def _numbers(explanation: Explanation) -> dict:

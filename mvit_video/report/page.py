@@ -1,16 +1,16 @@
 """Reports as self-contained HTML pages: numbers, images, tables, and explanations."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from mvit_video.evaluation.metrics import Calibration, cluster_order
-from mvit_video.figures import new_figure, png
+from mvit_video.figures import new_figure, svg
 from mvit_video.paths import write_whole
 from mvit_video.printable import printable
 from mvit_video.report.strips import ClipStrip
@@ -31,20 +31,12 @@ class Section:
 
     title: str
     text: str
-    figure: Figure | None = None
+    figures: Sequence[Figure] = ()
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str | float]] = ()
     strips: Sequence[ClipStrip] = ()
     matrix: dict | None = None
     """A confusion matrix that can be zoomed: see `matrix_data`."""
-
-    @property
-    def picture(self) -> str:
-        return "" if self.figure is None else base64.b64encode(png(self.figure)).decode("ascii")
-
-    @property
-    def width(self) -> int:
-        return 0 if self.figure is None else round(self.figure.get_size_inches()[0] * 96)
 
 
 @dataclass(frozen=True)
@@ -59,6 +51,7 @@ class Report:
         """Write the page; all text is escaped, so class and file names may contain anything."""
         loader = PackageLoader("mvit_video", "report")
         pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown)
+        pages.filters["svg"] = lambda figure, prefix: Markup(svg(figure, prefix))
         write_whole(path, pages.get_template("report.html.j2").render(report=self))
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from mvit_video.figures import legend_as_named, new_figure
 from mvit_video.inference.explain import Explanation
 from mvit_video.inference.timeline import Segment, Timeline
+from mvit_video.report.strips import part_middles
 
 HEAT = "turbo"
 MAX_OPACITY = 0.85  # share of the colour at full heat, the rest is the frame
@@ -35,7 +36,6 @@ def timeline_figure(
     figure, (strip, lane, curve) = new_figure(
         11.0, 5.4, rows=3, height_ratios=[1.1, 0.55 * len(lanes), 1.6], sharex=True
     )
-    _draw_strip(strip, frames if len(frames) else timeline.thumbnails, timeline.seconds)
     for row, (_, segments) in enumerate(lanes):
         for segment in segments:
             _bar(lane, row, segment, colours.get(segment.label, OTHERS), timeline.seconds)
@@ -46,6 +46,9 @@ def timeline_figure(
     if any(segment.label not in colours for _, segments in lanes for segment in segments):
         curve.plot([], [], color=OTHERS, linewidth=6, label="others")
     _axis(curve, timeline.seconds)
+    strip.set(yticks=[], ylabel="frames", ylim=(0, 1))
+    figure.draw_without_rendering()  # lays it out, so that the size of a frame's place is known
+    _draw_strip(strip, frames if len(frames) else timeline.thumbnails, timeline.seconds)
     return figure
 
 
@@ -76,13 +79,25 @@ def _colours(segments: Sequence[Segment]) -> dict[str, str]:
 
 
 def _draw_strip(axes, frames: Sequence[np.ndarray], seconds: float) -> None:
-    """Frames side by side over the whole time axis, each over the seconds around its own moment."""
-    step = seconds / max(len(frames), 1)
-    for place, frame in enumerate(frames):
-        axes.imshow(frame, extent=(place * step, (place + 1) * step, 0, 1), aspect="auto")
-    axes.set_yticks([])
-    axes.set_ylabel("frames")
-    axes.set_ylim(0, 1)
+    """As many frames side by side as the axes have room for, each in the middle of the time around its own moment."""
+    box = axes.get_window_extent()
+    height, width = frames[0].shape[:2] if len(frames) else (1, 1)
+    room = box.width / box.height * height / width  # frames of their own shape
+    count = max(min(round(room), len(frames)), 1)
+    step, shown = seconds / count, min(seconds / room, seconds / count)
+    for place, number in enumerate(part_middles(len(frames), count) if len(frames) else ()):
+        middle = (place + 0.5) * step
+        frame = cut_to(frames[number], shown / seconds * box.width / box.height)
+        axes.imshow(frame, extent=(middle - shown / 2, middle + shown / 2, 0, 1), aspect="auto")
+    axes.set(ylim=(0, 1), xlim=(0, seconds))
+
+
+def cut_to(frame: np.ndarray, aspect: float) -> np.ndarray:
+    """The middle of a frame, uint8 (H, W, 3), of the shape width / height = `aspect`."""
+    height, width = frame.shape[:2]
+    rows, columns = min(round(width / aspect), height), min(round(height * aspect), width)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return frame[top : top + max(rows, 1), left : left + max(columns, 1)]
 
 
 def _bar(axes, row: int, segment: Segment, colour: str, seconds: float) -> None:

@@ -22,9 +22,9 @@ function showMatrix(box, data) {
 
   function layout() {
     wide = Math.min(box.clientWidth, 860);
-    pen.font = "12px system-ui, sans-serif";
+    pen.font = `${lettering(13)}px system-ui, sans-serif`;
     const longest = Math.max(...data.names.map((name) => pen.measureText(name).width));
-    const margin = Math.ceil(Math.min(longest + 10, wide * 0.3, 170)) + 18;
+    const margin = Math.ceil(Math.min(longest + 10, wide * 0.3, 210)) + 18;
     plot = { x: margin, y: 8, side: wide - margin - 8, margin };
     const tall = plot.side + margin + 10, dots = window.devicePixelRatio || 1;
     canvas.width = wide * dots;
@@ -33,6 +33,11 @@ function showMatrix(box, data) {
     canvas.style.height = tall + "px";
     pen.setTransform(dots, 0, 0, dots, 0, 0);
     draw();
+  }
+
+  // Names as large as their rows allow, numbers as large as their cells allow.
+  function lettering(most) {
+    return Math.max(11, Math.min(most, (0.8 * plot.side) / view.span));
   }
 
   function clamp() {
@@ -55,6 +60,7 @@ function showMatrix(box, data) {
     pen.fillRect(plot.x, plot.y, plot.side, plot.side);
     pen.textAlign = "center";
     pen.textBaseline = "middle";
+    pen.font = `${Math.max(11, Math.min(24, cell * 0.3))}px system-ui, sans-serif`;
     for (let row = Math.floor(view.top); row < Math.min(view.top + view.span, count); row++) {
       for (const [column, videos] of rows[row]) drawCell(row, column, videos, cell, style, ink);
     }
@@ -93,6 +99,7 @@ function showMatrix(box, data) {
       return places;
     };
     const room = plot.margin - 24;
+    pen.font = `${lettering(14)}px system-ui, sans-serif`;
     pen.fillStyle = ink;
     pen.textBaseline = "middle";
     pen.textAlign = "right";

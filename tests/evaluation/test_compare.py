@@ -181,11 +181,12 @@ def test_wrong_usage_exits_with_two(capsys, words, message):
         ["--frames", "reversed"],
         ["--resolution", "32"],
         ["--precision", "fp32"],
+        ["--shard", "1/2"],
     ],
 )
 def test_what_evaluates_and_what_compares_exclude_each_other(capsys, word):
     assert cli.main(["evaluate", *word, "--scores", "a", "b"]) == 1
     assert (
         capsys.readouterr().err
-        == "error: --scores cannot be combined with CONFIG, --checkpoint, --protocol, --frames, --resolution or --precision\n"
+        == "error: --scores cannot be combined with CONFIG, --checkpoint, --protocol, --frames, --resolution, --precision or --shard\n"
     )

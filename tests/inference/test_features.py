@@ -15,6 +15,7 @@ from mvit_video.errors import ConfigError
 from mvit_video.inference import features
 from mvit_video.inference.features import Task, extract_features
 from mvit_video.inference.predictor import Predictor
+from mvit_video.model.weights.fingerprint import weights_digest
 
 FILES = ["features-00000.npz", "features-00001.npz", "features-00002.npz", "features.json", "index.csv"]
 
@@ -268,3 +269,11 @@ def test_rows_that_may_not_be_read_cost_a_line_and_the_others_are_done(few_video
     assert len(errors) == 2 and "../b.mp4: leads out of data.root" in errors[0] and "(row 1 of list.csv)" in errors[0]
     assert errors[1] == "error: 50 videos: no such file; such as 'none0.mp4'"
     assert [row["video"] for row in index_of(tmp_path / "out")] == ["a.mp4"]
+
+
+def test_the_digest_is_that_of_every_number_the_counters_of_batch_norms_included():
+    norm = torch.nn.BatchNorm3d(2)
+    before = weights_digest(norm)
+    assert before == weights_digest(torch.nn.BatchNorm3d(2))
+    norm.num_batches_tracked += 1
+    assert weights_digest(norm) != before

@@ -287,7 +287,7 @@ def test_a_timeline_leaves_its_files_which_agree(run, few_videos, tmp_path):
 def test_an_explanation_leaves_its_files(run, few_videos, tmp_path):
     words = ("explain", few_videos / "val/00000.mp4", "--output", tmp_path / "out", "--label", "moving up")
     code, _, err = run(*words)
-    assert code == 0 and "evidence for 'moving up' is in" in err
+    assert code == 0 and "the evidence for 'moving up' is in" in err
     assert {file.name for file in (tmp_path / "out").iterdir()} == set(EXPLAIN_FILES)
     written = json.loads((tmp_path / "out/explain.json").read_text())
     assert written["label"] == "moving up" and len(written["predictions"]) == 5
@@ -363,8 +363,14 @@ def test_an_output_that_cannot_be_made_is_told_before_the_work(run, few_videos, 
     [
         (["predict"], "expected videos, folders, patterns or -"),
         (["predict", "a.mp4", "--stream", "-"], "expected videos, folders, patterns or -"),
-        (["predict", "a.mp4", "--timeline"], "--timeline and --output DIR must be used together"),
-        (["predict", "a.mp4", "--output", "x"], "--timeline and --output DIR must be used together"),
+        (
+            ["predict", "a.mp4", "--timeline"],
+            "--timeline or --shard, and --output DIR, must be used together",
+        ),
+        (
+            ["predict", "a.mp4", "--output", "x"],
+            "--timeline or --shard, and --output DIR, must be used together",
+        ),
         (["predict", "--stream", "-", "--format", "csv"], "--stream writes JSON lines of the top label only"),
         (["predict", "--stream", "-", "--top", "3"], "--stream writes JSON lines of the top label only"),
         (["predict", "a.mp4", "--timeline", "--output", "x", "--json"], "drop --format, --json and --top"),

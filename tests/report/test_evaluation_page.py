@@ -45,15 +45,33 @@ def headings(text):
 def test_the_page_has_every_section_and_needs_no_other_file(scores, few_videos, tmp_path):
     text, result = page(scores, few_videos, tmp_path)
     assert headings(text) == [
-        "Confusion matrix", "Most confused pairs", "Worst classes", "Best classes", "Most confident mistakes",
+        "Confusion matrix", "Most confused pairs", "Classes, worst first", "Most confident mistakes",
         "Calibration", "Videos that could not be decoded", "Where these numbers come from",
     ]  # fmt: skip
-    assert not re.findall(r'(?:src|href)="(?!data:)', text) and "://" not in text
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text) and "://" not in text
     assert "default-src 'none'" in text and "5 clips &amp; 1 crop" in text and "is no &lt;video&gt;" in text
     low, high = result["intervals_95"]["top1"]
     assert f"{result['top1']:.2f} %" in text and f"95 % interval {low:.1f}\u00a0to\u00a0{high:.1f}" in text
     assert "<b>jumping" not in text and "&lt;/script&gt;&lt;b&gt;jumping" in text
     assert text.count("<script") == text.count("</script>") == 2
+
+
+def test_the_first_sentence_says_what_came_out_without_a_word_of_the_field(scores, few_videos, tmp_path):
+    text, result = page(scores, few_videos, tmp_path)
+    assert (
+        f"named the right one of {len(CLASSES)} classes for {result['top1']:.1f} % of {result['num_videos']} videos"
+        in text
+    )
+    assert f"guessing would be right for {100 / len(CLASSES):.1f} %." in text
+
+
+def test_many_classes_have_a_table_of_the_worst_and_one_of_the_best(few_videos, tmp_path):
+    labels = np.arange(42) % 21
+    chosen = np.eye(21, dtype=np.float32)[np.where(labels < 10, labels, 20)]
+    names = tuple(f"class {number}" for number in range(21))
+    scored = VideoScores([f"v{row}" for row in range(42)], labels, chosen, np.ones(42, bool))
+    text, _ = page(scored, few_videos, tmp_path, classes=names)
+    assert "Worst classes" in headings(text) and "Best classes" in headings(text)
 
 
 def test_the_matrix_on_the_page_is_the_confusion_matrix(scores, few_videos, tmp_path):
@@ -123,7 +141,7 @@ def test_the_curves_are_those_of_the_checkpoints_folder(scores, few_videos, tmp_
 def test_a_multi_label_page_has_average_precisions(few_videos, tmp_path):
     made = made_up_scores(multi_label=True)
     text, result = page(made, few_videos, tmp_path)
-    assert headings(text) == ["Worst classes", "Best classes", "Where these numbers come from"]
+    assert headings(text) == ["Classes, worst first", "Where these numbers come from"]
     assert f"{result['mean_average_precision']:.2f} %" in text and "mean average precision" in text
 
 
@@ -131,7 +149,7 @@ def test_a_page_without_mistakes_has_no_section_for_them(few_videos, tmp_path):
     labels = np.arange(8) % 2
     perfect = VideoScores(["a"] * 8, labels, np.eye(2, dtype=np.float32)[labels], np.ones(8, bool))
     text, _ = page(perfect, few_videos, tmp_path, classes=("a", "b"))
-    assert headings(text)[:3] == ["Confusion matrix", "Worst classes", "Best classes"]
+    assert headings(text)[:2] == ["Confusion matrix", "Classes, worst first"]
     assert "Most confident mistakes" not in text and "could not be decoded" not in text
 
 

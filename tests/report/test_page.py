@@ -1,9 +1,6 @@
-import base64
-import io
 import re
 
 import numpy as np
-from PIL import Image
 
 from mvit_video import figures
 from mvit_video.evaluation.metrics import calibration
@@ -22,13 +19,24 @@ def test_texts_are_escaped(tmp_path):
 
 
 def test_the_page_needs_no_other_file(tmp_path):
-    figure = figures.curves([{"epoch": 1, "loss": 1.0, "top1": 3}], [])
+    drawn = figures.loss_and_accuracy([{"epoch": 1, "loss": 1.0, "top1": 3}], [])
     html = page(
-        tmp_path, sections=[report.Section("S", "T", figure), report.Section("R", "", columns=["a"], rows=[[1]])]
+        tmp_path, sections=[report.Section("S", "T", drawn), report.Section("R", "", columns=["a"], rows=[[1]])]
     )
-    assert not re.findall(r'(?:src|href)="(?!data:)', html) and "://" not in html
-    picture = Image.open(io.BytesIO(base64.b64decode(re.search(r"png;base64,([^\"]+)", html)[1])))
-    assert picture.width > 800
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html) and "://" not in html
+    assert html.count("<svg") == 2
+
+
+def test_charts_take_the_colour_of_the_page_and_share_no_name(tmp_path):
+    steps = [{"epoch": epoch, "loss": 1 / epoch, "top1": epoch} for epoch in range(1, 9)]
+    drawn = [*figures.loss_and_accuracy(steps, []), figures.frame_strips([(np.zeros((2, 4, 6, 3), np.uint8), "<b>&")])]
+    html = page(tmp_path, sections=[report.Section("S", "T", drawn), report.Section("S", "T", drawn)])
+    names = re.findall(r'\bid="([^"]+)"', html)
+    assert len(names) == len(set(names)) and names
+    pointed = re.findall(r"url\(#([^)]+)\)|href=\"#([^\"]+)\"", html)
+    assert pointed and {one or other for one, other in pointed} <= set(names)
+    assert "#000000" not in html and "#ffffff" not in html.partition("<body>")[2].partition("<script")[0]
+    assert "&lt;b&gt;&amp;" in html and "loss" in re.search(r"<svg.*?</svg>", html, re.DOTALL)[0]
 
 
 def test_smoothing_is_a_mean_over_neighbours():
@@ -72,7 +80,7 @@ def test_strips_show_every_frame_and_caption():
     strips = [(np.full((5, 20, 30, 3), 40 * row, np.uint8), f"video {row}") for row in range(3)]
     figure = figures.frame_strips(strips)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["video 0", "video 1", "video 2"]
-    assert figure.axes[1].images[0].get_array().shape == (20, 5 * 32, 3)
+    assert figure.axes[1].images[0].get_array().shape == (20, 5 * 32, 4)
 
 
 def test_names_in_pictures_are_no_formulas_and_none_is_left_out():

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import compress
@@ -75,6 +76,8 @@ def _advice(record: VideoRecord, root: str, frames: bool, all_missing: bool) -> 
     place = Path(root) / record.path
     if place.is_file() and frames:
         return "it is a file, but data.decoder=frames reads folders"
+    if alike := _look_alike(place):
+        return f"its folder contains '{alike}', which differs in case or in how its accents are encoded: rename one of them"
     return f"check data.root = {root}" + ("" if all_missing else ", or pass --allow-missing to continue without them")
 
 
@@ -91,3 +94,13 @@ def refuse_several_labels(videos: VideoList) -> None:
             f"{videos.source}: {len(several)} of {len(videos)} videos have several labels, the first is '{several[0].path}' "
             f"({videos.where(several[0])}): training needs one label per video: leave one in each row"
         )
+
+
+def _look_alike(place: Path) -> str:
+    """A name in the same folder that reads the same: in other case, or decomposed, as macOS writes accents."""
+    names = os.listdir(place.parent) if place.parent.is_dir() else []
+    return next((name for name in names if _as_read(name) == _as_read(place.name)), "")
+
+
+def _as_read(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -9,7 +9,7 @@ place whole.
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from mvit_video.errors import AnnotationError, ConfigError
 from mvit_video.locks import alone_in
 from mvit_video.paths import file_sha256, write_json, write_whole
 from mvit_video.progress import progress_bar
+from mvit_video.shards import PART, Part, Shard, digest, write_part
 
 MANIFEST, LISTS_FILE, BAD, CLASSES, UNFINISHED = (
     "manifest.jsonl",
@@ -52,12 +53,14 @@ def prepare_dataset(
     complain: Callable[[str], None],
     overwrite: bool = False,
     silence: float = SILENCE,
+    shard: Shard | None = None,
 ) -> Prepared:
     """Re-encode the videos of a list into `output`; those that an earlier call has finished stay.
 
     Videos that cannot be read cost one line through `complain` and stand in bad.json; their rows stay in the list.
     Raises ConfigError or AnnotationError where the output or the list cannot be used, before anything is encoded;
-    WriteError where the disk is full; calling again goes on.
+    WriteError where the disk is full; calling again goes on. A `shard` of N re-encodes every Nth video, for
+    `merge_prepared`.
     """
     videos = read_videos(locate_list(annotations, root), root, need_labels=False)
     output = _output_folder(Path(output), Path(root))
@@ -66,6 +69,10 @@ def prepare_dataset(
         manifest = Manifest.read(output)
         names = output_names([record.path for record in videos.records], {} if overwrite else manifest.sources())
         new_list = NewList(videos, names, Path(root), output, overwrite)
+        if shard is not None:
+            job = {"list": digest([new_list.source, *new_list.rows]), "short_side": short_side}
+            _check_part(output, shard, job)
+            names = {path: names[path] for path in [*names][shard.number - 1 :: shard.count]}
         if overwrite:
             manifest.delete_files()
         todo = [path for path in names if not manifest.is_done(path, names[path], root, short_side)]
@@ -73,8 +80,60 @@ def prepare_dataset(
         manifest.write()
         bad = _bad_rows(videos, failed)
         list_file = new_list.write(bad)
+        if shard is not None:
+            places = [place for place, record in enumerate(videos.records) if record.path in failed]
+            content = {"list": new_list.name, "names": [*names.values()], "places": places}
+            write_part(output, "prepare", shard, job, content)
     size = sum(manifest.records[name]["bytes"] for name in names.values() if name in manifest.records)
     return Prepared(len(todo) - len(failed), len(names) - len(todo), tuple(bad), list_file, size)
+
+
+def _check_part(output: Path, shard: Shard, job: dict) -> None:
+    """ConfigError where the folder holds another part, whose videos would be taken for this one's."""
+    if (output / PART).is_file():
+        before = json.loads((output / PART).read_text(encoding="utf-8"))
+        if (before.get("shard"), before.get("job")) != (str(shard), job):
+            raise ConfigError(
+                f"{output}: contains shard {before.get('shard')} of a job: choose another --output for {shard}"
+            )
+
+
+def merge_prepared(parts: Sequence[Part], output: Path, overwrite: bool) -> int:
+    """The data root of all parts, whose videos are linked where that can be, else copied; returns the number of bad rows.
+
+    `output` may hold other lists that were prepared.
+    """
+    name, lists = parts[0].content["list"], _known_lists(output)
+    if name in lists and not overwrite:
+        raise ConfigError(f"{output / name}: is there already: choose another --output, or pass --overwrite")
+    manifest, bad = Manifest.read(output), list[tuple[int, dict]]()
+    for part in parts:
+        made = Manifest.read(part.folder).records
+        for video in part.content["names"]:
+            if video in made:
+                _take(part.folder / video, output / video)
+                manifest.records[video] = made[video]
+        known = _known_lists(part.folder)[name]
+        bad += zip(part.content["places"], known["bad"], strict=True)
+    manifest.write()
+    known = _known_lists(parts[0].folder)[name] | {"bad": [row for _, row in sorted(bad, key=lambda each: each[0])]}
+    beside = (parts[0].folder / name).with_name(CLASSES)
+    if beside.is_file():
+        classes = tuple(beside.read_text(encoding="utf-8").split("\n")[:-1])
+        place = (output / name).with_name(CLASSES)
+        write_whole(place, "".join(f"{each}\n" for each in _merge_classes(place, classes, overwrite)))
+    write_whole(output / name, (parts[0].folder / name).read_bytes())
+    _write_lists(output, lists | {name: known})
+    return len(bad)
+
+
+def _take(file: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    try:
+        os.link(file, place)
+    except OSError:  # another file system
+        shutil.copyfile(file, place)
 
 
 def _encode_all(todo, names, manifest, root, short_side, workers, complain, timeout) -> dict[str, str]:
@@ -217,13 +276,7 @@ class NewList:
         """Into the output folder, with what is known of it and the bad rows of all lists so far."""
         file = self._write_into(self.output)
         self.lists[self.name] = {"source": self.source, "num_videos": len(self.rows), "bad": bad}
-        write_json(self.output / LISTS_FILE, self.lists)
-        rows = [{"list": name, **row} for name, known in self.lists.items() for row in known["bad"]]
-        total = sum(known["num_videos"] for known in self.lists.values())
-        if rows:
-            write_json(self.output / BAD, {"num_videos": total, "bad": rows})
-        else:
-            (self.output / BAD).unlink(missing_ok=True)
+        _write_lists(self.output, self.lists)
         return file
 
     def _try(self, folder: Path) -> None:
@@ -247,6 +300,17 @@ class NewList:
             write_whole(file.with_name(CLASSES), "".join(f"{name}\n" for name in self.classes))
         write_whole(file, "".join(lines))
         return file
+
+
+def _write_lists(output: Path, lists: dict[str, dict]) -> None:
+    """lists.json, and bad.json where there are bad rows."""
+    write_json(output / LISTS_FILE, lists)
+    rows = [{"list": name, **row} for name, known in lists.items() for row in known["bad"]]
+    total = sum(known["num_videos"] for known in lists.values())
+    if rows:
+        write_json(output / BAD, {"num_videos": total, "bad": rows})
+    else:
+        (output / BAD).unlink(missing_ok=True)
 
 
 def _known_lists(output: Path) -> dict[str, dict]:

@@ -1,19 +1,24 @@
 """Decode every video of a dataset before training does, several at a time, and name the bad ones."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from mvit_video.config.schema import DataSettings
 from mvit_video.data.lists.class_names import read_classes
-from mvit_video.data.lists.read import VideoList, read_videos
+from mvit_video.data.lists.read import VideoList, VideoRecord, read_videos
 from mvit_video.data.lists.split import resolve_auto_lists
 from mvit_video.data.video.guard import TIMEOUT
 from mvit_video.data.video.guard_pool import DecoderPool, Job
 from mvit_video.errors import ConfigError
+from mvit_video.paths import write_json
+from mvit_video.shards import WHOLE, Part, Shard, digest, write_part
 
 SPLITS = ("train", "val", "test")
+VERIFIED = "verify.json"
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,15 @@ def verify(
     decoding: Decoding,
     advance: Callable[[int, str], None],
     note: Callable[[str, str], None] = lambda path, text: None,
+    shard: Shard = WHOLE,
 ) -> dict:
     """`{"num_videos", "bad": [...]}`: the rows of all lists, and those whose video is not wholly decodable.
 
     A video that stands in several rows is decoded once. `advance` hears of each with a word on what was found, `note` of
-    those that are odd and read all the same.
+    those that are odd and read all the same. A `shard` of N decodes every Nth of the different videos; rows that may not be
+    read are the first shard's.
     """
-    paths = list(dict.fromkeys(path for videos in lists for path in videos.records.paths()))
+    paths = files_of(lists, shard)
     found: dict[str, tuple[str, float]] = {}
     for path, reason, seconds, odd in check_videos(paths, decoding):
         if reason:
@@ -75,14 +82,15 @@ def verify(
         elif odd:
             note(path, odd)
         advance(1, f"{len(found)} bad")
-    bad = [file for videos in lists for file in _bad_files(videos, found)]
+    bad = [file for videos in lists for file in _bad_files(videos, found, refused=shard.number == 1)]
     num_videos = sum(len(videos) + len(videos.refused) for videos in lists)
     return {"num_videos": num_videos, "bad": [asdict(file) for file in bad]}
 
 
-def _bad_files(videos: VideoList, found: dict[str, tuple[str, float]]) -> list[BadVideoRow]:
+def _bad_files(videos: VideoList, found: dict[str, tuple[str, float]], refused: bool) -> list[BadVideoRow]:
     """The rows of a list whose videos may not be read, or have been found bad, in the order of the list."""
-    bad = [BadVideoRow(record.path, record.row, reason, videos.source, 0.0) for record, reason in videos.refused]
+    rows = videos.refused if refused else ()
+    bad = [BadVideoRow(record.path, record.row, reason, videos.source, 0.0) for record, reason in rows]
     for record in videos.records:
         if record.path in found:
             reason, seconds = found[record.path]
@@ -90,9 +98,37 @@ def _bad_files(videos: VideoList, found: dict[str, tuple[str, float]]) -> list[B
     return sorted(bad, key=lambda file: file.row)
 
 
-def num_files(lists: Sequence[VideoList]) -> int:
+def files_of(lists: Sequence[VideoList], shard: Shard = WHOLE) -> list[str]:
     """Number of distinct videos to decode."""
-    return len({path for videos in lists for path in videos.records.paths()})
+    paths = list(dict.fromkeys(path for videos in lists for path in videos.records.paths()))
+    return [paths[place] for place in shard.places(len(paths))]
+
+
+def write_verified(folder: Path, result: dict, lists: Sequence[VideoList], decoding: Decoding, shard: Shard) -> None:
+    """A part: what `verify` has found of a shard, in verify.json."""
+    rows = [[videos.source, [[record.path, record.row] for record in videos.records]] for videos in lists]
+    write_json(folder / VERIFIED, result)
+    job = {"list": digest(rows), "decoder": decoding.backend}
+    order = {(videos.source, record.path, record.row): place for videos in lists for place, record in _places(videos)}
+    places = [order[bad["list"], bad["path"], bad["row"]] for bad in result["bad"]]
+    write_part(folder, "verify", shard, job, {"lists": [videos.source for videos in lists], "places": places})
+
+
+def _places(videos: VideoList) -> Iterator[tuple[int, VideoRecord]]:
+    """Rows in the order in which `_bad_files` looks at them."""
+    return enumerate(chain((record for record, _ in videos.refused), videos.records))
+
+
+def merge_verified(parts: Sequence[Part], output: Path) -> int:
+    """verify.json of all; returns the number of bad rows."""
+    results = [json.loads((part.folder / VERIFIED).read_text(encoding="utf-8")) for part in parts]
+    lists, found = parts[0].content["lists"], []
+    for part, result in zip(parts, results, strict=True):
+        for place, bad in zip(part.content["places"], result["bad"], strict=True):
+            found.append((lists.index(bad["list"]), bad["row"], place, bad))
+    bad = [row for *_, row in sorted(found, key=lambda each: each[:3])]
+    write_json(output / VERIFIED, {"num_videos": results[0]["num_videos"], "bad": bad})
+    return len(bad)
 
 
 def check_videos(paths: Sequence[str], decoding: Decoding) -> Iterator[tuple[str, str, float, str]]:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mvit_video.config.load import config_from_dict
 from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError, ConfigError, did_you_mean
 from mvit_video.model.checkpoint_format import CheckpointFormat
@@ -22,11 +21,12 @@ from mvit_video.model.weights.formats import known_formats
 from mvit_video.model.weights.load import (
     LoadReport,
     Weights,
+    filled,
     fit_weights,
-    load_into,
     model_of_weights,
     read_weights,
     recognise_model,
+    unchecked_weights,
 )
 from mvit_video.model.weights.zoo import input_text
 from mvit_video.paths import output_file, write_whole
@@ -134,7 +134,7 @@ def load_network(source: str | Path) -> tuple[nn.Module, ModelCard]:
     classes are called class 0, class 1 and so on, its input is its network's usual one, and a warning says so.
     Raises CheckpointError.
     """
-    weights = read_weights(source)
+    weights = unchecked_weights(source)
     if weights.card is not None:
         return model_of_weights(weights.card, weights.state, source)
     weights = _with_head(weights)
@@ -146,8 +146,12 @@ def load_network(source: str | Path) -> tuple[nn.Module, ModelCard]:
             f"{source}: no names are known for its {count} classes, which are called class 0 to class {count - 1}{known}: "
             f"`mvit-video convert {source} --to native --classes FILE --output FILE` makes a checkpoint that knows both"
         )
-    model = model_from_card(card)
-    load_into(model, weights)
+    entry = model_entry(name)
+    model = filled(
+        lambda: model_from_card(card),
+        lambda wanted: fit_weights(weights, wanted, head_layer=entry.capabilities.head)[0],
+        entry,
+    )
     return model.eval(), card
 
 
@@ -209,6 +213,8 @@ def _with_overrides(card: ModelCard, overrides: Sequence[str]) -> ModelCard:
             raise ConfigError(
                 f"'{word}': a checkpoint does not know '{key}'{did_you_mean(key, allowed)}: choose from {', '.join(allowed)}"
             )
+    from mvit_video.config.load import config_from_dict  # reads YAML, which loading a network does not
+
     tree = {"data": card.preprocessing.model_dump(mode="json"), "evaluation": {"protocol": card.protocol}}
     config = config_from_dict(tree, "the input", overrides)
     protocol = config.evaluation.protocol

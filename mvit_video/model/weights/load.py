@@ -2,7 +2,7 @@
 
 # C channels, P positions, d head dim
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from math import isqrt
 from pathlib import Path
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.download import local_file
 from mvit_video.errors import CheckpointError, did_you_mean
-from mvit_video.model.registry import MODELS, build_model, head_name, model_entry
+from mvit_video.model.registry import MODELS, ModelEntry, build_model, head_name, model_entry
 from mvit_video.model.relative_position import resample_table
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
 from mvit_video.model.weights.files import check_file, read_checkpoint, read_tensors
 from mvit_video.model.weights.formats import convert_to_ours, head_names, known_formats
+from mvit_video.model.weights.hub import hub_file, is_hub
 from mvit_video.model.weights.inflate import INDEX_TABLE, VALUE_FILTER, check_inflation, inflate, is_image
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
 
@@ -115,11 +116,18 @@ def load_weights(
 
 def read_weights(source: str | Path) -> Weights:
     """A checkpoint of any known format, under our names; a baseline's own under its. Raises CheckpointError."""
+    weights = unchecked_weights(source)
+    if weights.card is not None:
+        check_card(weights.card, weights.state, source)
+    return weights
+
+
+def unchecked_weights(source: str | Path) -> Weights:
+    """`read_weights` for `model_of_weights`, which compares the tensors with those of the card's network itself."""
     name, file = str(source), checkpoint_file(source)
     tensors, metadata = read_tensors(file, source)
     card = read_card(metadata, source) if CARD_KEY in metadata else None
     if card is not None:
-        check_card(card, tensors, source)
         return Weights(name, "native", tensors, (), card)
     kind, state = convert_to_ours(tensors, source)
     return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
@@ -128,6 +136,10 @@ def read_weights(source: str | Path) -> Weights:
 def checkpoint_file(source: str | Path) -> Path:
     """The file on this machine of a path, an address or a name of the zoo. A download that is no weights is not kept."""
     name = str(source)
+    if is_hub(name):
+        file = hub_file(name)
+        check_file(file, name)
+        return file
     place = ZOO[name].url if name in ZOO and not Path(name).is_file() else name
     try:
         return local_file(place, CheckpointError, check=lambda file: check_file(file, place))
@@ -139,7 +151,6 @@ def checkpoint_file(source: str | Path) -> Path:
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelCard]:
     """The network of a checkpoint of ours, in eval mode, and its card. `path` may be an http(s) address."""
     state, card = read_checkpoint(path)
-    check_card(card, state, path)
     return model_of_weights(card, state, path)
 
 
@@ -155,9 +166,38 @@ def check_card(card: ModelCard, state: Mapping[str, Tensor], source: str | Path)
 
 def model_of_weights(card: ModelCard, state: dict[str, Tensor], source: str | Path) -> tuple[nn.Module, ModelCard]:
     """The network of a card with all tensors of `state`, in eval mode, and the card. Raises CheckpointError."""
-    model = model_of_file(card, source)
-    load_exactly(model, state, source)
-    return model.eval(), card
+
+    def exactly(wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        check_exactly(wanted, state, source)
+        return state
+
+    return filled(lambda: model_of_file(card, source), exactly, entry_of_file(card, source)).eval(), card
+
+
+def filled(
+    build: Callable[[], nn.Module], fit: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]], entry: ModelEntry
+) -> nn.Module:
+    """The network that `build` makes, with copies of the tensors that `fit` has for its state.
+
+    A network that can be built on the meta device is, so that no random weights are drawn only to be replaced.
+    """
+    meta = entry.capabilities.meta
+    with torch.device("meta" if meta else "cpu"):
+        model = build()
+    wanted = model.state_dict()
+    state = fit(wanted)
+    if meta:
+        state = {name: _copied(tensor, wanted[name]) for name, tensor in state.items()}
+    model.load_state_dict(state, assign=meta)
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):  # one that is in no state
+        model = build()
+        model.load_state_dict(state)
+    return model
+
+
+def _copied(tensor: Tensor, like: Tensor) -> Tensor:
+    """Of the type that the network has, in memory as PyTorch aligns it: files do not, and last bits may depend on it."""
+    return torch.empty(like.shape, dtype=like.dtype).copy_(tensor)  # empty_like of a meta tensor imports sympy
 
 
 def load_into(model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False) -> LoadReport:
@@ -207,14 +247,8 @@ def fit_weights(
     return fitted, report
 
 
-def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
-    """Load every tensor; CheckpointError names the first that is missing, unknown or of another shape."""
-    check_exactly(model.state_dict(), state, source)
-    model.load_state_dict(state)
-
-
 def check_exactly(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raise `load_exactly`'s CheckpointError."""
+    """CheckpointError for the first tensor that is missing, unknown or of another shape."""
     if difference := _difference(state, wanted):
         raise CheckpointError(f"{source}: {difference}")
     for name, tensor in state.items():

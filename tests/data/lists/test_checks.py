@@ -1,4 +1,5 @@
 import os
+import re
 
 import pytest
 from list_files import write
@@ -25,6 +26,15 @@ def test_missing_files_stop_with_their_count_the_first_and_what_to_do(tmp_path):
         f"{tmp_path}/train.csv: 2 of 3 videos are missing, the first is 'b.mp4' (row 2 of train.csv): "
         f"check data.root = {tmp_path}, or pass --allow-missing to continue without them"
     )
+
+
+@pytest.mark.parametrize(("there", "listed"), [("o\u0308.mp4", "\u00f6.mp4"), ("b.MP4", "B.mp4")])
+def test_a_missing_file_whose_name_reads_like_one_that_is_there_says_so(tmp_path, there, listed):
+    write(tmp_path / "train.csv", f"{listed} 0\n")
+    write(tmp_path / there)
+    told = f"its folder contains '{there}', which differs in case or in how its accents are encoded"
+    with pytest.raises(AnnotationError, match=re.escape(told)):
+        check_files_exist(read_videos("train.csv", str(tmp_path)), str(tmp_path))
 
 
 @pytest.mark.parametrize("keep", [False, True])
