@@ -251,7 +251,7 @@ def test_a_shard_and_its_folder_need_each_other(data, tmp_path, capsys):
         ["predict", "x.mp4", "--shard", "1/2"],
     ):
         assert cli.main(words) == 1
-        assert "need each other" in capsys.readouterr().err
+        assert "must be used together" in capsys.readouterr().err
 
 
 @pytest.mark.integration
