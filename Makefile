@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-integration test-long test-oldest lint docs clean
+.PHONY: install demo pictures test test-integration test-long test-oldest lint docs clean
 
 install: $(VENV)/.installed
 
@@ -17,6 +17,10 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 
 demo: install
 	$(BIN)/mvit-video demo configs/demo/motion.yaml --output demo_output --overwrite
+
+# The pictures of README.md; needs `make demo` and a Chromium.
+pictures: install
+	$(BIN)/python tools/pictures.py demo_output docs/pictures
 
 # Three tiers. Two processes with one thread each: most of what is tested waits or is small.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations 20

@@ -182,7 +182,7 @@ def test_a_resolution_keeps_the_proportions():
 
 def test_an_order_that_is_none_is_refused_before_any_work(data, checkpoint, tmp_path, capsys):
     assert cli.main(command(data, checkpoint, tmp_path / "out", "--frames", "mixed")) == 1
-    assert "frames 'mixed' is no order: choose from in-order, reversed" in capsys.readouterr().err
+    assert "frames 'mixed' is not an order: choose from in-order, reversed" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -237,7 +237,7 @@ def test_the_page_of_a_public_checkpoint_shows_no_curves_of_a_run_in_this_folder
     shutil.copy(checkpoint, tmp_path / "cache/localhost/s.safetensors")
     changed = ZOO["mvitv2_s_16x4_k400"].model_copy(update={"url": "http://localhost/s.safetensors"})
     monkeypatch.setitem(ZOO, "mvitv2_s_16x4_k400", changed)
-    monkeypatch.setattr(convert, "load_any", lambda source: load_checkpoint(checkpoint))
+    monkeypatch.setattr(convert, "load_network", lambda source: load_checkpoint(checkpoint))
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "loss": 2.0}\n')
     assert cli.main(command(data, "mvitv2_s_16x4_k400", "out", "--protocol", "1x1")) == 0
     shutil.copy(checkpoint, tmp_path / "model.safetensors")
@@ -251,7 +251,7 @@ def test_weights_that_answer_nan_are_named_and_not_scored(data, checkpoint, tmp_
         torch.nn.Linear, "forward", lambda self, x: torch.full((*x.shape[:-1], self.out_features), torch.nan)
     )
     assert cli.main(command(data, checkpoint, tmp_path / "out", "--protocol", "1x1")) == 1
-    assert "val/00000.mp4: the network's scores are NaN or Inf: these weights are of no use" in capsys.readouterr().err
+    assert "val/00000.mp4: the network's scores are NaN or Inf: these weights are unusable" in capsys.readouterr().err
     assert not (tmp_path / "out/results.json").exists()
 
 

@@ -113,7 +113,7 @@ def test_a_guarded_timeline_is_that_of_decoding_in_this_process(few_videos):
         label_timeline(predictor.with_guard(guard), few_videos / "long.mp4") for guard in (Guard(), Guard(timeout=0))
     )
     assert np.array_equal(found.scores, wanted.scores) and found.segments == wanted.segments
-    assert all(np.array_equal(*pair) for pair in zip(found.film, wanted.film, strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(found.thumbnails, wanted.thumbnails, strict=True))
 
 
 def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
@@ -329,8 +329,8 @@ def test_a_segments_score_is_the_mean_of_its_label():
 def test_the_picture_names_long_segments_and_has_a_lane_for_the_truth(timeline, predictor):
     frames = np.zeros((4, 10, 12, 3), np.uint8)
     figure = timeline_figure(timeline, predictor.card.classes, frames, truth=timeline.segments)
-    film, lane, curve = figure.axes
-    assert len(film.images) == 4
+    strip, lane, curve = figure.axes
+    assert len(strip.images) == 4
     assert [label.get_text() for label in lane.get_yticklabels()] == ["predicted", "true"]
     assert len(lane.patches) == 2 * len(timeline.segments)
     assert {line.get_label() for line in curve.lines} == {segment.label for segment in timeline.segments}
@@ -405,3 +405,18 @@ def test_names_stand_out_from_the_colours_of_their_segments():
     for name, bar in zip(lane.texts, lane.patches, strict=True):
         dark, bright = sorted([light(name.get_color()), light(bar.get_facecolor())])
         assert (bright + 0.05) / (dark + 0.05) >= 4.5, "the least that WCAG asks for"
+
+
+@pytest.mark.parametrize("count, size", [(12, (64, 80)), (12, (90, 30)), (2, (64, 80)), (1, (64, 80)), (30, (40, 90))])
+def test_frames_above_a_timeline_keep_their_shape(count, size):
+    timeline = Timeline(np.array([1.0, 9.0]), np.ones((2, 1)), (Segment(0.0, 10.0, "walk", 1.0),), 10.0, 2.0)
+    film = timeline_figure(timeline, ("walk",), [np.zeros((*size, 3), np.uint8)] * count).axes[0]
+    box = film.get_window_extent()
+    assert 1 <= len(film.images) <= count
+    for image in film.images:
+        left, right, _, _ = image.get_extent()
+        rows, columns = image.get_array().shape[:2]
+        drawn = (right - left) / 10.0 * box.width / box.height
+        assert drawn == pytest.approx(columns / rows, rel=0.05)
+        assert rows == size[0] or columns == size[1]
+        assert rows * columns >= 0.6 * size[0] * size[1]
