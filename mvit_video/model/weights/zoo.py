@@ -132,7 +132,7 @@ def _of_timm(name: str, model: str, top1: float, paper: str, short_side: int = 2
 
 
 def _video_swin(url: str, size: str, protocol: str, top1: float, top5: float, by: str, licence: str) -> ZooEntry:
-    own = by == "Video Swin paper"  # whose three crops cover pictures as wide as they are; torchvision's is one of 256
+    own = by == "Video Swin paper"  # whose three crops cover images as wide as they are; torchvision's is one of 256
     inputs = _INPUT_SWIN.model_copy(update={"short_side": 224}) if own else _INPUT_SWIN
     entry = _kinetics("", f"torchvision/swin3d_{size}", inputs, protocol, top1, top5)
     return entry.model_copy(update={"url": url, "published_by": by, "licence": licence})

@@ -29,7 +29,7 @@ def test_the_committed_page_is_the_generated_one(capsys):
 def test_an_entry_is_valid_and_feeds_its_network_what_it_was_made_for(name):
     entry = ZooEntry.model_validate(ZOO[name].model_dump())
     usual = model_entry(entry.model).defaults
-    inflated = name.startswith("swin_")  # pictures' weights for a video network
+    inflated = name.startswith("swin_")  # images' weights for a video network
     assert entry.preprocessing.num_frames == (1 if inflated else usual["num_frames"])
     assert entry.preprocessing.crop_size == usual["crop_size"]
     classes = 1000 if inflated else usual["num_classes"]
