@@ -1,4 +1,4 @@
-"""What `mvit_video` offers to programs beside networks and predictions: `train` and `evaluate`, as the command line has them."""
+"""`train` and `evaluate` for programs: the same functions that the command line calls."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -15,7 +15,7 @@ from mvit_video.data.lists.selection import has_held_out_list
 from mvit_video.data.prepare.prepare import merge_prepared
 from mvit_video.data.prepare.verify import VERIFIED, merge_verified
 from mvit_video.engine.checkpoint import VALIDATION
-from mvit_video.engine.distributed import is_first, joined_processes
+from mvit_video.engine.distributed import is_rank_zero, process_group
 from mvit_video.engine.hooks.records import METRICS
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.resolve import ResolvedRun, resolve
@@ -30,7 +30,7 @@ from mvit_video.inference.features import BAD_FILE, INDEX_FILE, JOB_FILE, merge_
 from mvit_video.inference.parts import PREDICTIONS, merge_predictions
 from mvit_video.inference.predictor import choose_device
 from mvit_video.locks import alone_in
-from mvit_video.model.weights.auto import with_network_of_weights
+from mvit_video.model.weights.auto import resolve_model_name
 from mvit_video.model.weights.card import Measured
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import checkpoint_file
@@ -43,12 +43,12 @@ SHARDED = ("verify", "prepare", "features", "predict", "evaluate")
 
 
 def _silent(text: str) -> None:
-    """For those who do not want to be told."""
+    """Prints nothing."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run has left in its folder."""
+    """The results of a training run in its folder."""
 
     folder: Path
     weights: Path
@@ -93,16 +93,16 @@ def train(
         output: the folder of the run. One that holds a run is refused, unless `resume` goes on with it from its newest
             saved state (a folder without one starts anew), or `overwrite` deletes it.
         device: auto (a GPU where there is one), cpu, cuda, cuda:1 …
-        say: told what a user should know, a sentence at a time.
+        say: called with progress messages, one sentence at a time.
         overrides: settings that win over the file's, by section (`train={"epochs": 20}`) or as `**{"train.epochs": 20}`.
 
     Started by torchrun, the processes share each step's clips. Raises ConfigError, DecodeError, CheckpointError or
     TrainingError, and Interrupted where a signal asked it to stop; all are MvitVideoErrors of one sentence.
     """
     if resume and overwrite:
-        raise ConfigError("resume goes on with a run and overwrite deletes it: choose one of them")
+        raise ConfigError("resume and overwrite cannot be combined: one continues a run, the other deletes it")
     settings = with_overrides(config, overrides)
-    with joined_processes(), alone_in(output, say) if is_first() else nullcontext():
+    with process_group(), alone_in(output, say) if is_rank_zero() else nullcontext():
         run = resolve(settings, Path(output), choose_device(device), say, resume, overwrite)
         check_evaluation(run.config)
         train_run(run, lambda videos: validator(videos, run.config, run.device), say)
@@ -127,7 +127,7 @@ def _evaluate_weights(run: ResolvedRun, file: Path, folder: Path, say: Say) -> E
     config = load_config(run.folder / SETTINGS)  # which names the lists that the run was trained on
     task = evaluation_task(config, str(file), run.device)
     result = task.run()
-    if not is_first():
+    if not is_rank_zero():
         return result
     numbers, views = result.accuracies, str(task.protocol)
     measured = Measured(protocol=views, num_videos=len(task.videos), list=task.videos.source, percent=numbers)
@@ -171,8 +171,8 @@ def evaluate(
     Started by torchrun, the processes share the videos, and each gets the whole result. Raises ConfigError or
     CheckpointError; a video that cannot be decoded counts as wrong, and is in the result.
     """
-    settings = with_network_of_weights(with_overrides(config, overrides))
-    with joined_processes(), alone_in(output, say) if is_first() and output is not None else nullcontext():
+    settings = resolve_model_name(with_overrides(config, overrides))
+    with process_group(), alone_in(output, say) if is_rank_zero() and output is not None else nullcontext():
         words = protocol, frames, resolution, precision
         task = evaluation_task(settings, str(checkpoint), choose_device(device), *words)
         folder = _opened_for(task, output, overwrite, say)
@@ -202,8 +202,8 @@ def evaluate_shard(
     Returns those that could not be decoded.
     """
     which = parse_shard(shard)
-    settings = with_network_of_weights(with_overrides(config, overrides))
-    with joined_processes(), alone_in(output, say) if is_first() else nullcontext():
+    settings = resolve_model_name(with_overrides(config, overrides))
+    with process_group(), alone_in(output, say) if is_rank_zero() else nullcontext():
         words = protocol, frames, resolution, precision
         task = evaluation_task(settings, str(checkpoint), choose_device(device), *words)
         return evaluate_part(task, which, _opened_for(task, output, overwrite, say)).bad
@@ -229,7 +229,7 @@ def merge(parts: Sequence[str | Path], output: str | Path, overwrite: bool = Fal
             files = sorted(path.name for path in folder.glob("features-*.npz")) if folder.is_dir() else []
             return merge_features(found, fresh_folder(folder, (JOB_FILE, INDEX_FILE, BAD_FILE, *files), overwrite))
         if verb not in merges:
-            raise ConfigError(f"{found[0].folder}: holds a part of '{verb}', expected one of {', '.join(SHARDED)}")
+            raise ConfigError(f"{found[0].folder}: contains a part of '{verb}', expected one of {', '.join(SHARDED)}")
         join, file = merges[verb]
         return join(found, fresh_folder(folder, (file,), overwrite))
 
@@ -245,7 +245,7 @@ def _merge_evaluations(parts: Sequence[Part], folder: Path) -> int:
 
 def _opened_for(task: EvaluationTask, output: str | Path | None, overwrite: bool, say: Say) -> Path | None:
     """The folder for results, in rank 0 where one is wanted; the user is told what is odd about the list."""
-    if not is_first():
+    if not is_rank_zero():
         return None
     for note in task.videos.notes:
         say(f"note: {note}")
@@ -273,4 +273,4 @@ def check_evaluation(config: Config) -> None:
     if config.evaluation.after_training:
         Protocol.parse(config.evaluation.protocol).check(config.data.input)
         if not has_held_out_list(config.data):
-            raise ConfigError("evaluation.after_training wants data.test or data.val: name one of them, or unset it")
+            raise ConfigError("evaluation.after_training needs data.test or data.val: set one of them, or unset it")

@@ -29,7 +29,7 @@ from mvit_video.paths import fresh_folder, write_json, write_whole
 from mvit_video.report.evaluation_page import confusion_section
 from mvit_video.report.page import Number, Report, Section
 from mvit_video.report.render import timeline_figure
-from mvit_video.report.strips import middles
+from mvit_video.report.strips import part_middles
 
 NUM_TRAIN, NUM_VAL = 768, 160
 SHUFFLES = 4
@@ -50,7 +50,7 @@ def run_demo(config_path: str, output: str, overwrite: bool, device: torch.devic
     try:
         trained = train(config, run, device=str(device), say=say)
     except Interrupted:  # its run could go on, but not what comes after it
-        raise Interrupted("stopped: call demo again with --overwrite, which begins anew") from None
+        raise Interrupted("stopped: run demo again with --overwrite to start over") from None
     write_whole(folder / WEIGHTS, trained.weights.read_bytes())
 
     predictor = Predictor.from_checkpoint(folder / WEIGHTS, str(device), precision=config.evaluation.precision)
@@ -153,7 +153,7 @@ def _timeline_sections(folder: Path, timeline: Timeline, classes: Sequence[str])
         Section(
             "A longer video with several actions in a row",
             "The clip that the network sees slides over the video; runs of equal labels become segments.",
-            [timeline_figure(timeline, classes, list(_film(folder / "data" / "long.mp4")), truth)],
+            [timeline_figure(timeline, classes, list(_frames_of(folder / "data" / "long.mp4")), truth)],
         ),
         Section(
             "Segments of the longer video",
@@ -166,10 +166,10 @@ def _timeline_sections(folder: Path, timeline: Timeline, classes: Sequence[str])
 
 def _strip(folder: Path, name: str, true: str, prediction: dict) -> tuple[np.ndarray, str]:
     best = prediction["predictions"][0]
-    return _film(folder / "data" / name), f"{Path(name).name}: {best['label']} ({best['score']:.2f}), true: {true}"
+    return _frames_of(folder / "data" / name), f"{Path(name).name}: {best['label']} ({best['score']:.2f}), true: {true}"
 
 
-def _film(path: Path, count: int = 8) -> np.ndarray:
+def _frames_of(path: Path, count: int = 8) -> np.ndarray:
     """Frames from the middles of `count` equal parts of a video."""
     with open_reader(path) as reader:
-        return reader.frames(middles(len(reader), count))
+        return reader.frames(part_middles(len(reader), count))

@@ -54,15 +54,15 @@ class Check:
     cure: str = ""
 
 
-def examine() -> list[Check]:
+def run_checks() -> list[Check]:
     """Every check, in the order in which people read them."""
     own = Check("mvit_video", __version__)
     system = Check("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    apart = [check for part in PARTS for check in looked_at_apart(part)]
-    return [own, system, *_survived("packages", _packages), *apart, *_survived("limits", _limits)]
+    apart = [check for part in PARTS for check in check_in_subprocess(part)]
+    return [own, system, *_run_checks("packages", _packages), *apart, *_run_checks("limits", _limits)]
 
 
-def looked_at_apart(part: str, seconds: float = SECONDS_FOR_PART) -> list[Check]:
+def check_in_subprocess(part: str, seconds: float = SECONDS_FOR_PART) -> list[Check]:
     """The checks of one of PARTS, made in another process; the last says how it ended, where it did not end well."""
     command = [sys.executable, "-m", "mvit_video.doctor", part]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [*sys.path, os.environ.get("PYTHONPATH")]))}
@@ -86,7 +86,7 @@ def looked_at_apart(part: str, seconds: float = SECONDS_FOR_PART) -> list[Check]
     return [*found, Check(part, what, state, cure)]
 
 
-def _survived(name: str, look: Callable[[], Iterator[Check]], cure: str = "", state: str = BROKEN) -> Iterator[Check]:
+def _run_checks(name: str, look: Callable[[], Iterator[Check]], cure: str = "", state: str = BROKEN) -> Iterator[Check]:
     """The checks up to one that raises, and what it raised."""
     try:
         yield from look()
@@ -422,5 +422,5 @@ PARTS: dict[
 }
 
 if __name__ == "__main__":
-    for check_ in _survived(sys.argv[1], *PARTS[sys.argv[1]]):
+    for check_ in _run_checks(sys.argv[1], *PARTS[sys.argv[1]]):
         print(json.dumps(asdict(check_)), flush=True)

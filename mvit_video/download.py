@@ -22,7 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.locks import locked
-from mvit_video.paths import remove_unfinished, unfinished, write_whole
+from mvit_video.paths import file_sha256, remove_unfinished, unfinished, write_whole
 from mvit_video.printable import printable
 
 CACHE_VARIABLE = "MVIT_VIDEO_CACHE"
@@ -39,7 +39,7 @@ Check = Callable[[Path], None]
 
 
 def any_file(file: Path) -> None:
-    """The check of files of which nothing is known but that they are no page."""
+    """Accept any file that is not a web page."""
 
 
 @cache
@@ -85,7 +85,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/mvit_video").expanduser()
 
 
-def cache_place(url: str) -> Path:
+def cache_path(url: str) -> Path:
     """The file of the cache that stands for an address: host/path below `cache_folder()`, never outside it."""
     try:
         parts = urlsplit(url)
@@ -105,7 +105,7 @@ def cached_file(url: str, check: Check = any_file) -> Path:
 
     What `check` raises of a file that was fetched goes through, and the file is not kept.
     """
-    place = cache_place(url)
+    place = cache_path(url)
     if place.exists():
         if _is_page(place):
             raise OSError(f"{url}: {place} is a web page and not the file: delete it to fetch the file again")
@@ -118,7 +118,7 @@ def cached_file(url: str, check: Check = any_file) -> Path:
             f"{place.parent}: cannot be created for downloads ({reason.strerror}): set {CACHE_VARIABLE} to another folder"
         ) from None
     with (
-        _written(place),
+        _cache_errors(place),
         locked(place.with_name(f"{place.name}.lock")),
     ):  # others wait here for the first one's download
         if not place.exists():
@@ -127,19 +127,19 @@ def cached_file(url: str, check: Check = any_file) -> Path:
     return place
 
 
-class _Told(OSError):
-    """An OSError that is a sentence already."""
+class _CacheError(OSError):
+    """An OSError whose message is a complete sentence."""
 
 
 @contextmanager
-def _written(place: Path) -> Iterator[None]:
+def _cache_errors(place: Path) -> Iterator[None]:
     """What goes wrong inside is the cache's fault."""
     try:
         yield
-    except _Told:
+    except _CacheError:
         raise
     except OSError as reason:
-        raise _Told(
+        raise _CacheError(
             f"{place}: cannot be written ({reason.strerror}): make room, or set {CACHE_VARIABLE} to another folder"
         ) from None
 
@@ -154,16 +154,16 @@ def check_digest(url: str, file: Path, place: Path) -> None:
     stated = re.search(r"-([0-9a-f]{8,64})\.(?:pth|pt|pyth|safetensors)$", place.name)
     if stated and urlsplit(url).hostname in DIGESTS_IN_NAMES and not found.startswith(stated[1]):
         cure = f"delete {place} and fetch it again" if file == place else "fetch it again"
-        raise _Told(
+        raise _CacheError(
             f"{url}: its sha256 starts with {found[:8]}, its name says {stated[1]}: it is damaged or not the "
-            f"published file, so {cure}"
+            f"published file: {cure}"
         )
     if not record.exists():
         if os.access(record.parent, os.W_OK):
             write_whole(record, f"{found}  {place.name}\n")
     elif record.read_text(errors="replace").split(" ")[0] != found:
         cure = f"delete {place} to fetch it again" if file == place else f"delete {record} if the change is meant"
-        raise _Told(f"{url}: its sha256 starts with {found[:8]}, at the first download it did not: {cure}")
+        raise _CacheError(f"{url}: its sha256 starts with {found[:8]}, at the first download it did not: {cure}")
 
 
 def digest_file(place: Path) -> Path:
@@ -171,20 +171,12 @@ def digest_file(place: Path) -> Path:
     return place.with_name(place.name + ".sha256")
 
 
-def sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def known_sha256(file: Path) -> str:
-    """`sha256`, taken once in this process of a file that has not changed since."""
+    """`file_sha256`, computed once per process while the file does not change."""
     found = file.stat()
     key = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
     if key not in _digests:
-        digest = sha256(file)
+        digest = file_sha256(file)
         if found.st_mtime + SETTLED_SECONDS > time.time():
             return digest
         _digests[key] = digest
@@ -202,7 +194,7 @@ def _download(url: str, place: Path, check: Check) -> None:
             for block in _fetched(url, place):
                 file.write(block)
         if _is_page(temporary):
-            raise _not_fetched(url, place, "the server sends a web page in its place, perhaps to log in")
+            raise _not_fetched(url, place, "the server sent a web page instead, perhaps to log in")
         check(temporary)
         check_digest(url, temporary, place)
         temporary.replace(place)
@@ -224,7 +216,7 @@ def _fetched(url: str, place: Path) -> Iterator[bytes]:
                 taken += len(block)
                 bar.advance(task, len(block))
         if not taken:
-            raise OSError("the server sends nothing")
+            raise OSError("the server sent nothing")
         if size and taken != size:
             raise OSError(f"the connection ended after {taken:,} of {size:,} bytes")
     except (OSError, http.client.HTTPException, ValueError) as reason:
@@ -232,9 +224,7 @@ def _fetched(url: str, place: Path) -> Iterator[bytes]:
 
 
 def _not_fetched(url: str, place: Path, reason: object) -> OSError:
-    return _Told(
-        f"{url}: cannot be fetched ({reason}): get this file by other means, put it at {place}, and call again"
-    )
+    return _CacheError(f"{url}: cannot be fetched ({reason}): download it by other means to {place}, and run again")
 
 
 def _is_page(file: Path) -> bool:

@@ -1,6 +1,6 @@
-"""What a user can cause. Each message is one sentence: the thing, its value, what is allowed, what to do next.
+"""Errors that users can cause. Each message is one sentence: the thing, its value, what is allowed, what to do next.
 
-The command line prints these without a traceback; everything else is our own mistake and keeps one.
+The command line prints these without a traceback; any other error is a bug and keeps its traceback.
 """
 
 import difflib
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class MvitVideoError(Exception):
-    """Base of every error that a user can cause and can cure."""
+    """Base of all errors that users can cause and fix."""
 
     exit_code = 1
 
@@ -30,25 +30,25 @@ class CheckpointError(MvitVideoError):
 
 
 class TrainingError(MvitVideoError):
-    """A run that cannot go on, such as one whose loss is no longer a number."""
+    """A run that cannot continue, such as one whose loss is NaN."""
 
 
 class Interrupted(MvitVideoError):
-    """A run that was asked to stop and has saved its state: the same command with --resume auto goes on."""
+    """A run that was asked to stop and saved its state: run the same command with --resume auto to continue."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 
 
 class InputError(MvitVideoError, ValueError):
-    """A tensor or array of a shape or type that a function does not take."""
+    """A tensor or array of an unsupported shape or type."""
 
 
 def clipped(text: str, most: int = 200) -> str:
-    """A text that a message quotes, short enough to be read."""
+    """Shorten a text to quote it in a message."""
     return text if len(text) <= most else f"{text[: most - 20]}... ({len(text):,} characters)"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`" (did you mean 'x'?)"` for the nearest known word, or an empty string."""
+    """Suggest the nearest known word: `" (did you mean 'x'?)"`, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{near[0]}'?)" if near else ""

@@ -98,7 +98,7 @@ def alone_in(
     """An output folder that no other process writes to meanwhile; made where it is missing, and gone again if it stays empty.
 
     What killed calls have left half-written in it is deleted. Raises ConfigError where another process writes there, or
-    where it cannot be made. A file system without locks is told to `say`.
+    where it cannot be made. A file system without locks is reported with `say`.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -111,13 +111,15 @@ def alone_in(
             missing = stack.enter_context(locked(folder / LOCK, wait=False, flock=flock))
         except Busy as holder:
             raise ConfigError(
-                f"{folder}: is being written to by {holder}: wait for its end, or choose another --output "
-                f"(delete {folder / LOCK} where that process is known to be gone)"
+                f"{folder}: is being written to by {holder}: wait until it ends, or choose another --output "
+                f"(or delete {folder / LOCK} if that process is gone)"
             ) from None
         except OSError as reason:
             raise ConfigError(f"{folder}: cannot be written to ({reason.strerror}): choose another --output") from None
         if missing:
-            say(f"note: {folder}: its file system takes no locks ({missing}): let no second call write there meanwhile")
+            say(
+                f"note: {folder}: its file system does not support locks ({missing}): do not write there from a second process"
+            )
         remove_unfinished(folder)
         yield
 

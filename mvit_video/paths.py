@@ -1,6 +1,7 @@
 """Files and folders that are written: whole or not at all, and nothing over what the user did not name."""
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -23,13 +24,13 @@ UNFINISHED = re.compile(
 LONGEST_NAME = 100  # bytes of a name that go into its temporary one
 
 
-def fresh_folder(folder: str | Path, owned: tuple[str, ...], overwrite: bool) -> Path:
-    """An output folder that holds none of the names in `owned`, which are those that the caller is about to write.
+def fresh_folder(folder: str | Path, files_to_write: tuple[str, ...], overwrite: bool) -> Path:
+    """An output folder that holds none of the names in `files_to_write`, which are those that the caller is about to write.
 
     With `overwrite` exactly these are deleted, and nothing else in the folder is touched.
     """
     folder = Path(folder)
-    for path in check_fresh(folder, owned, overwrite):
+    for path in check_fresh(folder, files_to_write, overwrite):
         _delete(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,14 +39,16 @@ def fresh_folder(folder: str | Path, owned: tuple[str, ...], overwrite: bool) ->
     return folder
 
 
-def check_fresh(folder: Path, owned: tuple[str, ...], overwrite: bool) -> list[Path]:
+def check_fresh(folder: Path, files_to_write: tuple[str, ...], overwrite: bool) -> list[Path]:
     """What `fresh_folder` would delete; ConfigError where it would refuse the folder. Changes nothing."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file, expected a folder for the output")
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
-        raise ConfigError(f"{folder}: cannot be written, since {place} takes no files: choose another --output")
-    present = [folder / name for name in owned if (folder / name).exists()]
+        raise ConfigError(
+            f"{folder}: cannot be written, since no files can be created in {place}: choose another --output"
+        )
+    present = [folder / name for name in files_to_write if (folder / name).exists()]
     if present and not overwrite:
         raise ConfigError(
             f"{folder}: already contains {present[0].name} of another run: choose another --output, or pass --overwrite"
@@ -62,7 +65,7 @@ def output_file(path: str | Path, overwrite: bool = True) -> Path:
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder, expected a file to write")
     if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {path.parent} to write it to: create it first")
+        raise ConfigError(f"{path}: its folder {path.parent} does not exist: create it first")
     if path.exists() and not overwrite:
         raise ConfigError(f"{path}: exists: choose another --output, or pass --overwrite")
     return path
@@ -141,3 +144,9 @@ def remove_unfinished(folder: Path, name: str = "") -> None:
 def write_json(path: str | Path, content: object) -> None:
     """`content` as JSON with non-ASCII names left readable; whole or not at all. NaN is refused: JSON has none."""
     write_whole(path, json_text(content, indent=2) + "\n")
+
+
+def file_sha256(file: Path) -> str:
+    """sha256 of a file's content, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

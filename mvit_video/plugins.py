@@ -61,7 +61,7 @@ class Registry(Generic[Entry]):
         self._entries[name], self._plugins[name] = entry, plugin
 
     def names(self) -> list[str]:
-        """All that are registered, ours first, in the order in which they were."""
+        """All registered names, ours first, in order of registration."""
         self._import_ours()
         load_installed()
         return sorted(self._entries, key=lambda name: self._plugins[name] is not None)
@@ -72,7 +72,7 @@ class Registry(Generic[Entry]):
         if name not in self._entries:
             raise ConfigError(
                 f"{self.kind} '{name}' is unknown{did_you_mean(name, known)}: choose from {', '.join(known)}; "
-                "what a plugin adds is known with --plugin MODULE"
+                "for names from plugins pass --plugin MODULE"
             )
         return self._entries[name]
 
@@ -81,7 +81,7 @@ class Registry(Generic[Entry]):
         return self._plugins[name]
 
     def forget(self, plugin: str) -> None:
-        """Leave out what a plugin has registered."""
+        """Remove what a plugin registered."""
         for name in [name for name, owner in self._plugins.items() if owner == plugin]:
             del self._entries[name], self._plugins[name]
 
@@ -91,7 +91,7 @@ class Registry(Generic[Entry]):
 
 
 def calling_module() -> str:
-    """The module that calls the function that asks this."""
+    """Name of the module that called the caller."""
     return sys._getframe(2).f_globals.get("__name__", "")
 
 
@@ -114,7 +114,7 @@ def load_plugins(modules: Sequence[str]) -> None:
         sys.path.append(os.getcwd())
     for module in modules:
         if module not in _loaded:
-            _import(module, f"--plugin {module}", "leave it out")
+            _import(module, f"--plugin {module}", "drop it")
             _loaded.append(module)
 
 
@@ -127,7 +127,7 @@ def load_installed(points: Sequence[EntryPoint] | None = None) -> None:
 
 
 def unload_plugin(module: str) -> None:
-    """Leave out what a plugin has registered, as if it had never been imported."""
+    """Remove what a plugin registered, as if it had never been imported."""
     for registry in _registries:
         registry.forget(module)
     for names in (_loaded, _tried):
@@ -143,7 +143,7 @@ def _installed() -> list[EntryPoint]:
 
 
 def named_plugins() -> tuple[str, ...]:
-    """The plugins that the user has named."""
+    """Plugins that the user named."""
     return tuple(_loaded)
 
 
@@ -160,13 +160,13 @@ def plugins_of(chosen: Sequence[tuple[Registry, str]]) -> tuple[str, ...]:
 
 
 def check_plugins(plugins: Sequence[str], source: str) -> None:
-    """ConfigError where a plugin that `source` was made with is not here; nothing is loaded."""
+    """Raise ConfigError if a plugin that `source` needs is not loaded; loads nothing."""
     load_installed()
     for plugin in plugins:
         if plugin not in sys.modules:
             raise ConfigError(
                 f"{source}: was made with the plugin '{plugin}', which is not loaded: add --plugin {plugin}, or install "
-                "the package that brings it"
+                "its package"
             )
 
 
@@ -185,7 +185,7 @@ def _import(module: str, what: str, otherwise: str) -> None:
                 f"{what}: needs the module '{reason.name}', which is missing: install it, or {otherwise}"
             ) from reason
         raise ConfigError(
-            f"{what}: there is no module '{reason.name}': install its package, or call this in the folder that contains it"
+            f"{what}: there is no module '{reason.name}': install its package, or run this in the folder that contains it"
         ) from None
     except MvitVideoError as reason:
         named = f"'{module}'" in str(reason)
@@ -193,7 +193,7 @@ def _import(module: str, what: str, otherwise: str) -> None:
     except (Exception, SystemExit) as reason:
         text = " ".join(str(reason).split())
         raise ConfigError(
-            f"{what}: cannot be imported ({type(reason).__name__}: {text}): mend it (--debug shows where), or {otherwise}"
+            f"{what}: cannot be imported ({type(reason).__name__}: {text}): fix it (--debug shows where), or {otherwise}"
         ) from reason
 
 

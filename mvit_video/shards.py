@@ -97,7 +97,7 @@ def read_parts(folders: Sequence[str | Path]) -> list[Part]:
 def _read(folder: Path) -> Part:
     file = folder / PART
     if not file.is_file():
-        raise ConfigError(f"{folder}: holds no finished part: run its --shard to the end")
+        raise ConfigError(f"{folder}: contains no finished part: run its --shard to the end")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         verb, shard, job, content = (found[name] for name in FIELDS)

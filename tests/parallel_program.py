@@ -13,12 +13,12 @@ from mvit_video.config.schema import InputSettings, TrainSettings
 from mvit_video.data.loader import StepSampler
 from mvit_video.data.mixing import mixer_from
 from mvit_video.engine.checkpoint import load_state, newest_state, save_state
-from mvit_video.engine.distributed import is_first, joined_processes, rank, world_size
+from mvit_video.engine.distributed import is_rank_zero, process_group, rank, world_size
 from mvit_video.engine.hooks.averaging import AverageWeights
 from mvit_video.engine.loop import Hook, Loop, Steps
 from mvit_video.engine.losses import objective_from
 from mvit_video.engine.nonfinite import NonFiniteStep, write_report
-from mvit_video.engine.parallel import whole_tensors
+from mvit_video.engine.parallel import full_tensors
 from mvit_video.engine.trainer import learner_from, trainer_from
 from mvit_video.model.precision import resolve_precision
 from mvit_video.model.weights.card import ModelCard
@@ -92,11 +92,11 @@ def run_scenario(name, parallel, folder):
     changes, first = SCENARIOS[name]
     machine, mine = trainer(parallel, **changes), places(first)
     records = train(machine, mine, 2)
-    tensors = {f"model.{key}": value for key, value in whole_tensors(machine.learner.model.state_dict()).items()}
+    tensors = {f"model.{key}": value for key, value in full_tensors(machine.learner.model.state_dict()).items()}
     if machine.learner.average is not None:
-        average = whole_tensors(machine.learner.average.model.state_dict())
+        average = full_tensors(machine.learner.average.model.state_dict())
         tensors |= {f"average.{key}": value for key, value in average.items()}
-    if is_first():
+    if is_rank_zero():
         save_file(tensors, folder / f"{name}_{parallel}.safetensors")
         (folder / f"{name}_{parallel}.json").write_text(json.dumps(records))
 
@@ -106,7 +106,7 @@ def meet_nan(parallel, folder):
     machine, mine = trainer(parallel), places(None)
     clips = CLIPS[mine].clone()
     clips[mine == 0] = float("nan")
-    before = whole_tensors(machine.learner.model.state_dict())
+    before = full_tensors(machine.learner.model.state_dict())
     batch = {
         "label": LABELS[mine],
         **dict.fromkeys(("video_name", "video_index", "clip_index", "aug_index"), mine.tolist()),
@@ -115,7 +115,7 @@ def meet_nan(parallel, folder):
         machine.train_step(0, clips, LABELS[mine])
     except NonFiniteStep as failure:
         write_report(folder, failure, batch)
-        after = whole_tensors(machine.learner.model.state_dict())
+        after = full_tensors(machine.learner.model.state_dict())
         assert all(torch.equal(before[name], after[name]) for name in before)
         return
     raise AssertionError("no process may go on")
@@ -129,13 +129,13 @@ def go_on(folder, states):
         if state is not None:
             load_state(state, machine.learner)
         train(machine, places(None), 2)
-        if is_first():
+        if is_rank_zero():
             (folder / parallel).mkdir(exist_ok=True)
         save_state(folder / parallel, 2, machine.learner, CARD, {}, keep=1)
 
 
 def main(folder, states):
-    with joined_processes():
+    with process_group():
         for parallel in ("ddp", "fsdp"):
             for name in PARTS[parallel]:
                 run_scenario(name, parallel, folder)

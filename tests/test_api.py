@@ -80,7 +80,7 @@ def test_an_evaluation_from_python_is_the_one_of_the_command_line_and_writes_onl
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     again = api.evaluate(config, result.weights, tmp_path / "out", overwrite=True, **options)
     assert again.top1 == found.top1 and (tmp_path / "out/report.html").exists()
-    with pytest.raises(ConfigError, match="already holds"):
+    with pytest.raises(ConfigError, match="already contains"):
         api.evaluate(config, result.weights, tmp_path / "out", **options)
 
 
@@ -112,6 +112,6 @@ def test_an_override_that_is_none_is_one_sentence(overrides, message):
 
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path):
-    with pytest.raises(ConfigError, match="choose one of them"):
+    with pytest.raises(ConfigError, match="cannot be combined"):
         api.train(DEMO, tmp_path / "run", resume=True, overwrite=True)
     assert not list(tmp_path.iterdir())

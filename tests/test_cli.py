@@ -100,7 +100,7 @@ def test_demo_data_writes_a_dataset(capsys, tmp_path):
 def test_settings_are_listed_with_their_sentences(capsys):
     code, out, _ = run(capsys, "settings")
     assert code == 0
-    assert "data.sampling_rate = 4\n    Distance between a dense clip's frames" in out
+    assert "data.sampling_rate = 4\n    Distance between the frames of a dense clip" in out
 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "tools").glob("*.py")), ids=lambda file: file.stem)
@@ -133,7 +133,7 @@ def test_files_that_are_no_videos_cost_one_line_each(capsys, trained, tmp_path):
 
 def test_wrong_checkpoints_cost_one_line(capsys, few_videos, tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
-    for name, message in (("nowhere", "no such file"), ("text", "is not a whole safetensors file")):
+    for name, message in (("nowhere", "no such file"), ("text", "is not a complete safetensors file")):
         words = ["predict", few_videos / "val/00000.mp4", "--checkpoint", tmp_path / f"{name}.safetensors"]
         code, _, err = run(capsys, *words)
         check_one_line(code, err, f"{name}.safetensors: {message}")
@@ -185,7 +185,7 @@ def test_allow_missing_is_the_setting_of_that_name(capsys, few_videos, tmp_path)
 def test_a_wrong_row_costs_one_line_that_names_it(capsys, few_videos, tmp_path):
     for content, message in (
         ("a.mp4 0\nb.mp4 swim\n", "row 2 has the label 'swim'"),
-        ("a.mp4\n", "row 1 is 'a.mp4', wanted"),
+        ("a.mp4\n", "row 1 is 'a.mp4', expected"),
     ):
         shutil.copytree(few_videos, tmp_path / "data", dirs_exist_ok=True)
         (tmp_path / "data/train.csv").write_text(content)
@@ -226,7 +226,7 @@ def test_debug_shows_the_traceback(few_videos):
         (["train", DEMO, "--output", "x", "--speed"], "unrecognized arguments: --speed"),
         (
             ["train", DEMO, "--output", "x", "--resume", "auto", "--overwrite"],
-            "--resume and --overwrite exclude each other",
+            "--resume and --overwrite cannot be combined",
         ),
         (["predict", "a.mp4", "--checkpoint", "c", "--top", "0"], "'0' is not a whole number from 1"),
     ],

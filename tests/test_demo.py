@@ -40,17 +40,17 @@ def test_a_demonstration_that_is_asked_to_stop_ends_with_75_and_does_not_speak_o
     finally:
         program.kill()
     assert program.returncode == 75 and "--resume" not in said
-    assert said.splitlines()[-1] == "stopped: call demo again with --overwrite, which begins anew"
+    assert said.splitlines()[-1] == "stopped: run demo again with --overwrite to start over"
 
 
 def test_a_stopped_demonstration_is_a_sentence_and_exit_code_75(tmp_path, monkeypatch, capsys):
     def stopped(*words, **more):
-        raise Interrupted("SIGTERM: the same command with --resume auto goes on")
+        raise Interrupted("SIGTERM: run the same command with --resume auto to continue")
 
     monkeypatch.setattr(demo, "write_dataset", lambda *words, **more: None)
     monkeypatch.setattr(demo, "train", stopped)
     words = ["demo", str(REPOSITORY / "configs/demo/motion.yaml"), "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert cli.main(words) == 75
     said = capsys.readouterr().err
-    assert said.splitlines()[-1] == "stopped: call demo again with --overwrite, which begins anew"
+    assert said.splitlines()[-1] == "stopped: run demo again with --overwrite to start over"
     assert "--resume" not in said and "error" not in said

@@ -16,7 +16,7 @@ from mvit_video.model.ops.cpu import Ways, ways
 def test_a_whole_installation_works_and_says_so(capsys, tmp_path):
     assert cli.main(["doctor", "--json", str(tmp_path / "doctor.json")]) == 0
     out = capsys.readouterr().out
-    assert "everything that is needed works" in out and "pyav: H.264" in out
+    assert "all required parts work" in out and "pyav: H.264" in out
     content = json.loads((tmp_path / "doctor.json").read_text())
     found = {check["name"]: check for check in content["checks"]}
     assert content["ok"] is True and found["torch"]["found"] == torch.__version__
@@ -29,7 +29,7 @@ def test_a_whole_installation_works_and_says_so(capsys, tmp_path):
 
 
 def test_a_broken_part_is_named_with_its_cure_and_the_exit_code_is_one(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "examine", lambda: [Check("av", "1.0 [old]", BROKEN, "run 'pip install x[y]'")])
+    monkeypatch.setattr(doctor, "run_checks", lambda: [Check("av", "1.0 [old]", BROKEN, "run 'pip install x[y]'")])
     assert cli.main(["doctor", "--json", str(tmp_path / "doctor.json")]) == 1
     out = capsys.readouterr().out
     assert "1.0 [old]" in out and "→ run 'pip install x[y]'" in out and "broken: av" in out
@@ -131,9 +131,9 @@ def test_a_driver_is_asked_for_by_its_own_tool(monkeypatch, tmp_path):
 
 
 def test_the_report_of_a_missing_folder_comes_before_the_work(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "examine", lambda: pytest.fail("looked first"))
+    monkeypatch.setattr(doctor, "run_checks", lambda: pytest.fail("looked first"))
     assert cli.main(["doctor", "--json", str(tmp_path / "no/doctor.json")]) == 1
-    assert "there is no folder" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
 
 
 BROKEN_MODULES = {
@@ -155,7 +155,7 @@ def test_doctor_survives_a_package_that(kind, tmp_path, monkeypatch):
     code, words = BROKEN_MODULES[kind]
     (tmp_path / "av.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    [check] = doctor.looked_at_apart("av", seconds=2 if kind == "hangs" else 60)
+    [check] = doctor.check_in_subprocess("av", seconds=2 if kind == "hangs" else 60)
     assert (check.name, check.state) == ("av", BROKEN) and re.search(words, check.found)
     assert "pip install --force-reinstall" in check.cure
 
@@ -164,7 +164,7 @@ def test_doctor_survives_a_package_that(kind, tmp_path, monkeypatch):
 def test_what_was_found_before_a_crash_is_kept(tmp_path, monkeypatch):
     (tmp_path / "PIL.py").write_text("import os; os._exit(3)")
     monkeypatch.syspath_prepend(tmp_path)
-    first, last = doctor.looked_at_apart("av")
+    first, last = doctor.check_in_subprocess("av")
     assert (first.name, first.state) == ("av", OK) and "after 'av'" in last.found
 
 

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from tiny_models import tiny_video
 
 from mvit_video import build_model, download, load_weights
-from mvit_video.download import cache_place, local_file
+from mvit_video.download import cache_path, local_file
 from mvit_video.errors import CheckpointError
-from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.convert import load_network
 from mvit_video.model.weights.zoo import ZOO
 from mvit_video.paths import unfinished
 
@@ -120,7 +120,7 @@ def test_digits_in_the_name_are_compared_with_the_content_where_the_host_promise
     server.files |= {f"/good-{digits}.pth": CONTENT, "/bad-0123abcd.pth": CONTENT}
     assert fetch(f"{server.url}/good-{digits}.pth").read_bytes() == CONTENT
     bad, place = f"{server.url}/bad-0123abcd.pth", server.cache / "bad-0123abcd.pth"
-    message = f"its sha256 starts with {digits}, its name says 0123abcd: it is damaged or not the published file, so "
+    message = f"its sha256 starts with {digits}, its name says 0123abcd: it is damaged or not the published file: "
     with pytest.raises(CheckpointError, match=f"{message}fetch it again$"):
         fetch(bad)
     assert not place.exists() and not (server.cache / "bad-0123abcd.pth.sha256").exists()
@@ -160,7 +160,9 @@ def kept(server):
 def test_a_page_that_comes_in_place_of_a_file_is_refused_each_time_and_not_kept(server, page, name):
     server.files[f"/{name}"] = page
     for _ in range(2):
-        with pytest.raises(CheckpointError, match=r"the server sends a web page in its place, .*put it at .*/x\."):
+        with pytest.raises(
+            CheckpointError, match=r"the server sent a web page instead, .*download it by other means to .*/x\."
+        ):
             fetch(f"{server.url}/{name}")
         assert kept(server) == []
 
@@ -180,7 +182,7 @@ def test_a_file_that_comes_packed_or_empty_is_refused_and_not_kept(server):
         ("/empty.pyth", "nothing"),
         ("/endless/empty.pyth", "nothing"),
     ):
-        with pytest.raises(CheckpointError, match=rf"cannot be fetched \(the server sends.* {why}\)"):
+        with pytest.raises(CheckpointError, match=rf"cannot be fetched \(the server (sends|sent).* {why}\)"):
             fetch(server.url + path)
     assert kept(server) == []
 
@@ -200,7 +202,9 @@ def test_half_a_file_of_weights_of_untold_length_is_refused_and_not_kept(server,
     content = weights_files(tmp_path)[form]
     server.files[f"/endless/{form}"] = content[: int(len(content) * share)]
     model, url = tiny_video(seed=2), f"{server.url}/endless/{form}"
-    with pytest.raises(CheckpointError, match=rf"{url}: is not a whole (PyTorch|safetensors) file .*get it again$"):
+    with pytest.raises(
+        CheckpointError, match=rf"{url}: is not a complete (PyTorch|safetensors) file .*download it again$"
+    ):
         load_weights(model, url)
     assert kept(server) == []
     server.files[f"/endless/{form}"] = content
@@ -253,8 +257,8 @@ def test_a_cache_without_room_is_told_as_such(server, monkeypatch):
 
 def test_a_file_is_hashed_once_in_a_process_while_it_stays_the_same(server, monkeypatch):
     place = fetch(server.url + "/zoo/x.pyth")
-    hashed, plain = [], download.sha256
-    monkeypatch.setattr(download, "sha256", lambda file: (hashed.append(file), plain(file))[1])
+    hashed, plain = [], download.file_sha256
+    monkeypatch.setattr(download, "file_sha256", lambda file: (hashed.append(file), plain(file))[1])
     hour_ago = time.time() - 3600
     os.utime(place, (hour_ago, hour_ago))
     for _ in range(3):
@@ -269,19 +273,17 @@ def test_loading_a_public_checkpoint_hashes_its_file_once(tmp_path, monkeypatch)
     """Also one that was put into the cache a moment ago."""
     monkeypatch.setenv("MVIT_VIDEO_CACHE", str(tmp_path))
     monkeypatch.setitem(ZOO, "tiny", ZOO["mvitv2_s_16x4_k400"].model_copy(update={"url": "https://host/tiny.pyth"}))
-    place = cache_place("https://host/tiny.pyth")
+    place = cache_path("https://host/tiny.pyth")
     place.parent.mkdir(parents=True)
     torch.save(build_model("mvitv2_nano_8x3").state_dict(), place)
-    hashed, plain = [], download.sha256
-    monkeypatch.setattr(download, "sha256", lambda file: (hashed.append(file), plain(file))[1])
-    load_any("tiny")
+    hashed, plain = [], download.file_sha256
+    monkeypatch.setattr(download, "file_sha256", lambda file: (hashed.append(file), plain(file))[1])
+    load_network("tiny")
     assert hashed == [place]
 
 
 def test_an_address_without_a_file_says_where_to_put_it(server):
-    with pytest.raises(
-        CheckpointError, match=rf"\(HTTP Error 404.*\): get this file .* put it at {server.cache}/no.pyth"
-    ):
+    with pytest.raises(CheckpointError, match=rf"\(HTTP Error 404.*\): download it .* to {server.cache}/no.pyth"):
         fetch(server.url + "/no.pyth")
 
 
@@ -295,7 +297,7 @@ def test_without_a_network_one_sentence_says_which_file_to_put_where_and_putting
     model = tiny_video()
     message = (
         "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/MViTv2_S_in1k.pyth: cannot be fetched "
-        f"(<urlopen error Network is unreachable>): get this file by other means, put it at {place}, and call again"
+        f"(<urlopen error Network is unreachable>): download it by other means to {place}, and run again"
     )
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, "mvitv2_s_in1k")

@@ -41,9 +41,7 @@ def another_process(hold):
 
 def test_a_folder_that_another_process_writes_to_is_refused_with_its_name(tmp_path):
     with another_process(lambda: alone_in(tmp_path / "run", silent)) as child:
-        told = (
-            rf"run: is being written to by process {child} on .* since \d{{4}}-.*: wait for its end, or choose another"
-        )
+        told = rf"run: is being written to by process {child} on .* since \d{{4}}-.*: wait until it ends, or choose another"
         with pytest.raises(ConfigError, match=told), alone_in(tmp_path / "run", silent):
             pass
         assert (tmp_path / "run" / LOCK).exists()
@@ -134,7 +132,7 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, number):
     said = []
     with alone_in(tmp_path, said.append, flock=none):
         pass
-    assert len(said) == 1 and f"its file system takes no locks ({os.strerror(number)})" in said[0]
+    assert len(said) == 1 and f"its file system does not support locks ({os.strerror(number)})" in said[0]
     assert not list(tmp_path.iterdir())
 
 

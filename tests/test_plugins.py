@@ -66,8 +66,8 @@ def test_a_plugin_of_several_files_owns_what_all_of_them_register(write, tmp_pat
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("import no_such_package\n", ["needs the module 'no_such_package'", "install it", "leave it out"]),
-        ("x = 1 / 0\n", ["cannot be imported", "ZeroDivisionError: division by zero", "--debug", "leave it out"]),
+        ("import no_such_package\n", ["needs the module 'no_such_package'", "install it", "drop it"]),
+        ("x = 1 / 0\n", ["cannot be imported", "ZeroDivisionError: division by zero", "--debug", "drop it"]),
         ("def f(:\n", ["cannot be imported", "SyntaxError"]),
         ("raise SystemExit(3)\n", ["cannot be imported", "SystemExit"]),
         (NAMES.format("register_loss", "'cross_entropy', max"), ["'cross_entropy'", "mvit_video itself", "another name"]),
@@ -181,7 +181,7 @@ def test_a_transform_draws_from_its_own_stream_by_its_name_alone():
 @pytest.mark.parametrize("made", [torch.zeros(3, 2, 4, 5), torch.zeros(3, 2, 4, 4).double(), None])
 def test_a_transform_that_changes_shape_or_type_is_named(made):
     register_transform("odd", lambda clip, rng: made)
-    with pytest.raises(InputError, match=f"transform 'odd' of the plugin '{__name__}' made .* must keep both"):
+    with pytest.raises(InputError, match=f"transform 'odd' of the plugin '{__name__}' turned .* must keep type"):
         AddedTransforms(("odd",))(torch.zeros(3, 2, 4, 4), RNG)
 
 
@@ -215,7 +215,7 @@ def test_a_registered_loss_is_what_the_step_minimises():
 
 def test_a_loss_that_gives_one_number_for_all_clips_is_named():
     register_loss("mean", lambda logits, targets: logits.mean())
-    with pytest.raises(ConfigError, match=rf"train.loss = mean: .* wanted one for each.*'{__name__}'"):
+    with pytest.raises(ConfigError, match=rf"train.loss = mean: .* expected one loss per clip.*'{__name__}'"):
         one_loss("mean")
 
 

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 from tiny_predictor import nano_card, nano_model
 
 from mvit_video import cli
-from mvit_video.cli.common import complain, print_rows, say, show
+from mvit_video.cli.common import print_error, print_rows, say, show
 from mvit_video.evaluation.results import write_csv
 from mvit_video.inference.timeline import Segment, segments_csv, segments_srt
 from mvit_video.model.weights.files import save_checkpoint
@@ -120,7 +120,7 @@ def test_a_page_holds_nothing_that_is_acted_on_and_no_tag_of_a_name(name, tmp_pa
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_all_that_is_printed_is_safe(name, capsys):
-    complain(f"{name}: {name}")
+    print_error(f"{name}: {name}")
     say(f"{name}\nsecond line")
     show(f"{name}\nsecond line")
     print_rows(name, (name, "x"), [(name, name)], (1,))

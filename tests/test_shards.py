@@ -126,7 +126,7 @@ def test_prepare_goes_on_in_its_own_folder_only(merged, data, weights, tmp_path,
     assert call("prepare", [*words, "--shard", f"1/{COUNT}"], part) == 0
     assert "by an earlier call" in capsys.readouterr().err
     assert call("prepare", [*words, "--shard", f"2/{COUNT}"], part) == 1
-    assert f"{part}: holds shard 1/3 of a job: choose another --output for 2/3" in capsys.readouterr().err
+    assert f"{part}: contains shard 1/3 of a job: choose another --output for 2/3" in capsys.readouterr().err
 
 
 def test_features(data, weights, tmp_path, monkeypatch, capsys):
@@ -231,7 +231,7 @@ def test_an_unfinished_or_damaged_part_is_refused(content, tmp_path):
     if content is not None:
         (tmp_path / PART).write_text(content)
     with pytest.raises(
-        ConfigError, match="holds no finished part" if content is None else "is not what --shard writes"
+        ConfigError, match="contains no finished part" if content is None else "is not what --shard writes"
     ):
         read_parts([tmp_path])
 
@@ -251,7 +251,7 @@ def test_a_shard_and_its_folder_need_each_other(data, tmp_path, capsys):
         ["predict", "x.mp4", "--shard", "1/2"],
     ):
         assert cli.main(words) == 1
-        assert "need each other" in capsys.readouterr().err
+        assert "must be used together" in capsys.readouterr().err
 
 
 @pytest.mark.integration

@@ -119,7 +119,7 @@ def test_training_on_kinetics(place, publish, few_videos, capsys):
     write_kinetics(few_videos)
     do("kinetics400.md", smaller=[*SHORT, *NANO])
     said = capsys.readouterr()
-    assert "0 of 11 videos are bad" in said.err and "B − A" in said.out
+    assert "0 bad videos of 11" in said.err and "B − A" in said.out
     assert len(list(Path("kinetics400_256").rglob("*.mp4"))) == 11
     for folder, name in (("runs/k400_s/evaluation", "runs/k400_s/model.safetensors"), ("runs/published", PUBLISHED)):
         found = result(folder)

@@ -20,7 +20,7 @@ from mvit_video.errors import ConfigError, DecodeError
 
 
 @dataclass(frozen=True)
-class Contender:
+class ClipReader:
     """`read` takes the number of a clip, `finish` what it gave: the view (C, T, H, W)."""
 
     read: Callable[[int], Any]
@@ -39,7 +39,7 @@ class Clip:
 
 
 def draw_clips(videos: VideoList, data: DataSettings, count: int) -> list[Clip]:
-    """Random clips of random videos, at whole frames so that all contenders can take the same ones."""
+    """Random clips of random videos, at whole frames so that all readers can read the same ones."""
     rng, clips = np.random.default_rng(1), []
     for index in rng.integers(len(videos), size=count):
         file = str(Path(data.root) / videos.records[index].path)
@@ -53,13 +53,13 @@ def draw_clips(videos: VideoList, data: DataSettings, count: int) -> list[Clip]:
         except DecodeError:
             continue
     if not clips:
-        raise ConfigError(f"{videos.source}: no video of it can be opened: run `mvit-video verify`")
+        raise ConfigError(f"{videos.source}: none of its videos can be opened: run `mvit-video verify`")
     return clips
 
 
-def contenders(
+def readers_to_compare(
     clips: Sequence[Clip], data: DataSettings, against: str | None, originals: str | None
-) -> dict[str, Contender]:
+) -> dict[str, ClipReader]:
     """By name: our reader on the clips' files, then the others that were asked for."""
     found = {"ours": _ours(clips, data)}
     sources = _originals(clips, data.root, originals) if originals else None
@@ -81,11 +81,11 @@ def _originals(clips: Sequence[Clip], root: str, originals: str) -> list[Clip]:
     sources = {str(Path(root) / record["path"]): str(Path(originals) / record["source"]) for record in records}
     unknown = next((clip.file for clip in clips if clip.file not in sources), None)
     if unknown is not None:
-        raise ConfigError(f"{unknown}: is not in {manifest}, so it has no original: leave --originals out")
+        raise ConfigError(f"{unknown}: is not in {manifest}, so it has no original: drop --originals")
     return [replace(clip, file=sources[clip.file]) for clip in clips]
 
 
-def _ours(clips: Sequence[Clip], data: InputSettings) -> Contender:
+def _ours(clips: Sequence[Clip], data: InputSettings) -> ClipReader:
     transform = ViewTransform(data.crop_hw, data.mean, data.std, data.short_side, 1)
 
     def read(number: int) -> np.ndarray:
@@ -93,10 +93,10 @@ def _ours(clips: Sequence[Clip], data: InputSettings) -> Contender:
         with VideoReader(clip.file) as reader:
             return reader.frames(dense_indices(clip.num_frames, clip.first, clip.length, data.num_frames))
 
-    return Contender(read, lambda frames: transform(frames)[0])
+    return ClipReader(read, lambda frames: transform(frames)[0])
 
 
-def _pytorchvideo(clips: Sequence[Clip], data: InputSettings) -> Contender:
+def _pytorchvideo(clips: Sequence[Clip], data: InputSettings) -> ClipReader:
     """Its LabeledVideoDataset with PyAV, without sound, and its transforms in the order of its tutorials."""
     import_pytorchvideo()
     from pytorchvideo.data import LabeledVideoDataset
@@ -136,6 +136,6 @@ def _pytorchvideo(clips: Sequence[Clip], data: InputSettings) -> Contender:
             return next(dataset)
         except (StopIteration, RuntimeError) as reason:
             text = f"its PyAV decoder gave nothing for {clips[number].file} ({reason})"
-            raise ConfigError(f"pytorchvideo cannot take part: {text}: leave --against out") from None
+            raise ConfigError(f"pytorchvideo cannot be compared: {text}: drop --against") from None
 
-    return Contender(read, finish)
+    return ClipReader(read, finish)

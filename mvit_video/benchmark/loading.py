@@ -23,13 +23,13 @@ from av import VideoFrame
 from av.video.reformatter import VideoReformatter
 from rich.table import Table
 
-from mvit_video.benchmark.clip_readers import Clip, contenders, draw_clips
+from mvit_video.benchmark.clip_readers import Clip, draw_clips, readers_to_compare
 from mvit_video.config.schema import Config
 from mvit_video.data.dataset import SampleKey, ViewDataset, clip_dataset_from
 from mvit_video.data.lists.read import VideoList
 from mvit_video.data.lists.split import resolve_auto_lists
 from mvit_video.data.loader import StepSampler, collate, training_loader
-from mvit_video.data.prepare.verify import lists_of
+from mvit_video.data.prepare.verify import lists_to_verify
 from mvit_video.data.video.pyav import PyAvBackend
 from mvit_video.data.video.reader import Place, Reader, VideoReader
 from mvit_video.errors import ConfigError
@@ -40,7 +40,7 @@ BATCH = 4  # clips that are collated together
 
 
 def benchmark_loading(config: Config, clips: int, against: str | None, originals: str | None) -> dict[str, Any]:
-    """Measure by the config's training list: `conditions`, `stages`, `loader`, `views`, `contenders` and `ratios`.
+    """Measure by the config's training list: `conditions`, `stages`, `loader`, `views`, `readers_to_compare` and `ratios`.
 
     `against`: "pytorchvideo" or None. `originals`: the root that data.root was prepared from, measured as well.
     Raises ConfigError where there is no list or no video of it can be read.
@@ -48,7 +48,7 @@ def benchmark_loading(config: Config, clips: int, against: str | None, originals
     if config.data.train is None:
         raise ConfigError("data.train is not set: name the list of videos to load")
     data = resolve_auto_lists(config.data).model_copy(update={"val": None, "test": None})
-    (videos,) = lists_of(data)
+    (videos,) = lists_to_verify(data)
     config = config.model_copy(update={"data": data})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -63,7 +63,7 @@ def benchmark_loading(config: Config, clips: int, against: str | None, originals
             bar.advance(1, "views")
             drawn = draw_clips(videos, config.data, clips)
             bar.advance(1, "contenders")
-            result["contenders"], result["ratios"] = compare_contenders(drawn, config, against, originals)
+            result["contenders"], result["ratios"] = compare_readers(drawn, config, against, originals)
             bar.advance(1, "contenders")
     finally:
         torch.set_num_threads(threads)
@@ -90,9 +90,7 @@ def time_stages(videos: VideoList, config: Config, clips: int) -> dict[str, Any]
         bad = collate(batch)["bad"]
         share = (time.process_time() - started) / len(batch) / config.data.repeated_aug
         if bad:
-            raise ConfigError(
-                f"{bad[0].reason}: the times of bad videos mean nothing, take them out of {config.data.train}"
-            )
+            raise ConfigError(f"{bad[0].reason}: remove bad videos from {config.data.train} before measuring")
         for stages in samples[first:]:
             stages["collate"], stages["total"] = share, stages["total"] + share
     spread = {stage: _spread([1e3 * stages[stage] for stages in samples]) for stage in (*STAGES, "total")}
@@ -200,9 +198,9 @@ def compare_views(videos: VideoList, config: Config, count: int) -> dict[str, An
     }
 
 
-def compare_contenders(drawn: Sequence[Clip], config: Config, against: str | None, originals: str | None):
-    """Each contender on each clip, in turn, the first one changing: milliseconds, and ratios to the first contender."""
-    runners = contenders(drawn, config.data, against, originals)
+def compare_readers(drawn: Sequence[Clip], config: Config, against: str | None, originals: str | None):
+    """Time each reader on each clip, in rotating order: milliseconds, and ratios to the first reader."""
+    runners = readers_to_compare(drawn, config.data, against, originals)
     spent: dict[str, list[float]] = {name: [] for name in runners}
     reading: dict[str, list[float]] = {name: [] for name in runners}
     difference: dict[str, list[float]] = {name: [] for name in runners}
@@ -289,7 +287,7 @@ def loading_tables(result: dict[str, Any]) -> list[Table | str]:
     return [
         where,
         rows,
-        "medians with quartiles; × is how many times as long as the first contender takes, clip by clip",
+        "medians with quartiles; × is the time relative to the first reader, clip by clip",
         f"one process: {stages['clips_per_second_and_core']:.1f} clips/s; the loader with {loader['workers']} workers: "
         f"{loader['clips_per_second']:.1f} clips/s of wall time",
         f"5 views of a video against 1: {_range(views['ratio'], 2)} times the time, opening and decoding alone "

@@ -181,7 +181,7 @@ def _peak_in_fresh_process(subject: Subject, phase: str) -> int:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it was ended, perhaps for want of memory"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["it was killed, perhaps out of memory"])[-1]
         raise ConfigError(
             f"the memory of {subject.name} in {phase} at batch {len(subject.clips)} cannot be measured ({reason}): "
             "make --batch smaller"

@@ -72,7 +72,7 @@ class Benchmark:
             key = word.partition("=")[0]
             if key not in SIZES and not key.startswith("model.arguments."):
                 raise ConfigError(
-                    f"'{word}': a benchmark does not know '{key}'{did_you_mean(key, SIZES)}: allowed are "
+                    f"'{word}': a benchmark does not know '{key}'{did_you_mean(key, SIZES)}: choose from "
                     f"model.arguments.NAME, {' and '.join(SIZES)}"
                 )
         config = config_from_dict({}, "the network", words)
@@ -114,7 +114,7 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, Any]:
         if not _is_from_compiler(reason):
             raise
         first_line = str(reason).strip().splitlines()[0]
-        raise ConfigError(f"{benchmark.model} cannot be compiled here ({first_line}): leave --compile out") from None
+        raise ConfigError(f"{benchmark.model} cannot be compiled here ({first_line}): drop --compile") from None
     result["conditions"]["load_average_after"] = _load_average()
     result["ratios"] = compare(result["networks"])
     return result

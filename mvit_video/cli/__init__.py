@@ -1,6 +1,6 @@
-"""The console script `mvit-video`: each verb is a function of one module here, and reads like a table of contents.
+"""The console script `mvit-video`: each verb is a function of a module here.
 
-A module's VERBS are (function, what adds its arguments); the function's name is the verb's, its docstring the help.
+A module's VERBS are (function, function that adds its arguments); the function's name is the verb, its docstring the help.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from traceback import walk_tb
 from typing import NoReturn
 
 from mvit_video.cli import data, doctor, evaluation, export, inference, models, serve, training
-from mvit_video.cli.common import complain, say
+from mvit_video.cli.common import print_error, say
 from mvit_video.errors import Interrupted, MvitVideoError
 from mvit_video.paths import ODD_BYTES
 from mvit_video.plugins import load_plugins
@@ -35,7 +35,7 @@ VERBS = (
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """As argparse prints it; file names among the words may hold anything."""
+        """Print argparse's error; file names in it may contain any character."""
         super().error(printable(message))
 
 
@@ -54,14 +54,14 @@ def build_parser() -> argparse.ArgumentParser:
             default=[],
             metavar="MODULE",
             help="a Python module that registers networks, list formats, transforms, losses, exporters or trackers "
-            "(docs/extending.md); may be given several times",
+            "(docs/extending.md); may be repeated",
         )
         add_arguments(verb)
     return parser
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """KEY=VALUE words may stand anywhere, also behind options, where argparse alone does not take them."""
+    """Parse arguments; KEY=VALUE may also follow options, where argparse alone does not accept it."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(words)
     stray = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(arguments, "overrides")]
@@ -70,12 +70,12 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
     if getattr(arguments, "resume", None) and arguments.overwrite:
-        parser.error("--resume and --overwrite exclude each other")
+        parser.error("--resume and --overwrite cannot be combined")
     return arguments
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one verb. Errors that a user can cause are one line on stderr and exit code 1; usage errors are 2, a graceful stop is 75."""
+    """Run one verb. User errors print one line on stderr and exit with 1; usage errors exit with 2, a graceful stop with 75."""
     arguments = parse(words)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -95,10 +95,10 @@ def main(words: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         text = str(reason) if isinstance(reason, MvitVideoError) else _os_error(reason)
-        complain(text)
+        print_error(text)
         return 1
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         return 130
 
 

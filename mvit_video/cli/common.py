@@ -1,4 +1,4 @@
-"""What verbs share: arguments that mean the same everywhere, and how they speak to the user."""
+"""Arguments that verbs share, and functions that print."""
 
 import argparse
 import sys
@@ -10,27 +10,27 @@ from rich.table import Table
 from mvit_video.printable import printable
 
 DEFAULT_CHECKPOINT = "mvitv2_s_16x4_k400"
-WHOLE_NAME = 40  # letters of a name that a table keeps on one line
+MAX_ONE_LINE = 40  # characters of a name that a table keeps on one line
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, or a name that `mvit-video configs` lists")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file's")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override settings of the file")
 
 
 def add_allow_missing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--allow-missing", action="store_true", help="go on where files of a list are missing; writes missing.txt"
+        "--allow-missing", action="store_true", help="continue if listed files are missing; writes missing.txt"
     )
 
 
 def overrides(arguments: argparse.Namespace) -> list[str]:
-    """The KEY=VALUE words, with those that options stand for."""
+    """KEY=VALUE overrides, including those implied by options."""
     return [*arguments.overrides, "data.allow_missing=true"] if arguments.allow_missing else arguments.overrides
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 ...")
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...")
 
 
 def add_precision(parser: argparse.ArgumentParser, default: str | None = "auto", what: str = "of the network") -> None:
@@ -45,14 +45,14 @@ def add_precision(parser: argparse.ArgumentParser, default: str | None = "auto",
 
 def add_output(parser: argparse.ArgumentParser, what: str, required: bool = True) -> None:
     parser.add_argument("--output", required=required, metavar="DIR", help=f"folder for {what}")
-    parser.add_argument("--overwrite", action="store_true", help="delete what an earlier call left there")
+    parser.add_argument("--overwrite", action="store_true", help="delete the output of an earlier run there")
 
 
 def add_shard(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--shard",
         metavar="I/N",
-        help=f"do the Ith of N parts of {what}, for `mvit-video merge`: one part on each machine",
+        help=f"process part I of N of {what}, for `mvit-video merge`: one part on each machine",
     )
 
 
@@ -61,8 +61,8 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default=DEFAULT_CHECKPOINT,
         metavar="FILE",
-        help="a file, an address, hf://OWNER/NAME, or a name that `mvit-video models` lists "
-        f"(default: {DEFAULT_CHECKPOINT}, which is fetched once)",
+        help="a file, a URL, hf://OWNER/NAME, or a name from `mvit-video models` "
+        f"(default: {DEFAULT_CHECKPOINT}, downloaded once)",
     )
 
 
@@ -79,7 +79,7 @@ def whole_number(text: str) -> int:
 
 
 def console(stderr: bool = False) -> Console:
-    """Prints names as they are, whatever they hold."""
+    """A rich console that prints names verbatim."""
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
@@ -88,19 +88,19 @@ def say(text: str) -> None:
 
 
 def show(text: str) -> None:
-    """Lines of a result on standard output."""
+    """Print lines of a result on standard output."""
     print(printable(text, keep="\n"))
 
 
-def complain(text: str) -> None:
-    """One line, whatever the names in it hold."""
+def print_error(text: str) -> None:
+    """Print an error as one line on standard error."""
     print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr, flush=True)
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int]) -> None:
-    """A table; names in its first column stay on one line where they are not very long, and nothing is cut."""
+    """Print a table without truncation; short names in its first column are not wrapped."""
     table, rows = Table(title=printable(title), title_justify="left"), list(rows)
-    short = all(len(row[0]) <= WHOLE_NAME for row in rows)
+    short = all(len(row[0]) <= MAX_ONE_LINE for row in rows)
     for place, column in enumerate(columns):
         justify: JustifyMethod = "right" if place in numbers else "left"
         table.add_column(printable(column), justify=justify, no_wrap=place == 0 and short, overflow="fold")

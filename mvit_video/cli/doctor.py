@@ -1,4 +1,4 @@
-"""The verb that looks at the installation: doctor."""
+"""The verb doctor, which checks the installation."""
 
 import argparse
 
@@ -7,15 +7,15 @@ from rich.table import Table
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Say what is installed and whether it works: versions, decoders, GPU, limits, and the cure of what is wrong.
+    """Check what is installed and whether it works: versions, decoders, GPU, limits; and how to fix problems.
 
-    The exit code is 1 where something that is needed does not work.
+    Exits with 1 if a required part does not work.
     """
-    from mvit_video.doctor import BROKEN, NOTE, OK, as_dict, examine, works
+    from mvit_video.doctor import BROKEN, NOTE, OK, as_dict, run_checks, works
     from mvit_video.paths import output_file, write_json
 
     output = output_file(arguments.json) if arguments.json else None
-    checks = examine()
+    checks = run_checks()
     colours = {OK: "green", NOTE: "yellow", BROKEN: "red"}
     table = Table(box=None, pad_edge=False, show_header=False)
     for place in range(3):
@@ -28,7 +28,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     if output:
         write_json(output, as_dict(checks))
     broken = [check.name for check in checks if check.state == BROKEN]
-    print(f"broken: {', '.join(broken)}" if broken else "everything that is needed works")
+    print(f"broken: {', '.join(broken)}" if broken else "all required parts work")
     return 0 if works(checks) else 1
 
 

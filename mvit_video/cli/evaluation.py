@@ -1,4 +1,4 @@
-"""Verbs that measure a trained network: evaluate."""
+"""The verb evaluate."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,8 @@ from mvit_video.cli.common import (
     add_precision,
     add_shard,
     at_least_one,
-    complain,
     overrides,
+    print_error,
     print_rows,
     say,
     show,
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Score every video of data.test (or data.val) over several views; or with --scores compare and fuse two results.
+    """Score every video of data.test (or data.val) over several views; or with --scores, compare and fuse two results.
 
     Writes results.json, scores.npz, per_class.csv, confusion.csv and report.html to --output. Under torchrun the
     processes share the videos.
     """
     if arguments.scores:
         return _compare(arguments)
-    from mvit_video.engine.distributed import joined_processes
+    from mvit_video.engine.distributed import process_group
 
-    with joined_processes():
+    with process_group():
         return _evaluate(arguments)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from mvit_video import api
     from mvit_video.config.load import load_config
-    from mvit_video.engine.distributed import is_first
+    from mvit_video.engine.distributed import is_rank_zero
     from mvit_video.evaluation.results import REPORT
 
     given = load_config(arguments.config, overrides(arguments)), arguments.checkpoint, arguments.output
@@ -53,28 +53,28 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     }
     if arguments.shard:
         bad = api.evaluate_shard(*given, arguments.shard, say=say, **words)
-        if is_first():
-            _complain_of(bad)
-            say(f"shard {arguments.shard}: its scores are in {arguments.output}")
+        if is_rank_zero():
+            _print_undecodable(bad)
+            say(f"shard {arguments.shard}: scores saved to {arguments.output}")
         return 0
     result = api.evaluate(*given, say=say, **words)
-    if is_first():
-        _say_result(arguments, result, Path(arguments.output) / REPORT)
+    if is_rank_zero():
+        _print_result(arguments, result, Path(arguments.output) / REPORT)
     return 0
 
 
-def _say_result(arguments: argparse.Namespace, result: "EvaluationResult", page: Path) -> None:
-    """A line per video that was lost, or for many with one cause, and one for the rest."""
-    _complain_of(result.undecodable)
+def _print_result(arguments: argparse.Namespace, result: "EvaluationResult", page: Path) -> None:
+    """Print a line per undecodable video, or per cause, and one for the result."""
+    _print_undecodable(result.undecodable)
     views = result.content["protocol"] + (f", frames {arguments.frames}" if arguments.frames != "in-order" else "")
     views += f", at {arguments.resolution} pixels" if arguments.resolution else ""
     views += f", {result.content['precision']}"
-    say(f"{_in_a_line(result.content)} of {result.num_videos} videos, {views}; details in {page}")
+    say(f"{_accuracies_text(result.content)} of {result.num_videos} videos, {views}; details in {page}")
 
 
-def _complain_of(undecodable: "Iterable[BadVideo]") -> None:
+def _print_undecodable(undecodable: "Iterable[BadVideo]") -> None:
     for line in summary_lines((bad.path, f"{bad.reason} ({bad.where})") for bad in undecodable):
-        complain(f"{line}: counted as wrong")
+        print_error(f"{line}: counted as wrong")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -92,7 +92,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     )
     if arguments.config or arguments.checkpoint or views:
         raise ConfigError(
-            "--scores takes neither CONFIG nor --checkpoint, --protocol, --frames, --resolution, --precision or --shard"
+            "--scores cannot be combined with CONFIG, --checkpoint, --protocol, --frames, --resolution, --precision or --shard"
         )
     if arguments.output:
         _refuse_input(arguments.scores, Path(arguments.output) / SCORES)
@@ -108,21 +108,21 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_input(inputs: Sequence[str], output: Path) -> None:
-    """ConfigError if writing `output` would destroy what is compared."""
+    """Raise ConfigError if writing `output` would overwrite an input."""
     for path in inputs:
         file = Path(path) / output.name if Path(path).is_dir() else Path(path)
         if file.exists() and output.exists() and file.samefile(output):
-            raise ConfigError(f"{path}: is itself compared, and never written over: choose another --output")
+            raise ConfigError(f"{path}: is an input and is never overwritten: choose another --output")
 
 
-def _in_a_line(result: dict) -> str:
+def _accuracies_text(result: dict) -> str:
     from mvit_video.evaluation.results import NAMES
 
     return ", ".join(f"{name} {result[key]:.2f} %" for key, name in NAMES.items() if key in result)
 
 
 class _InsteadOfConfig(argparse.Action):
-    """--scores: what an evaluation needs is then not wanted."""
+    """--scores, which makes the arguments of an evaluation optional."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         setattr(namespace, self.dest, values)
@@ -146,7 +146,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="FILE",
-        help="a model.safetensors that train has written, a public file, or a name that `mvit-video models` lists",
+        help="a model.safetensors written by train, a public checkpoint, or a name from `mvit-video models`",
     )
     parser.add_argument(
         "--protocol",
@@ -157,13 +157,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--frames",
         default="in-order",
         metavar="ORDER",
-        help="reversed, or shuffled:SEED, to see what the order of a clip's frames is worth (default: in-order)",
+        help="reversed, or shuffled:SEED, to measure how much frame order matters (default: in-order)",
     )
     parser.add_argument(
         "--resolution",
         type=at_least_one,
         metavar="N",
-        help="pixels of the crop's shorter side, other than the checkpoint was trained for",
+        help="shorter side of the crop in pixels, if different from training",
     )
     parser.add_argument(
         "--scores",
@@ -173,10 +173,15 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="instead of CONFIG and --checkpoint: two output folders (or scores.npz) to compare and fuse",
     )
     parser.add_argument(
-        "--weights", nargs=2, type=_weight, default=(1.0, 1.0), metavar=("WA", "WB"), help="of A and B in the fusion"
+        "--weights",
+        nargs=2,
+        type=_weight,
+        default=(1.0, 1.0),
+        metavar=("WA", "WB"),
+        help="weights of A and B in the fusion",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results; with --scores optional")
-    parser.add_argument("--overwrite", action="store_true", help="delete what an earlier call left there")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results; optional with --scores")
+    parser.add_argument("--overwrite", action="store_true", help="delete the output of an earlier run there")
     add_allow_missing(parser)
     add_shard(parser, "the videos")
     add_precision(parser, default=None)

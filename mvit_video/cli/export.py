@@ -1,4 +1,4 @@
-"""Verbs that carry a trained network, or what it computes, to other programs: export, features."""
+"""Verbs that write networks or features for other programs: export, features."""
 
 import argparse
 from pathlib import Path
@@ -10,14 +10,14 @@ from mvit_video.cli.common import (
     add_precision,
     add_shard,
     at_least_one,
-    complain,
+    print_error,
     say,
 )
 from mvit_video.errors import ConfigError
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Write a network as ONNX or torch.export file, with class names and preprocessing, compared with the network."""
+    """Export a network to ONNX or torch.export, with class names and preprocessing, and check it against the original."""
     from mvit_video.inference.export import export_checkpoint
 
     report = export_checkpoint(
@@ -40,17 +40,17 @@ def export(arguments: argparse.Namespace) -> int:
 def _add_export(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument(
-        "--format", required=True, metavar="NAME", help="onnx, torch.export's pt2, or a format that a plugin registers"
+        "--format", required=True, metavar="NAME", help="onnx, pt2 (torch.export), or a format registered by a plugin"
     )
     parser.add_argument("--output", required=True, metavar="FILE")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     parser.add_argument(
-        "--batch", type=_batch, metavar="N", help="clips that the file takes: a number, or dynamic for any (default)"
+        "--batch", type=_batch, metavar="N", help="batch size of the file: a number, or dynamic (default)"
     )
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="ONNX with the weights of linear layers in 8 bits: smaller, a bit less exact",
+        help="quantise the weights of linear layers to 8 bits (ONNX): smaller, slightly less accurate",
     )
     add_precision(parser, what="of the network that the file is compared with")
 
@@ -60,7 +60,7 @@ def _batch(text: str) -> int | None:
 
 
 def features(arguments: argparse.Namespace) -> int:
-    """Write what the network sees in each clip of a dataset as arrays: pooled features, or the maps of a stage.
+    """Extract features of every clip of a dataset: pooled features, or the feature maps of a stage.
 
     Call it again to go on after an interruption. Videos that cannot be decoded are listed, and the exit code is 1.
     """
@@ -79,9 +79,9 @@ def features(arguments: argparse.Namespace) -> int:
     with alone_in(arguments.output, say):
         bad = extract_features(predictor, task, arguments.output, arguments.overwrite, shard)
     for line in summary_lines([*_refused(task.videos), *bad]):
-        complain(line)
+        print_error(line)
     if shard is not None:
-        say(f"the files of shard {shard} are in {arguments.output}")
+        say(f"shard {shard}: features saved to {arguments.output}")
         return 1 if bad or task.videos.refused else 0
     done = len(task.videos) - len(bad)
     say(f"features of {done} videos, {predictor.protocol} views each: see {arguments.output}/index.csv")
@@ -93,7 +93,7 @@ def _refused(videos) -> list[tuple[str, str]]:
 
 
 def _feature_task(arguments: argparse.Namespace):
-    """The videos that a configuration names as data.test or data.val, those of data.train=auto, or those of --annotations."""
+    """Videos of data.test or data.val, of data.train=auto, or of --annotations."""
     from mvit_video.config.load import load_config
     from mvit_video.config.schema import AUTO
     from mvit_video.data.lists.class_names import read_classes
@@ -102,13 +102,13 @@ def _feature_task(arguments: argparse.Namespace):
     from mvit_video.inference.features import Task
 
     if bool(arguments.config) == bool(arguments.annotations):
-        raise ConfigError("features takes a CONFIG, or else --annotations FILE and --root DIR")
+        raise ConfigError("expected either a CONFIG, or --annotations FILE with --root DIR")
     if arguments.annotations:
         root = arguments.root or "."
         videos, frames = annotated_list(arguments.annotations, root)
         return Task(videos, root, arguments.stage, "frames" if frames else "pyav")
     if arguments.root:
-        raise ConfigError("--root is for --annotations: with a CONFIG, say data.root=DIR")
+        raise ConfigError("--root is only for --annotations: with a CONFIG, pass data.root=DIR")
     given = load_config(arguments.config, arguments.overrides).data
     data = resolve_auto_lists(given)
     source = data.test or data.val or (data.train if given.train == AUTO else None)
@@ -123,11 +123,13 @@ def _feature_task(arguments: argparse.Namespace):
 def _add_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="whose data.test (or data.val) names the videos")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data.test=train.csv")
-    parser.add_argument("--annotations", metavar="FILE", help="instead of CONFIG: a list of videos, relative to --root")
-    parser.add_argument("--root", metavar="DIR", help="folder of the list and its videos (default: this one)")
+    parser.add_argument("--annotations", metavar="FILE", help="a list of videos instead of CONFIG, relative to --root")
+    parser.add_argument("--root", metavar="DIR", help="folder of the list and its videos (default: current folder)")
     add_checkpoint(parser)
     parser.add_argument(
-        "--stage", default="pooled", help="pooled (default): what the head sees; or the map after stage 1, 2, 3 or 4"
+        "--stage",
+        default="pooled",
+        help="pooled (default): the input of the head; or the feature map after stage 1, 2, 3 or 4",
     )
     parser.add_argument("--protocol", metavar="NxM", help="clips × crops per video (default: the checkpoint's)")
     add_output(parser, "the features")

@@ -1,4 +1,4 @@
-"""Verbs that use a trained network on videos: predict, explain."""
+"""Verbs that apply a trained network to videos: predict, explain."""
 
 import argparse
 import os
@@ -15,8 +15,8 @@ from mvit_video.cli.common import (
     add_precision,
     add_shard,
     at_least_one,
-    complain,
     console,
+    print_error,
     say,
 )
 from mvit_video.data.lists.text import lines_of
@@ -24,20 +24,20 @@ from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.printable import csv_text, json_text, printable
 from mvit_video.shards import parse_shard
 
-NOTHING = "standard input names no video: write one path a line"
+NOTHING = "no video on standard input: write one path per line"
 SECONDS_BETWEEN_NOTES = 10.0
 
 
 def predict(arguments: argparse.Namespace) -> int:
-    """Name what happens in videos, over the time of long ones (--timeline), or in a live stream (--stream).
+    """Predict the class of videos, over time for long ones (--timeline), or of a live stream (--stream).
 
     A file that cannot be decoded costs one line, the others are still done, and the exit code is 1.
     """
-    from mvit_video.inference.predictor import Predictor, find_videos
+    from mvit_video.inference.predictor import Predictor, expand_paths
 
-    _check_words(arguments)
+    _check_options(arguments)
     source = _live_source(arguments) if arguments.stream else None
-    paths = find_videos(_named(arguments.paths), lambda note: say(f"note: {note}"))
+    paths = expand_paths(_expand_standard_input(arguments.paths), lambda note: say(f"note: {note}"))
     words = arguments.checkpoint, arguments.device, arguments.protocol
     predictor = Predictor.from_checkpoint(*words, precision=arguments.precision)
     if source is not None:
@@ -53,7 +53,7 @@ def predict(arguments: argparse.Namespace) -> int:
         count += 1
         failed += prediction.error is not None
         if prediction.error is not None and arguments.format != "jsonl":
-            complain(prediction.error)
+            print_error(prediction.error)
         else:
             write(prediction)
     if not count:
@@ -61,36 +61,30 @@ def predict(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _check_words(arguments: argparse.Namespace) -> None:
-    """ConfigError for words that exclude or need each other."""
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for options that conflict or need each other."""
     if bool(arguments.paths) == bool(arguments.stream):
-        raise ConfigError("predict takes videos, folders, patterns or - (a list on standard input), or else --stream")
+        raise ConfigError("expected videos, folders, patterns or - (a list on standard input), or --stream")
     if (arguments.timeline or bool(arguments.shard)) != bool(arguments.output):
-        raise ConfigError("--timeline or --shard, and --output DIR, where it is written, need each other")
+        raise ConfigError("--timeline or --shard, and --output DIR, must be used together")
     if arguments.shard:
         parse_shard(arguments.shard)
     if arguments.shard and (arguments.timeline or arguments.stream or arguments.format):
-        raise ConfigError(
-            "--shard writes JSON lines of whole videos: leave out --timeline, --stream, --format and --json"
-        )
+        raise ConfigError("--shard writes JSON lines of whole videos: drop --timeline, --stream, --format and --json")
     if arguments.stream and (arguments.timeline or arguments.top or arguments.format in ("table", "csv")):
-        raise ConfigError(
-            "--stream writes JSON lines only, of the best label: leave out --timeline, --format and --top"
-        )
+        raise ConfigError("--stream writes JSON lines of the top label only: drop --timeline, --format and --top")
     if arguments.timeline and (arguments.format or arguments.top):
-        raise ConfigError(
-            "--timeline writes files, of the best label of each moment: leave out --format, --json and --top"
-        )
+        raise ConfigError("--timeline writes files with the top label over time: drop --format, --json and --top")
     if arguments.protocol and (arguments.timeline or arguments.stream):
-        raise ConfigError("--protocol is for videos as a whole: leave it out with --timeline and --stream")
+        raise ConfigError("--protocol is for whole videos: drop it with --timeline and --stream")
     if arguments.window_step and not (arguments.timeline or arguments.stream):
         raise ConfigError("--window-step is for --timeline and --stream only")
     if arguments.allow_network and not arguments.stream:
         raise ConfigError("--allow-network is for --stream only: download a file first")
 
 
-def _named(paths: Iterable[str]) -> Iterator[str]:
-    """The paths, and for - those that stand on standard input, one a line, in the bytes of the file system."""
+def _expand_standard_input(paths: Iterable[str]) -> Iterator[str]:
+    """Expand - to the paths on standard input, one per line, as raw file system bytes."""
     for path in paths:
         if path == "-":
             yield from (os.fsdecode(line).rstrip("\r\n") for line in lines_of(sys.stdin.buffer) if line.strip())
@@ -112,7 +106,7 @@ def _predict_part(predictor, paths: list[str], arguments: argparse.Namespace) ->
         words = paths, arguments.top or 5, shard, folder
         count = predict_part(predictor, *words, lambda prediction: bad.append(prediction.error or ""))
     for error in filter(None, bad):
-        complain(error)
+        print_error(error)
     say(f"shard {shard}: {count} of {len(paths)} videos, see {folder / PREDICTIONS}")
     return 1 if any(bad) else 0
 
@@ -132,7 +126,7 @@ def _predict_timelines(predictor, paths: list[str], arguments: argparse.Namespac
                 error = str(reason)
             if error:
                 failed += 1
-                complain(error)
+                print_error(error)
     return 1 if failed else 0
 
 
@@ -143,7 +137,7 @@ def _live_source(arguments: argparse.Namespace):
 
 
 def _predict_stream(predictor, source, arguments: argparse.Namespace) -> int:
-    """A JSON line for each prediction, notes on stderr, and what became of all windows at the end."""
+    """Print a JSON line per prediction, notes on stderr, and a summary at the end."""
     from mvit_video.inference.stream import live_predictions
 
     count, dropped, noted = 0, 0, time.monotonic() - SECONDS_BETWEEN_NOTES
@@ -165,7 +159,7 @@ def _predict_stream(predictor, source, arguments: argparse.Namespace) -> int:
 
 
 def explain(arguments: argparse.Namespace) -> int:
-    """Show what a decision rests on, as a heat map over the frames: an image, a copy of the video, and numbers."""
+    """Explain a prediction by a heat map over the frames: an image, an annotated copy of the video, and numbers."""
     from mvit_video.inference.predictor import Predictor
     from mvit_video.locks import alone_in
     from mvit_video.report.outputs import EXPLAIN_FILES, explain_outputs, folders_for
@@ -182,17 +176,16 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         "paths", nargs="*", metavar="PATH", help="videos, folders of them, patterns, or - for a list on standard input"
     )
     add_checkpoint(parser)
-    parser.add_argument("--format", choices=tuple(WRITERS), help="how to print the labels (default: table)")
+    parser.add_argument("--format", choices=tuple(WRITERS), help="output format (default: table)")
     parser.add_argument("--json", dest="format", action="store_const", const="jsonl", help="the same as --format jsonl")
-    parser.add_argument("--top", type=at_least_one, help="how many labels (default: 5)")
+    parser.add_argument("--top", type=at_least_one, help="number of labels (default: 5)")
     parser.add_argument("--protocol", metavar="NxM", help="clips × crops per video (default: the checkpoint's)")
-    parser.add_argument("--timeline", action="store_true", help="what happens when: segments, image, annotated copy")
+    parser.add_argument("--timeline", action="store_true", help="labels over time: segments, plot, annotated copy")
     parser.add_argument(
-        "--stream", metavar="SOURCE", help="a camera such as /dev/video0, - for standard input, a pipe, or an address"
+        "--stream", metavar="SOURCE", help="a camera such as /dev/video0, - for standard input, a pipe, or a URL"
     )
-    parser.add_argument("--allow-network", action="store_true", help="let --stream open an rtsp, http or https address")
     parser.add_argument(
-        "--window-step", type=_seconds, metavar="SECONDS", help="between windows (default: a quarter of a clip)"
+        "--allow-network", action="store_true", help="allow --stream to open an rtsp, http or https URL"
     )
     add_output(parser, "the timeline or part; of several timelines, a folder for each in it", required=False)
     add_shard(parser, "the videos")
@@ -203,7 +196,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", metavar="VIDEO", help="a video file")
     add_checkpoint(parser)
-    parser.add_argument("--label", metavar="NAME", help="the class to explain (default: the predicted one)")
+    parser.add_argument("--label", metavar="NAME", help="class to explain (default: the predicted one)")
     add_output(parser, "explain.png, explain.mp4 and explain.json")
     add_precision(parser)
     add_device(parser)
@@ -234,7 +227,7 @@ def _print_table(prediction) -> None:
 
 
 def _print_rows(prediction) -> None:
-    """A row for each label of a video, best first."""
+    """Rows of a video, one per label, best first."""
     for rank, (label, score) in enumerate(prediction.predictions, 1):
         _print_csv(prediction.path, rank, label, f"{score:.6f}")
     sys.stdout.flush()

@@ -4,7 +4,7 @@ import argparse
 
 from rich.console import Console
 
-from mvit_video.cli.common import add_device, at_least_one, complain, print_rows, say
+from mvit_video.cli.common import add_device, at_least_one, print_error, print_rows, say
 
 
 def models(arguments: argparse.Namespace) -> int:
@@ -15,9 +15,9 @@ def models(arguments: argparse.Namespace) -> int:
         print(zoo.model_zoo_page(), end="")
         return 0
     print_rows("networks", zoo.MODEL_COLUMNS, zoo.model_rows(), (1, 2))
-    print_rows("baselines of other packages, for comparison", zoo.BASELINE_COLUMNS, zoo.baseline_rows(), (1,))
+    print_rows("baselines from other packages", zoo.BASELINE_COLUMNS, zoo.baseline_rows(), (1,))
     if rows := list(zoo.plugin_rows()):
-        print_rows("networks of plugins", zoo.PLUGIN_COLUMNS, rows, (1,))
+        print_rows("networks from plugins", zoo.PLUGIN_COLUMNS, rows, (1,))
     print_rows("public checkpoints (accuracies as published)", zoo.ZOO_COLUMNS, zoo.zoo_rows(), (1, 2, 3))
     return 0
 
@@ -27,9 +27,9 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    """Write a checkpoint of any known format in another: ours, PySlowFast's or torchvision's.
+    """Convert a checkpoint from any known format to another: ours, PySlowFast's or torchvision's.
 
-    A native checkpoint says what its network is fed. Where the source does not tell, that is assumed and printed; data.KEY=VALUE
+    A native checkpoint records its input. If the source does not, the input is assumed and printed; data.KEY=VALUE
     (data.num_frames, data.sampling, data.mean ...) and evaluation.protocol=NxM set it.
     """
     from mvit_video.data.lists.class_names import PUBLISHED, published_classes, read_classes
@@ -60,15 +60,15 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         metavar="FORMAT",
-        help="native, pyslowfast, torchvision, or a format of a plugin's network",
+        help="native, pyslowfast, torchvision, or a format registered by a plugin",
     )
     parser.add_argument("--output", required=True, metavar="FILE")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
-    parser.add_argument("--model", metavar="NAME", help="the network, where the shapes do not tell")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    parser.add_argument("--model", metavar="NAME", help="the network, if it cannot be recognised by its shapes")
     parser.add_argument(
-        "--classes", metavar="FILE", help="class names, one a line, or kinetics400 or ssv2, for --to native"
+        "--classes", metavar="FILE", help="a file of class names, one per line, or kinetics400 or ssv2; for --to native"
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="what the network is fed, for --to native")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="input of the network, for --to native")
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
@@ -83,7 +83,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
     plan = Benchmark.of_words(arguments.overrides, device=choose_device(arguments.device), **what)
     result = run_benchmark(plan)
     for missing in result["failed"]:
-        complain(f"{missing['name']} is left out: {missing['reason']}")
+        print_error(f"{missing['name']} is skipped: {missing['reason']}")
     if not result["networks"]:
         return 1
     Console(markup=False, highlight=False).print(*benchmark_tables(result), sep="\n")
@@ -104,14 +104,14 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="NAME",
-        help="measure this one in turn with the model, and print ratios; reference/NAME is the plain formula",
+        help="also measure this network, in alternation, and print ratios; reference/NAME is the plain formula",
     )
-    parser.add_argument("--train", action="store_true", help="measure forward and backward passes as well")
-    parser.add_argument("--compile", action="store_true", help="measure the model through torch.compile as well")
+    parser.add_argument("--train", action="store_true", help="also measure forward and backward passes")
+    parser.add_argument("--compile", action="store_true", help="also measure the model with torch.compile")
     parser.add_argument("--dtype", default="fp32", help="fp32 (default), bf16 or fp16, by autocast")
-    parser.add_argument("--batch", type=at_least_one, default=1, help="clips in a step (default: 1)")
-    parser.add_argument("--repeats", type=at_least_one, default=10, help="measured steps of each (default: 10)")
-    parser.add_argument("--json", metavar="FILE", help="write everything, raw times included, to this file")
+    parser.add_argument("--batch", type=at_least_one, default=1, help="clips per step (default: 1)")
+    parser.add_argument("--repeats", type=at_least_one, default=10, help="measured steps per network (default: 10)")
+    parser.add_argument("--json", metavar="FILE", help="write all results, including raw times, to this file")
     add_device(parser)
 
 

@@ -1,13 +1,13 @@
-"""The verb that opens a page: serve."""
+"""The verb serve, a local web page."""
 
 import argparse
 
-from mvit_video.cli.common import add_checkpoint, add_device, add_precision, at_least_one, complain, say
+from mvit_video.cli.common import add_checkpoint, add_device, add_precision, at_least_one, print_error, say
 from mvit_video.errors import ConfigError
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """Open a page on this machine where one drops a video and sees labels, timeline and heat map."""
+    """Serve a local web page: drop a video, see labels, timeline and heat map."""
     try:
         from mvit_video.serve.app import LOCAL, bound, serve
     except ImportError as reason:
@@ -20,7 +20,7 @@ def serve(arguments: argparse.Namespace) -> int:
     with bound(host, port) as place:
         predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.device, precision=arguments.precision)
         if host not in LOCAL:
-            complain(f"--host {host} opens the page to everyone who can reach this machine, without a password")
+            print_error(f"--host {host}: anyone who can reach this machine can use the page, without a password")
         name = f"[{host}]" if ":" in host else host
         say(f"open http://{name}:{port} in a browser; Ctrl+C ends it and deletes all uploads")
         serve(Jobs(predictor, limits), host, place)
@@ -34,11 +34,17 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=_port, default=8000, help="default: 8000")
     parser.add_argument(
-        "--max-megabytes", type=at_least_one, default=200, metavar="N", help="of an upload (default: 200)"
+        "--max-megabytes", type=at_least_one, default=200, metavar="N", help="maximum size of an upload (default: 200)"
     )
-    parser.add_argument("--max-seconds", type=at_least_one, default=600, metavar="N", help="of a video (default: 600)")
     parser.add_argument(
-        "--queue", type=at_least_one, default=4, metavar="N", help="videos in work and waiting at a time (default: 4)"
+        "--max-seconds", type=at_least_one, default=600, metavar="N", help="maximum length of a video (default: 600)"
+    )
+    parser.add_argument(
+        "--queue",
+        type=at_least_one,
+        default=4,
+        metavar="N",
+        help="maximum number of videos uploading, waiting or in progress (default: 4)",
     )
     add_precision(parser)
     add_device(parser)

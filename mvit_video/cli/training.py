@@ -1,4 +1,4 @@
-"""Verbs that train: train, configs, settings, and the demonstration."""
+"""Verbs for training: train, configs, settings, curves, demo, convert-config."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """Train a network; leaves model.safetensors, config.yaml, metrics.jsonl and checkpoints/ in --output.
+    """Train a network; writes model.safetensors, config.yaml, metrics.jsonl and checkpoints/ to --output.
 
     Under torchrun the processes share each step's clips. SIGTERM, SIGUSR1 or Ctrl-C end the run after the step in hand,
     with its state saved and exit code 75.
     """
-    from mvit_video.engine.distributed import joined_processes
+    from mvit_video.engine.distributed import process_group
 
-    with joined_processes():
+    with process_group():
         return _train(arguments)
 
 
 def _train(arguments: argparse.Namespace) -> int:
     from mvit_video import api
     from mvit_video.config.load import load_config
-    from mvit_video.engine.distributed import is_first
+    from mvit_video.engine.distributed import is_rank_zero
 
     seed = [] if arguments.seed is None else [f"train.seed={arguments.seed}"]
     config = load_config(arguments.config, [*overrides(arguments), *seed])
@@ -44,8 +44,8 @@ def _train(arguments: argparse.Namespace) -> int:
         return 0
     resume, overwrite = arguments.resume == "auto", arguments.overwrite
     result = api.train(config, arguments.output, device=arguments.device, resume=resume, overwrite=overwrite, say=say)
-    if is_first():
-        say(f"done: the weights are in {result.weights}")
+    if is_rank_zero():
+        say(f"done: weights saved to {result.weights}")
     return 0
 
 
@@ -53,15 +53,15 @@ def _plan(config: "Config", arguments: argparse.Namespace) -> str:
     from mvit_video.api import check_evaluation
     from mvit_video.engine.dry_run import dry_run
     from mvit_video.inference.predictor import choose_device
-    from mvit_video.model.weights.auto import with_network_of_weights
+    from mvit_video.model.weights.auto import resolve_model_name
 
-    config = with_network_of_weights(config)
+    config = resolve_model_name(config)
     check_evaluation(config)
     return dry_run(config, choose_device(arguments.device), arguments.num_videos, arguments.num_classes)
 
 
 class _DryRun(argparse.Action):
-    """A switch with which --output may be left out."""
+    """--dry-run, which makes --output optional."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         namespace.dry_run = True
@@ -74,14 +74,16 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "the run")
     parser.add_argument("--seed", type=whole_number, metavar="N", help="the same as train.seed=N")
     parser.add_argument(
-        "--dry-run", action=_DryRun, nargs=0, default=False, help="print the whole plan, and do and need nothing"
+        "--dry-run", action=_DryRun, nargs=0, default=False, help="print the plan of the run and exit; needs no data"
     )
     parser.add_argument(
-        "--num-videos", type=at_least_one, metavar="N", help="for --dry-run where the list is not there"
+        "--num-videos", type=at_least_one, metavar="N", help="for --dry-run without a list: number of training videos"
     )
-    parser.add_argument("--num-classes", type=at_least_one, metavar="N", help="the same for the classes")
     parser.add_argument(
-        "--resume", choices=("auto",), help="go on from the newest saved state in --output, if there is one"
+        "--num-classes", type=at_least_one, metavar="N", help="for --dry-run without a list: number of classes"
+    )
+    parser.add_argument(
+        "--resume", choices=("auto",), help="continue from the newest saved state in --output, if there is one"
     )
     add_allow_missing(parser)
     add_device(parser)
@@ -106,11 +108,11 @@ def configs(arguments: argparse.Namespace) -> int:
 
 
 def curves(arguments: argparse.Namespace) -> int:
-    """Draw the training loss and the validation accuracy of several runs into one image."""
+    """Plot training loss and validation accuracy of several runs."""
     from mvit_video.engine.hooks.curves import draw_runs
 
     draw_runs(arguments.runs, arguments.output, arguments.overwrite)
-    say(f"{len(arguments.runs)} runs are drawn in {arguments.output}")
+    say(f"{len(arguments.runs)} runs plotted to {arguments.output}")
     return 0
 
 
@@ -118,12 +120,12 @@ def _add_curves(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="a folder of train; NAME_0, NAME_1 ... share a colour, as seeds do"
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="the image, a PNG file")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
+    parser.add_argument("--output", required=True, metavar="FILE", help="PNG file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """The whole way on the demonstration dataset: data, training, evaluation, prediction, timeline, report."""
+    """Run everything on the demonstration dataset: data, training, evaluation, prediction, timeline, report."""
     from mvit_video.demo import run_demo
     from mvit_video.inference.predictor import choose_device
     from mvit_video.locks import alone_in
@@ -142,7 +144,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def convert_config(arguments: argparse.Namespace) -> int:
-    """Write a PySlowFast configuration of an MViT as one of ours, and say what became of each of its keys."""
+    """Convert a PySlowFast configuration of an MViT to ours, and report what became of each key."""
     from mvit_video.config.slowfast import convert_slowfast
     from mvit_video.paths import output_file, write_whole
 
@@ -159,7 +161,7 @@ def _add_convert_config(parser: argparse.ArgumentParser) -> None:
         "source", metavar="SLOWFAST_YAML", help="a file, such as PySlowFast's configs/Kinetics/MVITv2_S_16x4.yaml"
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="our YAML file")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output file if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
 
 
 VERBS = (

@@ -33,7 +33,7 @@ from mvit_video.data.video.reader import Reader
 from mvit_video.data.video.source import VideoSource, video_files_from
 from mvit_video.errors import DecodeError
 
-SUBSTITUTES = 10  # videos that are tried in the place of a bad one
+SUBSTITUTES = 10  # videos tried in place of a bad one
 
 
 class SampleKey(NamedTuple):
@@ -45,7 +45,7 @@ class SampleKey(NamedTuple):
 
 @dataclass(frozen=True)
 class BadVideo:
-    """A video that gave no clip, and why; `where` is its row in the list, `substitute` the video in its place, if any."""
+    """A video without a clip, and why; `where` is its row in the list, `substitute` the video that replaced it, if any."""
 
     index: int
     path: str
@@ -55,12 +55,12 @@ class BadVideo:
 
 
 def sample_generator(seed: int, epoch: int, video_id: str, repeat: int = 0) -> np.random.Generator:
-    """The generator of every draw for one sample: the same on any machine, in any order, with any worker count."""
+    """Random generator of one sample, independent of machine, order and number of workers."""
     return generator("clip", seed, epoch, video_id, repeat)
 
 
 def training_indices(video_frames: int, fps: float, input: InputSettings, rng: np.random.Generator) -> np.ndarray:
-    """Frames of a random clip: (T,)."""
+    """Frame indices of a random clip: (T,)."""
     if input.sampling == "segment":
         return segment_indices(video_frames, input.num_frames, rng)
     window = clip_window(input.num_frames, input.sampling_rate, fps, input.target_fps)
@@ -68,7 +68,7 @@ def training_indices(video_frames: int, fps: float, input: InputSettings, rng: n
 
 
 def view_indices(video_frames: int, fps: float, input: InputSettings, num_clips: int) -> np.ndarray:
-    """Frames of the test clips: (num_clips, T). Segment sampling has one clip, repeated."""
+    """Frame indices of the test clips: (num_clips, T). Segment sampling has one clip, repeated."""
     if input.sampling == "segment":
         return np.tile(segment_indices(video_frames, input.num_frames), (num_clips, 1))
     window = clip_window(input.num_frames, input.sampling_rate, fps, input.target_fps)
@@ -102,7 +102,7 @@ def read_views(reader: Reader, input: InputSettings, num_clips: int, num_crops: 
 
 @contextmanager
 def _named(path: str) -> Iterator[None]:
-    """Puts the video's name in front of what a transform says of its images."""
+    """Prefix errors of transforms with the video's name."""
     try:
         yield
     except DecodeError as reason:
@@ -146,7 +146,7 @@ class ClipDataset(Dataset[Any]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that plain numbers are drawn in from now on; for loader processes, from their next start on."""
+        """Set the epoch for plain indices; loader workers see it when they are next started."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -165,7 +165,7 @@ class ClipDataset(Dataset[Any]):
         return samples[0] if len(samples) == 1 else samples
 
     def _samples(self, index: int, epoch: int, drawn_by: str) -> list[dict[str, Any] | BadVideo]:
-        """The clips of a video, with one decode and the draws that belong to the video `drawn_by`."""
+        """Clips of a video with one decode, drawn with the generators of the video `drawn_by`."""
         record = self.videos.records[index]
         rngs = [sample_generator(self.seed, epoch, drawn_by, repeat) for repeat in range(self.repeated_aug)]
         with self.source.open(record.path) as reader:
@@ -178,7 +178,7 @@ class ClipDataset(Dataset[Any]):
             ]
 
     def _substituted(self, epoch: int, bad: BadVideo) -> list[dict[str, Any] | BadVideo]:
-        """The clips of another video, which the lost one's own generator draws, behind all that were lost on the way."""
+        """Clips of a substitute, drawn with the lost video's generator, after all BadVideos on the way."""
         lost: list[dict[str, Any] | BadVideo] = []
         drawn_by = bad.path
         rng = generator("substitutes", self.seed, epoch, drawn_by)
@@ -195,7 +195,7 @@ class ClipDataset(Dataset[Any]):
 def clip_dataset_from(
     data: DataSettings, videos: VideoList, seed: int, source: VideoSource | None = None
 ) -> ClipDataset:
-    """Training's samples of a list, by the settings; bad videos stay in the batches, where the loop sees them.
+    """Build the training dataset of a list; bad videos stay in the batches, where a hook handles them.
 
     Augmentation that is `auto` is what fits so many videos.
     """

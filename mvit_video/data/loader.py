@@ -48,7 +48,7 @@ class StepSampler(Sampler[list[SampleKey]]):
         self.videos_per_step = clips_per_step // repeated_aug
         if self.videos_per_step % world_size:
             raise ConfigError(
-                f"train.clips_per_step = {clips_per_step} is {self.videos_per_step} videos a step, which {world_size} "
+                f"train.clips_per_step = {clips_per_step} is {self.videos_per_step} videos per step, which {world_size} "
                 f"processes cannot share evenly: make it a multiple of {world_size * repeated_aug}"
             )
         share = self.videos_per_step // world_size
@@ -76,13 +76,13 @@ def steps_per_epoch(num_videos: int, clips_per_step: int, repeated_aug: int = 1)
     if rest:
         raise ConfigError(
             f"train.clips_per_step = {clips_per_step} is not a multiple of data.repeated_aug = {repeated_aug}: "
-            "each video gives that many clips to a step"
+            "each video contributes that many clips to a step"
         )
     if num_videos < videos_per_step:
         clips = f" with data.repeated_aug = {repeated_aug}" if repeated_aug > 1 else ""
         raise ConfigError(
             f"train.clips_per_step = {clips_per_step} is more than the {num_videos} training videos{clips}: lower it, "
-            "or let it follow from them with train.clips_per_step=auto"
+            "or set train.clips_per_step=auto"
         )
     return num_videos // videos_per_step
 
@@ -200,7 +200,7 @@ def collate(items: Sequence[dict[str, Any] | BadVideo | Sequence[dict[str, Any] 
 
 
 @contextmanager
-def lost_workers_told() -> Iterator[None]:
+def report_lost_workers() -> Iterator[None]:
     """Inside, a worker that dies, most often since memory has run out, is a DecodeError: PyTorch raises it anywhere."""
     try:
         yield
@@ -208,7 +208,7 @@ def lost_workers_told() -> Iterator[None]:
         if not str(reason).startswith("DataLoader worker"):
             raise
         raise DecodeError(
-            f"a process that decodes was lost ({str(reason).strip()}): if memory ran out, lower data.workers or the clips of a "
+            f"a loader worker died ({str(reason).strip()}): if memory ran out, lower data.workers or the clips of a "
             "step; a run goes on with --resume auto"
         ) from reason
 

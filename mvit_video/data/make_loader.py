@@ -28,41 +28,54 @@ def make_loader(
     seed: int = 0,
     skip_bad: bool = False,
 ) -> "DataLoader[dict[str, Any]]":
-    """Batches of clips: `video` (B, C, T, H, W) float32, `label` (B,), and per clip `video_name` and more.
+    """Make a DataLoader of clips: `video` (B, C, T, H, W) float32, `label` (B,), and per clip `video_name` and more.
 
     >>> loader = make_loader("train.csv", card.preprocessing, root="videos", augmentation=AugmentationSettings(flip=True))
     >>> for batch in loader:  # doctest: +SKIP
     ...     loss = cross_entropy(model(batch["video"]), batch["label"])
 
-    Without `augmentation` it is for evaluation: the middle clip of every video, its centre cropped, in the list's order. With it, it is
-    for training: random clips in a new order each time that it is iterated, and a last batch that is not full is left out.
-    The same seed draws the same clips, however many workers there are.
+    Without `augmentation`, for evaluation: the middle clip of every video, centre-cropped, in list order. With it, for
+    training: random clips in a new order at each iteration; an incomplete last batch is dropped. The same seed draws the
+    same clips, whatever the number of workers.
 
     Args:
-        videos: a list that was read, or a file or folder as `data.train` takes it, relative to `root`.
-        input: which frames make a clip, and how they are scaled and cropped; a checkpoint's is `card.preprocessing`.
+        videos: a list that was read, or a file or folder as for `data.train`, relative to `root`.
+        input: which frames make a clip, and how they are scaled and cropped, such as a checkpoint's `card.preprocessing`.
         root: folder that the paths in the list are relative to.
-        augmentation: what is done to the clips; its `repeated_aug` gives as many clips of each video, one behind the other.
+        augmentation: of training clips; `repeated_aug` clips of a video follow each other in a batch.
         batch_size: clips in a batch; a multiple of `repeated_aug`.
         workers: processes that decode; 0 decodes in this one.
-        skip_bad: leave out videos that cannot be decoded, which are then in `batch["bad"]`, instead of raising DecodeError.
+        skip_bad: skip videos that cannot be decoded, listing them in `batch["bad"]`, instead of raising DecodeError.
 
     Raises ConfigError or AnnotationError for what does not fit.
     """
     chosen = videos if isinstance(videos, VideoList) else read_videos(str(videos), str(root))
-    if augmentation is None:
-        dataset = CentreViews(chosen, VideoFiles(str(root)), input, on_bad="return" if skip_bad else "raise")
-        return batch_loader(dataset, workers, batch_size=batch_size)
-    if batch_size % augmentation.repeated_aug or batch_size > len(chosen) * augmentation.repeated_aug:
+    if augmentation is not None:
+        return _training_loader(chosen, input, root, augmentation, batch_size, workers, seed, skip_bad)
+    dataset = CentreViews(chosen, VideoFiles(str(root)), input, on_bad="return" if skip_bad else "raise")
+    return batch_loader(dataset, workers, batch_size=batch_size)
+
+
+def _training_loader(
+    videos: VideoList,
+    input: InputSettings,
+    root: str | Path,
+    augmentation: AugmentationSettings,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    skip_bad: bool,
+) -> "DataLoader[dict[str, Any]]":
+    if batch_size % augmentation.repeated_aug or batch_size > len(videos) * augmentation.repeated_aug:
         raise ConfigError(
-            f"batch_size = {batch_size} does not fit {len(chosen)} videos with repeated_aug = {augmentation.repeated_aug}: take a "
-            "multiple of repeated_aug, and no more than there are clips"
+            f"batch_size = {batch_size} does not fit {len(videos)} videos with repeated_aug = {augmentation.repeated_aug}: use a "
+            "multiple of repeated_aug that is at most the number of clips"
         )
     parts = part(input, InputSettings).model_dump() | part(augmentation, AugmentationSettings).model_dump()
     tree = {"root": str(root), **parts}
-    clips = clip_dataset_from(config_from_dict({"data": tree}, "make_loader").data, chosen, seed)
+    clips = clip_dataset_from(config_from_dict({"data": tree}, "make_loader").data, videos, seed)
     clips.on_bad = "return" if skip_bad else "raise"
-    order = ShuffledEpochs(len(chosen), batch_size // augmentation.repeated_aug, seed)
+    order = ShuffledEpochs(len(videos), batch_size // augmentation.repeated_aug, seed)
     return batch_loader(clips, workers, batch_sampler=order)
 
 

@@ -12,7 +12,7 @@ from mvit_video.config.schema import TrainSettings
 from mvit_video.data.draws import generator
 
 
-class Mix(NamedTuple):
+class MixParameters(NamedTuple):
     """How a batch is mixed with itself in reverse order: each clip keeps `share`; with a box (top, left, bottom, right),
     the box comes from the other clip, and `share` is the rest of the image."""
 
@@ -47,14 +47,14 @@ class Mixer:
         targets = smooth_targets(labels, self.num_classes, self.label_smoothing)
         return apply_mix(clips, targets, self.draw(rng, clips.shape[-2], clips.shape[-1]))
 
-    def draw(self, rng: np.random.Generator, height: int, width: int) -> Mix:
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> MixParameters:
         """Nothing, mixup, or cutmix; both alphas above 0 leave the choice to `switch`, the chance of cutmix."""
         mixed, switched = rng.random() < self.probability, rng.random() < self.switch
         if not mixed or not (self.mixup or self.cutmix):
-            return Mix()
+            return MixParameters()
         if self.cutmix and (switched or not self.mixup):
             return draw_box(rng, float(rng.beta(self.cutmix, self.cutmix)), height, width)
-        return Mix(float(rng.beta(self.mixup, self.mixup)))
+        return MixParameters(float(rng.beta(self.mixup, self.mixup)))
 
 
 def mixer_from(settings: TrainSettings, num_classes: int) -> Mixer:
@@ -67,14 +67,14 @@ def mix_generator(seed: int, step: int) -> np.random.Generator:
     return generator("mix", seed, step)
 
 
-def draw_box(rng: np.random.Generator, share: float, height: int, width: int) -> Mix:
+def draw_box(rng: np.random.Generator, share: float, height: int, width: int) -> MixParameters:
     """A box of 1 − `share` of the image about a random centre, cut at the edges; the share is what is left then."""
     side = np.sqrt(1 - share)
     box_h, box_w = int(height * side), int(width * side)
     y, x = int(rng.integers(height)), int(rng.integers(width))
     top, bottom = max(y - box_h // 2, 0), min(y + (box_h + 1) // 2, height)
     left, right = max(x - box_w // 2, 0), min(x + (box_w + 1) // 2, width)
-    return Mix(1 - (bottom - top) * (right - left) / (height * width), (top, left, bottom, right))
+    return MixParameters(1 - (bottom - top) * (right - left) / (height * width), (top, left, bottom, right))
 
 
 def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
@@ -82,7 +82,7 @@ def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor
     return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
 
 
-def apply_mix(clips: Tensor, targets: Tensor, mix: Mix) -> tuple[Tensor, Tensor]:
+def apply_mix(clips: Tensor, targets: Tensor, mix: MixParameters) -> tuple[Tensor, Tensor]:
     """Clips and targets, each mixed with those of the batch in reverse order."""
     if mix.share == 1:
         return clips, targets

@@ -135,7 +135,7 @@ class RandAugment:
         found = SPECIFICATION.fullmatch(text)
         if found is None:
             raise ConfigError(
-                f"data.randaugment '{text}' is not rand-mM-nN-mstdS-inc1: write rand-m7-n4-mstd0.5-inc1, say"
+                f"data.randaugment '{text}' is not rand-mM-nN-mstdS-inc1: write rand-m7-n4-mstd0.5-inc1, for example"
             )
         return cls(int(found[1]), int(found[2]), float(found[3]))
 

@@ -1,7 +1,7 @@
-"""How strong augmentation is where its settings are `auto`: in proportion to the number of training videos.
+"""Augmentation strength if its settings are `auto`: it grows with the number of training videos.
 
-Few videos are learnt in few steps, within which a network does not learn through all that the published recipes do to
-a clip (docs/results.md); many videos bear it.
+Few videos mean few steps, too few to learn from clips augmented as strongly as in the published recipes
+(docs/results.md).
 """
 
 from math import log
@@ -14,12 +14,12 @@ AREA, MAGNITUDE, OPERATIONS, ERASING = (0.25, 0.08), (3, 7), (2, 4), (0.0, 0.25)
 
 
 def strength(num_videos: int) -> float:
-    """From 0 for up to 500 videos to 1 for 10,000, by the logarithm."""
+    """Strength from 0 (up to 500 videos) to 1 (10,000), logarithmic in the number of videos."""
     return min(max(log(max(num_videos, 1) / MILD) / log(FULL / MILD), 0.0), 1.0)
 
 
 def fitting_augmentation(num_videos: int) -> dict[str, Any]:
-    """Setting of `data` -> value, of all that may be auto."""
+    """Values of all augmentation settings that may be `auto`."""
     share = strength(num_videos)
     area, magnitude, operations, erasing = (
         mildest + (published - mildest) * share for mildest, published in (AREA, MAGNITUDE, OPERATIONS, ERASING)
@@ -32,7 +32,7 @@ def fitting_augmentation(num_videos: int) -> dict[str, Any]:
 
 
 def with_augmentation(data: DataSettings, num_videos: int) -> DataSettings:
-    """The settings without `auto` in what is done to a clip."""
+    """Replace `auto` in the augmentation settings."""
     fitting = fitting_augmentation(num_videos)
     auto = {name: value for name, value in fitting.items() if getattr(data, name) == AUTO}
     return data.model_copy(update=auto) if auto else data

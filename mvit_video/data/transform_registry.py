@@ -58,8 +58,8 @@ class AddedTransforms:
             if not isinstance(made, Tensor) or made.shape != clip.shape or made.dtype != torch.float32:
                 found = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
                 raise InputError(
-                    f"transform '{name}' of the plugin '{TRANSFORMS.plugin_of(name)}' made {found} of a clip float32 "
-                    f"{tuple(clip.shape)}: it must keep both"
+                    f"transform '{name}' of the plugin '{TRANSFORMS.plugin_of(name)}' turned a clip float32 "
+                    f"{tuple(clip.shape)} into {found}: it must keep type and shape"
                 )
             clip = made
         return clip

@@ -1,6 +1,6 @@
-"""Settings that are `auto`: numbers in their place that fit the training videos. Behind this there is no `auto` in `train`.
+"""Resolve settings that are `auto` from the number of training videos. After this there is no `auto` left in `train`.
 
-The numbers are ours: docs/results.md has what they were tried on.
+The numbers are ours: docs/results.md says what they were tried on.
 """
 
 from collections.abc import Iterable
@@ -12,20 +12,20 @@ from torch import nn
 from mvit_video.config.schema import AUTO, Config
 from mvit_video.data.strength import fitting_augmentation, strength
 from mvit_video.engine.distributed import world_size
-from mvit_video.engine.plan import dry_model
+from mvit_video.engine.plan import meta_model
 from mvit_video.engine.schedule import CLIPS_OF_BASE_LR
 from mvit_video.errors import ConfigError
 from mvit_video.model.registry import head_of
 
-MOST_CLIPS, FEWEST_CLIPS, STEPS_OF_EPOCH = 32, 8, 20
-LEAST_STEPS, LEAST_EPOCHS = 2000, 30
+MAX_CLIPS, MIN_CLIPS, MIN_STEPS_PER_EPOCH = 32, 8, 20
+MIN_STEPS, MIN_EPOCHS = 2000, 30
 WARMUP_SHARE, VALIDATIONS = 0.2, 15
-RATE, RATE_CLIPS, RATE_WIDTH, LEAST_WIDTH = 2.0e-4, 32, 768, 128  # of S; see `peak_rate`
-LAST_SHARE = 0.01  # of the peak, where the rate starts and ends
+RATE, RATE_CLIPS, RATE_WIDTH, MIN_WIDTH = 2.0e-4, 32, 768, 128  # of S; see `peak_rate`
+LAST_SHARE = 0.01  # of the peak: learning rate at the start and at the end
 
 
-FOLLOWING = (
-    *(f"data.{name}" for name in fitting_augmentation(MOST_CLIPS)),
+AUTO_SETTINGS = (
+    *(f"data.{name}" for name in fitting_augmentation(MAX_CLIPS)),
     *(
         "train.epochs",
         "train.clips_per_step",
@@ -38,17 +38,17 @@ FOLLOWING = (
 )
 
 
-def automatic_settings(config: Config) -> list[str]:
-    """Those of the settings that may follow from the number of training videos which are to."""
-    return [name for name, value in _of(config, FOLLOWING).items() if value == AUTO]
+def auto_settings(config: Config) -> list[str]:
+    """Names of the settings that are `auto`."""
+    return [name for name, value in _of(config, AUTO_SETTINGS).items() if value == AUTO]
 
 
-def with_numbers(config: Config, num_videos: int, num_classes: int | None, before: Config | None = None) -> Config:
-    """The configuration with numbers for `auto`: those that fit so many videos, or those of `before`, the run that goes on."""
-    names = automatic_settings(config)
+def resolve_auto(config: Config, num_videos: int, num_classes: int | None, before: Config | None = None) -> Config:
+    """Replace `auto` by values that fit the number of videos, or by those of `before`, the run that is resumed."""
+    names = auto_settings(config)
     if not names:
         return config
-    numbers = _of(before, names) if before is not None else _fitting(config, num_videos, num_classes, names)
+    numbers = _of(before, names) if before is not None else _auto_values(config, num_videos, num_classes, names)
     changed = {
         section: getattr(config, section).model_copy(
             update={name.partition(".")[2]: value for name, value in numbers.items() if name.startswith(section)}
@@ -58,14 +58,14 @@ def with_numbers(config: Config, num_videos: int, num_classes: int | None, befor
     return config.model_copy(update=changed)
 
 
-def in_words(config: Config, names: list[str], num_videos: int) -> str:
-    """What the settings `names`, which were auto, have become."""
+def describe_auto(config: Config, names: list[str], num_videos: int) -> str:
+    """Describe the values of settings that were `auto`."""
     values = [f"{name}={_short(value)}" for name, value in _of(config, names).items()]
     clips = config.train.clips_per_step
-    lowered = f"; a step has {clips} clips instead of {MOST_CLIPS}, so that an epoch of these videos has more steps"
+    lowered = f"; steps have {clips} clips instead of {MAX_CLIPS}, to get more steps per epoch"
     return (
         f"auto for {num_videos} training videos: {' '.join(values)}"
-        f"{lowered if 'train.clips_per_step' in names and clips < MOST_CLIPS else ''}"
+        f"{lowered if 'train.clips_per_step' in names and clips < MAX_CLIPS else ''}"
     )
 
 
@@ -79,8 +79,8 @@ def _of(config: Config, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(getattr(config, name.partition(".")[0]), name.partition(".")[2]) for name in names}
 
 
-def _fitting(config: Config, num_videos: int, num_classes: int | None, names: list[str]) -> dict[str, Any]:
-    """Setting -> number, of the settings `names`."""
+def _auto_values(config: Config, num_videos: int, num_classes: int | None, names: list[str]) -> dict[str, Any]:
+    """Values of the settings `names`."""
     train, repeats = config.train, config.data.repeated_aug
 
     def value(name: str, fitting: Any) -> Any:
@@ -89,12 +89,12 @@ def _fitting(config: Config, num_videos: int, num_classes: int | None, names: li
 
     clips = value("clips_per_step", clips_per_step(num_videos, repeats))
     steps = max(num_videos * repeats // clips, 1)
-    epochs = value("epochs", max(LEAST_EPOCHS, ceil(LEAST_STEPS / steps)))
+    epochs = value("epochs", max(MIN_EPOCHS, ceil(MIN_STEPS / steps)))
     numbers = {"train.clips_per_step": clips, "train.epochs": epochs}
     numbers["train.warmup_epochs"] = round(WARMUP_SHARE * epochs, 2)
     numbers["train.validate_every_epochs"] = max(epochs // VALIDATIONS, 1)
     if {"train.base_lr", "train.warmup_lr", "train.end_lr"} & {*names}:
-        width = width_of(dry_model(config, num_classes))
+        width = head_width(meta_model(config, num_classes))
         base = value("base_lr", _rounded(peak_rate(clips, width) * CLIPS_OF_BASE_LR / clips))
         numbers |= {"train.base_lr": base, "train.warmup_lr": LAST_SHARE * base, "train.end_lr": LAST_SHARE * base}
     numbers["train.mix_probability"] = round(strength(num_videos), 2)
@@ -103,31 +103,31 @@ def _fitting(config: Config, num_videos: int, num_classes: int | None, names: li
 
 
 def clips_per_step(num_videos: int, repeats: int) -> int:
-    """At most 32, and so few that an epoch has 20 steps, but not below 8; a multiple of what the processes can share."""
+    """Clips per step: at most 32, fewer for 20 steps per epoch, at least 8; a multiple of what the processes can share."""
     unit = 2 * world_size() * repeats  # mixing pairs the videos of a process
     videos = num_videos * repeats
-    wanted = min(max(videos // STEPS_OF_EPOCH, FEWEST_CLIPS), MOST_CLIPS, videos)
+    wanted = min(max(videos // MIN_STEPS_PER_EPOCH, MIN_CLIPS), MAX_CLIPS, videos)
     clips = max(wanted // unit * unit, unit)
     if clips > videos and world_size() > 1:
         raise ConfigError(
-            f"train.clips_per_step = auto: {num_videos} training videos are too few for a step of {world_size()} processes, "
-            f"two videos each: start {max(num_videos // 2, 1)} or fewer"
+            f"train.clips_per_step = auto: {num_videos} training videos are too few for {world_size()} processes, each of "
+            f"which needs two videos per step: start at most {max(num_videos // 2, 1)}"
         )
     return min(clips, videos)
 
 
-def width_of(network: nn.Module) -> int:
-    """How many numbers the classifying layer reads."""
+def head_width(network: nn.Module) -> int:
+    """Input width of the layer that classifies."""
     weight = next(head_of(network).parameters())
     return weight.shape[1] if weight.ndim > 1 else RATE_WIDTH
 
 
 def peak_rate(clips: int, width: int) -> float:
-    """2.0e-4 for 32 clips and a feature of 768 numbers (S, B), by the square root of the clips and one over the width.
+    """Peak learning rate: 2.0e-4 for 32 clips and 768 features (S, B), scaled by √clips and by 1 / width.
 
-    Both as they are derived for Adam: Malladi et al., arXiv 2205.10287, and Yang et al., arXiv 2203.03466.
+    Both scalings are derived for Adam: Malladi et al., arXiv 2205.10287, and Yang et al., arXiv 2203.03466.
     """
-    return RATE * sqrt(clips / RATE_CLIPS) * RATE_WIDTH / min(max(width, LEAST_WIDTH), RATE_WIDTH)
+    return RATE * sqrt(clips / RATE_CLIPS) * RATE_WIDTH / min(max(width, MIN_WIDTH), RATE_WIDTH)
 
 
 def _rounded(rate: float) -> float:

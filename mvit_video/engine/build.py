@@ -1,4 +1,4 @@
-"""From a resolved run to the loop that trains it: network, step, batches and hooks. Settings end here."""
+"""Build the training loop of a resolved run: network, step, batches and hooks. Settings objects go no further."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -13,11 +13,11 @@ from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import mixer_from
 from mvit_video.engine.checkpoint import Learner, environment, load_state
 from mvit_video.engine.determinism import deterministic_algorithms, seed_step
-from mvit_video.engine.distributed import is_first, rank, world_size
+from mvit_video.engine.distributed import is_rank_zero, rank, world_size
 from mvit_video.engine.hooks.averaging import AverageWeights
 from mvit_video.engine.hooks.bad_videos import BadVideos
 from mvit_video.engine.hooks.curves import DrawCurves
-from mvit_video.engine.hooks.first_batch import PictureFirstBatch
+from mvit_video.engine.hooks.first_batch import DrawFirstBatch
 from mvit_video.engine.hooks.progress import Progress
 from mvit_video.engine.hooks.records import StepRecords
 from mvit_video.engine.hooks.saving import SaveStates
@@ -28,11 +28,11 @@ from mvit_video.engine.hooks.validation import Measure, Validation
 from mvit_video.engine.loop import Hook, Loop, Steps
 from mvit_video.engine.losses import check_resolutions, objective_from
 from mvit_video.engine.nonfinite import GuardedStep
-from mvit_video.engine.plan import Plan
+from mvit_video.engine.plan import RunPlan
 from mvit_video.engine.preflight import preflight
 from mvit_video.engine.resolve import ResolvedRun
 from mvit_video.engine.resume import first_step
-from mvit_video.engine.run_folder import list_digest, open_folder
+from mvit_video.engine.run_folder import list_digest, prepare_folder
 from mvit_video.engine.schedule import learning_rate_from
 from mvit_video.engine.teacher import read_teacher
 from mvit_video.engine.trackers import open_trackers
@@ -40,15 +40,15 @@ from mvit_video.engine.trainer import Trainer, learner_from, trainer_from
 from mvit_video.errors import ConfigError
 from mvit_video.model.registry import lacks, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card
-from mvit_video.model.weights.load import Weights, put_weights, read_weights
+from mvit_video.model.weights.load import Weights, load_into, read_weights
 
 MakeMeasure = Callable[[VideoList], Measure]
-"""A list of videos -> what measures a network on them, for validation."""
+"""List of videos -> function that measures a network on them, for validation."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """All that is left to do is `loop.run(batches)`."""
+    """A built run: start it with `loop.run(batches)`."""
 
     loop: Loop
     batches: Iterable[dict[str, Any]]
@@ -56,9 +56,9 @@ class Training:
 
 
 def build(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None]) -> Training:
-    """Make the run, try it, and open its folder, which is not touched before. Every process must call this.
+    """Build the run, check it, and only then open its folder. Every process must call this.
 
-    Raises ConfigError, DecodeError or CheckpointError for what cannot be trained. `say` is told the plan.
+    Raises ConfigError, DecodeError or CheckpointError for what cannot be trained. The plan is printed with `say`.
     """
     settings = run.config.train
     sampler, trainer = step_sampler(run.config, len(run.train)), _trainer(run, say)
@@ -67,13 +67,13 @@ def build(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None
         checked = preflight(trainer, dataset, run.config, run.folder, run.val is not None)
     if run.state is not None:
         load_state(run.state, trainer.learner)
-    if is_first():
-        open_folder(run.folder, run.config, run.resume, run.overwrite, run.lists)
+    if is_rank_zero():
+        prepare_folder(run.folder, run.config, run.resume, run.overwrite, run.lists)
     about = _about(run)
     sampler.first_step = first_step(run.folder, run.state, about["environment"], say)
     steps = Steps(sampler.first_step, run.last_step, run.steps_per_epoch)
     classes = len(run.train.classes)
-    say(Plan(run.config, run.device, trainer.learner.model, classes, len(run.train)).text(steps.first))
+    say(RunPlan(run.config, run.device, trainer.learner.model, classes, len(run.train)).text(steps.first))
     say(checked)
     batches = training_loader(dataset, sampler, run.config.data.workers, settings.clips_per_pass, run.device)
     measure = make_measure(run.val) if run.val is not None else None
@@ -100,7 +100,7 @@ def _hooks(
     about: dict[str, Any],
     say: Callable[[str], None],
 ) -> list[Hook]:
-    """What happens beside the steps, in the order in which it does."""
+    """Hooks in the order in which they are called."""
     folder, settings, card, learner, speed = run.folder, run.config.train, run.card, trainer.learner, Speed()
 
     def validates(done: int) -> bool:
@@ -110,7 +110,7 @@ def _hooks(
     hooks = [
         speed,
         BadVideos(folder, card.preprocessing, run.config.data.on_error == "stop"),
-        PictureFirstBatch(folder, card.classes, card.preprocessing, trainer.mix_of_step),
+        DrawFirstBatch(folder, card.classes, card.preprocessing, trainer.step_mixer),
         AverageWeights(learner.average, learner.model) if learner.average is not None else None,
         StepRecords(folder),
         Track(lambda done: open_trackers(folder, run.config, done)),
@@ -124,7 +124,7 @@ def _hooks(
 
 
 def _about(run: ResolvedRun) -> dict[str, Any]:
-    """What a state tells of the run that it is of."""
+    """What a saved state records about its run."""
     return {
         "seed": run.config.train.seed,
         "config": run.config.model_dump(mode="json"),
@@ -134,7 +134,7 @@ def _about(run: ResolvedRun) -> dict[str, Any]:
 
 
 def step_sampler(config: Config, num_videos: int) -> StepSampler:
-    """The videos of every step of a run, as far as they are this process's."""
+    """Sampler of this process's videos for every step of a run."""
     settings, repeated_aug = config.train, config.data.repeated_aug
     last_step = steps_per_epoch(num_videos, settings.clips_per_step, repeated_aug) * settings.epochs
     share = rank(), world_size()
@@ -149,10 +149,10 @@ def step_sampler(config: Config, num_videos: int) -> StepSampler:
 
 
 def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], resumed: bool = False) -> nn.Module:
-    """The network before the first step: its weights follow from the seed, or from the checkpoint that `model.weights` names.
+    """The network before the first step, with random weights by the seed, or with those of `model.weights`.
 
-    The head starts new, and `say` is told, where the checkpoint's classes are not the card's. A run that is `resumed`
-    does without the checkpoint, since its state holds all weights.
+    The head is re-initialised, with a note, if the checkpoint's classes differ from the card's. A `resumed` run does not
+    read the checkpoint, since its state has all weights.
     """
     seed_step(config.train.seed, 0)
     model = model_from_card(card)
@@ -162,18 +162,18 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], r
         other_classes = weights.classes != card.classes
         if other_classes and weights.num_classes is not None:
             say(_new_head(weights, card))
-        say(put_weights(model, weights, reset_head=other_classes).summary())
+        say(load_into(model, weights, reset_head=other_classes).summary())
     if config.train.activation_checkpointing:
         if not model_entry(config.model.name).capabilities.activation_checkpointing:
             capability, cure = "activation_checkpointing", "unset train.activation_checkpointing"
             raise lacks(config.model.name, capability, "has no activation checkpointing", cure)
-        setattr(model, "activation_checkpointing", True)  # noqa: B010 (which not every module has)
+        setattr(model, "activation_checkpointing", True)  # noqa: B010 (not every module has it)
     return model
 
 
 def _new_head(weights: Weights, card: ModelCard) -> str:
-    known = f"such as '{weights.classes[0]}'" if weights.classes else "whose names are not known"
+    known = f"such as '{weights.classes[0]}'" if weights.classes else "of unknown names"
     return (
-        f"the head starts new: {weights.source} has {weights.num_classes} classes, {known}, "
-        f"and the training list {len(card.classes)}, such as '{card.classes[0]}'"
+        f"the classification head is re-initialised for your classes: {weights.source} has {weights.num_classes} classes, "
+        f"{known}, the training list {len(card.classes)}, such as '{card.classes[0]}'"
     )

@@ -1,11 +1,11 @@
-"""Training states on disk: everything that a run needs to go on as if it had never stopped; safetensors and JSON.
+"""Training states on disk, as safetensors and JSON: everything a run needs to continue as if it had never stopped.
 
 Order, crops, mixing and dropout follow from (seed, step), so no generator state is kept. A state is a folder
 `checkpoints/step_00000500` with model.safetensors, optimizer.safetensors, ema.safetensors where weights are averaged,
 and state.json (step, schedule, loss scale, the other files' digests, seed, config, lists, environment, and its own
-digest); it is written under a temporary name, synced and renamed, so a folder with the final name is whole. One that
-contains NaN or Inf is not written, and one in which a bit has changed is not used. Weights that are shared out among
-processes are saved whole, so a state does not depend on how many processes there are.
+digest); it is written under a temporary name, synced and renamed, so a folder with the final name is complete. A state
+with NaN or Inf is not written, and one in which a bit has changed is not used. Sharded weights are gathered first, so a
+state does not depend on the number of processes.
 """
 
 import hashlib
@@ -27,51 +27,50 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from mvit_video.config.schema import TrainSettings
-from mvit_video.download import sha256
-from mvit_video.engine.distributed import is_first, world_size
+from mvit_video.engine.distributed import is_rank_zero, world_size
 from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.metrics_log import read_metrics
-from mvit_video.engine.parallel import like, whole_tensors
+from mvit_video.engine.parallel import full_tensors, like
 from mvit_video.errors import CheckpointError
 from mvit_video.model.ops.cpu import ways
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.files import read_checkpoint, save_tensors
 from mvit_video.model.weights.load import check_exactly
-from mvit_video.paths import sync, write_json, write_whole
+from mvit_video.paths import file_sha256, sync, write_json, write_whole
 from mvit_video.version import __version__
 
 FOLDER = "checkpoints"
 BEST, VALIDATION = "best.json", "validation.jsonl"
 STATE = "state.json"
 DIGEST = "digest"  # in state.json, of all else in it
-WITHOUT_DIGEST = {"step", "schedule", "scaler", "teacher", "seed", "config", "environment", "lists", "sha256"}
+KEYS_BEFORE_DIGESTS = {"step", "schedule", "scaler", "teacher", "seed", "config", "environment", "lists", "sha256"}
 BEST_BY = ("ema_top1", "ema_mean_average_precision", "top1", "mean_average_precision")
 MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 
 
 @dataclass(frozen=True)
 class Learner:
-    """All that a training step changes."""
+    """Everything that a training step changes."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    """The loss scale of fp16; does nothing in other precisions."""
+    """Loss scale of fp16; does nothing in other precisions."""
     average: WeightAverage | None = None
     teacher: str | None = None
-    """The sha256 of the teacher's file, which does not change: states with another one are of another run."""
+    """sha256 of the teacher's file: states with another one belong to another run."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A saved state that has been found whole: where it is, the number of steps it has done, and of which schedule."""
+    """A saved state that passed its checks: its folder, steps done, and schedule."""
 
     folder: Path
     step: int
     schedule: dict[str, int]
     environment: dict[str, Any]
     lists: list[dict[str, Any]]
-    """Of each list, how many videos it has and its digest (see run_folder.py); empty in states of before."""
+    """Number of videos and digest of each list (see run_folder.py); empty in states of older versions."""
 
 
 def save_state(
@@ -83,12 +82,12 @@ def save_state(
     keep: int,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the state after `step` steps, with what there is to know `about` it, then `tidy`. Every process must call it.
+    """Save the state after `step` steps, with metadata `about` the run, then `prune_states`. Every process must call this.
 
-    Raises CheckpointError, and leaves the states before it alone, where it contains NaN or Inf or cannot be written.
+    Raises CheckpointError, and keeps earlier states, if it contains NaN or Inf or cannot be written.
     """
-    tensors = _whole_learner(learner)
-    if not is_first():
+    tensors = _learner_tensors(learner)
+    if not is_rank_zero():
         return
     content = {
         "step": step,
@@ -101,28 +100,26 @@ def save_state(
     temporary = run / FOLDER / f".step_{step:08d}.partial"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        final.parent.mkdir(exist_ok=True)  # not the run's own folder: it is gone where somebody has deleted or moved it
+        final.parent.mkdir(exist_ok=True)  # not the run's own folder, which the user may have deleted or moved
         temporary.mkdir()
         _write_state(temporary, tensors, card, content)
         sync(temporary)
         os.replace(temporary, final)
         sync(final.parent)
     except OSError as reason:
-        raise CheckpointError(
-            f"{final}: cannot be written ({reason.strerror}): the states before it are untouched"
-        ) from None
+        raise CheckpointError(f"{final}: cannot be written ({reason.strerror}): earlier states are kept") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    tidy(run, keep)
+    prune_states(run, keep)
 
 
-def _whole_learner(learner: Learner) -> dict[str, dict[str, Tensor]]:
-    """File name -> tensors of a state. Every process must ask."""
-    tensors = {MODEL: whole_tensors(learner.model.state_dict())}
+def _learner_tensors(learner: Learner) -> dict[str, dict[str, Tensor]]:
+    """Tensors of a state by file name. Every process must call this."""
+    tensors = {MODEL: full_tensors(learner.model.state_dict())}
     if learner.average is not None:
-        tensors[AVERAGE] = whole_tensors(learner.average.model.state_dict())
+        tensors[AVERAGE] = full_tensors(learner.average.model.state_dict())
     moments = learner.optimizer.state_dict()["state"].items()
-    tensors[OPTIMIZER] = whole_tensors(
+    tensors[OPTIMIZER] = full_tensors(
         {f"{number}.{name}": value for number, of in moments for name, value in of.items()}
     )
     return tensors
@@ -134,25 +131,25 @@ def _write_state(folder: Path, tensors: dict[str, dict[str, Tensor]], card: Mode
             save_tensors(folder / name, tensors[name], card)
     _check_optimizer(tensors[OPTIMIZER], folder / OPTIMIZER)
     write_whole(folder / OPTIMIZER, to_safetensors(tensors[OPTIMIZER]))
-    content = content | {"sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())}}
+    content = content | {"sha256": {file.name: file_sha256(file) for file in sorted(folder.iterdir())}}
     write_json(folder / STATE, content | {DIGEST: _digest(content)})
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """sha256 of JSON whose names are sorted, so that it can be taken of what was read back."""
+    """sha256 of JSON with sorted keys, so that it can be verified after reading."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def tidy(run: Path, keep: int) -> None:
-    """Delete all states but the newest `keep` and the best validated one, and say in best.json which that is.
+def prune_states(run: Path, keep: int) -> None:
+    """Delete all states but the newest `keep` and the best validated one, which is named in best.json.
 
-    Best is the highest top-1 (or mAP, of videos with several labels) in validation.jsonl; that of the averaged weights
-    where there are any; the earlier one of equals. What a kill has left half-written is deleted too.
+    Best is the highest top-1 (or mAP, for videos with several labels) in validation.jsonl, of the averaged weights if
+    there are any; the earlier of equals. Partial states left by a kill are deleted too.
     """
     best = _best(run)
     if best is not None and read_best(run) != best:
         write_json(run / BEST, best)
-    for old in [folder for folder in _folders(run)[:-keep] if best is None or folder != run / best["state"]]:
+    for old in [folder for folder in _state_folders(run)[:-keep] if best is None or folder != run / best["state"]]:
         shutil.rmtree(old)
     for leftover in (run / FOLDER).glob(".step_*.partial"):
         shutil.rmtree(leftover)
@@ -171,7 +168,7 @@ def _best(run: Path) -> dict[str, Any] | None:
 
 
 def read_best(run: Path) -> dict[str, Any] | None:
-    """What best.json says; None where it says nothing."""
+    """Read best.json; None if it is missing or invalid."""
     try:
         best = json.loads((run / BEST).read_text())
         return best if isinstance(best["state"], str) else None
@@ -180,7 +177,7 @@ def read_best(run: Path) -> dict[str, Any] | None:
 
 
 def environment(device: torch.device, settings: TrainSettings) -> dict[str, Any]:
-    """What decides, besides the data and settings that may not change, whether two runs agree to the bit."""
+    """What decides, besides data and fixed settings, whether two runs agree bit for bit."""
     taken = {"products": ways().products, "attention": ways().attention} if device.type == "cpu" else {}
     return {
         "mvit_video": __version__,
@@ -198,84 +195,86 @@ def environment(device: torch.device, settings: TrainSettings) -> dict[str, Any]
 
 
 def newest_state(run: Path) -> tuple[TrainingState | None, list[str]]:
-    """The newest state that is whole, and a sentence for each newer one that is not.
+    """Find the newest intact state, and describe each newer one that is not.
 
-    Raises CheckpointError where a file of a state cannot be looked at: it may be as whole as ever.
+    Raises CheckpointError if a file cannot be accessed, since the state may be intact.
     """
-    complaints: list[str] = []
-    for folder in reversed(_folders(run)):
+    problems: list[str] = []
+    for folder in reversed(_state_folders(run)):
         try:
-            return _checked(folder), complaints
+            return _verified(folder), problems
         except (FileNotFoundError, NotADirectoryError) as reason:
-            complaints.append(f"{folder}: lacks {Path(reason.filename).name}: not used")
+            problems.append(f"{folder}: {Path(reason.filename).name} is missing: this state is ignored")
         except OSError as reason:
             raise CheckpointError(
-                f"{reason.filename}: cannot be read ({reason.strerror}): make it readable, or move {folder} away to go on "
-                "from an earlier state"
+                f"{reason.filename}: cannot be read ({reason.strerror}): make it readable, or move {folder} away to "
+                "continue from an earlier state"
             ) from None
-        except _Broken as reason:
-            complaints.append(f"{folder}: {reason}: not used")
-    return None, complaints
+        except _BrokenState as reason:
+            problems.append(f"{folder}: {reason}: this state is ignored")
+    return None, problems
 
 
-class _Broken(Exception):
-    """What is wrong with a state, in words."""
+class _BrokenState(Exception):
+    """What is wrong with a state."""
 
 
-def _checked(folder: Path) -> TrainingState:
-    """A state every file of which is as it was written. Raises _Broken, or OSError."""
-    content = _content(folder)
+def _verified(folder: Path) -> TrainingState:
+    """Read a state and verify the digests of its files. Raises _BrokenState or OSError."""
+    content = _read_state_file(folder)
     for name in (MODEL, OPTIMIZER, AVERAGE) if AVERAGE in content["sha256"] else (MODEL, OPTIMIZER):
-        if sha256(folder / name) != content["sha256"].get(name):
-            raise _Broken(f"{name} is not what was written (sha256 differs)")
+        if file_sha256(folder / name) != content["sha256"].get(name):
+            raise _BrokenState(f"{name} was changed after it was written (its sha256 differs)")
     return TrainingState(
         folder, content["step"], content["schedule"], content.get("environment", {}), content.get("lists", [])
     )
 
 
-def _content(folder: Path) -> dict[str, Any]:
-    """What state.json tells, if it is what was written and of this folder. Raises _Broken, or OSError.
+def _read_state_file(folder: Path) -> dict[str, Any]:
+    """Read and verify state.json. Raises _BrokenState or OSError.
 
-    States of before have no digest; of these the step and the names can be compared.
+    States of older versions have no digest; only their step and keys are compared.
     """
     try:
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
         digest = content.pop(DIGEST, None)
-        known = set(content) <= WITHOUT_DIGEST
+        known = set(content) <= KEYS_BEFORE_DIGESTS
         whole = digest == _digest(content) if digest is not None else known
         whole = whole and type(content["step"]) is int
         whole = whole and all(isinstance(content[name], dict) for name in ("schedule", "scaler", "sha256"))
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
-        raise _Broken(f"{STATE} cannot be read") from None
+        raise _BrokenState(f"{STATE} cannot be read") from None
     if not whole:
-        raise _Broken(f"{STATE} is not what was written ({'its digest differs' if digest else 'it has other names'})")
+        raise _BrokenState(
+            f"{STATE} was changed after it was written ({'its digest differs' if digest else 'unknown keys'})"
+        )
     if content["step"] != _step(folder):
-        raise _Broken(f"{STATE} is of step {content['step']}, and this folder is not")
+        raise _BrokenState(f"{STATE} is of step {content['step']}, but its folder is not")
     return content
 
 
 def set_aside(run: Path, after: int) -> list[str]:
-    """Rename the states after step `after`, which are broken: `tidy` would count them among the newest. A sentence for each."""
-    told = []
-    for folder in _folders(run):
+    """Rename broken states after step `after`, so that `prune_states` does not count them; return a sentence for each."""
+    notes = []
+    for folder in _state_folders(run):
         if _step(folder) > after:
             names = (f"broken{number}_{folder.name}" for number in count(1))
             aside = next(folder.with_name(name) for name in names if not folder.with_name(name).exists())
             folder.rename(aside)
-            told.append(f"{folder}: is broken and set aside as {aside.name}: delete it when nobody needs it")
-    return told
+            notes.append(f"{folder}: is broken and was renamed to {aside.name}: delete it if you do not need it")
+    return notes
 
 
 def load_state(state: TrainingState, learner: Learner) -> None:
-    """Put a saved state into a learner of the same make. Raises CheckpointError where it learnt from another teacher."""
+    """Load a saved state into a learner of the same kind. Raises CheckpointError if it was distilled from another teacher."""
     try:
-        content = _content(state.folder)
-    except (_Broken, OSError) as reason:
-        raise CheckpointError(f"{state.folder}: has changed since it was found whole ({reason}): start again") from None
+        content = _read_state_file(state.folder)
+    except (_BrokenState, OSError) as reason:
+        raise CheckpointError(f"{state.folder}: was changed while it was being read ({reason}): run again") from None
     if content.get("teacher") != learner.teacher:
         raise CheckpointError(
-            f"{state.folder}: learnt from {_teacher(content.get('teacher'))}, and train.teacher is now "
-            f"{_teacher(learner.teacher)}: name the same file, or start anew in another --output"
+            f"{state.folder}: was trained with {_teacher(content.get('teacher'))}, but train.teacher is now "
+            f"{_teacher(learner.teacher)}: pass the same file, or start over in another --output"
         )
     _load_network(learner.model, state.folder / MODEL)
     if learner.average is not None:
@@ -293,7 +292,7 @@ def load_state(state: TrainingState, learner: Learner) -> None:
     parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
     if not saved.keys() <= {number for group in groups for number in group["params"]}:
         raise CheckpointError(
-            f"{state.folder}: its optimiser has {len(saved)} parameters, expected another number: start anew"
+            f"{state.folder}: its optimiser has {len(saved)} parameters, expected another number: start over in another --output"
         )
     for place, values in saved.items():
         saved[place] = {name: like(value, parameters[place]) for name, value in values.items()}
@@ -318,7 +317,7 @@ def _teacher(digest: str | None) -> str:
     return f"a teacher of sha256 {digest[:12]}…" if digest else "no teacher"
 
 
-def _folders(run: Path) -> list[Path]:
+def _state_folders(run: Path) -> list[Path]:
     return sorted((folder for folder in (run / FOLDER).glob("step_*") if folder.name[5:].isdecimal()), key=_step)
 
 

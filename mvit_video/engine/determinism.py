@@ -1,4 +1,4 @@
-"""What makes two runs of the same settings the same: one seed for each step, and algorithms that give the same bits."""
+"""Reproducibility: one seed per step, and deterministic algorithms."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +9,13 @@ import torch
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """All randomness of the model in a step (dropout, drop path) follows from (seed, step, rank)."""
+    """Seed the model's randomness in a step (dropout, drop path) by (seed, step, rank)."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
 @contextmanager
 def deterministic_algorithms(wanted: bool) -> Iterator[None]:
-    """Deterministic algorithms inside, the former choice after. New memory is not filled: no result depends on it."""
+    """Use deterministic algorithms inside the context. New memory is not filled: no result depends on it."""
     memory: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     if wanted:

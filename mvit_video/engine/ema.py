@@ -1,4 +1,4 @@
-"""A moving average of a network's weights: what is trained wanders, its average wanders less."""
+"""Exponential moving average of a network's weights."""
 
 import copy
 
@@ -10,8 +10,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class WeightAverage:
     """average = d · average + (1 − d) · weights after each step, with d = min(decay, (1 + step) / (10 + step)).
 
-    The smaller factor of the first steps keeps the initial weights from outlasting a short run. `model` is a network
-    of its own in evaluation mode; buffers, such as the statistics of batch norms, are copied.
+    The smaller decay of the first steps lets short runs forget the initial weights. `model` is a copy in evaluation
+    mode; buffers, such as the statistics of batch norms, are copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -20,7 +20,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after `step` (counted from 0)."""
+        """Update the average with the weights after `step` (counted from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         average = get_ema_multi_avg_fn(decay)
         average(list(self.model.parameters()), list(model.parameters()), None)

@@ -1,4 +1,4 @@
-"""The loop over a run's steps. It fetches a batch and makes a step of it; everything else is a hook."""
+"""The training loop: it fetches a batch and runs a step; everything else is a hook."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from mvit_video.data.loader import lost_workers_told
+from mvit_video.data.loader import report_lost_workers
 from mvit_video.errors import Interrupted
 
 Step = Callable[[int, dict[str, Any]], dict[str, Any]]
@@ -15,7 +15,7 @@ Step = Callable[[int, dict[str, Any]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps that a run still has to do, from `first` (steps done before it) to `last`, and how many make an epoch."""
+    """Range of steps: from `first` (steps already done) to `last`, and steps per epoch."""
 
     first: int
     last: int
@@ -23,21 +23,21 @@ class Steps:
 
 
 class Hook:
-    """What happens beside the steps. Each method does nothing by default; hooks are called in the order of their list.
+    """Base of hooks. Each method does nothing by default; hooks are called in list order.
 
     ```
     before_train                  open what the run needs; `loop.done` steps are done already
     for each step:
-        before_batch              the loop is about to wait for its batch
-        before_step               the batch is there: `loop.batch`, which a hook may replace
-        after_step                the step is made: `loop.record`, which a hook may add to; it counts in `loop.done`
-            before_save           the state of these steps is about to be written: have everything of them on disk
-            after_validation      the numbers of the network after these steps are there
-    after_train                   close what was opened: also after an error, the last hook first
+        before_batch              the loop is about to wait for a batch
+        before_step               `loop.batch` is available; a hook may replace it
+        after_step                the step is done: `loop.record`, which a hook may add to, and `loop.done` counts it
+            before_save           a state is about to be saved: write everything up to this step to disk
+            after_validation      metrics of the validation after this step
+    after_train                   close what was opened, also after an error; the last hook first
     ```
 
-    Each method may raise an error, which ends the run, or ask for its end by `loop.stop`. All processes of a run have the
-    same hooks and call the same methods after the same steps, so a hook may talk to its likes in the other processes.
+    A method may raise an error, which ends the run, or call `loop.stop`. All processes of a run have the same hooks and
+    call the same methods after the same steps, so hooks may use collectives.
     """
 
     def before_train(self, loop: "Loop") -> None: ...
@@ -56,9 +56,9 @@ class Hook:
 
 
 class Loop:
-    """Makes `steps` with the hooks' help.
+    """Runs `steps` and calls the hooks.
 
-    `batch` and `record` are those of the step in hand, `done` is the number of steps made so far, earlier runs' included.
+    `batch` and `record` are those of the current step; `done` counts all steps so far, including those before resuming.
     """
 
     batch: dict[str, Any]
@@ -71,25 +71,25 @@ class Loop:
 
     @property
     def epoch(self) -> float:
-        """Epochs done so far; a part of one counts as that part."""
+        """Epochs done so far, with fractions."""
         return self.done / self.steps.per_epoch
 
     def run(self, batches: Iterable[dict[str, Any]]) -> None:
-        """All steps. Raises Interrupted where a hook has asked for the end, and what hooks raise."""
-        with lost_workers_told(), ExitStack() as opened:
+        """Run all steps. Raises Interrupted if a hook called `stop`, and what hooks raise."""
+        with report_lost_workers(), ExitStack() as opened:
             for hook in self.hooks:
                 hook.before_train(self)
                 opened.push(_closing(hook, self))
-            self._end_if_asked()
+            self._stop_if_requested()
             fetched = iter(batches)
             while self.done < self.steps.last:
                 for hook in self.hooks:
                     hook.before_batch(self)
                 self.batch = next(fetched)
-                self._one_step()
-                self._end_if_asked()
+                self._run_step()
+                self._stop_if_requested()
 
-    def _one_step(self) -> None:
+    def _run_step(self) -> None:
         for hook in self.hooks:
             hook.before_step(self)
         self.record = self.step(self.done, self.batch)
@@ -98,20 +98,20 @@ class Loop:
             hook.after_step(self)
 
     def stop(self, reason: str) -> None:
-        """End the run, for the reason given, once this moment's hooks are through; SaveStates saves its state."""
+        """Stop the run, for the reason given, after the current hooks; SaveStates saves its state."""
         self.stopping = reason
 
-    def _end_if_asked(self) -> None:
+    def _stop_if_requested(self) -> None:
         if self.stopping is not None:
             raise Interrupted(self.stopping)
 
     def saving(self) -> None:
-        """For the hook that saves: call this just before it does."""
+        """Called by the hook that saves states, just before it does."""
         for hook in self.hooks:
             hook.before_save(self)
 
     def validated(self, numbers: dict[str, float]) -> None:
-        """For the hook that validates: hand on what it found."""
+        """Called by the hook that validates, with its metrics."""
         for hook in self.hooks:
             hook.after_validation(self, numbers)
 
@@ -119,5 +119,5 @@ class Loop:
 def _closing(
     hook: Hook, loop: Loop
 ) -> Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]:
-    """`after_train` as ExitStack calls it."""
+    """Adapt `after_train` to ExitStack."""
     return lambda kind, failure, trace: hook.after_train(loop, failure)

@@ -1,7 +1,6 @@
-"""What a training step minimises: cross-entropy, at several resolutions, beside a teacher.
+"""Training losses: cross-entropy or registered ones, multi-resolution training, and distillation.
 
-Several resolutions: arXiv 2212.00776 (ResFormer). Distillation: arXiv 2012.12877 (DeiT), on the network's one answer; a
-second class token for the teacher's is not ours.
+Several resolutions: arXiv 2212.00776 (ResFormer). Distillation: arXiv 2012.12877 (DeiT), without its distillation token.
 """
 
 # B clips, K classes, D numbers of a feature. Clips (B, C, T, H, W); logits and targets (B, K).
@@ -19,7 +18,7 @@ from mvit_video.errors import ConfigError
 from mvit_video.model.registry import lacks, model_entry
 from mvit_video.plugins import Registry, calling_module, entered
 
-Teach = Callable[[Tensor], Tensor]
+TeacherLogits = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 LOSSES: Registry[Loss] = Registry("loss")
@@ -34,7 +33,7 @@ def register_loss(name: str, loss: Loss) -> Loss: ...
 
 
 def register_loss(name: str, loss: Loss | None = None) -> Loss | Callable[[Loss], Loss]:
-    """Let `train.loss` name what a training step minimises; also a decorator: `@register_loss("focal")`.
+    """Register a loss for `train.loss`; also a decorator: `@register_loss("focal")`.
 
     Args:
         loss: (logits (B, K), targets (B, K)) -> the loss of each clip (B,). Both are float32; targets sum to 1, and are mixed and
@@ -51,22 +50,22 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class Objective:
-    """The loss of each clip, made for one resolution after the other.
+    """Computes the loss of each clip, one resolution after the other.
 
     Args:
         loss: (logits, targets) (B, K) -> (B,).
-        resolutions: smaller sizes that clips are seen at as well, falling; the network then also gives its feature.
-        teacher: clips -> logits without a gradient, for the network's own classes; None for labels alone.
-        hard: learn the teacher's best class, instead of its whole distribution.
-        distillation_weight: share of the loss that is the teacher's.
-        temperature: divides the logits of both networks where the distribution is learnt.
+        resolutions: smaller sizes that clips are also trained at, in falling order; needs the network's feature.
+        teacher: clips -> logits without a gradient, for the network's own classes; None trains on labels only.
+        hard: distil the teacher's top class instead of its distribution.
+        distillation_weight: weight of the teacher's loss.
+        temperature: divides the logits of both networks in soft distillation.
     """
 
     def __init__(
         self,
         loss: Loss = cross_entropy,
         resolutions: Sequence[int | tuple[int, int]] = (),
-        teacher: Teach | None = None,
+        teacher: TeacherLogits | None = None,
         hard: bool = False,
         distillation_weight: float = 0.5,
         temperature: float = 1.0,
@@ -83,12 +82,12 @@ class Objective:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(losses (B,), logits) of each resolution, the clips' own first; the loss is the sum of all parts.
 
-        A part's gradient may be taken before the next part is asked for: one resolution is in memory at a time.
-        Networks run under `autocast`, losses are of single precision.
+        Backpropagate each part before requesting the next: only one resolution is then in memory.
+        Networks run under `autocast`, losses are in single precision.
         """
         sizes = self.resolutions
         with autocast():
-            taught = self.teacher(clips).float() if self.teacher is not None else None
+            teacher_logits = self.teacher(clips).float() if self.teacher is not None else None
         larger: Tensor | None = None
         feature: Any
         for size in (None, *sizes):
@@ -96,50 +95,50 @@ class Objective:
             with autocast():
                 logits, feature = network(shown, with_feature=True) if sizes else (network(shown), None)
             logits = logits.float()
-            losses = self._losses(logits, targets, taught)
+            losses = self._losses(logits, targets, teacher_logits)
             if larger is not None:
                 losses = losses + feature_distance(feature.float(), larger)
             larger = feature.detach().float() if sizes else None
             yield losses / (1 + len(sizes)), logits.detach()
 
-    def _losses(self, logits: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
+    def _losses(self, logits: Tensor, targets: Tensor, teacher_logits: Tensor | None) -> Tensor:
         """(B,): the labels' loss, or with a teacher the weighted mean of both."""
         losses = self.loss(logits, targets)
-        if taught is None:
+        if teacher_logits is None:
             return losses
         if self.hard:
-            distilled = F.cross_entropy(logits, taught.argmax(1), reduction="none")
+            distilled = F.cross_entropy(logits, teacher_logits.argmax(1), reduction="none")
         else:
-            distilled = soft_distillation(logits, taught, self.temperature)
+            distilled = soft_distillation(logits, teacher_logits, self.temperature)
         return torch.lerp(losses, distilled, self.distillation_weight)
 
 
-def objective_from(settings: TrainSettings, teacher: Teach | None = None) -> Objective:
-    """The settings' objective. Raises ConfigError for a loss that nothing has registered."""
+def objective_from(settings: TrainSettings, teacher: TeacherLogits | None = None) -> Objective:
+    """Build the objective of the settings. Raises ConfigError for an unknown loss."""
     loss, hard = checked_loss(settings.loss), settings.distillation == "hard"
     distillation = hard, settings.distillation_weight, settings.distillation_temperature
     return Objective(loss, settings.resolutions, teacher, *distillation)
 
 
 def checked_loss(name: str) -> Loss:
-    """A registered loss, which raises ConfigError where it does not give one number for each clip."""
+    """Wrap a registered loss; it raises ConfigError if it does not return one number per clip."""
     loss = LOSSES.get(name)
 
     def checked(logits: Tensor, targets: Tensor) -> Tensor:
         losses = loss(logits, targets)
         if losses.shape != (len(logits),):
             raise ConfigError(
-                f"train.loss = {name}: gave {tuple(losses.shape)} numbers for {len(logits)} clips, expected one for each: "
-                f"it is the loss of the plugin '{LOSSES.plugin_of(name)}'"
+                f"train.loss = {name}: returned shape {tuple(losses.shape)} for {len(logits)} clips, expected one loss per clip: "
+                f"fix the plugin '{LOSSES.plugin_of(name)}'"
             )
         return losses
 
     return checked
 
 
-def soft_distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+def soft_distillation(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """τ² · KL(teacher ‖ student) of the distributions at temperature τ: (B,), summed over the classes."""
-    mine, theirs = ((answer / temperature).log_softmax(1) for answer in (logits, taught))
+    mine, theirs = ((answer / temperature).log_softmax(1) for answer in (logits, teacher_logits))
     return F.kl_div(mine, theirs, reduction="none", log_target=True).sum(1) * temperature**2
 
 
@@ -149,13 +148,13 @@ def feature_distance(feature: Tensor, larger: Tensor) -> Tensor:
 
 
 def resized(clips: Tensor, height: int, width: int) -> Tensor:
-    """Clips (B, C, T, H, W) in another size: bilinear, anti-aliased where they shrink, each frame alone."""
+    """Resize clips (B, C, T, H, W): bilinear with anti-aliasing, frame by frame."""
     planes = F.interpolate(clips.flatten(1, 2), size=(height, width), mode="bilinear", antialias=True)
     return planes.view(*clips.shape[:3], height, width)
 
 
 def check_resolutions(name: str, settings: TrainSettings) -> None:
-    """ConfigError for several resolutions and a network that does not tell the feature before its head."""
+    """Raise ConfigError for several resolutions and a network that does not return the feature before its head."""
     if settings.resolutions and not model_entry(name).capabilities.feature:
-        what = "does not tell the feature before its head, which train.resolutions compares"
+        what = "does not return the feature before its head, which train.resolutions needs"
         raise lacks(name, "feature", what, "set it to [], or train one of the mvit networks")

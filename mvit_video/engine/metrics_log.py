@@ -1,6 +1,6 @@
-"""Numbers of a run as JSON lines, one record a step, in full precision.
+"""Metrics of a run as JSON lines, one record per step, in full precision.
 
-A log may be damaged: by a kill in its last line, by a disk or a copy anywhere. A broken line costs itself and a sentence.
+A log may be damaged: by a kill in its last line, by a disk or a copy anywhere. A broken line is skipped with a warning.
 """
 
 import errno
@@ -14,34 +14,34 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from mvit_video.engine.distributed import is_first
+from mvit_video.engine.distributed import is_rank_zero
 from mvit_video.errors import TrainingError
 from mvit_video.paths import write_whole
 
 LONGEST_LINE = 1 << 20  # bytes; a record has hundreds
-MOST_STEPS = 10**12
-JOINED = re.compile(rb'(?<=\})[^\n]?(?=\{"step": )')  # where the end of a line was lost
+MAX_STEPS = 10**12
+JOINED = re.compile(rb'(?<=\})[^\n]?(?=\{"step": )')  # where a newline was lost
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 STRICT = json.JSONDecoder(parse_constant=_refuse)
 
 
 class MetricsLog:
-    """Appends records to a file, in the first process only; each is the system's before `write` returns: a kill loses none.
+    """Appends records to a file, in rank 0 only; written without buffering, so a kill loses none.
 
-    On resuming from step `after`, records of later steps are dropped first: they will be made again. Raises
-    TrainingError where the disk takes no more, or the file is not where it was.
+    On resuming from step `after`, records of later steps are dropped first. Raises TrainingError if the disk is full or the
+    file was moved.
     """
 
     def __init__(self, path: Path, after: int = 0) -> None:
         self.path, self._file = path, None
-        if not is_first():
+        if not is_rank_zero():
             return
-        cut(path, after)
+        truncate_log(path, after)
         self._file = path.open("ab", buffering=0)
 
     def write(self, **record: float | str | None) -> None:
@@ -52,11 +52,11 @@ class MetricsLog:
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as reason:
-            raise no_room(self.path, reason) from None
+            raise disk_error(self.path, reason) from None
         self._check_place()
 
     def _check_place(self) -> None:
-        """TrainingError where the run's folder was deleted or moved: what is written now would be lost or torn apart."""
+        """Raise TrainingError if the run's folder was deleted or moved, so that records would be lost."""
         assert self._file is not None
         try:
             if os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path)):
@@ -64,63 +64,63 @@ class MetricsLog:
         except OSError:
             pass
         raise TrainingError(
-            f"{self.path}: was deleted or moved while the run wrote to it: put its folder back and go on with --resume auto"
+            f"{self.path}: was deleted or moved while the run wrote to it: put its folder back and continue with --resume auto"
         )
 
     def sync(self) -> None:
-        """Have all records on disk, so that a saved state is never ahead of them."""
+        """Sync all records to disk, so that a saved state is never ahead of them."""
         if self._file is None:
             return
         try:
             os.fsync(self._file.fileno())
         except OSError as reason:
-            raise no_room(self.path, reason) from None
+            raise disk_error(self.path, reason) from None
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
 
 
-def no_room(path: Path, reason: OSError) -> TrainingError:
-    """What ends a run whose disk takes no more."""
-    return TrainingError(f"{path}: cannot be written ({reason.strerror}): make room, then go on with --resume auto")
+def disk_error(path: Path, reason: OSError) -> TrainingError:
+    """The error for a full or failing disk."""
+    return TrainingError(f"{path}: cannot be written ({reason.strerror}): make room, then continue with --resume auto")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole records, in order. Lines that are broken are left out; `cut` says which."""
+    """Read all valid records in order. Broken lines are skipped; `truncate_log` reports them."""
     return [record for record, _ in _read(path).kept]
 
 
-def cut(path: Path, after: int, every_step: bool = False) -> list[str]:
-    """Delete what is broken and what is of steps after `after`; sentences on what was broken, but for a last line that a
-    kill has cut short, and where `every_step` should have its record on steps that have none."""
+def truncate_log(path: Path, after: int, every_step: bool = False) -> list[str]:
+    """Delete broken lines and records after step `after`; return warnings about broken lines, except a last line cut short by a
+    kill, and with `every_step` about steps without a record."""
     content = _read(path)
     lines = [line for record, line in content.kept if record["step"] <= after]
     if not path.exists() or content.joined or sum(len(line) + 1 for line in lines) != path.stat().st_size:
         write_whole(path, b"".join(line + b"\n" for line in lines))
-    told, broken = [], content.broken
+    notes, broken = [], content.broken
     if broken and after:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         which = f"lines {', '.join(map(str, broken[:3]))}{more} are" if len(broken) > 1 else f"line {broken[0]} is"
-        told = [f"{path}: {which} broken and left out: is the disk sound?"]
+        notes = [f"{path}: {which} broken and skipped: check the disk"]
     missing = after - len(lines) if every_step else 0
     if missing > len(broken):
-        told.append(f"{path}: has no records of {missing} of the {after} steps done")
-    return told
+        notes.append(f"{path}: has no records of {missing} of the {after} steps done")
+    return notes
 
 
 @dataclass
-class _Content:
+class _ParsedLog:
     kept: list[tuple[dict[str, Any], bytes]]
-    """Whole records with their lines."""
+    """Valid records with their lines."""
     broken: list[int]
-    """The numbers of broken lines, from 1."""
+    """Numbers of broken lines, from 1."""
     joined: bool
-    """Whether two records stood in one line."""
+    """Whether a line contained two records."""
 
 
-def _read(path: Path) -> _Content:
-    """The records of a log. Each epoch is the step by the steps of an epoch, so a record in which either has changed is seen."""
+def _read(path: Path) -> _ParsedLog:
+    """Parse a log. A record whose step and epoch do not match counts as broken."""
     found: list[tuple[int, dict[str, Any], bytes]] = []
     broken, joined, number, line = [], False, 0, b"\n"
     for number, line in enumerate(_lines(path), 1):
@@ -142,7 +142,7 @@ def _read(path: Path) -> _Content:
             kept[record["step"]] = record, line  # of two that an older version's two runs at once left, the later one
         else:
             broken.append(number)
-    return _Content(list(kept.values()), sorted(broken), joined)
+    return _ParsedLog(list(kept.values()), sorted(broken), joined)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -154,28 +154,28 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """What a line holds, if it is a record: names and values, with the step from 1."""
+    """Parse a line into a record with a step from 1; None if it is invalid."""
     try:
         record = STRICT.decode(line.decode())
     except (ValueError, RecursionError):
         return None
     step = record.get("step") if isinstance(record, dict) else None
-    if type(step) is not int or not 1 <= step <= MOST_STEPS:
+    if type(step) is not int or not 1 <= step <= MAX_STEPS:
         return None
     return None if {list, dict} & set(map(type, record.values())) else record
 
 
 def _steps_per_epoch(record: dict[str, Any]) -> int | None:
-    """None of a record whose epoch is no fraction, such as those of bad videos."""
+    """Steps per epoch of a record; None if its epoch is not fractional, as for bad videos."""
     epoch = record.get("epoch")
-    if not isinstance(epoch, float) or not 0 < record["step"] / MOST_STEPS < epoch < inf:
+    if not isinstance(epoch, float) or not 0 < record["step"] / MAX_STEPS < epoch < inf:
         return None
     return round(record["step"] / epoch) or None
 
 
-def write_or_end_run(path: Path, content: bytes) -> None:
-    """An image or another file beside the records; TrainingError where the disk does not take it."""
+def write_run_file(path: Path, content: bytes) -> None:
+    """Write a file next to the logs; TrainingError if the disk fails."""
     try:
         write_whole(path, content)
     except OSError as reason:
-        raise no_room(path, reason) from None
+        raise disk_error(path, reason) from None

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is NaN or Inf: what is known about one is kept on disk, then the run stops or skips it."""
+"""Steps whose loss or gradient is NaN or Inf: write a report, then stop the run or skip the step."""
 
 from collections.abc import Callable
 from math import isfinite
@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from mvit_video.engine.distributed import gathered, is_first
+from mvit_video.engine.distributed import all_gather_json, is_rank_zero
 from mvit_video.errors import TrainingError
 from mvit_video.paths import write_json
 
-MOST_SKIPPED_IN_A_ROW = 10
+MAX_CONSECUTIVE_SKIPS = 10
 
 
 class NonFiniteStep(TrainingError):
-    """A step that changed nothing; `overflow` where a smaller loss scale may cure it."""
+    """A step that changed nothing; `overflow` if a smaller loss scale may fix it."""
 
     def __init__(self, step: int, record: dict[str, float], losses: list[float], overflow: bool) -> None:
         super().__init__(
@@ -25,62 +25,62 @@ class NonFiniteStep(TrainingError):
         self.step, self.record, self.losses, self.overflow = step, record, losses, overflow
 
     def finite_record(self) -> dict[str, float | None]:
-        """The step's numbers with None for those that are none."""
+        """The step's metrics, with None for NaN and Inf."""
         return {name: value if isfinite(value) else None for name, value in self.record.items()}
 
 
 class GuardedStep:
-    """(step, batch) -> record, of a `train_step` that raises NonFiniteStep: reported in `run`, then the end or a skipped step.
+    """Wraps a `train_step` that may raise NonFiniteStep: (step, batch) -> record; writes a report in `run`, then stops or skips.
 
-    A skipped step's record has `skipped`, and None for what is no number. That fp16's loss scale was too large is no
-    fault: such a step is skipped without a report.
+    A skipped step's record has `skipped`, and None for NaN and Inf. A step whose fp16 loss scale was too large is skipped
+    without a report.
 
     Args:
-        stop: end the run at the first such step with a TrainingError, instead of after MOST_SKIPPED_IN_A_ROW.
+        stop: raise TrainingError at the first such step, instead of after MOST_SKIPPED_IN_A_ROW.
     """
 
     def __init__(self, train_step: Callable[[int, Tensor, Tensor], dict[str, float]], run: Path, stop: bool) -> None:
         self.train_step, self.run, self.stop = train_step, run, stop
-        self.in_a_row = 0
+        self.consecutive = 0
 
     def __call__(self, number: int, batch: dict[str, Any]) -> dict[str, Any]:
         try:
             record: dict[str, Any] = self.train_step(number, batch["video"], batch["label"])
         except NonFiniteStep as failure:
-            self.in_a_row += 1
+            self.consecutive += 1
             if not failure.overflow:
                 report = write_report(self.run, failure, batch)
-                if self.stop or self.in_a_row == MOST_SKIPPED_IN_A_ROW:
-                    raise TrainingError(f"{failure}: its clips are in {report}; {self._cure()}") from None
+                if self.stop or self.consecutive == MAX_CONSECUTIVE_SKIPS:
+                    raise TrainingError(f"{failure}: its clips are in {report}; {self._advice()}") from None
             return failure.finite_record() | {"skipped": 1}
-        self.in_a_row = 0
+        self.consecutive = 0
         return record
 
-    def _cure(self) -> str:
-        again = f"{self.in_a_row} steps in a row were: " if self.in_a_row > 1 else ""
+    def _advice(self) -> str:
+        again = f"{self.consecutive} consecutive steps failed: " if self.consecutive > 1 else ""
         other = ", or set train.on_nonfinite=skip" if self.stop else ""
         return f"{again}lower train.base_lr and resume from an earlier state{other}"
 
 
 def write_report(run: Path, failure: NonFiniteStep, batch: dict[str, Any]) -> Path:
-    """nonfinite_step_XXXXXXXX.json in `run`: the step's numbers, and which clips it saw with the loss of each.
+    """Write nonfinite_step_XXXXXXXX.json in `run`: the step's metrics, and its clips with the loss of each.
 
-    JSON has no NaN: they are the texts "nan", "inf" and "-inf".
+    JSON has no NaN: such values are the strings "nan", "inf" and "-inf".
     """
-    clips = [clip for part in gathered(_clips(failure, batch)) for clip in part]
+    clips = [clip for part in all_gather_json(_clips(failure, batch)) for clip in part]
     content = {
         "step": failure.step + 1,
         **{name: _number(value) for name, value in failure.record.items() if name != "top1"},
         "clips": clips,
     }
     path = run / f"nonfinite_step_{failure.step + 1:08d}.json"
-    if is_first():
+    if is_rank_zero():
         write_json(path, content)
     return path
 
 
 def _clips(failure: NonFiniteStep, batch: dict[str, Any]) -> list[dict[str, Any]]:
-    """What this process had of the step."""
+    """This process's clips of the step."""
     names = ("video_name", "video_index", "clip_index", "aug_index")
     clips = [{name: batch[name][place] for name in names} for place in range(len(failure.losses))]
     labels = batch["label"].tolist()

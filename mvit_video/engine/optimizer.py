@@ -1,4 +1,4 @@
-"""The optimisers as the recipes use them: who is decayed, and who learns slower."""
+"""Optimisers as the recipes use them: weight decay groups and layer-wise learning rates."""
 
 import torch
 from torch import nn
@@ -11,17 +11,17 @@ from mvit_video.model.registry import capabilities_of, head_of, lacks, name_of
 def optimizer_from(settings: TrainSettings, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW (eps 1e-8) or SGD (Nesterov) over `parameter_groups`."""
     groups = parameter_groups(model, settings.weight_decay, settings.layer_decay)
-    fused = not is_sharded(model) or None  # PyTorch has no fused SGD for sharded parameters; None leaves it the choice
+    fused = not is_sharded(model) or None  # PyTorch has no fused SGD for sharded parameters; None lets it choose
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.base_lr, momentum=settings.momentum, nesterov=True, fused=fused)
     return torch.optim.AdamW(groups, lr=settings.base_lr, betas=settings.betas, eps=1e-8, fused=True)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
-    """Trained parameters by layer, decayed ones apart; `lr_scale` is the share of the learning rate that is theirs.
+    """Group trained parameters by layer and weight decay; `lr_scale` is a group's factor of the learning rate.
 
-    Matrices, filters, position tables and the class token are decayed, biases and norms (1-D) are not. With a layer
-    decay, layer l of L learns at layer_decay^(L − l).
+    Matrices, filters, position tables and the class token are decayed, biases and norms (1-D) are not. With layer decay,
+    the factor of layer l of L is layer_decay^(L − l).
     """
     numbers = layer_numbers(model) if layer_decay < 1 else dict.fromkeys(dict(model.named_parameters()), 0)
     last = max(numbers.values(), default=0)
@@ -42,7 +42,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
 def layer_numbers(model: nn.Module) -> dict[str, int]:
     """Parameter name -> layer: 0 before the blocks (patches, class token, positions), i + 1 for block i, then the rest.
 
-    What lies between two blocks goes with the first of them. Raises ConfigError for a network without numbered blocks.
+    Parameters between two blocks belong to the first of them. Raises ConfigError for a network without numbered blocks.
     """
     find_blocks = capabilities_of(model).blocks
     if find_blocks is None:
@@ -59,6 +59,6 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
 
 
 def freeze_all_but_head(model: nn.Module) -> None:
-    """Only the layer that classifies is left to train."""
+    """Freeze everything but the layer that classifies."""
     model.requires_grad_(False)
     head_of(model).requires_grad_(True)

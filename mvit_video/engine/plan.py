@@ -1,4 +1,4 @@
-"""What a run is about to do, in words and effective numbers: printed at its start, and by `train --dry-run`."""
+"""Describe a run with its effective numbers: printed at its start, and by `train --dry-run`."""
 
 from collections.abc import Iterator
 
@@ -18,10 +18,10 @@ from mvit_video.model.registry import build_model, model_entry
 from mvit_video.plugins import Registry
 
 
-def dry_model(config: Config, num_classes: int | None) -> nn.Module:
-    """The configuration's network without its start: on the meta device, where weights take no memory, if it can be built there.
+def meta_model(config: Config, num_classes: int | None) -> nn.Module:
+    """Build the configured network without weights, on the meta device if it supports that.
 
-    None classes are the network's usual head.
+    `num_classes=None` builds its default head.
     """
     data = config.data
     with torch.device("meta" if model_entry(config.model.name).capabilities.meta else "cpu"):
@@ -39,23 +39,23 @@ def dry_model(config: Config, num_classes: int | None) -> nn.Module:
 
 
 def giga_multiply_adds(config: Config) -> float | None:
-    """Multiply-adds of one clip in 10⁹, those of matrix products and convolutions; Takes seconds.
+    """Multiply-adds of one clip in 10⁹, of matrix products and convolutions; takes seconds.
 
-    None for networks that cannot be built on the meta device, which take longer.
+    None for networks that cannot be built on the meta device, which would take longer.
     """
     capabilities = model_entry(config.model.name).capabilities
     if not capabilities.meta:
         return None
     arguments = config.model.arguments | dict(capabilities.plain)
-    model = dry_model(config.model_copy(update={"model": config.model.model_copy(update={"arguments": arguments})}), 1)
+    model = meta_model(config.model_copy(update={"model": config.model.model_copy(update={"arguments": arguments})}), 1)
     clip = torch.zeros(1, 3, config.data.num_frames, *config.data.crop_hw, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.eval()(clip)
     return counter.get_total_flops() / 2e9
 
 
-class Plan:
-    """A run in words. Without a number of videos, what depends on it is counted in epochs only."""
+class RunPlan:
+    """Description of a run. Without a number of videos, steps are given in epochs."""
 
     def __init__(
         self, config: Config, device: torch.device, model: nn.Module, num_classes: int, num_videos: int | None
@@ -69,7 +69,7 @@ class Plan:
             self.per_epoch = steps_per_epoch(num_videos, self.settings.clips_per_step, self.data.repeated_aug)
 
     def text(self, first_step: int = 0, multiply_adds: float | None = None) -> str:
-        """One line a subject; the first one sums up."""
+        """One line per subject, after a summary."""
         subjects = {
             "network": self._network(multiply_adds),
             "clips": self._clips(),
@@ -88,7 +88,7 @@ class Plan:
 
     def _summary(self) -> str:
         settings = self.settings
-        videos, steps = "training videos not known", f"{settings.epochs} epochs in steps"
+        videos, steps = "unknown number of training videos", f"{settings.epochs} epochs in steps"
         if self.num_videos is not None:
             videos, steps = (
                 f"{self.num_videos:,} training videos",
@@ -109,22 +109,22 @@ class Plan:
     def _clips(self) -> Iterator[str]:
         data = self.data
         if data.sampling == "segment":
-            yield f"{data.num_frames} frames, one of each equal part of the video"
+            yield f"{data.num_frames} frames, one from each equal part of the video"
         else:
             seconds = data.num_frames * data.sampling_rate / data.target_fps
-            yield f"{data.num_frames} frames out of {seconds:.1f} s ({data.sampling_rate} apart at {data.target_fps:g} per second)"
+            yield f"{data.num_frames} frames from {seconds:.1f} s ({data.sampling_rate} apart at {data.target_fps:g} fps)"
         yield f"{data.crop_hw[0]}×{data.crop_hw[1]} pixels"
         for name, values in (("mean", data.mean), ("std", data.std)):
             yield f"{name} {' '.join(f'{value:g}' for value in dict.fromkeys(values))}"
 
     def _augmentation(self) -> Iterator[str]:
         data = self.data
-        yield f"{data.repeated_aug} clips of each video" if data.repeated_aug > 1 else "one clip of each video"
+        yield f"{data.repeated_aug} clips per video" if data.repeated_aug > 1 else "one clip per video"
         if data.crop == "resized":
-            yield f"a box of {data.crop_area[0]:.0%} to {data.crop_area[1]:.0%} of the image"
+            yield f"a box of {data.crop_area[0]:.0%} to {data.crop_area[1]:.0%} of the frame"
         else:
-            yield f"a crop of the image at a short side of {data.jitter_scales[0]} to {data.jitter_scales[1]}"
-        yield "half of them mirrored" if data.flip else "none mirrored"
+            yield f"a crop at a short side of {data.jitter_scales[0]} to {data.jitter_scales[1]}"
+        yield "half of them flipped" if data.flip else "none flipped"
         if data.randaugment:
             yield f"RandAugment {data.randaugment}"
         if data.color_jitter:
@@ -167,18 +167,18 @@ class Plan:
         settings = self.settings
         adamw = settings.optimizer == "adamw"
         yield (
-            f"AdamW of betas {settings.betas[0]:g} {settings.betas[1]:g}"
+            f"AdamW with betas {settings.betas[0]:g} {settings.betas[1]:g}"
             if adamw
-            else f"SGD of Nesterov momentum {settings.momentum:g}"
+            else f"SGD with Nesterov momentum {settings.momentum:g}"
         )
-        yield f"weight decay {settings.weight_decay:g} (not of biases and norms)"
+        yield f"weight decay {settings.weight_decay:g} (except biases and norms)"
         if settings.layer_decay < 1:
             yield f"layer decay {settings.layer_decay:g}"
         norm = settings.clip_gradient
-        yield f"gradient norm at most {norm:g}" if norm is not None else "gradient not clipped"
+        yield f"gradient clipped to norm {norm:g}" if norm is not None else "gradient not clipped"
 
     def _rates(self) -> Iterator[str]:
-        """The rates in effect at the first step, at the peak and at the last step."""
+        """Effective learning rates at the first step, at the peak and at the last step."""
         settings = self.settings
         per_epoch = self.per_epoch or 1000
         last = settings.epochs * per_epoch
@@ -198,12 +198,12 @@ class Plan:
         settings = self.settings
         if self.per_epoch is None:
             repeats = self.data.repeated_aug
-            yield f"{settings.epochs} epochs of each video {f'{repeats} times' if repeats > 1 else 'once'}"
+            yield f"{settings.epochs} epochs, each video {f'{repeats} times' if repeats > 1 else 'once'}"
         else:
             last = settings.epochs * self.per_epoch
             yield f"{first_step + 1:,} to {last:,}"
-            yield f"{last * settings.clips_per_step:,} clips seen in all"
-        yield f"a state saved every {settings.checkpoint_every_steps}"
+            yield f"{last * settings.clips_per_step:,} clips in total"
+        yield f"state saved every {settings.checkpoint_every_steps}"
 
     def _precision(self) -> Iterator[str]:
         precision = resolve_precision(self.settings.precision, self.device, "train.precision").name
@@ -218,25 +218,25 @@ class Plan:
         share = settings.clips_per_step // world_size()
         together = min(settings.clips_per_pass or share, share)
         passes = -(-share // together)
-        yield f"{together} clips at once" + (f" in {passes} passes a step" if passes > 1 else "")
+        yield f"{together} clips at once" + (f" in {passes} passes per step" if passes > 1 else "")
         if world_size() > 1:
-            parts = "a part of the weights" if settings.parallel == "fsdp" else "all weights"
+            parts = "a shard of the weights" if settings.parallel == "fsdp" else "all weights"
             yield f"in each of {world_size()} processes with {parts}"
         yield "activation checkpointing" if settings.activation_checkpointing else "no activation checkpointing"
         if settings.ema_decay is not None:
-            yield f"a second set of weights for their average (decay {settings.ema_decay:g})"
+            yield f"averaged weights (decay {settings.ema_decay:g})"
 
     def _evaluation(self) -> Iterator[str]:
         if self.data.val is not None or self.data.train == AUTO:
-            yield f"every {self.settings.validate_every_epochs} epochs one view a video"
+            yield f"every {self.settings.validate_every_epochs} epochs with one view per video"
         else:
-            yield "none while training, without data.val"
+            yield "none during training (no data.val)"
         views = f"{self.config.evaluation.protocol} views (clips × crops) at a short side of {self.data.short_side}"
-        yield f"{views} {'in the end' if self.config.evaluation.after_training else 'by mvit-video evaluate'}"
+        yield f"{views} {'at the end' if self.config.evaluation.after_training else 'by mvit-video evaluate'}"
 
 
 def _source(registry: Registry, name: str) -> str:
-    """Whose entry that is; ConfigError where it is nobody's."""
+    """Who registered a name; ConfigError if nobody did."""
     registry.get(name)
     plugin = registry.plugin_of(name)
     return f"the plugin {plugin}" if plugin else "mvit_video"

@@ -1,4 +1,4 @@
-"""The plugins that a run needs, which its config.yaml names so that whoever resumes it is told which one is missing."""
+"""Plugins that a run needs: recorded in config.yaml, so that resuming can report a missing one."""
 
 from mvit_video.config.schema import Config
 from mvit_video.data.transform_registry import TRANSFORMS
@@ -9,7 +9,7 @@ from mvit_video.plugins import Registry, plugins_of
 
 
 def with_plugins(config: Config) -> Config:
-    """The settings with the plugins that they need. Raises ConfigError for a name that nothing has registered."""
+    """Add the plugins that the settings need. Raises ConfigError for an unregistered name."""
     chosen: list[tuple[Registry, str]] = [(MODELS, config.model.name), (LOSSES, config.train.loss)]
     chosen += [(TRANSFORMS, name) for name in config.data.transforms]
     chosen += [(TRACKERS, name) for name in trackers_of(config)]

@@ -1,4 +1,4 @@
-"""The learning rate of each step: a linear warm-up, then half a cosine."""
+"""Learning rate schedule: linear warm-up, then half a cosine."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ CLIPS_OF_BASE_LR = 512
 def learning_rate(
     peak: float, total_steps: int, warmup_steps: float, start: float, end: float
 ) -> Callable[[int], float]:
-    """step (from 0) -> learning rate: from `start` to `peak` over the warm-up, then to just above `end` at the last step."""
+    """Map step (from 0) to learning rate: `start` to `peak` during warm-up, then down to just above `end`."""
     warmup = min(warmup_steps / total_steps, 1.0)
     decay = CosineParamScheduler(peak, end)
     if warmup == 0.0:
@@ -25,7 +25,7 @@ def learning_rate(
 
 
 def learning_rate_from(settings: TrainSettings, total_steps: int, steps_per_epoch: int) -> Callable[[int], float]:
-    """The settings' rates, scaled from 512 clips per step to `clips_per_step` (RECIPES: linear scaling)."""
+    """Schedule of the settings, with rates scaled linearly from 512 clips per step to `clips_per_step`."""
     scale = settings.clips_per_step / CLIPS_OF_BASE_LR
     peak, start, end = (rate * scale for rate in (settings.base_lr, settings.warmup_lr, settings.end_lr))
     return learning_rate(peak, total_steps, settings.warmup_epochs * steps_per_epoch, start, end)

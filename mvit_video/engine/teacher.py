@@ -1,4 +1,4 @@
-"""A trained network that another one learns from: fed as it was trained, asked for the other one's classes."""
+"""Teacher for distillation: adapts clips to the teacher's input, and its logits to the student's classes."""
 
 # B clips, K classes
 
@@ -10,19 +10,19 @@ from mvit_video.download import known_sha256
 from mvit_video.engine.losses import resized
 from mvit_video.errors import ConfigError
 from mvit_video.model.weights.card import ModelCard
-from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.convert import load_network
 from mvit_video.model.weights.load import checkpoint_file
 
 
 class Teacher:
-    """The student's clips (B, C, T, H, W) -> logits (B, K) in the order of the student's classes, without a gradient.
+    """Maps the student's clips (B, C, T, H, W) to logits (B, K) in the student's class order, without a gradient.
 
-    The network stays in evaluation mode. Mean and deviation are converted and the image resized where the two
-    differ. Raises ConfigError where classes or frames do.
+    The network stays in evaluation mode. Clips are renormalised and resized if the two inputs differ. Raises ConfigError
+    if classes or frames differ.
 
     Args:
-        source: what the errors call it.
-        digest: sha256 of its file, which a resumed run compares.
+        source: its name in errors.
+        digest: sha256 of its file, compared on resuming.
     """
 
     def __init__(self, model: nn.Module, card: ModelCard, student: ModelCard, source: str, digest: str = "") -> None:
@@ -48,13 +48,13 @@ class Teacher:
 
 
 def read_teacher(source: str, student: ModelCard, device: torch.device) -> Teacher:
-    """The teacher that `train.teacher` names: a checkpoint of any known format, or a name of the zoo."""
-    model, card = load_any(source)
+    """Load the teacher of `train.teacher`: a checkpoint of any known format, or a zoo name."""
+    model, card = load_network(source)
     return Teacher(model.to(device), card, student, source, known_sha256(checkpoint_file(source)))
 
 
 def _conversion(student: InputSettings, teacher: InputSettings, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Factor and offset (C, 1, 1, 1) that turn the student's values into the teacher's; None where they are the same.
+    """Factor and offset (C, 1, 1, 1) that renormalise the student's values for the teacher; None if they are the same.
 
     x = s·σ + μ of one is (x − μ′) / σ′ of the other.
     """
@@ -69,15 +69,17 @@ def _conversion(student: InputSettings, teacher: InputSettings, device: torch.de
 
 
 def _check_classes(teacher: tuple[str, ...], student: tuple[str, ...], source: str) -> None:
-    """The same names, in any order."""
+    """Raise ConfigError unless both have the same class names, in any order."""
     if sorted(teacher) != sorted(student):
         lacking = next((name for name in student if name not in teacher), None)
         what = (
-            f"does not know '{lacking}'" if lacking else f"also knows '{next(n for n in teacher if n not in student)}'"
+            f"lacks the class '{lacking}'"
+            if lacking
+            else f"has the extra class '{next(n for n in teacher if n not in student)}'"
         )
         raise ConfigError(
             f"train.teacher {source}: {what} ({len(teacher)} classes, the training list {len(student)}): a teacher needs "
-            "the classes of data.train by name"
+            "the same class names as data.train"
         )
 
 
@@ -87,6 +89,6 @@ def _check_frames(teacher: InputSettings, student: InputSettings, source: str) -
         theirs, ours = getattr(teacher, name), getattr(student, name)
         if theirs != ours:
             raise ConfigError(
-                f"train.teacher {source}: was trained with {name} {theirs}, data.{name} is {ours}: frames cannot be "
-                "converted, so make them agree or take another teacher"
+                f"train.teacher {source}: was trained with {name} {theirs}, but data.{name} is {ours}: make them "
+                "equal, or use another teacher"
             )

@@ -1,4 +1,4 @@
-"""Programs that show a run's numbers live, by name: TensorBoard, Weights & Biases where a project is named, those of plugins."""
+"""Registry of trackers for live metrics: TensorBoard, Weights & Biases, and those of plugins."""
 
 import errno
 import importlib.util
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mvit_video.config.schema import Config
-from mvit_video.engine.metrics_log import no_room
+from mvit_video.engine.metrics_log import disk_error
 from mvit_video.errors import ConfigError
 from mvit_video.paths import write_whole
 from mvit_video.plugins import Registry, calling_module
@@ -25,10 +25,9 @@ TENSORBOARD, WANDB, WANDB_ID = "tensorboard", "wandb", "wandb_id.txt"
 
 
 class TensorBoard:
-    """An event file in the run's folder. On resuming after `first_step`, what later steps wrote is not shown again.
+    """Writes an event file in the run's folder. On resuming after `first_step`, TensorBoard hides what later steps wrote.
 
-    Written by this thread and at once, not by a thread of TensorBoard's own: what the disk does not take is then an error
-    of the step in hand. Raises TrainingError.
+    Events are written synchronously, not by TensorBoard's own thread, so disk errors raise TrainingError in the current step.
     """
 
     def __init__(self, run: Path, first_step: int) -> None:
@@ -36,7 +35,7 @@ class TensorBoard:
 
         self.path = run / TENSORBOARD / _event_file(run / TENSORBOARD)
         self._last_time = 0.0
-        with _told(self.path):
+        with _disk_errors(self.path):
             self.path.parent.mkdir(exist_ok=True)
             self._file = self.path.open("xb", buffering=0)
         restart = SessionLog(status=SessionLog.START)
@@ -56,7 +55,7 @@ class TensorBoard:
         for event in events:
             event.wall_time = self._last_time = max(time.time(), self._last_time)  # also where the clock is set back
             RecordWriter(content).write(event.SerializeToString())
-        with _told(self.path):
+        with _disk_errors(self.path):
             if self._file.write(content.getvalue()) < len(content.getvalue()):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -65,7 +64,7 @@ class TensorBoard:
 
 
 def _event_file(folder: Path) -> str:
-    """A name that sorts behind those of the folder, as TensorBoard reads them, whatever the clock says."""
+    """A file name that sorts after the existing ones, as TensorBoard reads them, whatever the clock says."""
     times = [
         int(found[1])
         for path in folder.glob("*")
@@ -75,16 +74,16 @@ def _event_file(folder: Path) -> str:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """TrainingError in place of the disk's error."""
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Convert disk errors to TrainingError."""
     try:
         yield
     except OSError as reason:
-        raise no_room(path, reason) from None
+        raise disk_error(path, reason) from None
 
 
 class WeightsAndBiases:
-    """A run of that project, gone on with when ours is resumed: its id lies in the run's folder."""
+    """A Weights & Biases run; its id is stored in the run's folder, so that resuming continues it."""
 
     def __init__(self, run: Path, config: Config) -> None:
         import wandb
@@ -103,21 +102,21 @@ class WeightsAndBiases:
             )
         except wandb.Error as reason:
             raise ConfigError(
-                f"train.wandb_project = {config.train.wandb_project}: no run can be opened there "
-                f"({' '.join(str(reason).split())}): log in by 'wandb login', set WANDB_MODE=offline, or unset it"
+                f"train.wandb_project = {config.train.wandb_project}: no run can be opened "
+                f"({' '.join(str(reason).split())}): run 'wandb login', set WANDB_MODE=offline, or unset it"
             ) from None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        with _told(self.place):
+        with _disk_errors(self.place):
             self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        with _told(self.place):
+        with _disk_errors(self.place):
             self._run.finish()
 
 
 class Tracker(Protocol):
-    """Shows the numbers of a run; only rank 0 has one."""
+    """Receives the metrics of a run; rank 0 only."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -142,13 +141,13 @@ def register_tracker(
     files: Sequence[str] = (),
     check: Callable[[Config], None] = lambda config: None,
 ) -> None:
-    """Let `train.trackers` name what shows a run's numbers while it trains.
+    """Register a tracker of live metrics for `train.trackers`.
 
     Args:
-        open: (the run's folder, its settings, the step that it goes on after) -> an object with `write(step, values)`, called
-            after every step and validation with numbers such as train/loss, and `close()`. A class will do.
-        files: what it leaves in the run's folder, which --overwrite then deletes.
-        check: raises ConfigError, before the run starts, for what it lacks.
+        open: (run folder, settings, steps already done) -> an object with `write(step, values)`, called after every step and
+            validation with metrics such as train/loss, and `close()`; a class, for example.
+        files: files that it writes in the run's folder, which --overwrite deletes.
+        check: raises ConfigError, before the run starts, if something is missing.
 
     Raises ConfigError for a name that is taken.
     """
@@ -156,13 +155,13 @@ def register_tracker(
 
 
 def trackers_of(config: Config) -> tuple[str, ...]:
-    """The names of a run's trackers; a project names wandb."""
+    """Names of a run's trackers; train.wandb_project implies wandb."""
     project = ("wandb",) if config.train.wandb_project is not None else ()
     return tuple(dict.fromkeys((*config.train.trackers, *project)))
 
 
 def check_trackers(config: Config) -> None:
-    """ConfigError for a tracker that nothing has registered, or that lacks something."""
+    """Raise ConfigError for a tracker that is unknown or not usable."""
     for name in trackers_of(config):
         TRACKERS.get(name).check(config)
 
@@ -172,7 +171,7 @@ def open_trackers(run: Path, config: Config, first_step: int) -> list[Tracker]:
 
 
 def tracker_files() -> tuple[str, ...]:
-    """What all trackers that are known leave in a run's folder."""
+    """Files that all registered trackers write in a run's folder."""
     return tuple(file for name in TRACKERS.names() for file in TRACKERS.get(name).files)
 
 
@@ -185,10 +184,10 @@ def _check_tensorboard(config: Config) -> None:
 
 
 def _check_wandb(config: Config) -> None:
-    """ConfigError where wandb is asked for without a project, or is not installed."""
+    """Raise ConfigError if wandb is requested without a project, or is not installed."""
     project = config.train.wandb_project
     if project is None:
-        raise ConfigError("train.trackers names wandb, which needs train.wandb_project: set it, or leave wandb out")
+        raise ConfigError("train.trackers includes wandb, which needs train.wandb_project: set it, or remove wandb")
     if importlib.util.find_spec("wandb") is None:
         raise ConfigError(
             f"train.wandb_project = {project} needs the package wandb, which is not installed: "
@@ -197,7 +196,7 @@ def _check_wandb(config: Config) -> None:
 
 
 def scalars(record: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """The finite numbers of a record under `prefix/name`; the step and what is no number have no curve."""
+    """Finite numbers of a record as `prefix/name`, without the step."""
     numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and isfinite(value)}
     return {f"{prefix}/{name}": float(value) for name, value in numbers.items() if name != "step"}
 

@@ -1,4 +1,4 @@
-"""The training step, on a screen: forward, backward, and what the optimiser makes of it."""
+"""The training step: forward, backward, optimiser."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,17 +14,17 @@ from mvit_video.config.schema import TrainSettings
 from mvit_video.data.mixing import mix_generator
 from mvit_video.engine.checkpoint import Learner
 from mvit_video.engine.determinism import seed_step
-from mvit_video.engine.distributed import everyones, rank, sum_on_device, world_size
+from mvit_video.engine.distributed import all_gather_int, rank, sum_on_device, world_size
 from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.losses import Objective
 from mvit_video.engine.nonfinite import NonFiniteStep
 from mvit_video.engine.optimizer import freeze_all_but_head, optimizer_from
 from mvit_video.engine.parallel import (
     average_buffers,
-    averaging_gradients,
-    norm_of_gradient,
-    pass_of_several,
-    share_out,
+    data_parallel,
+    gradient_sync,
+    shard,
+    total_gradient_norm,
 )
 from mvit_video.model.precision import Precision
 
@@ -33,15 +33,15 @@ MixClips = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]
 
 
 class Trainer:
-    """One step at a time: what a step changes (`learner`), and what it reads.
+    """Runs training steps on a `learner`.
 
     Args:
         learning_rate: step (from 0) -> rate.
-        precision: fp32, bf16 or fp16, of the network by autocast.
-        clips_per_pass: most clips that go through the network at once; None for no limit.
-        clip_gradient: largest L2 norm of the whole step's gradient; None leaves it alone.
+        precision: autocast precision of the network: fp32, bf16 or fp16.
+        clips_per_pass: micro-batch size; None for no limit.
+        clip_gradient: maximum L2 norm of a step's gradient; None does not clip.
         compile: run the network through torch.compile.
-        frozen: all but the head runs as in evaluation.
+        frozen: everything but the head stays in evaluation mode.
     """
 
     def __init__(
@@ -62,33 +62,33 @@ class Trainer:
         self.learner, self.learning_rate, self.mixer, self.objective = learner, learning_rate, mixer, objective
         self.device, self.seed, self.precision, self.frozen = device, seed, precision, frozen
         self.clips_per_pass, self.clip_gradient = clips_per_pass, clip_gradient
-        self.shared = averaging_gradients(learner.model)
+        self.shared = data_parallel(learner.model)
         dynamic = False if objective.resolutions else None  # one graph of all sizes takes minutes to trace
         self.network = torch.compile(self.shared, dynamic=dynamic) if compile else self.shared
         self.trained = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
         self.train_mode()
 
     def train_mode(self) -> None:
-        """Dropout, drop path and batch statistics as training wants them: a linear probe's backbone has none of them."""
+        """Put the network in training mode; the frozen backbone of a linear probe stays in evaluation mode."""
         self.learner.model.train(not self.frozen)
 
     def train_step(self, step: int, clips: Tensor, labels: Tensor) -> dict[str, float]:
-        """One optimiser step on clips (B, C, T, H, W) and labels (B,). Returns loss, lr, gradient_norm, top1.
+        """Run one optimiser step on clips (B, C, T, H, W) and labels (B,); return loss, lr, gradient_norm, top1.
 
-        The loss is the mean over all processes' clips and the norm that of its gradient before clipping, in however many
-        passes and processes they are made; clips are mixed before they are split into passes. Raises NonFiniteStep, and
-        changes nothing, where one of the two is NaN or Inf. The only wait for the device is where the numbers are read.
+        The loss is the mean over all processes' clips, the norm that of its gradient before clipping, whatever the number of
+        passes and processes; clips are mixed before they are split into passes. Raises NonFiniteStep, and changes nothing,
+        if one of the two is NaN or Inf. The device is synchronised only once, when the metrics are read.
         """
         seed_step(self.seed, step, rank())
         lr = self._set_learning_rate(step)
         clips, labels = (tensor.to(self.device, non_blocking=True) for tensor in (clips, labels))
-        clips, targets = self.mix_of_step(step)(clips, labels)
+        clips, targets = self.step_mixer(step)(clips, labels)
         self.learner.optimizer.zero_grad(set_to_none=True)
-        shares = everyones(len(clips))
-        statistics = batch_statistics(self.learner.model)
+        shares = all_gather_int(len(clips))
+        statistics = copy_batch_statistics(self.learner.model)
         losses, hits = self._passes(clips, targets, shares)
         self.learner.scaler.unscale_(self.learner.optimizer)
-        norm = norm_of_gradient(self.trained)
+        norm = total_gradient_norm(self.trained)
         means = sum_on_device(torch.stack([losses.sum(), hits.sum()])) / sum(shares)
         loss, gradient_norm, top1 = torch.stack([means[0], norm, 100 * means[1]]).tolist()
         record = {"loss": loss, "lr": lr, "gradient_norm": gradient_norm, "top1": top1}
@@ -96,21 +96,21 @@ class Trainer:
             self._update(norm)
         self.learner.scaler.update()
         if not (isfinite(loss) and isfinite(gradient_norm)):
-            put_back(statistics)
+            restore_buffers(statistics)
             raise NonFiniteStep(step, record, losses.tolist(), overflow=isfinite(loss) and self._can_lower_scale())
         return record
 
     def _passes(self, clips: Tensor, targets: Tensor, shares: list[int]) -> tuple[Tensor, Tensor]:
-        """Leave the gradient of the mean over all processes' clips; returns the losses and hits of this one's.
+        """Compute the gradient of the mean over all processes' clips; return losses and hits of this process's clips.
 
-        All processes make equally many passes, since they wait for each other in them: one with fewer clips (`shares`)
-        makes the rest with a black clip that counts for nothing. Processes average, hence divide by clips per process.
+        All processes run the same number of passes, since they synchronise in them: one with fewer clips (`shares`) fills up
+        with a black clip of weight zero. Gradients are averaged over processes, hence the division by clips per process.
         """
         most, done = self.clips_per_pass or max(shares), [(clips.new_zeros(0), clips.new_zeros(0))]
         count = -(-max(shares) // most)
         for number in range(count):
             part = slice(number * most, (number + 1) * most)
-            with pass_of_several(self.shared, last=number == count - 1):
+            with gradient_sync(self.shared, last=number == count - 1):
                 if len(clips[part]):
                     done.append(self._pass(clips[part], targets[part], sum(shares) / world_size()))
                 else:
@@ -120,7 +120,7 @@ class Trainer:
         return losses, hits
 
     def _pass(self, clips: Tensor, targets: Tensor, step_clips: float) -> tuple[Tensor, Tensor]:
-        """Add the gradient of some of a step's clips; returns the loss of each, and 1 where its best class is the target's."""
+        """Add the gradient of one micro-batch; return each clip's loss, and whether its top class is the target's."""
         parts = []
         for losses, logits in self.objective.parts(self.network, self._autocast, clips, targets):
             self.learner.scaler.scale(losses.sum() / step_clips).backward()
@@ -128,12 +128,12 @@ class Trainer:
         hits = parts[0][1].argmax(1) == targets.argmax(1)
         return torch.stack([losses for losses, _ in parts]).sum(0), hits.float()
 
-    def mix_of_step(self, step: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """What mixes a step's (clips, labels) into clips and targets: the same each time it is called."""
+    def step_mixer(self, step: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return the step's function (clips, labels) -> clips and targets; it gives the same result at every call."""
         return lambda clips, labels: self.mixer(clips, labels, mix_generator(self.seed, step))
 
-    def rehearse(self, clips: Tensor, targets: Tensor) -> None:
-        """A pass forward and back for the sake of what it takes; its gradients are left in the network."""
+    def trial_pass(self, clips: Tensor, targets: Tensor) -> None:
+        """Run a forward and backward pass to test that it works and fits; leaves its gradients in the network."""
         for losses, _ in self.objective.parts(self.network, self._autocast, clips, targets):
             losses.sum().backward()
 
@@ -152,29 +152,29 @@ class Trainer:
         return Precision(self.precision, self.device).autocast()
 
     def _can_lower_scale(self) -> bool:
-        """Whether an infinite fp16 gradient may be the loss scale's fault, which has just been lowered."""
+        """Whether an infinite fp16 gradient may be due to the loss scale, which was just lowered."""
         return self.learner.scaler.is_enabled() and self.learner.scaler.get_scale() >= 1
 
 
-def batch_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """The buffers that a pass changes, those of batch norms in training mode, each with a copy of what it holds."""
+def copy_batch_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Batch norm buffers that a training pass changes, each with a copy of its values."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
 
 
-def put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
-    """The buffers as they were when `batch_statistics` was asked."""
+def restore_buffers(statistics: list[tuple[Tensor, Tensor]]) -> None:
+    """Restore buffers to the copies of `copy_batch_statistics`."""
     for buffer, before in statistics:
         buffer.copy_(before)
 
 
 def learner_from(settings: TrainSettings, model: nn.Module, device: torch.device, precision: str) -> Learner:
-    """A network on its device, with everything that training it needs."""
+    """Build the learner of a network: optimiser, loss scaler and average."""
     if settings.trainable == "head":
         freeze_all_but_head(model)
     average = WeightAverage(model, settings.ema_decay) if settings.ema_decay is not None else None
     if settings.parallel == "fsdp":
-        share_out([model] if average is None else [model, average.model], device)
+        shard([model] if average is None else [model, average.model], device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     return Learner(model, optimizer_from(settings, model), scaler, average)
 

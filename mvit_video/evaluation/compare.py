@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mvit_video.data.lists.class_names import first_difference
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation import metrics
 from mvit_video.evaluation.results import NAMES, RESAMPLES, SEED, measures, weighted_measures
@@ -18,29 +19,32 @@ def load_pair(one: str | Path, other: str | Path) -> tuple[VideoScores, VideoSco
     """
     (first, classes), (second, others) = load_scores(one), load_scores(other)
     if classes != others:
-        pairs = enumerate(zip(classes, others, strict=False))
-        place = next((i for i, (a, b) in pairs if a != b), min(len(classes), len(others)))
-        a, b = (names[place] if place < len(names) else "nothing" for names in (classes, others))
+        label, a, b = first_difference(classes, others)
         raise ConfigError(
-            f"{one} and {other} have other classes: class {place} is '{a}' and '{b}': they do not compare"
+            f"{one} and {other} have different classes: class {label} is '{a}' in one and '{b}' in the other: compare results "
+            "of the same classes"
         )
     order, wanted = (np.argsort(np.array(scores.names), kind="stable") for scores in (second, first))
     if [first.names[row] for row in wanted] != [second.names[row] for row in order]:
-        raise ConfigError(f"{one} and {other} {_other_videos(first.names, second.names)}: they do not compare")
+        raise ConfigError(
+            f"{one} and {other} {_other_videos(first.names, second.names)}: compare results of the same videos"
+        )
     rows = np.empty(len(order), np.int64)
     rows[wanted] = order
     labels = second.labels[rows]
     if labels.shape != first.labels.shape or not np.array_equal(labels, first.labels):
         place = 0 if labels.shape != first.labels.shape else int(_rows_differ(labels, first.labels).argmax())
-        raise ConfigError(f"{one} and {other} have other labels for {first.names[place]}: they do not compare")
+        raise ConfigError(
+            f"{one} and {other} have different labels for {first.names[place]}: compare results of the same list"
+        )
     return first, VideoScores(first.names, labels, second.scores[rows], second.decoded[rows]), classes
 
 
 def _other_videos(first: list[str], second: list[str]) -> str:
     if alone := sorted(set(first) ^ set(second)):
         holder = "first" if alone[0] in set(first) else "second"
-        return f"contain different videos, {len(alone)} are in one of them only, such as {alone[0]} in the {holder}"
-    return f"list the same videos another number of times ({len(first)} and {len(second)} rows)"
+        return f"contain different videos, {len(alone)} are in only one of them, such as {alone[0]} in the {holder}"
+    return f"repeat videos a different number of times ({len(first)} and {len(second)} rows)"
 
 
 def _rows_differ(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -12,11 +12,12 @@ from torch import nn
 
 from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.dataset import BadVideo, ViewDataset
+from mvit_video.data.lists.class_names import first_difference
 from mvit_video.data.lists.read import VideoList
 from mvit_video.data.lists.selection import held_out_list
-from mvit_video.data.loader import lost_workers_told, view_loader
+from mvit_video.data.loader import report_lost_workers, view_loader
 from mvit_video.data.video.source import video_files_from
-from mvit_video.engine.distributed import gathered, is_first, rank, summed, world_size
+from mvit_video.engine.distributed import all_gather_json, all_reduced, is_rank_zero, rank, world_size
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import (
@@ -29,7 +30,7 @@ from mvit_video.evaluation.results import (
 from mvit_video.evaluation.views import Reorder, VideoScores, ViewScorer, frame_order, score_views
 from mvit_video.model.precision import Precision, resolve_precision
 from mvit_video.model.weights.card import ModelCard
-from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.convert import load_network
 from mvit_video.progress import progress_bar
 from mvit_video.shards import WHOLE, Shard
 
@@ -59,18 +60,18 @@ class Evaluator:
         sizes = len(self.videos), len(self.videos.classes), self.views_per_batch
         words = self.precision.device, self.labels.ndim == 2, self.precision.autocast
         scorer = ViewScorer(model, *sizes, *words)
-        with lost_workers_told(), progress_bar(title, len(loader)) if is_first() else nullcontext() as bar:
+        with report_lost_workers(), progress_bar(title, len(loader)) if is_rank_zero() else nullcontext() as bar:
             bad = score_views(scorer, loader, reorder, bar.advance if bar else lambda: None)
         return self._of_all_processes(scorer, bad)
 
     def _of_all_processes(self, scorer: ViewScorer, bad: list[BadVideo]) -> VideoScores:
-        sums, counts = summed(scorer.sums), summed(scorer.counts)
-        listed = [BadVideo(**values) for part in gathered([asdict(video) for video in bad]) for values in part]
+        sums, counts = all_reduced(scorer.sums), all_reduced(scorer.counts)
+        listed = [BadVideo(**values) for part in all_gather_json([asdict(video) for video in bad]) for values in part]
         names = [record.path for record in self.videos.records]
         scores = (sums / counts.clamp(min=1)[:, None]).float().numpy()
         if not np.isfinite(scores).all():
             first = names[int(np.isfinite(scores).all(1).argmin())]
-            raise CheckpointError(f"{first}: the network's scores are NaN or Inf: these weights are of no use")
+            raise CheckpointError(f"{first}: the network's scores are NaN or Inf: these weights are unusable")
         return VideoScores(
             names, self.labels, scores, (counts > 0).numpy(), sorted(listed, key=lambda video: video.index)
         )
@@ -166,7 +167,7 @@ def evaluation_task(
     asked, option = (precision, "precision") if precision else (config.evaluation.precision, "evaluation.precision")
     number_format = resolve_precision(asked, device, option)
     views = Protocol.parse(protocol or config.evaluation.protocol)
-    model, card = load_any(checkpoint)
+    model, card = load_network(checkpoint)
     videos = held_out_list(config.data, card.classes)
     check_agreement(card, config, videos, views)
     shown = card.preprocessing.at_resolution(resolution) if resolution else card.preprocessing
@@ -175,21 +176,17 @@ def evaluation_task(
 
 
 def check_agreement(card: ModelCard, config: Config, videos: VideoList, protocol: Protocol) -> None:
-    """Raise ConfigError where the checkpoint was trained for other input or classes than config, list or protocol say."""
+    """Raise ConfigError if the checkpoint's input or classes do not match config, list or protocol."""
     trained, asked = card.preprocessing.model_dump(), config.data.input.model_dump()
     for name, value in trained.items():
         if asked[name] != value:
             raise ConfigError(
-                f"data.{name} is {asked[name]} in the config, but the checkpoint was trained with {value}: make them agree"
+                f"data.{name} is {asked[name]} in the config, but the checkpoint was trained with {value}: make them equal"
             )
     protocol.check(card.preprocessing)
     if card.classes != videos.classes:
-        pairs = zip(card.classes, videos.classes, strict=False)
-        place = next(
-            (i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(card.classes), len(videos.classes))
-        )
-        ours, theirs = (names[place] if place < len(names) else "nothing" for names in (card.classes, videos.classes))
+        label, ours, theirs = first_difference(card.classes, videos.classes)
         raise ConfigError(
-            f"{videos.source}: class {place} is '{theirs}' there but '{ours}' in the checkpoint "
+            f"{videos.source}: class {label} is '{theirs}' there but '{ours}' in the checkpoint "
             f"({len(videos.classes)} and {len(card.classes)} classes): evaluate on a list with the same classes"
         )

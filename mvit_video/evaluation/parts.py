@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mvit_video.data.dataset import BadVideo
-from mvit_video.engine.distributed import is_first, world_size
+from mvit_video.engine.distributed import is_rank_zero, world_size
 from mvit_video.evaluation.evaluate import EvaluationTask
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import EvaluationResult, results
@@ -22,7 +22,7 @@ OF_A_MACHINE = ("device", "versions")  # what may differ from part to part
 def evaluate_part(task: EvaluationTask, shard: Shard, folder: Path | None) -> VideoScores:
     """Score a shard's videos into `folder`, which rank 0 alone has; every process must call this."""
     scores, seconds = task.scored(shard)
-    if folder is not None and is_first():
+    if folder is not None and is_rank_zero():
         origin = task.origin()
         rows = ([record.path, record.row, *record.labels] for record in task.videos.records)
         job = {name: value for name, value in origin.items() if name not in (*OF_A_MACHINE, "checkpoint")}

@@ -28,7 +28,7 @@ class Protocol:
         if not re.fullmatch(VIEWS, text):
             raise ConfigError(
                 f"protocol '{text[:40]}' is not CLIPSxCROPS with 1, 2 or 3 crops: write 5x1, 5x3 or 1x3, "
-                f"say, or {_names()}; clips go up to 999"
+                f"for example, or {_names()}; up to 999 clips"
             )
         clips, _, crops = text.partition("x")
         return cls(int(clips), int(crops))
@@ -44,13 +44,13 @@ class Protocol:
         """Raise ConfigError where a checkpoint with this preprocessing cannot be evaluated so, naming both sides."""
         if self.name and not self._fits(preprocessing):
             raise ConfigError(
-                f"protocol {self.name} wants {self.sampling} sampling and {self._sizes()}, the checkpoint was trained with "
+                f"protocol {self.name} needs {self.sampling} sampling and {self._sizes()}, the checkpoint was trained with "
                 f"{preprocessing.sampling} sampling and {_sizes(preprocessing.short_side, preprocessing.crop_hw)}: "
                 f"write {self.clips}x{self.crops} for as many views of the checkpoint's own kind"
             )
         if preprocessing.sampling == "segment" and self.clips > 1:
             raise ConfigError(
-                f"protocol {self} wants {self.clips} clips, segment sampling, which the checkpoint was trained with, "
+                f"protocol {self} has {self.clips} clips, but the checkpoint was trained with segment sampling, which "
                 f"has only one: write 1x{self.crops}"
             )
 

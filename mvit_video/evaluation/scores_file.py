@@ -65,11 +65,11 @@ def _what_is_wrong(
     """What is wrong with the arrays of a file; an empty string where they fit together."""
     kinds = "".join(array.dtype.kind for array in (names, scores, decoded, classes))
     if kinds != "UfbU" or labels.dtype.kind not in "ib":
-        return "its arrays are of other types than ours"
+        return "its arrays have unexpected types"
     count, wide = len(names) if names.ndim == 1 else 0, len(classes) if classes.ndim == 1 else 0
     labels_shape = (count, wide) if labels.dtype.kind == "b" else (count,)
     if not count or not wide or scores.shape != (count, wide) or decoded.shape != (count,):
-        return f"its shapes do not go together: {names.shape} names, {scores.shape} scores, {classes.shape} classes"
+        return f"its shapes do not match: {names.shape} names, {scores.shape} scores, {classes.shape} classes"
     if labels.shape != labels_shape:
         return f"its labels have shape {labels.shape}, expected {labels_shape}"
     if labels.dtype.kind == "i" and (labels.min() < 0 or labels.max() >= wide):

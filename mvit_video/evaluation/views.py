@@ -114,7 +114,9 @@ def frame_order(text: str) -> Reorder | None:
         return reversed_frames
     name, _, seed = text.partition(":")
     if name != "shuffled" or (text != name and not (seed.isascii() and seed.isdigit())):
-        raise ConfigError(f"frames '{text}' is no order: choose from in-order, reversed, shuffled and shuffled:SEED")
+        raise ConfigError(
+            f"frames '{text}' is not an order: choose from in-order, reversed, shuffled and shuffled:SEED"
+        )
     return shuffled_frames(int(seed or 0))
 
 

@@ -1,4 +1,4 @@
-"""Why: which places and moments of a video speak for a class, as a heat map over its frames.
+"""Explain a prediction: which regions and moments are evidence for a class, as a heat map over the frames.
 
 Gradient times activation at each place (HiResCAM, arXiv 2011.08891), on the maps that the network names as its evidence (those
 that enter the blocks of an MViT's last stage): the gradient of the class's logit times what the activation differs from its
@@ -74,17 +74,17 @@ class Explanation:
 
 
 def explain_video(predictor: Predictor, path: str | Path, label: str | None = None) -> Explanation:
-    """Where and when a video speaks for a class, by default the predicted one.
+    """Compute the heat map of a video for a class, by default the predicted one.
 
     Raises DecodeError for a file that cannot be decoded, ConfigError for an unknown class and for networks of others.
     """
     model, card = predictor.model, predictor.card
     if capabilities_of(model).evidence is None:
-        what = "cannot be explained: it does not tell what its logits rest on"
-        raise lacks(card.name, "evidence", what, "take one of the mvit networks")
+        what = "cannot be explained: it does not expose the maps that its logits depend on"
+        raise lacks(card.name, "evidence", what, "use one of the mvit networks")
     if label is not None and label not in card.classes:
         near = did_you_mean(label, card.classes)
-        raise ConfigError(f"label '{label}' is none of the checkpoint's {len(card.classes)} classes{near}")
+        raise ConfigError(f"label '{label}' is not one of the checkpoint's {len(card.classes)} classes{near}")
     [prediction] = predictor(path)
     label = label or prediction.label
     place = card.classes.index(label)
@@ -108,7 +108,7 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
 
 
 def _scaled(clip: HeatClip, best: float) -> HeatClip:
-    """The heat from 0 to the share that the clip's score is of the best clip's."""
+    """Scale heat by the clip's score relative to the best clip's."""
     full = float(np.quantile(clip.heat, FULL_HEAT)) or 1.0
     return HeatClip(clip.numbers, (clip.heat / full).clip(0, 1) * (clip.score / (best or 1.0)), clip.score)
 
@@ -129,26 +129,28 @@ def class_heat(model: nn.Module, clips: Tensor, label: int) -> tuple[Tensor, Ten
     with torch.enable_grad(), _frozen(model):
         logits, maps = evidence(model, clips)
         gradients = torch.autograd.grad(logits[:, label].sum(), maps)
-    heat = [_speaks_for(one.detach().float(), gradient.float()) for one, gradient in zip(maps, gradients, strict=True)]
+    heat = [
+        _contributions(one.detach().float(), gradient.float()) for one, gradient in zip(maps, gradients, strict=True)
+    ]
     finest = heat[0].shape[1:]
     return torch.stack([_spread(one, finest) for one in heat]).sum(0), logits.detach()
 
 
-def _speaks_for(grid: Tensor, gradient: Tensor) -> Tensor:
-    """What of the logit the places of a map (B, C, T, H, W) add: (B, T, H, W)."""
+def _contributions(grid: Tensor, gradient: Tensor) -> Tensor:
+    """Contribution of each position of a map (B, C, T, H, W) to the logit: (B, T, H, W)."""
     added = (grid - grid.mean((2, 3, 4), keepdim=True)) * gradient
     return added.relu().sum(1)
 
 
 def _spread(heat: Tensor, size: Sequence[int]) -> Tensor:
-    """Coarse heat (B, T, H, W) on a finer grid, its sum as it was."""
+    """Upsample heat (B, T, H, W) and keep its sum."""
     finer = F.interpolate(heat[:, None], size=tuple(size), mode="trilinear", align_corners=False)[:, 0]
     return finer * (heat[0].numel() / finer[0].numel())
 
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """No gradients of parameters: nothing is then kept for the backward pass before the last block."""
+    """Disable gradients of parameters, so that nothing before the last block is kept for the backward pass."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -168,7 +170,7 @@ def _whole_video(settings: InputSettings, fps: float, video_frames: int) -> Wind
 
 
 def crop_box(settings: InputSettings, height: int, width: int) -> tuple[float, float, float, float]:
-    """What the network sees of an image: (top, left, height, width) of the centre crop as shares of its sides."""
+    """The network's centre crop of a frame: (top, left, height, width) as fractions of its sides."""
     crop_height, crop_width = settings.crop_hw
     scale = max(settings.short_side / min(height, width), crop_height / height, crop_width / width)
     tall, wide = crop_height / (scale * height), crop_width / (scale * width)

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.precision import Precision, resolve_precision
 from mvit_video.model.weights.card import CARD_KEY, ModelCard
-from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.convert import load_network
 from mvit_video.paths import output_file, write_whole
 from mvit_video.plugins import Registry, calling_module
 
 OPSET = 20  # the first with GELU
 TOLERANCE = 1e-4  # of the logits, absolute, or relative where they are larger than 1
-MOST_ONNX_BYTES = 2**31 - 2**24  # a protobuf message ends at 2 GiB
+MAX_ONNX_BYTES = 2**31 - 2**24  # a protobuf message ends at 2 GiB
 DYNAMIC_CLIPS = 3  # with which a file of any batch is tried, besides one
 TIMED_RUNS = 5
 CPU = torch.device("cpu")
@@ -113,7 +113,7 @@ def export_checkpoint(
         name
     ) in exporter.packages:  # a conversion may take minutes: what it, and what follows it, needs is looked for first
         _package(name)
-    model, card = load_any(source)
+    model, card = load_network(source)
     model.eval()
     content = exporter.write(model, card, batch)
     run = exporter.run(content)
@@ -136,7 +136,7 @@ def to_onnx(model: nn.Module, card: ModelCard, batch: int | None) -> bytes:
     """An ONNX file: input `clips` (B, 3, T, H, W) float32, normalised, output `logits` (B, K)."""
     onnx = _package("onnx")
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    if size > MOST_ONNX_BYTES:
+    if size > MAX_ONNX_BYTES:
         raise ConfigError(f"'{card.name}' has {size:,} bytes of weights, an ONNX file holds 2 GiB: use --format pt2")
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")

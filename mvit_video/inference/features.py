@@ -1,4 +1,4 @@
-"""What a network has seen in each clip of a dataset, as arrays in files: pooled features, or the maps of a stage.
+"""Extract features of every clip of a dataset to files: pooled features, or the feature maps of a stage.
 
 A folder of them holds features.json (what they are of), features-00000.npz and so on (shards of videos, each written
 whole, so that an interrupted call goes on behind the last one), index.csv (a row for each array: where it lies, video,
@@ -108,7 +108,7 @@ class _Maker:
         model, name = predictor.model, predictor.card.name
         known = stages_of(model)
         if not known:
-            raise lacks(name, "feature", "has no features to write", "take a checkpoint of one of the mvit networks")
+            raise lacks(name, "feature", "does not provide features", "use a checkpoint of one of the mvit networks")
         if task.stage not in known:
             raise ConfigError(f"--stage {task.stage}: allowed for '{name}' are {', '.join(known)}")
         self.predictor, self.task, self.model = predictor, task, model
@@ -120,7 +120,7 @@ class _Maker:
         self.videos_per_shard = min(max(SHARD_BYTES // of_video, 1), MOST_VIDEOS)
 
     def job(self) -> dict:
-        """What the features follow from; another call must have the same to go on."""
+        """What determines the features; a resumed call must have the same."""
         rows = [[record.path, record.label] for record in self.task.videos.records]
         return {
             "precision": str(self.predictor.precision),
@@ -172,7 +172,7 @@ class _Maker:
         return content.getvalue()
 
     def holds(self, file: Path, records: Sequence[VideoRecord]) -> bool:
-        """Whether a shard is there, whole, of these videos, and none of those it lacks reads otherwise by now."""
+        """Whether a complete shard of these videos exists, and its bad videos are still bad."""
         if not file.is_file():
             return False
         try:
@@ -210,14 +210,14 @@ class _Maker:
 
 
 def stages_of(model: torch.nn.Module) -> list[str]:
-    """What `Task.stage` may be for a network."""
+    """Allowed values of `Task.stage` for a network."""
     capabilities, dims = capabilities_of(model), getattr(model, "stage_dims", ())
     stages = [str(stage) for stage in range(1, len(dims) + 1)] if capabilities.stage_maps else []
     return [POOLED] * capabilities.feature + stages
 
 
 def _job_folder(folder: Path, job: dict, overwrite: bool) -> Path:
-    """The output folder with its features.json: a new one, or one of the same job to go on with."""
+    """Open the output folder with its features.json: a new one, or one of the same job to resume."""
     if (folder / JOB_FILE).is_file() and not overwrite:
         try:
             before = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
@@ -230,7 +230,7 @@ def _job_folder(folder: Path, job: dict, overwrite: bool) -> Path:
             value = job.get(name)
             if before.get(name) != value:
                 raise ConfigError(
-                    f"{folder}: contains features of another {name} ({_brief(before.get(name))}, now {_brief(value)}): "
+                    f"{folder}: contains features of a different {name} ({_brief(before.get(name))}, now {_brief(value)}): "
                     "choose another --output, or pass --overwrite"
                 )
         return folder

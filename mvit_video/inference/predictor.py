@@ -1,4 +1,4 @@
-"""Labels for videos: a checkpoint is all it takes."""
+"""Predict labels of videos from a checkpoint."""
 
 # V views (clips × crops) of a video, K classes
 
@@ -31,20 +31,20 @@ from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference.inputs import Video, as_frames, as_path, is_file, name_of, several
 from mvit_video.model.precision import resolve_precision
 from mvit_video.model.weights.card import ModelCard
-from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.convert import load_network
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png"})
 READERS = 4  # videos that are decoded while the network works on others
-MOST_VIEWS = 32
+MAX_VIEWS = 32
 VALUES_AT_ONCE = {"cpu": 4 * 16 * 224 * 224, "cuda": 32 * 16 * 224 * 224}  # pixels per forward: 4 and 32 views of S
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best classes of one video with their scores (0 to 1), best first; or the reason why there are none."""
+    """The best classes of one video with scores (0 to 1), best first; or the error that prevented them."""
 
     path: str
     predictions: tuple[tuple[str, float], ...]
@@ -52,12 +52,12 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The best class. Raises DecodeError with the reason where there is none."""
+        """The best class. Raises DecodeError if the video could not be decoded."""
         return self._best[0]
 
     @property
     def score(self) -> float:
-        """The best class's score. Raises DecodeError with the reason where there is none."""
+        """The score of the best class. Raises DecodeError if the video could not be decoded."""
         return self._best[1]
 
     @property
@@ -76,7 +76,7 @@ class Prediction:
 
 
 class Predictor:
-    """A network with the names of its classes and everything needed to feed it; `guard` is how it decodes files.
+    """A network with its class names and preprocessing; `guard` determines how files are decoded.
 
     `precision` is fp32, bf16, fp16, or auto: bf16 on GPUs that have it, else fp32. In half precision `model` is a copy with
     rounded weights, to be called in `precision.autocast()`.
@@ -111,23 +111,23 @@ class Predictor:
         guard: Guard | None = None,
         precision: str = "auto",
     ) -> "Predictor":
-        """From a file, an address, or a name that `mvit-video models` lists (fetched once), of any known format.
+        """Load a file, a URL, or a name from `mvit-video models` (downloaded once), in any known format.
 
         `protocol` (clips × crops, such as 5x1) is the checkpoint's own by default, for public ones the published one.
         """
         place = choose_device(device)
         asked = Protocol.parse(protocol) if protocol else None
         resolve_precision(precision, place)  # raises before anything is fetched or read
-        return cls(*load_any(source), place, asked, guard, precision)
+        return cls(*load_network(source), place, asked, guard, precision)
 
     def with_guard(self, guard: Guard) -> "Predictor":
-        """The same network, which decodes otherwise."""
+        """A predictor with the same network and another guard."""
         other = copy(self)
         other.guard = guard
         return other
 
     def __call__(self, videos: Video | Iterable[Video], top: int = 5, fps: float = 30.0) -> list[Prediction]:
-        """The `top` best classes of each video, as a list also where there is one video.
+        """Predict the `top` best classes of each video; always returns a list.
 
         A video is a path, the bytes of a file, a file opened for reading bytes; or its frames at `fps` frames a second (a
         file knows its own): a uint8 array or tensor, (T, H, W, 3) or (T, 3, H, W), RGB, or a list of uint8 arrays
@@ -142,12 +142,12 @@ class Predictor:
         return predictions
 
     def each(self, videos: Iterable[Video], top: int = 5, fps: float = 30.0) -> Iterator[Prediction]:
-        """Predictions in the order of the videos, as they come; one that cannot be decoded comes with its `error`.
+        """Yield predictions in the order of the videos; a video that cannot be decoded has an `error`.
 
         The next videos are read meanwhile, and views of several share a forward pass, which changes no score.
         """
         if isinstance(top, bool) or not isinstance(top, Integral) or top < 1:
-            raise InputError(f"top is {top}, expected how many of the best classes, a whole number from 1")
+            raise InputError(f"top is {top}, expected the number of best classes, a whole number from 1")
         if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps < float("inf"):
             raise InputError(f"fps is {fps}, expected the frames per second of arrays and images, above 0")
         return self._each(videos, int(top), float(fps))
@@ -167,13 +167,13 @@ class Predictor:
 
     @property
     def views_at_once(self) -> int:
-        """Views per forward pass: as many as keep its memory within bounds."""
+        """Views per forward pass, bounded by memory."""
         height, width = self.card.preprocessing.crop_hw
         most = VALUES_AT_ONCE.get(self.device.type, VALUES_AT_ONCE["cuda"])
-        return min(max(most // (self.card.preprocessing.num_frames * height * width), 1), MOST_VIEWS)
+        return min(max(most // (self.card.preprocessing.num_frames * height * width), 1), MAX_VIEWS)
 
     def scores(self, views: Tensor) -> np.ndarray:
-        """Softmax scores of each view (V, C, T, H, W): (V, K) float32. Any number of views, in equal parts."""
+        """Softmax scores of views (V, C, T, H, W): (V, K) float32, computed in equal batches."""
         parts = views.chunk(ceil(len(views) / self.views_at_once))
         with torch.inference_mode(), self.precision.autocast():
             logits = torch.cat([self.model(part.to(self.device)).float() for part in parts])
@@ -204,16 +204,16 @@ def _views_of_frames(frames: np.ndarray, fps: float, settings: InputSettings, pr
 
 
 def open_video(path: str | Path, guard: Guard, whole: bool = True, again: bool = False) -> Reader:
-    """A reader of the video, whose note is logged unless it is opened `again`.
+    """Open a reader of a video, and log its note unless it is opened `again`.
 
-    Raises DecodeError for a folder in which nothing can be a video, or that cannot be read.
+    Raises DecodeError if it cannot be read, or for a folder without videos.
     """
     try:
         inside = list(Path(path).iterdir()) if os.path.isdir(path) else None
     except OSError as reason:
         raise DecodeError(f"{path}: cannot be opened ({short_reason(reason)})") from None
     if inside is not None and not any(file.suffix.lower() in PICTURES for file in inside):
-        raise DecodeError(f"{path}: no videos in this folder, expected files such as .mp4, .mkv, .webm or .avi")
+        raise DecodeError(f"{path}: this folder contains no videos, expected files such as .mp4, .mkv, .webm or .avi")
     reader = guard.open(path, whole=whole)
     if reader.note and not again:
         logging.getLogger(__name__).warning("%s: %s", path, reader.note)
@@ -221,7 +221,7 @@ def open_video(path: str | Path, guard: Guard, whole: bool = True, again: bool =
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one; ConfigError for a device that this machine does not have."""
+    """Resolve a device name; `auto` is a GPU if there is one. ConfigError for a device that this machine does not have."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -234,27 +234,27 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def find_videos(paths: Iterable[str], tell: Callable[[str], None] = lambda note: None) -> Iterator[str]:
-    """Files as they are given; in order of name the videos of a folder, and what a pattern such as `clips/**/*.mp4` finds.
+def expand_paths(paths: Iterable[str], on_note: Callable[[str], None] = lambda note: None) -> Iterator[str]:
+    """Expand folders to their videos, and patterns such as `clips/**/*.mp4` to their matches, sorted by name.
 
-    A folder or pattern without any stands for itself, so that reading it says what is wrong. `tell` hears of what is left
-    out of a folder (see `videos_of_folder`).
+    A folder or pattern without any is kept, so that reading it raises the error. `on_note` is called with what was skipped
+    in a folder (see `videos_of_folder`).
     """
     for path in paths:
         if os.path.isdir(path):
             found = videos_of_folder(path)
             if found.videos and (note := found.note(path)):
-                tell(note)
+                on_note(note)
             yield from [str(Path(path) / video) for video in found.videos] or [path]
         elif glob.has_magic(path) and not os.path.exists(path):
             matches = sorted(glob.glob(path, recursive=True))
-            yield from find_videos(matches, tell) if matches else [path]
+            yield from expand_paths(matches, on_note) if matches else [path]
         else:
             yield path
 
 
 def groups(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
-    """Runs of items whose sizes add up to `limit` or, by their last item, above it."""
+    """Group consecutive items until their sizes add up to at least `limit`."""
     group: list[Item] = []
     total = 0
     for item in items:
@@ -268,7 +268,7 @@ def groups(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> It
 
 
 def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """`function` of each item, in order, with threads, at most one a core, at most that many items ahead."""
+    """Apply `function` to items in threads, in order, with at most `workers` (or one per core) items ahead."""
     workers = min(workers, os.cpu_count() or 1)
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)

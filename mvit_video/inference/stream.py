@@ -37,7 +37,7 @@ STANDARD_INPUT = "pipe:0"
 SILENCE_SECONDS = (
     10.0  # of an address, after which it has ended; cameras and pipes may be silent for as long as they like
 )
-MOST_WAITING = 4  # windows
+MAX_WAITING = 4  # windows
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class LivePrediction:
 
 @dataclass(frozen=True)
 class LiveSource:
-    """What FFmpeg is told: an address with what it may open for it."""
+    """Input for FFmpeg: a URL, and the protocols that it may use."""
 
     name: str
     address: str
@@ -91,15 +91,15 @@ def live_source(name: str, allow_network: bool = False) -> LiveSource:
     if stat.S_ISCHR(kind):
         return LiveSource(name, name, {"format_whitelist": "video4linux2,v4l2"}, format="video4linux2,v4l2")
     what = "a file: predict it with --timeline" if stat.S_ISREG(kind) else "neither a camera nor a pipe"
-    raise ConfigError(f"{name}: is {what}, since --stream is for what happens now")
+    raise ConfigError(f"{name}: is {what}, but --stream is for live sources")
 
 
 def _network_source(name: str, allow_network: bool) -> LiveSource:
     scheme = urlsplit(name).scheme.lower()
     if scheme not in NETWORK:
-        raise ConfigError(f"{name}: '{scheme}' is no stream that is opened here: choose from {', '.join(NETWORK)}")
+        raise ConfigError(f"{name}: '{scheme}' is not a supported stream: choose from {', '.join(NETWORK)}")
     if not allow_network:
-        raise ConfigError(f"{name}: is an address, and nothing is fetched from one unless you pass --allow-network")
+        raise ConfigError(f"{name}: is a URL: pass --allow-network to open it")
     return LiveSource(name, name, NETWORK[scheme], timeout=SILENCE_SECONDS)
 
 
@@ -147,7 +147,7 @@ class _Waiting:
 
     def put(self, window: _LiveWindow) -> None:
         with self._changed:
-            if len(self._windows) == MOST_WAITING:
+            if len(self._windows) == MAX_WAITING:
                 self._windows.popleft()
                 self.dropped += 1
             self._windows.append(window)

@@ -39,7 +39,7 @@ class Segment:
 @dataclass(frozen=True)
 class Timeline:
     """scores (n, K) at `times` (n,), the middles of the windows in seconds; segments cover the video without gaps,
-    none shorter than half a window. `film` are a few small frames, uint8 (H, W, 3), evenly over the `seconds`.
+    none shorter than half a window. `thumbnails` are a few small frames, uint8 (H, W, 3), evenly over the `seconds`.
 
     Where the video cannot be decoded to its end, all of this is about the part before, and `error` says why.
     """
@@ -49,7 +49,7 @@ class Timeline:
     segments: tuple[Segment, ...]
     seconds: float
     window_seconds: float
-    film: tuple[np.ndarray, ...] = ()
+    thumbnails: tuple[np.ndarray, ...] = ()
     error: str | None = None
 
     def segment_at(self, seconds: float) -> Segment:
@@ -81,7 +81,7 @@ def label_timeline(
     ends = np.minimum(np.array(starts) + plan.length, source.seen)  # where decoding stops, a window may be given before
     times, table = (shown[starts] + shown[ends]) / 2, np.concatenate(scores)
     segments = merge_segments(times, table, predictor.card.classes, seconds, shortest=window / 2)
-    return Timeline(times, table, segments, seconds, window, tuple(source.film), source.error)
+    return Timeline(times, table, segments, seconds, window, tuple(source.thumbnails), source.error)
 
 
 class _Frames:
@@ -91,14 +91,14 @@ class _Frames:
         self.reader, self.on_frame = reader, on_frame
         self.seen = 0
         self.error: str | None = None
-        self.film: list[np.ndarray] = []
+        self.thumbnails: list[np.ndarray] = []
         self._kept = set(((np.arange(FILM_FRAMES) + 0.5) * len(reader) / FILM_FRAMES).astype(int).tolist())
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         try:
             for number, frame in enumerate(self.reader.stream()):
                 if number in self._kept:
-                    self.film.append(small(frame))
+                    self.thumbnails.append(small(frame))
                 self.seen = number + 1
                 yield number, frame
                 self.on_frame(self.seen, len(self.reader))

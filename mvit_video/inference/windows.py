@@ -17,7 +17,7 @@ from mvit_video.errors import ConfigError
 
 SEGMENT_SECONDS = 4.0  # the mean length of Something-Something's videos, which segment sampling was made for
 WINDOWS_PER_CLIP = 4
-MOST_WINDOWS_PER_CLIP = 16
+MAX_WINDOWS_PER_CLIP = 16
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ def plan_windows(
     A video that is shorter is one window. ConfigError for a step below a 16th of a window.
     """
     seconds = window_seconds(settings)
-    if step_seconds is not None and step_seconds < seconds / MOST_WINDOWS_PER_CLIP:
+    if step_seconds is not None and step_seconds < seconds / MAX_WINDOWS_PER_CLIP:
         raise ConfigError(
-            f"windows every {step_seconds:g} s are too many for a window of {seconds:.2f} s: "
-            f"the step is at least {seconds / MOST_WINDOWS_PER_CLIP:.2f} s"
+            f"a step of {step_seconds:g} s is too small for windows of {seconds:.2f} s: "
+            f"use at least {seconds / MAX_WINDOWS_PER_CLIP:.2f} s"
         )
     length = max(round(seconds * fps), 1)
     length = length if video_frames is None else min(length, video_frames)

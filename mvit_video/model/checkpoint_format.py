@@ -1,4 +1,4 @@
-"""Another project's weights for a network of ours: how they are told, and their names in ours and back."""
+"""Weights of another project: how to recognise them, and how to convert their names to ours and back."""
 
 from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, field

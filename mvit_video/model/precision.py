@@ -71,7 +71,7 @@ def resolve_precision(word: str, device: torch.device, option: str = "precision"
     if word == "auto":
         return Precision("bf16" if device.type == "cuda" and _has_bf16() else "fp32", device)
     if word not in DTYPES:
-        raise ConfigError(f"{option} '{word}' is unknown: allowed are auto, {', '.join(DTYPES)}")
+        raise ConfigError(f"{option} '{word}' is unknown: choose from auto, {', '.join(DTYPES)}")
     lacks_bf16 = word == "bf16" and device.type == "cuda" and not _has_bf16()
     if lacks_bf16 or (word != "fp32" and not torch.amp.is_autocast_available(device.type)):
         raise ConfigError(f"{option} {word}: device '{device}' does not compute in it: use auto or fp32")

@@ -27,10 +27,10 @@ class Pretrained:
         `path_or_name` is a file, a folder that `save_pretrained` wrote, a name that `mvit-video models` lists, or the
         name of a repository of the Hub, with @REVISION if wanted. Raises CheckpointError.
         """
-        from mvit_video.model.weights.convert import load_any
+        from mvit_video.model.weights.convert import load_network
 
         source = checkpoint_source(path_or_name)
-        model, card = load_any(source)
+        model, card = load_network(source)
         if not isinstance(model, cls):
             raise CheckpointError(f"{source}: is a {type(model).__name__}, expected a {cls.__name__}")
         model.card = card
@@ -80,7 +80,7 @@ class Pretrained:
 
 
 def checkpoint_source(path_or_name: str | Path) -> str:
-    """What `load_any` takes for a file, a folder, a name of the zoo, or a bare OWNER/NAME of the Hub."""
+    """What `load_network` takes for a file, a folder, a name of the zoo, or a bare OWNER/NAME of the Hub."""
     from mvit_video.model.weights.hub import FILE, PREFIX, REPOSITORY
     from mvit_video.model.weights.zoo import ZOO
 

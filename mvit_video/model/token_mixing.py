@@ -36,7 +36,7 @@ from mvit_video.model.partition import (
     windows,
 )
 
-WORDS = ("all", "hwin", "window", "shifted", "grid", "stripes")
+KINDS = ("all", "hwin", "window", "shifted", "grid", "stripes")
 Attend = Callable[[Heads, Heads, Heads, Tables, float], Tensor]
 
 
@@ -58,9 +58,9 @@ def parse_mixing(text: str) -> list[Mixing]:
 
 def _word(part: str, text: str) -> Mixing:
     name, _, size = part.partition(" ")
-    if name not in WORDS:
-        near = did_you_mean(name, WORDS)
-        raise ConfigError(f"token_mixing='{text}': '{name}' is unknown{near}: choose from {', '.join(WORDS)}")
+    if name not in KINDS:
+        near = did_you_mean(name, KINDS)
+        raise ConfigError(f"token_mixing='{text}': '{name}' is unknown{near}: choose from {', '.join(KINDS)}")
     if name in ("all", "hwin"):
         if size:
             raise ConfigError(f"token_mixing='{text}': '{name}' takes no size, not '{size}'")

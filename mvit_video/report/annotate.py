@@ -1,4 +1,4 @@
-"""Copies of a video with something drawn on every frame: H.264 in MP4, with the sound, never over the source."""
+"""Copies of a video with drawings on every frame: H.264 in MP4, with sound; never overwrites the source."""
 
 # H/W pixels; frames are uint8 (H, W, 3), RGB
 
@@ -76,7 +76,7 @@ def write_copy(path: str | Path, output: Path, draw: Draw, guard: Guard) -> None
 def refuse_source(path: str | Path, output: Path) -> None:
     """ConfigError if writing `output` would destroy the video."""
     if os.path.exists(path) and output.exists() and os.path.samefile(path, output):
-        raise ConfigError(f"{output}: is the video itself, which is never written over: choose another --output")
+        raise ConfigError(f"{output}: is the video itself, which is never overwritten: choose another --output")
 
 
 def _until_damage(reader: Reader) -> Iterator[np.ndarray]:

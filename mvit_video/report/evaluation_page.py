@@ -1,4 +1,4 @@
-"""The page of an evaluation: how good, by which protocol, where it errs, and how sure it was."""
+"""The report of an evaluation: accuracy, protocol, mistakes and calibration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from mvit_video.evaluation.results import NAMES, class_rows
 from mvit_video.evaluation.views import VideoScores
 from mvit_video.figures import loss_and_accuracy
 from mvit_video.report.page import Number, Report, Section, matrix_data, reliability
-from mvit_video.report.strips import Film, film
+from mvit_video.report.strips import ClipStrip, clip_strip
 
 MISTAKES, PAIRS, CLASSES = 12, 20, 10
 
@@ -21,7 +21,7 @@ MISTAKES, PAIRS, CLASSES = 12, 20, 10
 def evaluation_report(
     scores: VideoScores, classes: Sequence[str], result: dict, data: DataSettings, run: Path | None = None
 ) -> Report:
-    """The report of what `results` and `circumstances` say; the curves are those of the run's folder, where there is one."""
+    """Build the report of an evaluation; training curves come from the run's folder, if there is one."""
     card = result["checkpoint"]["card"]
     single = [] if scores.multi_label else [confusion_section(scores, classes), *_pairs(scores, classes)]
     doubt = [] if scores.multi_label else [*_mistakes(scores, classes, data), *_calibration(scores, result)]
@@ -68,7 +68,7 @@ def _headline(result: dict) -> list[Number]:
         error = f"{100 * result['expected_calibration_error']:.2f} %"
         numbers.append(Number(error, "expected calibration error", f"{result['calibration_bins']} bins"))
     lost = result["num_videos"] - result["num_decoded"]
-    note = f"{lost} of them could not be decoded" if lost else "all of them could be decoded"
+    note = f"{lost} of them could not be decoded" if lost else "all were decoded"
     return [*numbers, Number(f"{result['num_videos']:,}", f"videos of {result['num_classes']} classes", note)]
 
 
@@ -81,7 +81,7 @@ def _training(run: Path | None) -> list[Section]:
 
 
 def _records(path: Path) -> list[dict]:
-    """Records of a log with numbers only; none where the file is something else."""
+    """Read the numeric records of a log; empty if the file is something else."""
     try:
         records = [record for record in read_metrics(path) if isinstance(record, dict)]
     except (OSError, UnicodeDecodeError):
@@ -90,7 +90,7 @@ def _records(path: Path) -> list[dict]:
 
 
 def confusion_section(scores: VideoScores, classes: Sequence[str]) -> Section:
-    """The confusion matrix as a map that can be zoomed."""
+    """Zoomable confusion matrix."""
     matrix = confusion_matrix(scores.scores, scores.labels, scores.decoded)
     return Section(
         "Confusion matrix",
@@ -142,7 +142,7 @@ def confident_mistakes(scores: VideoScores, count: int) -> list[int]:
 
 
 def _mistakes(scores: VideoScores, classes: Sequence[str], data: DataSettings) -> list[Section]:
-    films, lost = list[Film](), 0
+    strips, lost = list[ClipStrip](), 0
     for row in confident_mistakes(scores, MISTAKES):
         best, true = int(scores.scores[row].argmax()), int(scores.labels[row])
         facts = (
@@ -150,14 +150,14 @@ def _mistakes(scores: VideoScores, classes: Sequence[str], data: DataSettings) -
             ("true", f"{classes[true]} ({scores.scores[row, true]:.2f})"),
         )
         try:
-            films.append(film(scores.names[row], data.root, data.decoder, data.decode_timeout, facts))
+            strips.append(clip_strip(scores.names[row], data.root, data.decoder, data.decode_timeout, facts))
         except DecodeError:  # the views could be decoded, but another frame cannot
             lost += 1
-    if not films:
+    if not strips:
         return []
     text = "Wrong answers with the highest scores; followed by the true class and its score. Click a strip to play it."
     more = f" {lost} more cannot be shown: frames between those that were scored are damaged." if lost else ""
-    return [Section("Most confident mistakes", text + more, films=films)]
+    return [Section("Most confident mistakes", text + more, strips=strips)]
 
 
 def _calibration(scores: VideoScores, result: dict) -> list[Section]:
@@ -167,7 +167,7 @@ def _calibration(scores: VideoScores, result: dict) -> list[Section]:
     return [
         Section(
             "Calibration",
-            f"How often an answer is right, over the score that it was given, in {result['calibration_bins']} bins of equal "
+            f"Accuracy over confidence in {result['calibration_bins']} bins of equal "
             f"width. The expected calibration error, the mean distance from the diagonal over the decoded videos, is "
             f"{100 * error:.2f} %.",
             [reliability(calibration(scores.scores, scores.labels, scores.decoded, result["calibration_bins"]))],

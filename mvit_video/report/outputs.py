@@ -1,4 +1,4 @@
-"""What predict --timeline and explain leave in a folder."""
+"""Files that predict --timeline and explain write to a folder."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -25,10 +25,9 @@ Say = Callable[[str], None]
 def folders_for(
     paths: Sequence[str], output: str | Path, files: tuple[str, ...], overwrite: bool
 ) -> list[tuple[str, Path]]:
-    """Each video with the folder for its results: `output` for one, for several a folder in it by the video's name.
+    """Assign an output folder to each video: `output` for one, subfolders by name for several.
 
-    Changes nothing. ConfigError where `files` are there already and `overwrite` is not said, or where a video is itself
-    one of them.
+    Changes nothing. Raises ConfigError if `files` exist without `overwrite`, or if a video is one of them.
     """
     folders: list[Path] = []
     for path in paths:
@@ -45,9 +44,9 @@ def folders_for(
 
 
 def timeline_outputs(predictor: Predictor, path: str, folder: Path, step_seconds: float | None, say: Say) -> str | None:
-    """TIMELINE_FILES of a video, over those of an earlier call once there is a timeline.
+    """Write TIMELINE_FILES of a video; existing ones are replaced once the timeline is ready.
 
-    Where it cannot be decoded to its end, they go as far, and the reason is returned.
+    If the video cannot be decoded to its end, the timeline ends there, and the reason is returned.
     """
     with ExitStack() as stack:
         bar: list[Bar] = []
@@ -69,7 +68,7 @@ def timeline_outputs(predictor: Predictor, path: str, folder: Path, step_seconds
 
 
 def explain_outputs(predictor: Predictor, path: str, folder: Path, label: str | None, say: Say) -> None:
-    """EXPLAIN_FILES of a video, over those of an earlier call once there is an explanation."""
+    """Write EXPLAIN_FILES of a video; existing ones are replaced once the explanation is ready."""
     explanation = explain_video(predictor, path, label)
     numbers = explanation.best.numbers
     numbers = np.unique(numbers[np.linspace(0, len(numbers) - 1, STRIP_FRAMES).astype(int)])
@@ -89,7 +88,7 @@ def explain_outputs(predictor: Predictor, path: str, folder: Path, label: str | 
 
 
 def _numbers(explanation: Explanation) -> dict:
-    """What explain.json holds: the label, what was predicted, the heat of each clip, where and when it is greatest."""
+    """Content of explain.json: label, prediction, the heat of each clip, and where and when it peaks."""
     return {
         "label": explanation.label,
         "box": explanation.box,

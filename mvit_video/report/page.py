@@ -1,4 +1,4 @@
-"""A report as one page that needs no other file: numbers, images, tables, and what they mean in words."""
+"""Reports as self-contained HTML pages: numbers, images, tables, and explanations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from mvit_video.evaluation.metrics import Calibration, cluster_order
 from mvit_video.figures import new_figure, svg
 from mvit_video.paths import write_whole
 from mvit_video.printable import printable
-from mvit_video.report.strips import Film
+from mvit_video.report.strips import ClipStrip
 
 
 @dataclass(frozen=True)
 class Number:
-    """A headline figure with what it is of."""
+    """A headline number with its unit and meaning."""
 
     value: str
     name: str
@@ -27,14 +27,14 @@ class Number:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a sentence or two, and what is under it: an image, films, a matrix or a table."""
+    """A heading, some text, and a figure, videos, a matrix or a table."""
 
     title: str
     text: str
     figures: Sequence[Figure] = ()
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str | float]] = ()
-    films: Sequence[Film] = ()
+    strips: Sequence[ClipStrip] = ()
     matrix: dict | None = None
     """A confusion matrix that can be zoomed: see `matrix_data`."""
 
@@ -48,7 +48,7 @@ class Report:
     footer: str
 
     def write(self, path: str | Path) -> None:
-        """Write the page; every text is escaped, so class and file names may hold anything."""
+        """Write the page; all text is escaped, so class and file names may contain anything."""
         loader = PackageLoader("mvit_video", "report")
         pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown)
         pages.filters["svg"] = lambda figure, prefix: Markup(svg(figure, prefix))
@@ -56,12 +56,12 @@ class Report:
 
 
 def _shown(value: object) -> object:
-    """Marks of direction in a name make it look like another one, on a page too."""
+    """Escape bidirectional control characters, which make a name look like another one."""
     return printable(value, keep="\n") if type(value) is str else value
 
 
 def matrix_data(matrix: np.ndarray, classes: Sequence[str], videos: np.ndarray) -> dict:
-    """A confusion matrix for the page: classes that are mistaken for one another side by side, and only cells above 0.
+    """Data of a confusion matrix for the page: similar classes next to each other, non-zero cells only.
 
     `videos` (K,) are each class's videos, those that could not be decoded included.
     """
@@ -72,16 +72,16 @@ def matrix_data(matrix: np.ndarray, classes: Sequence[str], videos: np.ndarray) 
 
 
 def reliability(bins: Calibration) -> Figure:
-    """Share right over score, and how many videos have such a score; a well calibrated network is on the diagonal."""
+    """Plot accuracy over confidence, and the number of videos per bin; a calibrated network is on the diagonal."""
     figure, (above, below) = new_figure(6.0, 5.4, rows=2, height_ratios=[3, 1], sharex=True)
     width = 1 / len(bins.counts)
-    middles = (np.arange(len(bins.counts)) + 0.5) * width
+    part_middles = (np.arange(len(bins.counts)) + 0.5) * width
     filled = bins.counts > 0
     above.plot([0, 1], [0, 1], "--", color="#888888", label="score = share right")
-    above.bar(middles[filled], bins.accuracy[filled], width * 0.95, color="#9db8e8", label="share right")
+    above.bar(part_middles[filled], bins.accuracy[filled], width * 0.95, color="#9db8e8", label="share right")
     above.plot(bins.confidence[filled], bins.accuracy[filled], "o-", color="#1f6feb", label="at the mean score")
     above.set(ylabel="share right", ylim=(0, 1.03))
     above.legend(loc="best", fontsize=9)
-    below.bar(middles, bins.counts, width * 0.95, color="#9db8e8")
+    below.bar(part_middles, bins.counts, width * 0.95, color="#9db8e8")
     below.set(xlabel="score of the predicted class", ylabel="videos", xlim=(0, 1))
     return figure

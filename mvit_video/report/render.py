@@ -1,4 +1,4 @@
-"""Pictures of what the model says about a video."""
+"""Pictures of timelines and explanations."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from PIL import Image
 from mvit_video.figures import legend_as_named, new_figure
 from mvit_video.inference.explain import Explanation
 from mvit_video.inference.timeline import Segment, Timeline
-from mvit_video.report.strips import middles
+from mvit_video.report.strips import part_middles
 
 HEAT = "turbo"
-STRONGEST = 0.85  # share of the colour at full heat, the rest is the frame
+MAX_OPACITY = 0.85  # share of the colour at full heat, the rest is the frame
 LETTERS = 140  # side by side in a lane
 MOST_COLOURS = 9
 OTHERS = "#b5b5b5"
@@ -28,12 +28,12 @@ def timeline_figure(
 ) -> Figure:
     """Frames spread over the video, a lane of segments (and one of the truth, where known), and the scores under them.
 
-    `frames` are uint8 (H, W, 3), the timeline's own film by default. The nine labels that fill most of the lanes have a
+    `frames` are uint8 (H, W, 3), the timeline's own thumbnails by default. The nine labels that fill most of the lanes have a
     colour and a curve; the others are grey.
     """
     lanes = [("predicted", timeline.segments)] + ([("true", tuple(truth))] if truth else [])
     colours = _colours([segment for _, segments in lanes for segment in segments])
-    figure, (film, lane, curve) = new_figure(
+    figure, (strip, lane, curve) = new_figure(
         11.0, 5.4, rows=3, height_ratios=[1.1, 0.55 * len(lanes), 1.6], sharex=True
     )
     for row, (_, segments) in enumerate(lanes):
@@ -46,9 +46,9 @@ def timeline_figure(
     if any(segment.label not in colours for _, segments in lanes for segment in segments):
         curve.plot([], [], color=OTHERS, linewidth=6, label="others")
     _axis(curve, timeline.seconds)
-    film.set(yticks=[], ylabel="frames", ylim=(0, 1))
+    strip.set(yticks=[], ylabel="frames", ylim=(0, 1))
     figure.draw_without_rendering()  # lays it out, so that the size of a frame's place is known
-    _film(film, frames if len(frames) else timeline.film, timeline.seconds)
+    _draw_strip(strip, frames if len(frames) else timeline.thumbnails, timeline.seconds)
     return figure
 
 
@@ -70,7 +70,7 @@ def clock(seconds: float) -> str:
 
 
 def _colours(segments: Sequence[Segment]) -> dict[str, str]:
-    """A colour for each of the labels with most seconds, in the order in which they come."""
+    """Colours for the labels with the longest total time, in order of appearance."""
     seconds: dict[str, float] = defaultdict(float)
     for segment in segments:
         seconds[segment.label] += segment.end - segment.start
@@ -78,14 +78,14 @@ def _colours(segments: Sequence[Segment]) -> dict[str, str]:
     return {label: f"C{place}" for place, label in enumerate(label for label in seconds if label in longest)}
 
 
-def _film(axes, frames: Sequence[np.ndarray], seconds: float) -> None:
+def _draw_strip(axes, frames: Sequence[np.ndarray], seconds: float) -> None:
     """As many frames side by side as the axes have room for, each in the middle of the time around its own moment."""
     box = axes.get_window_extent()
     height, width = frames[0].shape[:2] if len(frames) else (1, 1)
     room = box.width / box.height * height / width  # frames of their own shape
     count = max(min(round(room), len(frames)), 1)
     step, shown = seconds / count, min(seconds / room, seconds / count)
-    for place, number in enumerate(middles(len(frames), count) if len(frames) else ()):
+    for place, number in enumerate(part_middles(len(frames), count) if len(frames) else ()):
         middle = (place + 0.5) * step
         frame = cut_to(frames[number], shown / seconds * box.width / box.height)
         axes.imshow(frame, extent=(middle - shown / 2, middle + shown / 2, 0, 1), aspect="auto")
@@ -101,7 +101,7 @@ def cut_to(frame: np.ndarray, aspect: float) -> np.ndarray:
 
 
 def _bar(axes, row: int, segment: Segment, colour: str, seconds: float) -> None:
-    """A segment in its lane; one too short for its name is told by its colour."""
+    """Draw a segment; one too short for its name is identified by colour."""
     length = segment.end - segment.start
     axes.barh(row, length, left=segment.start, height=0.8, color=colour, edgecolor="white", linewidth=0.4)
     lines = segment.label.split(" ", 1)
@@ -112,7 +112,7 @@ def _bar(axes, row: int, segment: Segment, colour: str, seconds: float) -> None:
 
 
 def _readable_on(colour: str) -> str:
-    """Black or white, whichever stands out more from a colour (WCAG's contrast)."""
+    """Black or white, whichever has more contrast to a colour (WCAG)."""
     linear = [(part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4) for part in to_rgb(colour)]
     light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return "black" if (light + 0.05) / 0.05 > 1.05 / (light + 0.05) else "white"
@@ -144,7 +144,7 @@ def heated(frame: np.ndarray, heat: np.ndarray, box: tuple[float, float, float, 
     size = (max(right - left, 1), max(bottom - top, 1))
     smooth = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
     colours = colormaps[HEAT](smooth)[..., :3] * 255
-    share = (STRONGEST * np.sqrt(smooth))[..., None]
+    share = (MAX_OPACITY * np.sqrt(smooth))[..., None]
     grey = 0.7 * frame.mean(2, keepdims=True).repeat(3, 2)
     result = (0.5 * grey).astype(np.uint8)
     seen = slice(top, top + size[1]), slice(left, left + size[0])

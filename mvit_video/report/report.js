@@ -1,7 +1,7 @@
 "use strict";
 
 // Frame strips: a click plays the video in the strip's place, another one stops it.
-for (const button of document.querySelectorAll(".film button")) {
+for (const button of document.querySelectorAll(".strip button")) {
   const picture = button.querySelector("img"), word = button.querySelector("span"), still = picture.src;
   button.addEventListener("click", () => {
     const playing = button.classList.toggle("playing");

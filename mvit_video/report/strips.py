@@ -1,4 +1,4 @@
-"""A video small enough to stand in a page: a strip of frames, and the same moving."""
+"""Videos embedded in a page: a strip of frames, and an animation."""
 
 import base64
 import io
@@ -18,8 +18,8 @@ HELD_PIXELS = 20_000_000  # decoded at once, before they are made small
 
 
 @dataclass(frozen=True)
-class Film:
-    """A strip of frames that a click sets in motion, both as data: addresses, with its name and facts (word, value)."""
+class ClipStrip:
+    """A strip of frames and an animation as data: URLs, with the video's name and facts (word, value)."""
 
     name: str
     facts: Sequence[tuple[str, str]]
@@ -27,23 +27,23 @@ class Film:
     moving: str
 
 
-def film(path: str, root: str, decoder: str, timeout: float, facts: Sequence[tuple[str, str]]) -> Film:
-    """The film of a whole video at its own speed. Raises DecodeError, also where decoding takes too long; see Guard."""
+def clip_strip(path: str, root: str, decoder: str, timeout: float, facts: Sequence[tuple[str, str]]) -> ClipStrip:
+    """Make the strip of a video, animated at its own speed. Raises DecodeError, also on a timeout; see Guard."""
     with open_reader(path, root, decoder, timeout) as reader:
         seconds = len(reader) / reader.fps
         count = int(np.clip(round(seconds * MOVING_FPS), STRIP_FRAMES, MOVING_FRAMES))
-        frames = read_small(reader, middles(len(reader), count), MOVING_HEIGHT)
-    strip = side_by_side([_scaled(frames[place], STRIP_HEIGHT) for place in middles(count, STRIP_FRAMES)])
-    return Film(path, facts, _address(_webp([strip], 0, 75)), _address(moving_picture(frames, seconds)))
+        frames = read_small(reader, part_middles(len(reader), count), MOVING_HEIGHT)
+    strip = hstack_frames([_scaled(frames[place], STRIP_HEIGHT) for place in part_middles(count, STRIP_FRAMES)])
+    return ClipStrip(path, facts, _address(_webp([strip], 0, 75)), _address(moving_picture(frames, seconds)))
 
 
-def middles(length: int, count: int) -> np.ndarray:
-    """The middles of `count` equal parts of `length` frames: (count,) int64, rising; some repeat where count > length."""
+def part_middles(length: int, count: int) -> np.ndarray:
+    """Middle frames of `count` equal parts of `length` frames: (count,) int64, rising; some repeat if count > length."""
     return ((np.arange(count) + 0.5) * length / count).astype(np.int64)
 
 
 def read_small(reader: Reader, indices: np.ndarray, height: int) -> list[Image.Image]:
-    """Frames of the given height; few are held at full size at any time."""
+    """Read frames scaled to a height; only a few are in memory at full size."""
     first = reader.frames(indices[:1])
     part = max(HELD_PIXELS // (first.shape[1] * first.shape[2]), 1)
     return [
@@ -54,7 +54,7 @@ def read_small(reader: Reader, indices: np.ndarray, height: int) -> list[Image.I
 
 
 def moving_picture(frames: Sequence[Image.Image], seconds: float, max_bytes: int = MAX_BYTES) -> bytes:
-    """An animated WebP that repeats for ever and takes `seconds`; coarser, then with fewer frames, until it is small enough."""
+    """Encode an endless animated WebP of `seconds`; with lower quality, then fewer frames, until it is small enough."""
     while True:
         for quality in (60, 40, 20, 5):
             content = _webp(frames, round(1000 * seconds / len(frames)), quality)
@@ -63,7 +63,7 @@ def moving_picture(frames: Sequence[Image.Image], seconds: float, max_bytes: int
         frames = frames[::2]
 
 
-def side_by_side(frames: Sequence[Image.Image], gap: int = 2) -> Image.Image:
+def hstack_frames(frames: Sequence[Image.Image], gap: int = 2) -> Image.Image:
     """Pictures of one size in a row."""
     width, height = frames[0].size
     row = Image.new("RGB", (len(frames) * (width + gap) - gap, height), "white")

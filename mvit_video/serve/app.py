@@ -148,7 +148,7 @@ class _Server:
     async def upload(self, request: Request) -> Response:
         """The body is the file; its name stands, percent-encoded, in the header X-File-Name."""
         if not _same_origin(request):
-            return _json({"error": "videos are taken from this page only"}, 403)
+            return _json({"error": "uploads are accepted from this page only"}, 403)
         name = unquote(request.headers.get("x-file-name", ""))
         try:
             job = self.jobs.open(name)
@@ -162,9 +162,9 @@ class _Server:
                     started = True
                     return _json({"key": job.key}, 202)
             most = self.jobs.limits.upload_bytes // 10**6
-            return _json({"error": f"{job.name}: is larger than {most} MB, the most that this page takes"}, 413)
+            return _json({"error": f"{job.name}: is larger than {most} MB, the limit of this page"}, 413)
         except ClientDisconnect:
-            return _json({"error": "the upload was broken off"}, 400)
+            return _json({"error": "the upload was interrupted"}, 400)
         except TimeoutError:
             return _json({"error": "the upload took too long"}, 408)
         finally:
@@ -212,4 +212,4 @@ def _json(content: dict, status: int = 200) -> Response:
 
 
 def _missing() -> Response:
-    return _json({"error": "there is nothing here: results are kept for the newest videos only"}, 404)
+    return _json({"error": "not found: only the results of the newest videos are kept"}, 404)

@@ -62,7 +62,7 @@ class Limits:
             height, width = reader.frames([0]).shape[1:3]
         seconds = float(times[-1] - times[0])
         if seconds > self.seconds:
-            raise DecodeError(f"{path}: lasts {seconds:.0f} s, this page takes videos of at most {self.seconds:g} s")
+            raise DecodeError(f"{path}: lasts {seconds:.0f} s, above this page's limit of {self.seconds:g} s")
         if count > self.seconds * self.frame_rate:
             most = self.seconds * self.frame_rate
             raise DecodeError(f"{path}: has {count:,} frames, this page takes at most {most:,.0f}")
@@ -99,7 +99,7 @@ class Job:
         return [name for name in SHOWN if (self.folder / name).is_file()]
 
     def as_dict(self, ahead: int) -> dict:
-        """What the page is told; `ahead` are the jobs before it."""
+        """JSON for the page; `ahead` is the number of jobs before this one."""
         return {
             "state": self.state,
             "name": self.name,
@@ -218,7 +218,7 @@ class Jobs:
             pool.close()
         if late:
             raise DecodeError(
-                f"{job.name}: is not done after {self.limits.work_seconds:g} s, the most that this page works at a video"
+                f"{job.name}: was stopped after {self.limits.work_seconds:g} s, the time limit of this page"
             )
         job.step = ""
 

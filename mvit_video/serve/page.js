@@ -27,7 +27,7 @@ async function send(file) {
     if (!answer.ok) throw new Error(reply.error);
     await follow(reply.key, mine);
   } catch (reason) {
-    if (mine === current) fail(reason instanceof TypeError ? "The server does not answer, or has refused the file: is it too large?" : reason.message);
+    if (mine === current) fail(reason instanceof TypeError ? "The server did not respond, or refused the file: is it too large?" : reason.message);
   }
   part("file").value = "";
 }

@@ -6,7 +6,7 @@ import torch
 from numbered_video import read_number, write_numbered
 
 from mvit_video.benchmark import loading as loading_speed
-from mvit_video.benchmark.clip_readers import contenders, draw_clips
+from mvit_video.benchmark.clip_readers import draw_clips, readers_to_compare
 from mvit_video.cli import main
 from mvit_video.config.load import load_config
 from mvit_video.data.lists.read import read_videos
@@ -75,7 +75,7 @@ def test_stages_add_up_to_the_whole(folder):
 def test_all_contenders_give_the_same_view_of_the_same_frames(folder):
     config = load_config(folder / "config.yaml")
     drawn = draw_clips(read_videos("train.csv", config.data.root), config.data, 6)
-    runners = contenders(drawn, config.data, "pytorchvideo", str(folder / "original"))
+    runners = readers_to_compare(drawn, config.data, "pytorchvideo", str(folder / "original"))
     for number, clip in enumerate(drawn):
         views = {name: runner.finish(runner.read(number)) for name, runner in runners.items()}
         for view in views.values():
@@ -91,13 +91,13 @@ def test_what_cannot_be_measured_is_one_sentence(folder, capsys, tmp_path):
     (tmp_path / "bad/a.mp4").write_bytes(b"")
     cases = {
         ("data.train=null",): "data.train is not set: name the list of videos to load",
-        (f"data.root={tmp_path}/bad",): "a.mp4: the file is empty (0 bytes): the times of bad videos mean nothing",
+        (f"data.root={tmp_path}/bad",): "a.mp4: the file is empty (0 bytes): remove bad videos from",
         (
             "--originals",
             "x",
             f"data.root={folder}/original",
         ): "contains no manifest.jsonl: --originals is for folders that",
-        ("--json", str(tmp_path / "nowhere/a.json")): "there is no folder",
+        ("--json", str(tmp_path / "nowhere/a.json")): "does not exist",
     }
     for words, text in cases.items():
         assert main(["benchmark-data", config, "--clips", "2", *words]) == 1
@@ -130,12 +130,12 @@ def test_a_video_without_an_original_is_named(folder, tmp_path, capsys):
     (tmp_path / "root/train.csv").write_text("more.mp4 0\n")
     words = [str(folder / "config.yaml"), "--clips", "2", f"data.root={tmp_path}/root", "--originals", "x"]
     assert main(["benchmark-data", *words]) == 1
-    assert "more.mp4: is not in" in (said := capsys.readouterr().err) and "leave --originals out" in said
+    assert "more.mp4: is not in" in (said := capsys.readouterr().err) and "drop --originals" in said
 
 
 def test_a_list_that_cannot_be_opened_at_all_is_an_error(tmp_path):
     (tmp_path / "train.csv").write_text("a.mp4 0\n")
-    with pytest.raises(ConfigError, match="no video of it can be opened: run `mvit-video verify`"):
+    with pytest.raises(ConfigError, match="none of its videos can be opened: run `mvit-video verify`"):
         draw_clips(read_videos("train.csv", str(tmp_path)), load_config_for(tmp_path), 2)
 
 

@@ -370,7 +370,7 @@ def test_a_step_that_repeats_or_ranks_do_not_divide_is_refused():
     with pytest.raises(ConfigError, match=r"clips_per_step = 9 is not a multiple of data.repeated_aug = 2: each video"):
         steps_per_epoch(100, 9, 2)
     with pytest.raises(
-        ConfigError, match=r"12 is 6 videos a step, which 4 processes cannot share evenly: make it a multiple of 8"
+        ConfigError, match=r"12 is 6 videos per step, which 4 processes cannot share evenly: make it a multiple of 8"
     ):
         StepSampler(100, 12, 0, 0, 1, repeated_aug=2, rank=0, world_size=4)
 

@@ -106,7 +106,7 @@ def test_a_video_that_cannot_be_decoded_is_raised_or_left_out(few_videos, tmp_pa
 @pytest.mark.parametrize(
     ("size", "changes", "message"),
     [
-        (32, {}, r"batch_size = 32 does not fit 16 videos with repeated_aug = 1: take a multiple"),
+        (32, {}, r"batch_size = 32 does not fit 16 videos with repeated_aug = 1: use a multiple"),
         (5, {"repeated_aug": 2}, r"batch_size = 5 does not fit 16 videos with repeated_aug = 2"),
         (
             4,

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from mvit_video.compat import import_torchvision
 from mvit_video.config.schema import TrainSettings
-from mvit_video.data.mixing import Mix, apply_mix, draw_box, mix_generator, mixer_from, smooth_targets
+from mvit_video.data.mixing import MixParameters, apply_mix, draw_box, mix_generator, mixer_from, smooth_targets
 
 import_torchvision()  # timm needs it, by way of the repair that some installations need
 from timm.data import mixup as timm_mixup  # noqa: E402
@@ -30,7 +30,15 @@ def timms_mix(images, labels, share, box=None, smoothing=0.1):
         timm_mixup.cutmix_bbox_and_lam = original
 
 
-@pytest.mark.parametrize("mix", [Mix(0.3), Mix(0.875), Mix(1 - 5 * 8 / (12 * 16), (2, 3, 7, 11)), Mix(1.0)])
+@pytest.mark.parametrize(
+    "mix",
+    [
+        MixParameters(0.3),
+        MixParameters(0.875),
+        MixParameters(1 - 5 * 8 / (12 * 16), (2, 3, 7, 11)),
+        MixParameters(1.0),
+    ],
+)
 def test_every_frame_and_the_targets_are_mixed_as_timm_does(mix):
     mixed, targets = apply_mix(clips(), smooth_targets(LABELS, 5, 0.1), mix)
     for frame in range(5):
@@ -76,10 +84,10 @@ def test_every_switch_decides_alone():
     assert all(mix.box is not None for mix in draws(mixup=0))
     assert all(mix.box is not None for mix in draws(mix_switch=1))
     assert all(mix.box is None for mix in draws(mix_switch=0))
-    assert all(mix == Mix() for mix in draws(mix_probability=0)) and all(
-        mix == Mix() for mix in draws(mixup=0, cutmix=0)
+    assert all(mix == MixParameters() for mix in draws(mix_probability=0)) and all(
+        mix == MixParameters() for mix in draws(mixup=0, cutmix=0)
     )
-    assert abs(sum(mix == Mix() for mix in draws(mix_probability=0.7)) / 3000 - 0.3) < 0.03
+    assert abs(sum(mix == MixParameters() for mix in draws(mix_probability=0.7)) / 3000 - 0.3) < 0.03
 
 
 def test_a_mix_follows_from_seed_and_step_and_leaves_the_clips_alone():
@@ -94,6 +102,6 @@ def test_a_mix_follows_from_seed_and_step_and_leaves_the_clips_alone():
 
 
 def test_an_odd_batch_and_a_single_clip_are_mixed_too():
-    mixed, targets = apply_mix(clips(3), smooth_targets(LABELS[:3], 5, 0), Mix(0.3))
+    mixed, targets = apply_mix(clips(3), smooth_targets(LABELS[:3], 5, 0), MixParameters(0.3))
     assert torch.allclose(mixed[1], clips(3)[1]) and torch.allclose(targets[1], F.one_hot(LABELS[1], 5).float())
-    assert torch.allclose(apply_mix(clips(1), smooth_targets(LABELS[:1], 5, 0), Mix(0.3))[0], clips(1))
+    assert torch.allclose(apply_mix(clips(1), smooth_targets(LABELS[:1], 5, 0), MixParameters(0.3))[0], clips(1))

@@ -117,7 +117,7 @@ def test_levels_stay_between_none_and_all():
 
 @pytest.mark.parametrize("text", ["rand-m7-n4-mstd0.5", "rand-m7-n4-mstd0.5-inc0", "rand-n4", "augmix-m7", ""])
 def test_another_specification_is_refused_with_an_example(text):
-    with pytest.raises(ConfigError, match=r"is not rand-mM-nN-mstdS-inc1: write rand-m7-n4-mstd0.5-inc1, say"):
+    with pytest.raises(ConfigError, match=r"is not rand-mM-nN-mstdS-inc1: write rand-m7-n4-mstd0.5-inc1, for example"):
         RandAugment.parse(text)
 
 

@@ -17,7 +17,7 @@ from mvit_video.data.dataset import SampleKey, clip_dataset_from
 from mvit_video.data.lists.read import read_videos
 from mvit_video.data.loader import StepSampler, steps_per_epoch
 from mvit_video.data.strength import fitting_augmentation, strength
-from mvit_video.engine.automatic import automatic_settings, clips_per_step, in_words, peak_rate, with_numbers
+from mvit_video.engine.automatic import auto_settings, clips_per_step, describe_auto, peak_rate, resolve_auto
 from mvit_video.engine.dry_run import dry_run
 from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
@@ -37,7 +37,7 @@ NANO = (
 
 
 def fitted(videos, *words, classes=5):
-    return with_numbers(load_config(FINETUNE, [*NANO, *words]), videos, classes)
+    return resolve_auto(load_config(FINETUNE, [*NANO, *words]), videos, classes)
 
 
 @pytest.mark.parametrize("videos", [2, 3, 8, 9, 19, 24, 40, 160, 431, 640, 2000, 10_000, 240_000])
@@ -71,7 +71,7 @@ def test_what_is_set_wins_and_what_follows_from_it_fits():
     assert (train.warmup_epochs, train.validate_every_epochs, train.end_lr) == (2, 1, pytest.approx(0.005))
     assert fitted(40, "data.erasing=0.3").data.erasing == 0.3
     plain = load_config(REPOSITORY / "configs/demo/motion.yaml")
-    assert with_numbers(plain, 40, 5) is plain
+    assert resolve_auto(plain, 40, 5) is plain
 
 
 def test_augmentation_grows_with_the_videos_from_mild_to_that_of_the_published_recipe():
@@ -109,21 +109,21 @@ def test_several_processes_get_steps_that_they_can_share(monkeypatch):
                 clips = clips_per_step(videos, repeats)
                 assert StepSampler(videos, clips, 0, 0, 5, repeats, processes - 1, processes).mirrored
                 assert clips <= max(32, 2 * processes * repeats)
-        with pytest.raises(ConfigError, match=rf"3 training videos are too few for a step of {processes} processes"):
+        with pytest.raises(ConfigError, match=rf"3 training videos are too few for {processes} processes"):
             clips_per_step(3, 1)
 
 
-def test_the_numbers_and_the_lowered_step_are_told():
+def test_the_numbers_and_the_lowered_step_are_described():
     config = load_config(FINETUNE, NANO)
-    names = automatic_settings(config)
-    text = in_words(with_numbers(config, 40, 5), names, 40)
+    names = auto_settings(config)
+    text = describe_auto(resolve_auto(config, 40, 5), names, 40)
     assert text.startswith(
         "auto for 40 training videos: data.crop_area=[0.25,1.0] data.randaugment=rand-m3-n2-mstd0.5-inc1 data.erasing=0 "
     )
     assert " train.epochs=400 train.clips_per_step=8 " in text
-    assert text.endswith("; a step has 8 clips instead of 32, so that an epoch of these videos has more steps")
+    assert text.endswith("; steps have 8 clips instead of 32, to get more steps per epoch")
     assert load_config(FINETUNE, [*NANO, *text.partition(": ")[2].partition(";")[0].split()]).train.epochs == 400
-    assert "instead of" not in in_words(with_numbers(config, 10_000, 5), names, 10_000)
+    assert "instead of" not in describe_auto(resolve_auto(config, 10_000, 5), names, 10_000)
 
 
 def test_a_dry_run_needs_the_number_of_videos(capsys):
@@ -131,10 +131,10 @@ def test_a_dry_run_needs_the_number_of_videos(capsys):
     assert cli.main(words) == 1
     said = capsys.readouterr().err
     assert (
-        "data.crop_area = auto follows from the number of training videos: data.train is not read (data.root = nowhere"
+        "data.crop_area = auto follows from the number of training videos: data.train cannot be read (data.root = nowhere"
         in said
     )
-    assert "--num-videos N would tell" in said
+    assert "set --num-videos N" in said
     assert cli.main([*words, "--num-videos", "40"]) == 0
     assert "40 training videos, 400 epochs of 5 steps of 8 clips" in capsys.readouterr().out
 
@@ -183,13 +183,13 @@ def test_a_run_writes_the_numbers_and_goes_on_with_them(start, tmp_path):
     lines = start()
     assert "auto for 16 training videos: " in lines[0] and "train.clips_per_step=8" in lines[0]
     written = load_config(tmp_path / "run/config.yaml")
-    assert automatic_settings(written) == [] and (written.train.clips_per_step, written.train.epochs) == (8, 2)
+    assert auto_settings(written) == [] and (written.train.clips_per_step, written.train.epochs) == (8, 2)
     before = (tmp_path / "run/model.safetensors").read_bytes()
     shutil.rmtree(tmp_path / "run/checkpoints/step_00000004")
     assert any("resuming after step" in line for line in start(resume=True))
     assert (tmp_path / "run/model.safetensors").read_bytes() == before
     assert load_config(tmp_path / "run/config.yaml") == written
-    with pytest.raises(ConfigError, match=r"was trained with train.clips_per_step = 8, asked to resume with 4"):
+    with pytest.raises(ConfigError, match=r"was trained with train.clips_per_step = 8, but is now resumed with 4"):
         start("train.clips_per_step=4", resume=True)
 
 

@@ -48,22 +48,22 @@ def state_of(run, step):
 
 def falls_back(run, *reasons):
     """Whether step 20's state is used, and step 30's refused with one sentence that has these words."""
-    state, complaints = newest_state(run)
-    assert state is not None and state.step == 20 and len(complaints) == 1
-    assert complaints[0].startswith(f"{state_of(run, 30)}: ") and complaints[0].endswith(": not used")
-    assert all(reason in complaints[0] for reason in reasons), complaints
+    state, problems = newest_state(run)
+    assert state is not None and state.step == 20 and len(problems) == 1
+    assert problems[0].startswith(f"{state_of(run, 30)}: ") and problems[0].endswith(": this state is ignored")
+    assert all(reason in problems[0] for reason in reasons), problems
     return True
 
 
 def test_a_state_is_found_as_it_was_written(run):
-    state, complaints = newest_state(run)
+    state, problems = newest_state(run)
     assert (state.step, state.schedule, state.environment, state.lists) == (
         30,
         SCHEDULE,
         {"torch": "2"},
         [{"videos": 3}],
     )
-    assert complaints == []
+    assert problems == []
     other, written = learner(7), learner(30)
     load_state(state, other)
     for ours, theirs in ((other.model, written.model), (other.average.model, written.average.model)):
@@ -103,7 +103,7 @@ def test_an_edited_state_is_not_used(run, before, after):
     file = state_of(run, 30) / "state.json"
     assert before in file.read_text()
     file.write_text(file.read_text().replace(before, after))
-    assert falls_back(run, "state.json is not what was written")
+    assert falls_back(run, "state.json was changed after it was written")
 
 
 @pytest.mark.parametrize(
@@ -117,16 +117,16 @@ def test_anything_else_in_state_json_is_one_sentence(run, content):
 
 def test_a_state_under_another_steps_name_is_not_used(run):
     shutil.copytree(state_of(run, 30), state_of(run, 40))
-    state, complaints = newest_state(run)
-    assert state.step == 30 and complaints == [
-        f"{state_of(run, 40)}: state.json is of step 30, and this folder is not: not used"
+    state, problems = newest_state(run)
+    assert state.step == 30 and problems == [
+        f"{state_of(run, 40)}: state.json is of step 30, but its folder is not: this state is ignored"
     ]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "ema.safetensors"])
 def test_files_of_another_state_are_not_used(run, name):
     shutil.copy(state_of(run, 20) / name, state_of(run, 30) / name)
-    assert falls_back(run, f"{name} is not what was written (sha256 differs)")
+    assert falls_back(run, f"{name} was changed after it was written (its sha256 differs)")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json"])
@@ -141,13 +141,13 @@ def test_a_file_that_was_cut_short_is_not_used(run, name, share):
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json"])
 def test_a_state_that_lacks_a_file_is_not_used(run, name):
     (state_of(run, 30) / name).unlink()
-    assert falls_back(run, f"lacks {name}")
+    assert falls_back(run, f"{name} is missing")
 
 
 def test_a_file_in_a_states_place_is_not_used(run):
     shutil.rmtree(state_of(run, 30))
     state_of(run, 30).touch()
-    assert falls_back(run, "lacks state.json")
+    assert falls_back(run, "state.json is missing")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
@@ -173,8 +173,8 @@ def of_before(run, **changes):
 
 def test_a_state_of_before_without_a_digest_is_used(run):
     of_before(run)
-    state, complaints = newest_state(run)
-    assert state.step == 30 and complaints == []
+    state, problems = newest_state(run)
+    assert state.step == 30 and problems == []
     load_state(state, learner())
 
 
@@ -197,7 +197,7 @@ def test_a_state_that_changes_after_it_was_found_is_not_loaded(run):
     state, _ = newest_state(run)
     file = state.folder / "state.json"
     file.write_text(file.read_text().replace('"step": 30', '"step": 31'))
-    with pytest.raises(CheckpointError, match="has changed since it was found whole"):
+    with pytest.raises(CheckpointError, match="was changed while it was being read"):
         load_state(state, learner())
 
 

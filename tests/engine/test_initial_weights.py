@@ -38,8 +38,8 @@ def test_a_head_for_other_classes_starts_new_and_is_announced_even_where_their_n
     save_checkpoint(tmp_path / "m.safetensors", source, model_card(config, ("left", "right")))
     model = initial_model(config, model_card(config, ("up", "down")), said.append)
     assert said[0] == (
-        f"the head starts new: {tmp_path / 'm.safetensors'} has 2 classes, such as 'left', "
-        "and the training list 2, such as 'up'"
+        f"the classification head is re-initialised for your classes: {tmp_path / 'm.safetensors'} has 2 classes, such as 'left', "
+        "the training list 2, such as 'up'"
     )
     assert "2 new (head.projection.weight, head.projection.bias)" in said[1]
     assert not torch.equal(model.head.projection.weight, source.head.projection.weight)
@@ -51,7 +51,7 @@ def test_a_foreign_checkpoint_starts_a_run_with_a_new_head(tmp_path):
     config, source, said = config_with(tmp_path / "x.pyth"), network(1, num_classes=31), []
     torch.save({"model_state": source.state_dict(), "epoch": 3}, tmp_path / "x.pyth")
     model = initial_model(config, model_card(config, ("up", "down")), said.append)
-    assert "has 31 classes, whose names are not known, and the training list 2" in said[0]
+    assert "has 31 classes, of unknown names, the training list 2" in said[0]
     assert "(PySlowFast)" in said[1] and "3 ignored" in said[1]  # the epoch, and its head of two tensors
     assert torch.equal(model.blocks[1].attn.rel_pos_t, source.blocks[1].attn.rel_pos_t)
 

@@ -263,7 +263,7 @@ def test_distillation_at_several_resolutions_teaches_each_of_them():
 def test_a_network_without_a_feature_is_refused():
     settings = TrainSettings(resolutions=(16,))
     with pytest.raises(
-        ConfigError, match=r"^'pytorchvideo/x3d_s' does not tell the feature before its head, which train."
+        ConfigError, match=r"^'pytorchvideo/x3d_s' does not return the feature before its head, which train."
     ):
         check_resolutions("pytorchvideo/x3d_s", settings)
     check_resolutions("pytorchvideo/x3d_s", TrainSettings())
@@ -274,7 +274,7 @@ def test_a_network_without_a_feature_is_refused():
 def test_resolutions_must_fall_from_the_crop(tmp_path, sizes):
     (tmp_path / "c.yaml").write_text("data: {crop_size: 72, short_side: 80}")
     with pytest.raises(
-        ConfigError, match=r"^command line, .*: train.resolutions .* is not smaller than \S+ before it: name sizes"
+        ConfigError, match=r"^command line, .*: train.resolutions .* is not smaller than \S+: name sizes"
     ):
         load_config(tmp_path / "c.yaml", [f"train.resolutions={sizes}"])
     config = load_config(tmp_path / "c.yaml", ["train.resolutions=[64, 40]"])

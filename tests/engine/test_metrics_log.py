@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mvit_video.engine.metrics_log import MetricsLog, cut, read_metrics
+from mvit_video.engine.metrics_log import MetricsLog, read_metrics, truncate_log
 from mvit_video.errors import TrainingError
 
 STEPS, PER_EPOCH = 40, 8
@@ -32,7 +32,7 @@ def lines_of(records):
 def test_a_sound_log_is_read_whole_and_left_as_it_is(tmp_path, records):
     write(tmp_path / "log", lines_of(records))
     before = (tmp_path / "log").read_bytes(), (tmp_path / "log").stat().st_ino
-    assert read_metrics(tmp_path / "log") == records and cut(tmp_path / "log", STEPS) == []
+    assert read_metrics(tmp_path / "log") == records and truncate_log(tmp_path / "log", STEPS) == []
     assert before == ((tmp_path / "log").read_bytes(), (tmp_path / "log").stat().st_ino)
 
 
@@ -62,8 +62,8 @@ def test_a_broken_line_costs_itself_and_a_sentence(tmp_path, broken):
     write(tmp_path / "log", [*lines[:4], broken, *lines[5:]])
     kept = [*RECORDS[:4], *RECORDS[5:]]
     assert read_metrics(tmp_path / "log") == kept
-    told = cut(tmp_path / "log", STEPS, every_step=True)
-    assert len(told) == 1 and told[0].startswith(f"{tmp_path / 'log'}: line") and "broken and left out" in told[0]
+    told = truncate_log(tmp_path / "log", STEPS, every_step=True)
+    assert len(told) == 1 and told[0].startswith(f"{tmp_path / 'log'}: line") and "broken and skipped" in told[0]
     assert (tmp_path / "log").read_bytes() == b"".join(line + b"\n" for line in lines_of(kept))
 
 
@@ -82,7 +82,7 @@ def test_one_flipped_bit_costs_no_more_than_its_line_and_nothing_else_changes(tm
     for record in RECORDS:
         if record["step"] not in (hit, hit + 1):
             assert records[record["step"]] == record
-    told = cut(path, STEPS, every_step=True)
+    told = truncate_log(path, STEPS, every_step=True)
     assert len(records) == STEPS or told or place == len(content) - 1
 
 
@@ -90,12 +90,12 @@ def test_a_last_line_that_a_kill_has_cut_short_goes_without_a_word(tmp_path):
     write(tmp_path / "log", lines_of(RECORDS))
     with (tmp_path / "log").open("ab") as log:
         log.write(b'{"step": 41, "ep')
-    assert cut(tmp_path / "log", STEPS, every_step=True) == [] and read_metrics(tmp_path / "log") == RECORDS
+    assert truncate_log(tmp_path / "log", STEPS, every_step=True) == [] and read_metrics(tmp_path / "log") == RECORDS
 
 
 def test_records_that_are_gone_are_counted(tmp_path):
     write(tmp_path / "log", lines_of(RECORDS[:10]))
-    assert cut(tmp_path / "log", STEPS, every_step=True) == [
+    assert truncate_log(tmp_path / "log", STEPS, every_step=True) == [
         f"{tmp_path / 'log'}: has no records of 30 of the 40 steps done"
     ]
 
@@ -112,13 +112,13 @@ def test_lines_that_lost_their_end_are_two_records(tmp_path):
     lines = (tmp_path / "log").read_bytes().split(b"\n")
     (tmp_path / "log").write_bytes(b"\n".join([lines[0] + b"\x0b" + lines[1], *lines[2:]]))
     assert read_metrics(tmp_path / "log") == RECORDS
-    cut(tmp_path / "log", STEPS)
+    truncate_log(tmp_path / "log", STEPS)
     assert (tmp_path / "log").read_bytes() == b"\n".join(lines)
 
 
 def test_a_log_of_another_system_with_its_line_ends_is_read(tmp_path):
     (tmp_path / "log").write_bytes(b"\r\n".join(lines_of(RECORDS)) + b"\r\n")
-    assert read_metrics(tmp_path / "log") == RECORDS and cut(tmp_path / "log", STEPS) == []
+    assert read_metrics(tmp_path / "log") == RECORDS and truncate_log(tmp_path / "log", STEPS) == []
 
 
 @pytest.mark.parametrize("what", ["deleted", "moved", "replaced"])

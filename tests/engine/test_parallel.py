@@ -70,10 +70,10 @@ def test_a_state_does_not_tell_how_many_processes_saved_it_or_read_it(folders, p
         assert {key: value.shape for key, value in wanted.items()} == {key: value.shape for key, value in found.items()}
         assert all(torch.allclose(wanted[key], found[key], atol=1e-6) for key in wanted), name
     shutil.copytree(folders[1] / parallel, tmp_path / "run")
-    state, complaints = states.newest_state(tmp_path / "run")
+    state, problems = states.newest_state(tmp_path / "run")
     learner = program.trainer(optimizer="sgd", ema_decay=0.9).learner
     states.load_state(state, learner)
-    assert complaints == [] and state.step == 2
+    assert problems == [] and state.step == 2
     saved = load_file(two / "model.safetensors")
     assert all(torch.equal(value, saved[key]) for key, value in learner.model.state_dict().items())
     moments = load_file(two / "optimizer.safetensors")

@@ -7,11 +7,11 @@ from conftest import REPOSITORY
 from mvit_video import cli
 from mvit_video.config.load import load_config
 from mvit_video.engine import dry_run as dry_run_module
-from mvit_video.engine.automatic import with_numbers
+from mvit_video.engine.automatic import resolve_auto
 from mvit_video.engine.dry_run import dry_run
-from mvit_video.engine.plan import Plan, dry_model, giga_multiply_adds
+from mvit_video.engine.plan import RunPlan, giga_multiply_adds, meta_model
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.model.weights.auto import with_network_of_weights
+from mvit_video.model.weights.auto import resolve_model_name
 
 CPU = torch.device("cpu")
 CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if path.parent.name != "_base_")
@@ -19,9 +19,9 @@ CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if pa
 
 def plan(recipe, *words, num_videos=240_000, num_classes=400):
     """Subject -> text."""
-    config = with_network_of_weights(load_config(REPOSITORY / f"configs/{recipe}.yaml", words))
-    config = with_numbers(config, num_videos, num_classes)
-    lines = Plan(config, CPU, dry_model(config, num_classes), num_classes, num_videos).text().splitlines()
+    config = resolve_model_name(load_config(REPOSITORY / f"configs/{recipe}.yaml", words))
+    config = resolve_auto(config, num_videos, num_classes)
+    lines = RunPlan(config, CPU, meta_model(config, num_classes), num_classes, num_videos).text().splitlines()
     return {"summary": lines[0]} | dict(line.strip().split(": ", 1) for line in lines[1:])
 
 
@@ -56,13 +56,13 @@ def test_every_shipped_config_goes_through_dry_run(capsys, monkeypatch, config):
 def test_a_published_recipe_has_its_whole_plan_without_its_data(monkeypatch, recipe, videos, steps):
     monkeypatch.setattr(dry_run_module, "giga_multiply_adds", lambda config: None)
     text = dry_run(load_config(REPOSITORY / f"configs/{recipe}.yaml", ["data.root=nowhere"]), CPU)
-    assert videos in text.splitlines()[0] and f"{steps} clips seen in all" in text
-    assert text.endswith("classes are assumed") and "data.train is not read (nowhere/" in text
+    assert videos in text.splitlines()[0] and f"{steps} clips in total" in text
+    assert ": assuming " in text.splitlines()[-1] and "data.train cannot be read (nowhere/" in text
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_evaluates_with_views_that_its_sampling_has(path):
-    config = with_network_of_weights(load_config(path))
+    config = resolve_model_name(load_config(path))
     Protocol.parse(config.evaluation.protocol).check(config.data.input)
 
 
@@ -76,18 +76,18 @@ def test_the_plan_of_the_kinetics_recipe_is_in_effective_numbers():
         "5e-07 at the start, 0.0008 after 30 epochs of warm-up (56,250 steps), 5e-07 at the end, "
         "that is base_lr 0.0016 × 256 / 512 clips"
     )
-    assert found["steps"] == "1 to 375,000, 96,000,000 clips seen in all, a state saved every 500"
-    assert found["clips"] == "16 frames out of 2.1 s (4 apart at 30 per second), 224×224 pixels, mean 0.45, std 0.225"
+    assert found["steps"] == "1 to 375,000, 96,000,000 clips in total, state saved every 500"
+    assert found["clips"] == "16 frames from 2.1 s (4 apart at 30 fps), 224×224 pixels, mean 0.45, std 0.225"
     assert found["augmentation"] == (
-        "2 clips of each video, a box of 8% to 100% of the image, half of them mirrored, "
+        "2 clips per video, a box of 8% to 100% of the frame, half of them flipped, "
         "RandAugment rand-m7-n4-mstd0.5-inc1, a box erased in 25%"
     )
     assert found["mixing"] == "mixup 0.8 or CutMix 1 in 100% of the steps, CutMix in 50% of these, label smoothing 0.1"
-    assert found["memory"] == "16 clips at once in 16 passes a step, no activation checkpointing"
+    assert found["memory"] == "16 clips at once in 16 passes per step, no activation checkpointing"
     views = "5x1 views (clips × crops) at a short side of 256"
-    assert found["evaluation"] == f"every 10 epochs one view a video, {views} by mvit-video evaluate"
+    assert found["evaluation"] == f"every 10 epochs with one view per video, {views} by mvit-video evaluate"
     found = plan("kinetics400/mvitv2_s_16x4", "data.val=null", "data.test=t.csv", "evaluation.after_training=true")
-    assert found["evaluation"] == f"none while training, without data.val, {views} in the end"
+    assert found["evaluation"] == f"none during training (no data.val), {views} at the end"
 
 
 def test_the_plan_of_the_something_recipe_is_in_effective_numbers():
@@ -96,14 +96,14 @@ def test_the_plan_of_the_something_recipe_is_in_effective_numbers():
         "1e-06 at the start, 0.02 after 3 epochs of warm-up (987 steps), 1e-06 at the end"
     )
     assert found["optimiser"] == (
-        "SGD of Nesterov momentum 0.9, weight decay 0.0001 (not of biases and norms), gradient norm at most 2"
+        "SGD with Nesterov momentum 0.9, weight decay 0.0001 (except biases and norms), gradient clipped to norm 2"
     )
     assert found["clips"].startswith(
-        "40 frames, one of each equal part of the video, 312×312 pixels, mean 0.406 0.456 0.485"
+        "40 frames, one from each equal part of the video, 312×312 pixels, mean 0.406 0.456 0.485"
     )
-    assert "a crop of the image at a short side of 356 to 446, none mirrored" in found["augmentation"]
+    assert "a crop at a short side of 356 to 446, none flipped" in found["augmentation"]
     assert found["mixing"] == "none, label smoothing 0.1"
-    assert found["memory"] == "2 clips at once in 256 passes a step, activation checkpointing"
+    assert found["memory"] == "2 clips at once in 256 passes per step, activation checkpointing"
     assert "starting from mvitv2_l_40x3_k400, drop_path_rate 0.75" in found["network"]
 
 
@@ -127,16 +127,16 @@ def test_what_is_learnt_shows_in_the_plan():
 def test_a_dry_run_refuses_several_resolutions_of_a_network_without_a_feature(capsys):
     words = ["--dry-run", "--num-videos", "50", "--num-classes", "5", "model.name=pytorchvideo/x3d_s"]
     assert cli.main(["train", str(REPOSITORY / "configs/custom/multi_resolution.yaml"), *words]) == 1
-    assert "'pytorchvideo/x3d_s' does not tell the feature before its head, which train.res" in capsys.readouterr().err
+    assert (
+        "'pytorchvideo/x3d_s' does not return the feature before its head, which train.res" in capsys.readouterr().err
+    )
 
 
 def test_switches_show_in_the_plan():
     words = ["train.ema_decay=0.999", "train.precision=fp16", "train.compile=true", "train.deterministic=true"]
     words += ["train.clips_per_pass=null", "train.trainable=head", "data.color_jitter=0.4", "data.randaugment=null"]
     found = plan("custom/finetune", *words)
-    assert found["memory"] == (
-        "32 clips at once, no activation checkpointing, a second set of weights for their average (decay 0.999)"
-    )
+    assert found["memory"] == ("32 clips at once, no activation checkpointing, averaged weights (decay 0.999)")
     assert found["precision"] == "fp16, deterministic algorithms, compiled"
     assert "layer decay 0.75" in found["optimiser"]
     assert "colour jitter 0.4" in found["augmentation"] and "RandAugment" not in found["augmentation"]
@@ -174,12 +174,12 @@ def test_a_list_that_is_there_is_counted(few_videos):
 def test_a_list_that_is_not_there_is_said_and_nothing_is_made_up():
     words = ["data.root=nowhere", "data.planned_videos=null", "data.planned_classes=null"]
     text = dry_run(load_config(REPOSITORY / "configs/ssv2/mvitv2_s_16x4.yaml", words), CPU)
-    assert "400 classes; training videos not known, 100 epochs in steps of 512 clips" in text
+    assert "400 classes; unknown number of training videos, 100 epochs in steps of 512 clips" in text
     assert "0.02 after 3 epochs of warm-up, 1e-06 at the end" in text
-    assert "steps: 100 epochs of each video once" in text and "clips seen" not in text
+    assert "steps: 100 epochs, each video once" in text and "in total" not in text
     assert text.endswith(
-        "data.train is not read (nowhere/something-something-v2-train.json: no such file): no number of videos and the "
-        "network's usual classes are assumed; --num-videos N and --num-classes N would tell"
+        "data.train cannot be read (nowhere/something-something-v2-train.json: no such file): assuming an unknown number of videos "
+        "and the network's default classes; set --num-videos N and --num-classes N"
     )
 
 

@@ -35,7 +35,7 @@ def test_a_disk_without_room_for_the_states_is_told_with_both_sizes(few_videos, 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 5, 1_000_000))
     with pytest.raises(
-        ConfigError, match=r"has 1.0 MB free, but 3 saved states of \d.\d MB .* take \d+.\d MB: free some"
+        ConfigError, match=r"has 1.0 MB free, but 3 saved states of \d.\d MB .* take \d+.\d MB: free space"
     ):
         start(few_videos, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"4 saved states of \d.\d MB .*still there, one the best\) and"):
@@ -51,24 +51,20 @@ def test_shared_memory_without_room_for_the_clips_made_ahead_is_told(few_videos,
     monkeypatch.setattr(preflight, "SHARED_MEMORY", memory)
     small = usage(2_000_000, 100_000, 1_900_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: small if path == memory else before(path))
-    told = (
-        r"data.workers = 2: clips that are made ahead may take 2.0 MB of shared memory, and \S+ has 1.9 MB free: lower"
-    )
+    told = r"data.workers = 2: prefetched clips may take 2.0 MB of shared memory, but \S+ has 1.9 MB free: lower"
     with pytest.raises(ConfigError, match=told):
         start(few_videos, tmp_path / "run", "data.workers=2")
     assert not (tmp_path / "run").exists()
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", [*WORDS, "data.workers=1"])
-    assert preflight.check_shared_memory(config) == [
-        "up to 1.2 MB of clips made ahead, of 1.9 MB free in shared memory"
-    ]
+    assert preflight.check_shared_memory(config) == ["up to 1.2 MB of 1.9 MB free shared memory for prefetched clips"]
     assert preflight.check_shared_memory(load_config(REPOSITORY / "configs/demo/motion.yaml", WORDS)) == []
 
 
 @pytest.mark.parametrize(
     ("spoilt", "words", "sentence"),
     [
-        ({0}, (), r"train/00000.mp4: cannot be opened .* \(row 1 of train.csv\): repair the file, take its row out"),
-        (set(range(16)), ("data.on_error=skip",), r"none of 3 videos tried of .*train.csv can be decoded, the first: "),
+        ({0}, (), r"train/00000.mp4: cannot be opened .* \(row 1 of train.csv\): remove it from the list"),
+        (set(range(16)), ("data.on_error=skip",), r"none of 3 sampled videos of .*train.csv can be decoded: "),
     ],
 )
 def test_videos_that_cannot_be_decoded_stop_a_run_before_its_folder(few_videos, tmp_path, spoilt, words, sentence):
@@ -81,7 +77,7 @@ def test_videos_that_cannot_be_decoded_stop_a_run_before_its_folder(few_videos, 
 
 
 def test_clips_that_a_network_does_not_take_are_found_by_one_pass(few_videos, tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight.Trainer, "rehearse", lambda self, clips, targets: self.network(clips[:, :2]))
+    monkeypatch.setattr(preflight.Trainer, "trial_pass", lambda self, clips, targets: self.network(clips[:, :2]))
     with pytest.raises(
         ConfigError, match=r"cannot be trained on clips of 8×32×32 \(frames×height×width\): clips have shape"
     ):
@@ -93,10 +89,10 @@ def test_memory_that_is_too_small_is_told_with_its_cures(few_videos, tmp_path, m
     def full(self, clips, targets):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 
-    monkeypatch.setattr(preflight.Trainer, "rehearse", full)
+    monkeypatch.setattr(preflight.Trainer, "trial_pass", full)
     with pytest.raises(
         ConfigError,
-        match=r"a pass of 2 clips does not fit into the device's memory \(CUDA out of memory\): set "
+        match=r"a pass of 2 clips does not fit into device memory \(CUDA out of memory\): set "
         r"train.clips_per_pass=1 or train.activation_checkpointing=true",
     ):
         start(few_videos, tmp_path / "run")

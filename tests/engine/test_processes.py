@@ -54,7 +54,7 @@ def test_two_processes_train_as_one_where_videos_are_bad(spoilt, tmp_path):
     assert main(words(spoilt, one, "data.on_error=skip")) == 0
     done = torchrun(*MODULE, *words(spoilt, two, "data.on_error=skip"))
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("done: the weights are in") == done.stderr.count("2 processes with all weights") == 1
+    assert done.stderr.count("done: weights saved to") == done.stderr.count("2 processes with all weights") == 1
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
     for wanted, found in zip(*(read_metrics(run / "metrics.jsonl") for run in (one, two)), strict=True):
         assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
@@ -75,7 +75,7 @@ def test_two_processes_evaluate_what_they_have_trained_as_one(few_videos, tmp_pa
     assert main(words(few_videos, one, *more)) == 0
     done = torchrun(*MODULE, *words(few_videos, two, *more), timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("of 8 held-out videos, 2x1") == 2 and done.stderr.count("done: the weights are in") == 1
+    assert done.stderr.count("of 8 held-out videos, 2x1") == 2 and done.stderr.count("done: weights saved to") == 1
     for folder in ("evaluation", "evaluation_ema"):
         wanted, found = (json.loads((run / folder / "results.json").read_text()) for run in (one, two))
         assert wanted["top1"] == found["top1"] and found["num_videos"] == 8
@@ -157,7 +157,7 @@ def test_an_error_in_one_process_ends_all_and_is_told_once(spoilt, tmp_path):
     run = tmp_path / "run"
     done = torchrun(*MODULE, *words(spoilt, run), timeout=100)
     assert done.returncode == 1 and done.stderr.count("error: ") == 1
-    assert "cannot be opened" in done.stderr and "repair the file" in done.stderr
+    assert "cannot be opened" in done.stderr and "remove it from the list" in done.stderr
     done = torchrun(*MODULE, *words(spoilt, run), timeout=100)
     assert done.returncode == 1 and done.stderr.count("error: ") == 1, done.stderr
     assert "already contains config.yaml of another run" in done.stderr and "]: Traceback" not in done.stderr
@@ -176,7 +176,10 @@ def test_a_run_moves_between_one_process_and_two_and_says_so(few_videos, tmp_pat
         capture_output=True, text=True, timeout=200, env=environment(),
     )  # fmt: skip
     assert stopped.returncode == 75, stopped.stderr
-    assert "the run goes on elsewhere (processes 1, was 2; parallel None, was fsdp): alike, but not" in stopped.stderr
+    assert (
+        "the environment has changed (processes 1, was 2; parallel None, was fsdp): results will be similar, but not"
+        in stopped.stderr
+    )
     done = torchrun(*MODULE, *command)
     assert done.returncode == 0, done.stderr
     wanted, found = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", run))

@@ -58,7 +58,7 @@ def test_a_run_that_failed_before_its_first_step_does_not_block_the_next(started
     train(config, started_in_vain, said.append, resume=resume)
     assert load_config(started_in_vain / "config.yaml") == config and notes.read_text() == "mine"
     assert len(read_metrics(started_in_vain / "metrics.jsonl")) == 2
-    assert any("contains a run that ended before its first step, which gives way to this one" in text for text in said)
+    assert any("contains a run that ended before its first step and is replaced" in text for text in said)
 
 
 def test_a_run_with_a_step_or_a_state_or_weights_does_not_give_way(started_in_vain, few_videos):

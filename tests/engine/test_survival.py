@@ -144,7 +144,7 @@ def test_a_second_interrupt_counts_whatever_signal_came_between(capfd):
     request(signal.SIGTERM, None)
     with pytest.raises(KeyboardInterrupt):
         request(signal.SIGINT, None)
-    assert "SIGTERM: finishing this step or validation" in capfd.readouterr().err
+    assert "SIGTERM: finishing the current step or validation" in capfd.readouterr().err
 
 
 def test_records_that_the_disk_does_not_take_are_an_error(tmp_path):
@@ -224,7 +224,10 @@ def test_a_second_interrupt_ends_the_run_at_once(few_videos, tmp_path):
     start = [sys.executable, "-c", script, *words(few_videos, tmp_path / "run")]
     done = subprocess.run(start, capture_output=True, text=True, timeout=55, env=environment())
     assert done.returncode == 130 and "error: interrupted" in done.stderr
-    assert "SIGINT: finishing this step or validation and saving its state, Ctrl-C again to stop at once" in done.stderr
+    assert (
+        "SIGINT: finishing the current step or validation and saving the state, Ctrl-C again to stop at once"
+        in done.stderr
+    )
 
 
 def largest_file_of(size):
@@ -241,7 +244,7 @@ def test_a_disk_that_takes_no_more_is_an_error_that_leaves_the_last_state(whole,
     size = (run / "checkpoints/step_00000003/optimizer.safetensors").stat().st_size
     done = hit("SIGTERM", "step", 99, command, preexec_fn=largest_file_of(size // 2))
     assert done.returncode == 1
-    assert "step_00000004: cannot be written (File too large): the states before it are untouched" in done.stderr
+    assert "step_00000004: cannot be written (File too large): earlier states are kept" in done.stderr
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000003"]
     assert all(file.read_bytes() == content for file, content in before.items())
     assert main(command) == 0 and the_same(run, whole)
@@ -271,6 +274,6 @@ def test_a_full_disk_and_a_read_only_one_are_told(whole, few_videos, tmp_path, o
     shell = ["unshare", "-m", "sh", "-c", f"{mount}{remount}; {start}{check}"]
     done = subprocess.run(shell, capture_output=True, text=True, timeout=240, env=environment())
     assert done.returncode == 1, done.stderr
-    assert f"step_00000004: cannot be written ({reason}): the states before it are untouched" in done.stderr
+    assert f"step_00000004: cannot be written ({reason}): earlier states are kept" in done.stderr
     for file in (tmp_path / "saved/step_00000003").iterdir():
         assert (tmp_path / "after" / file.name).read_bytes() == file.read_bytes()

@@ -272,7 +272,9 @@ def test_a_run_that_only_skips_stops(tmp_path):
     guarded = guarded_step(trainer(), tmp_path, stop=False)
     for number in range(9):
         assert guarded(number, planted(float("nan")))["skipped"] == 1
-    with pytest.raises(TrainingError, match=r"00000010.json; 10 steps in a row were: lower train.base_lr and resume"):
+    with pytest.raises(
+        TrainingError, match=r"00000010.json; 10 consecutive steps failed: lower train.base_lr and resume"
+    ):
         guarded(9, planted(float("nan")))
     assert len(list(tmp_path.iterdir())) == 10
 

@@ -141,10 +141,10 @@ def test_resuming_with_another_teacher_is_refused_and_with_the_same_one_elsewher
     state = json.loads((tmp_path / "run/checkpoints/step_00000004/state.json").read_text())
     assert state["teacher"] == hashlib.sha256(first.read_bytes()).hexdigest()
     assert "teacher" not in " ".join(state["sha256"])
-    refused = r"step_00000004: learnt from a teacher of sha256 \w{12}…, and train.teacher is now "
+    refused = r"step_00000004: was trained with a teacher of sha256 \w{12}…, but train.teacher is now "
     with pytest.raises(CheckpointError, match=refused + "a teacher of sha256"):
         train(taught[1], tmp_path / "run", resume=True)
-    with pytest.raises(CheckpointError, match=refused + "no teacher: name the same file, or start anew"):
+    with pytest.raises(CheckpointError, match=refused + "no teacher: pass the same file, or start over"):
         train(config_for(few_videos, *words), tmp_path / "run", resume=True)
     shutil.move(first, tmp_path / "moved.safetensors")
     moved = config_for(few_videos, *words, f"train.teacher={tmp_path / 'moved.safetensors'}")
@@ -162,7 +162,7 @@ def test_a_teacher_that_does_not_fit_is_told_before_the_folder_is_touched(whole_
 
 def test_several_resolutions_of_a_network_without_a_feature_are_refused(few_videos, tmp_path):
     words = ("model.name=pytorchvideo/slow_r50", "model.arguments={}", "train.resolutions=[32]")
-    with pytest.raises(ConfigError, match=r"pytorchvideo/slow_r50' does not tell the feature before its head"):
+    with pytest.raises(ConfigError, match=r"pytorchvideo/slow_r50' does not return the feature before its head"):
         train(config_for(few_videos, *words), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -199,7 +199,7 @@ def test_resuming_with_another_list_is_refused_and_changes_nothing(
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     rows = (tmp_path / "data" / file).read_text().splitlines()
     (tmp_path / "data" / file).write_text("\n".join(change(rows)) + "\n")
-    told = rf"step_00000012: is of a run on another .*{'val' if 'val' in file else 'train'}.csv \({counts}, 0 missing; paths,"
+    told = rf"step_00000012: was trained on another version of .*{'val' if 'val' in file else 'train'}.csv \({counts}, 0 missing; paths,"
     with pytest.raises(ConfigError, match=told):
         train(config_for(tmp_path / "data"), run, resume=True)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -216,7 +216,7 @@ def test_a_state_of_before_that_does_not_tell_its_lists_resumes_with_as_many_ste
     shutil.copytree(few_videos, tmp_path / "data")
     rows = (tmp_path / "data/train.csv").read_text().splitlines()
     (tmp_path / "data/train.csv").write_text("\n".join(shorter(rows)))
-    with pytest.raises(ConfigError, match=r"of a run with 4 steps per epoch, and data.train now makes 3: resume with"):
+    with pytest.raises(ConfigError, match=r"of a run with 4 steps per epoch, but data.train now gives 3: resume with"):
         train(config_for(tmp_path / "data"), tmp_path / "run", resume=True)
 
 
@@ -297,12 +297,12 @@ def test_a_changed_state_is_told_and_the_one_before_it_is_used(whole_run, few_vi
         content = bytearray(file.read_bytes())
         content[-5] ^= 1
         file.write_bytes(content)
-        state, complaints = states.newest_state(run)
+        state, problems = states.newest_state(run)
         assert state.step == 10
-        assert "is not what was written (sha256 differs): not used" in complaints[0]
+        assert "was changed after it was written (its sha256 differs): this state is ignored" in problems[0]
     (run / "checkpoints/step_00000010/state.json").write_text("{")
-    state, complaints = states.newest_state(run)
-    assert state is None and len(complaints) == 2 and "cannot be read" in complaints[1]
+    state, problems = states.newest_state(run)
+    assert state is None and len(problems) == 2 and "cannot be read" in problems[1]
 
 
 def test_resuming_where_there_is_nothing_starts_anew(whole_run, few_videos, tmp_path):
@@ -335,12 +335,14 @@ def test_a_run_that_cannot_start_leaves_no_trace_and_deletes_nothing(whole_run, 
 
 
 def test_resuming_with_other_settings_is_refused_and_names_both(whole_run, few_videos):
-    with pytest.raises(ConfigError, match=r"was trained with train.base_lr = 0.024, asked to resume with 0.1"):
+    with pytest.raises(ConfigError, match=r"was trained with train.base_lr = 0.024, but is now resumed with 0.1"):
         train(config_for(few_videos, "train.base_lr=0.1"), whole_run, resume=True)
     said = []
     words = ["train.checkpoint_every_steps=7", "data.decode_timeout=90", "train.clips_per_pass=3"]
     train(config_for(few_videos, *words), whole_run, resume=True, say=said.append)  # nothing left to do
-    assert "the run goes on elsewhere (clips_per_pass 3, was None): alike, but not to the last bit" in said
+    assert (
+        "the environment has changed (clips_per_pass 3, was None): results will be similar, but not bit-exact" in said
+    )
 
 
 def test_the_settings_of_a_run_that_goes_on_are_those_in_effect(few_videos, tmp_path):
@@ -371,7 +373,7 @@ def test_broken_states_are_set_aside_and_take_no_newer_ones_place(whole_run, few
     said = []
     words = ["train.checkpoint_every_steps=1", "train.keep_checkpoints=1"]
     train(config_for(few_videos, *words), run, resume=True, say=said.append)
-    told = "step_00000012: is broken and set aside as broken2_step_00000012: delete it when nobody needs it"
+    told = "step_00000012: is broken and was renamed to broken2_step_00000012: delete it if you do not need it"
     assert [text for text in said if text.endswith(told)] and states.newest_state(run)[0].step == 12
     assert (run / "checkpoints/broken2_step_00000012/model.safetensors").read_bytes() == b"cut short"
     for state in (run / "checkpoints").glob("step_*"):
@@ -388,7 +390,7 @@ def test_a_list_or_weights_that_a_run_reads_are_never_its_output(whole_run, few_
     found = config_for(data, "data.train=auto", "data.val=null", "train.epochs=1")
     for overwrite in (False, True):
         with pytest.raises(
-            ConfigError, match=r"data: contains train.csv, which data.train reads and a run there would wr"
+            ConfigError, match=r"data: contains train.csv, which data.train reads and this run would ov"
         ):
             train(found, data, overwrite=overwrite)
     shutil.copytree(whole_run, tmp_path / "run")
@@ -396,13 +398,11 @@ def test_a_list_or_weights_that_a_run_reads_are_never_its_output(whole_run, few_
         held = name.partition("/")[0]
         for setting in ("model.weights", "train.teacher"):
             config = config_for(few_videos, f"{setting}={tmp_path / 'run' / name}")
-            with pytest.raises(
-                ConfigError, match=rf"run: contains {held}, which {setting} reads and a run there would"
-            ):
+            with pytest.raises(ConfigError, match=rf"run: contains {held}, which {setting} reads and this run would"):
                 train(config, tmp_path / "run", overwrite=True)
     shutil.copytree(data, tmp_path / "run/evaluation")
     with pytest.raises(
-        ConfigError, match=r"run: contains evaluation, which data.train reads and a run there would write"
+        ConfigError, match=r"run: contains evaluation, which data.train reads and this run would overwrite"
     ):
         train(config_for(tmp_path / "run/evaluation"), tmp_path / "run", overwrite=True)
     train(config_for(data, "train.epochs=1", *SMALLER), data)
@@ -447,9 +447,7 @@ def test_training_starts_from_given_weights(whole_run, few_videos, tmp_path):
 def test_a_bad_training_video_stops_the_run_with_its_row(few_videos, tmp_path):
     shutil.copytree(few_videos, tmp_path / "data")
     (tmp_path / "data/train/00007.mp4").write_text("not a video")
-    with pytest.raises(
-        DecodeError, match=r"00007.mp4: cannot be opened .* \(row 8 of train.csv\): repair the file, take"
-    ):
+    with pytest.raises(DecodeError, match=r"00007.mp4: cannot be opened .* \(row 8 of train.csv\): remove it from"):
         train(config_for(tmp_path / "data"), tmp_path / "run")
 
 
@@ -462,9 +460,7 @@ def test_a_lost_loader_process_is_one_sentence(few_videos, tmp_path, monkeypatch
         time.sleep(1)  # PyTorch notices by a signal
 
     monkeypatch.setattr(Trainer, "_pass", kill_them)
-    told = (
-        r"a process that decodes was lost \(DataLoader worker \(pid \d+\) is killed by signal: Killed. ?\): if memory"
-    )
+    told = r"a loader worker died \(DataLoader worker \(pid \d+\) is killed by signal: Killed. ?\): if memory"
     with pytest.raises(DecodeError, match=told):
         train(config_for(few_videos, "data.workers=1"), tmp_path / "run")
     assert read_metrics(tmp_path / "run/metrics.jsonl") == []
@@ -509,7 +505,7 @@ def test_a_run_does_not_resume_with_other_missing_videos(few_videos, tmp_path):
     train(config, tmp_path / "run", resume=True)
     (tmp_path / "data/train/00004.mp4").unlink()
     with pytest.raises(
-        ConfigError, match=r"of a run on another .*train.csv \(15 videos then, 14 now, 2 missing; paths,"
+        ConfigError, match=r"was trained on another version of .*train.csv \(15 videos then, 14 now, 2 missing; paths,"
     ):
         train(config, tmp_path / "run", resume=True)
     assert len((tmp_path / "run/missing.txt").read_text().splitlines()) == 1
@@ -526,7 +522,7 @@ def test_videos_in_both_lists_are_noted(few_videos, tmp_path):
 
 
 def test_a_run_without_a_training_list_is_refused(few_videos):
-    with pytest.raises(ConfigError, match=r"data.train is not set: name a csv"):
+    with pytest.raises(ConfigError, match=r"data.train is not set: name a list"):
         training_lists(config_for(few_videos, "data.train=null").data)
 
 

@@ -89,24 +89,24 @@ def test_two_files_that_are_right_on_the_same_few_videos_may_still_differ():
     ("change", "classes", "message"),
     [
         (dict(names=["x.mp4", *made_up_scores().names[1:]]), CLASSES,
-         "contain different videos, 1 are in one of them only, such as x.mp4 in the second"),
+         "contain different videos, 1 are in only one of them, such as x.mp4 in the second"),
         (dict(names=[*made_up_scores().names[:-1], "val/vidéo 5.mp4"]), CLASSES,
-         r"list the same videos another number of times \(60 and 60 rows\)"),
+         r"repeat videos a different number of times \(60 and 60 rows\)"),
         (dict(labels=(made_up_scores().labels + (np.arange(60) == 9)) % 6), CLASSES,
-         "have other labels for val/vidéo 9.mp4"),
-        (dict(labels=made_up_scores(multi_label=True).labels), CLASSES, "have other labels for val/vidéo 0.mp4"),
-        ({}, ("a", "b", "x", "d", "e", "f"), "have other classes: class 2 is 'c' and 'x'"),
+         "have different labels for val/vidéo 9.mp4"),
+        (dict(labels=made_up_scores(multi_label=True).labels), CLASSES, "have different labels for val/vidéo 0.mp4"),
+        ({}, ("a", "b", "x", "d", "e", "f"), "have different classes: class 2 is 'c' in one and 'x'"),
     ],
 )  # fmt: skip
 def test_files_about_other_things_are_refused(pair, tmp_path, change, classes, message):
     save_scores(tmp_path / "c.npz", replace(made_up_scores(), **change), classes)
-    with pytest.raises(ConfigError, match=f"a.npz and .*c.npz {message}.*: they do not compare"):
+    with pytest.raises(ConfigError, match=f"a.npz and .*c.npz {message}.*: compare results"):
         load_pair(pair[2], tmp_path / "c.npz")
 
 
 def test_fewer_classes_are_refused(pair, tmp_path):
     save_scores(tmp_path / "c.npz", made_up_scores(classes=5), CLASSES[:5])
-    with pytest.raises(ConfigError, match="class 5 is 'f' and 'nothing'"):
+    with pytest.raises(ConfigError, match="class 5 is 'f' in one and 'nothing'"):
         load_pair(pair[2], tmp_path / "c.npz")
 
 
@@ -152,7 +152,7 @@ def test_what_is_compared_is_never_written_over(pair, tmp_path, capsys, file):
     words = ["evaluate", "--scores", pair[3], f"{tmp_path}{file}", "--output", str(tmp_path), "--overwrite"]
     assert cli.main(words) == 1
     assert capsys.readouterr().err == (
-        f"error: {tmp_path}{file}: is itself compared, and never written over: choose another --output\n"
+        f"error: {tmp_path}{file}: is an input and is never overwritten: choose another --output\n"
     )
     assert (tmp_path / "scores.npz").read_bytes() == before
 
@@ -188,5 +188,5 @@ def test_what_evaluates_and_what_compares_exclude_each_other(capsys, word):
     assert cli.main(["evaluate", *word, "--scores", "a", "b"]) == 1
     assert (
         capsys.readouterr().err
-        == "error: --scores takes neither CONFIG nor --checkpoint, --protocol, --frames, --resolution, --precision or --shard\n"
+        == "error: --scores cannot be combined with CONFIG, --checkpoint, --protocol, --frames, --resolution, --precision or --shard\n"
     )

@@ -123,7 +123,7 @@ def test_orders_of_frames_have_names():
         assert torch.equal(frame_order(word)(views, 5), shuffled_frames(seed)(views, 5))
     for word in ("shuffled:", "shuffled:x", "shuffled:-1", "backwards", ""):
         with pytest.raises(
-            ConfigError, match=r"is no order: choose from in-order, reversed, shuffled and shuffled:SEED"
+            ConfigError, match=r"is not an order: choose from in-order, reversed, shuffled and shuffled:SEED"
         ):
             frame_order(word)
 

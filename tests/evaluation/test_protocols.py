@@ -16,7 +16,7 @@ SSV2 = InputSettings(sampling="segment", short_side=224)
 
 @pytest.mark.parametrize("text", ["5", "5x", "x3", "0x1", "5x4", "5 x 1", "-1x1", "axb", "²x1", "kinetics-5x2", ""])
 def test_a_wrong_protocol_is_one_sentence(text):
-    message = f"protocol '{text}' is not CLIPSxCROPS with 1, 2 or 3 crops: write 5x1, 5x3 or 1x3, say, or kinetics-5x1"
+    message = f"protocol '{text}' is not CLIPSxCROPS with 1, 2 or 3 crops: write 5x1, 5x3 or 1x3, for example, or kinetics-5x1"
     with pytest.raises(ConfigError, match=re.escape(message)):
         Protocol.parse(text)
     assert str(Protocol.parse("10x3")) == "10x3"
@@ -31,7 +31,7 @@ def test_a_named_protocol_is_its_views_and_its_input(name, views, fits, other):
     assert (protocol.clips, protocol.crops) == views and str(protocol) == name
     protocol.check(fits)
     with pytest.raises(
-        ConfigError, match=f"protocol {name} wants .*, the checkpoint was trained with .*: write {views[0]}x"
+        ConfigError, match=f"protocol {name} needs .*, the checkpoint was trained with .*: write {views[0]}x"
     ):
         protocol.check(other)
     assert load_config_with(name).evaluation.protocol == name
@@ -45,11 +45,11 @@ def test_a_disagreement_names_both_sides():
     with pytest.raises(ConfigError) as caught:
         NAMED["kinetics-5x3"].check(S)
     assert str(caught.value) == (
-        "protocol kinetics-5x3 wants dense sampling and short side 312 → crop 312×312, the checkpoint was trained with "
+        "protocol kinetics-5x3 needs dense sampling and short side 312 → crop 312×312, the checkpoint was trained with "
         "dense sampling and short side 256 → crop 224×224: write 5x3 for as many views of the checkpoint's own kind"
     )
     with pytest.raises(
-        ConfigError, match=r"wants segment sampling and a short side that is the crop's, .* short side 256"
+        ConfigError, match=r"needs segment sampling and a short side that is the crop's, .* short side 256"
     ):
         NAMED["ssv2-1x3"].check(InputSettings(sampling="segment"))
 
@@ -66,7 +66,9 @@ def test_any_number_of_views_fits_any_checkpoint_but_segments_have_one_clip():
     for inputs in (S, L):
         Protocol.parse("3x2").check(inputs)
     Protocol.parse("1x2").check(SSV2)
-    with pytest.raises(ConfigError, match=r"protocol 4x2 wants 4 clips, segment sampling, .* has only one: write 1x2"):
+    with pytest.raises(
+        ConfigError, match=r"protocol 4x2 has 4 clips, but .* segment sampling, which has only one: write 1x2"
+    ):
         Protocol.parse("4x2").check(SSV2)
 
 

@@ -137,7 +137,7 @@ def test_the_results_say_where_they_come_from(evaluated, data, checkpoint):
 def test_frames_in_another_order_are_scored_and_named(data, checkpoint, evaluated, tmp_path, frames, capsys):
     """The network is shown each clip of a loop in that order; nothing else changes."""
     assert cli.main(command(data, checkpoint, tmp_path / "out", "--protocol", "1x1", "--frames", frames)) == 0
-    assert f"of 9 videos, 1x1, frames {frames}; details in" in capsys.readouterr().err
+    assert f"of 9 videos, 1x1, frames {frames}, fp32; details in" in capsys.readouterr().err
     result = json.loads((tmp_path / "out/results.json").read_text())
     assert result["frames"] == frames and f"The frames of each clip are {frames}." in result["protocol_in_words"]
     whole = json.loads((evaluated / "results.json").read_text())
@@ -164,7 +164,7 @@ def test_frames_in_another_order_are_scored_and_named(data, checkpoint, evaluate
 def test_pictures_of_another_size_are_scored_and_named(data, checkpoint, tmp_path, capsys):
     """Trained for 32 of 40 pixels, seen at 24 of 30."""
     assert cli.main(command(data, checkpoint, tmp_path / "out", "--protocol", "3x3", "--resolution", "24")) == 0
-    assert "of 9 videos, 3x3, at 24 pixels; details in" in capsys.readouterr().err
+    assert "of 9 videos, 3x3, at 24 pixels, fp32; details in" in capsys.readouterr().err
     result = json.loads((tmp_path / "out/results.json").read_text())
     assert result["crop_size"] == [24, 24] and result["checkpoint"]["card"]["preprocessing"]["crop_size"] == 32
     assert "The short side is scaled to 30 pixels, and 24×24 pixels are cropped" in result["protocol_in_words"]
@@ -182,7 +182,7 @@ def test_a_resolution_keeps_the_proportions():
 
 def test_an_order_that_is_none_is_refused_before_any_work(data, checkpoint, tmp_path, capsys):
     assert cli.main(command(data, checkpoint, tmp_path / "out", "--frames", "mixed")) == 1
-    assert "frames 'mixed' is no order: choose from in-order, reversed" in capsys.readouterr().err
+    assert "frames 'mixed' is not an order: choose from in-order, reversed" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -237,7 +237,7 @@ def test_the_page_of_a_public_checkpoint_shows_no_curves_of_a_run_in_this_folder
     shutil.copy(checkpoint, tmp_path / "cache/localhost/s.safetensors")
     changed = ZOO["mvitv2_s_16x4_k400"].model_copy(update={"url": "http://localhost/s.safetensors"})
     monkeypatch.setitem(ZOO, "mvitv2_s_16x4_k400", changed)
-    monkeypatch.setattr(convert, "load_any", lambda source: load_checkpoint(checkpoint))
+    monkeypatch.setattr(convert, "load_network", lambda source: load_checkpoint(checkpoint))
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "loss": 2.0}\n')
     assert cli.main(command(data, "mvitv2_s_16x4_k400", "out", "--protocol", "1x1")) == 0
     shutil.copy(checkpoint, tmp_path / "model.safetensors")
@@ -251,7 +251,7 @@ def test_weights_that_answer_nan_are_named_and_not_scored(data, checkpoint, tmp_
         torch.nn.Linear, "forward", lambda self, x: torch.full((*x.shape[:-1], self.out_features), torch.nan)
     )
     assert cli.main(command(data, checkpoint, tmp_path / "out", "--protocol", "1x1")) == 1
-    assert "val/00000.mp4: the network's scores are NaN or Inf: these weights are of no use" in capsys.readouterr().err
+    assert "val/00000.mp4: the network's scores are NaN or Inf: these weights are unusable" in capsys.readouterr().err
     assert not (tmp_path / "out/results.json").exists()
 
 

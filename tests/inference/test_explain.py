@@ -213,10 +213,11 @@ def test_scores_of_clips_are_the_predictors(few_videos):
 def test_what_cannot_be_explained_is_one_sentence(few_videos):
     video = few_videos / "val/00000.mp4"
     with pytest.raises(
-        ConfigError, match=r"label 'moving lift' is none of the checkpoint's 8 classes \(did you mean 'moving left'\?\)"
+        ConfigError,
+        match=r"label 'moving lift' is not one of the checkpoint's 8 classes \(did you mean 'moving left'\?\)",
     ):
         explain_video(nano_predictor(), video, "moving lift")
-    with pytest.raises(ConfigError, match=r"cannot be explained: .* take one of the mvit networks"):
+    with pytest.raises(ConfigError, match=r"cannot be explained: .* use one of the mvit networks"):
         explain_video(nano_predictor(model=nn.Flatten()), video)
 
 

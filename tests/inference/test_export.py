@@ -113,7 +113,7 @@ def test_a_file_whose_logits_differ_is_not_written(tiny, tiny_onnx, tmp_path, re
     request.addfinalizer(lambda: EXPORTERS.forget(__name__))
     register_exporter("stale", lambda model, card, batch: tiny_onnx.read_bytes(), export.onnx_run)
     with pytest.raises(
-        CheckpointError, match=r"model.onnx: not written, because its logits are up to .* wanted at most"
+        CheckpointError, match=r"model.onnx: not written, because its logits are up to .* expected at most"
     ):
         export_checkpoint(tmp_path / "other.safetensors", "stale", tmp_path / "model.onnx", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]
@@ -126,7 +126,7 @@ def test_what_cannot_be_exported_is_a_sentence(tiny, tiny_onnx, tmp_path, monkey
     assert tiny_onnx.read_bytes() == before
     with pytest.raises(ConfigError, match=r"--int8 is for ONNX files, not for pt2: use --format onnx"):
         export_checkpoint(tiny, "pt2", tmp_path / "model.pt2", None, int8=True)
-    with pytest.raises(ConfigError, match=r"there is no folder .*missing to write it to"):
+    with pytest.raises(ConfigError, match=r"its folder .*missing does not exist"):
         export_checkpoint(tiny, "onnx", tmp_path / "missing/model.onnx", None)
     monkeypatch.setattr(export, "MOST_ONNX_BYTES", 1000)
     with pytest.raises(ConfigError, match=r"bytes of weights, an ONNX file holds 2 GiB: use --format pt2"):

@@ -118,7 +118,7 @@ def test_another_checkpoint_stage_protocol_or_list_is_refused(predictor, task, t
     before = contents(tmp_path / "out")
     other = Predictor.from_checkpoint(write_tiny(tmp_path / "other.safetensors", seed=4), "cpu")
     cure = "choose another --output, or pass --overwrite"
-    with pytest.raises(ConfigError, match=f"contains features of another checkpoint .*: {cure}"):
+    with pytest.raises(ConfigError, match=f"contains features of a different checkpoint .*: {cure}"):
         extract_features(other, task, tmp_path / "out", False)
     with pytest.raises(ConfigError, match="another stage \\(pooled, now 2\\)"):
         extract_features(predictor, Task(task.videos, task.root, "2"), tmp_path / "out", False)
@@ -160,7 +160,7 @@ def test_the_verb_lists_bad_videos_and_returns_one(capsys, few_videos, tmp_path)
     assert cli.main([*words, str(config), "--overwrite", "--protocol", "2x1"]) == 1
     assert len(index_of(tmp_path / "out")) == 4
     assert cli.main(words) == 1 and cli.main([*words, str(config), *here]) == 1
-    assert capsys.readouterr().err.count("features takes a CONFIG, or else --annotations FILE and --root DIR") == 2
+    assert capsys.readouterr().err.count("expected either a CONFIG, or --annotations FILE with --root DIR") == 2
 
 
 def test_a_video_that_could_not_be_decoded_is_tried_again(predictor, few_videos, tmp_path, monkeypatch):

@@ -160,7 +160,7 @@ def test_bytes_that_are_no_video_are_a_decode_error_by_their_name(predictor, con
 def test_top_is_a_whole_number_from_1(predictor, video, top):
     for ask in (predictor, predictor.each):
         with pytest.raises(
-            InputError, match=f"top is {top}, expected how many of the best classes, a whole number from 1"
+            InputError, match=f"top is {top}, expected the number of best classes, a whole number from 1"
         ):
             ask([video], top=top)
     assert len(predictor(video, top=np.int64(3))[0].predictions) == 3

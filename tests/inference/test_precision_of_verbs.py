@@ -164,7 +164,7 @@ def test_features_of_another_precision_are_no_part_of_these(weights, few_videos,
     job.write_text(json.dumps(before))
     assert cli.main(words) == 0
     assert cli.main([*words, "--precision", "bf16"]) == 1
-    assert "contains features of another precision (fp32, now bf16)" in capsys.readouterr().err
+    assert "contains features of a different precision (fp32, now bf16)" in capsys.readouterr().err
 
 
 def test_serve(weights):
@@ -245,7 +245,7 @@ def test_a_word_that_is_no_precision_is_refused_before_the_weights_are_read(verb
     }[verb]
     assert cli.main([verb, *words, "--checkpoint", str(tmp_path / "none"), "--precision", "half"]) == 1
     error = capsys.readouterr().err
-    assert error == "error: precision 'half' is unknown: allowed are auto, fp32, bf16, fp16\n"
+    assert error == "error: precision 'half' is unknown: choose from auto, fp32, bf16, fp16\n"
 
 
 def test_a_predictor_leaves_the_network_that_it_is_given_as_it_is(weights):

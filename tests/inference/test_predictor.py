@@ -16,7 +16,7 @@ from mvit_video.errors import CheckpointError, ConfigError, DecodeError
 from mvit_video.evaluation.evaluate import evaluator_from
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference import predictor as predictor_module
-from mvit_video.inference.predictor import Predictor, choose_device, find_videos, groups, read_ahead
+from mvit_video.inference.predictor import Predictor, choose_device, expand_paths, groups, read_ahead
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.zoo import ZOO
@@ -65,18 +65,21 @@ def test_folders_and_patterns_stand_for_their_videos(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     b, c, d = (str(tmp_path / name) for name in ("b.mp4", "a/c.WEBM", "d[1].mp4"))
-    assert list(find_videos(["x.mp4", str(tmp_path)])) == ["x.mp4", c, b, d]
-    assert list(find_videos([f"{tmp_path}/*.mp4"])) == [b, d]
-    assert list(find_videos([f"{tmp_path}/**/*.WEBM", d])) == [c, d]
-    assert list(find_videos([f"{tmp_path}/*.avi"])) == [f"{tmp_path}/*.avi"]
+    assert list(expand_paths(["x.mp4", str(tmp_path)])) == ["x.mp4", c, b, d]
+    assert list(expand_paths([f"{tmp_path}/*.mp4"])) == [b, d]
+    assert list(expand_paths([f"{tmp_path}/**/*.WEBM", d])) == [c, d]
+    assert list(expand_paths([f"{tmp_path}/*.avi"])) == [f"{tmp_path}/*.avi"]
 
 
 def test_a_folder_without_videos_is_an_error_in_its_place_and_the_rest_goes_on(few_videos, tmp_path):
     (tmp_path / "empty").mkdir()
     good = str(few_videos / "val/00000.mp4")
-    found = find_videos([str(tmp_path / "empty"), good, f"{tmp_path}/*.mkv"])
+    found = expand_paths([str(tmp_path / "empty"), good, f"{tmp_path}/*.mkv"])
     bad, prediction, nothing = nano_predictor().each(found)
-    assert bad.error == f"{tmp_path}/empty: no videos in this folder, expected files such as .mp4, .mkv, .webm or .avi"
+    assert (
+        bad.error
+        == f"{tmp_path}/empty: this folder contains no videos, expected files such as .mp4, .mkv, .webm or .avi"
+    )
     assert nothing.error == f"{tmp_path}/*.mkv: no such file"
     assert prediction.path == good and prediction.error is None and len(prediction.predictions) == 5
 

@@ -108,11 +108,11 @@ def test_a_network_that_falls_behind_drops_the_oldest_windows_and_counts_them(pi
     monkeypatch.setattr(stream._Waiting, "put", watched)
     predictor = nano_predictor(model=Slow(0.4))
     found = list(live_predictions(predictor, pipe(packed(long_video, container))))
-    assert most == stream.MOST_WAITING
+    assert most == stream.MAX_WAITING
     assert found[-1].dropped > 5 and len(found) + found[-1].dropped == WINDOWS
     times = [prediction.time for prediction in found]
     assert times == sorted(times) and times[-1] == pytest.approx(14.4, abs=2e-3)  # the newest is never dropped
-    assert max(prediction.latency for prediction in found) < 3 * (stream.MOST_WAITING + 1) * 0.4 + 1
+    assert max(prediction.latency for prediction in found) < 3 * (stream.MAX_WAITING + 1) * 0.4 + 1
 
 
 def test_latency_counts_from_the_arrival_of_a_windows_last_frame(pipe, long_video):
@@ -151,7 +151,7 @@ def test_a_stream_that_begins_in_the_middle_and_is_damaged_goes_on(pipe, tmp_pat
 
 
 def test_what_is_no_video_is_one_sentence(pipe, tmp_path):
-    with pytest.raises(DecodeError, match=r"pipe: cannot be opened as a stream of video"):
+    with pytest.raises(DecodeError, match=r"pipe: cannot be opened as a video stream"):
         list(live_predictions(nano_predictor(), pipe(os.urandom(100_000))))
 
 
@@ -194,7 +194,7 @@ def server(long_video, monkeypatch):
 
 
 def test_an_address_is_opened_only_where_that_is_allowed(server):
-    with pytest.raises(ConfigError, match=r"nothing is fetched from one unless you pass --allow-network$"):
+    with pytest.raises(ConfigError, match=r"pass --allow-network to open it$"):
         live_source(server.url + "/live.ts")
     assert server.asked == []
     found = list(live_predictions(nano_predictor(), live_source(server.url + "/live.ts", allow_network=True)))
@@ -212,7 +212,7 @@ def test_a_playlist_leads_nowhere(server, name):
         "/list.sdp": f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video {address.split(':')[1]} RTP/AVP 96\n",
         "/list.txt": f"ffconcat version 1.0\nfile http://{address}/x.ts\n",
     }[name].encode()
-    with pytest.raises(DecodeError, match="cannot be opened as a stream of video"):
+    with pytest.raises(DecodeError, match="cannot be opened as a video stream"):
         list(live_predictions(nano_predictor(), live_source(server.url + name, allow_network=True)))
     with pytest.raises(TimeoutError):
         listener.accept()
@@ -224,9 +224,9 @@ def test_a_playlist_leads_nowhere(server, name):
     [
         ("/dev/video99", "no such camera or pipe: a stream is a device such as /dev/video0"),
         ("concat:a|b", "no such camera or pipe"),
-        ("ftp://host/x", "'ftp' is no stream that is opened here: choose from http, https, rtsp"),
-        ("file:///etc/passwd", "'file' is no stream that is opened here"),
-        ("rtsp://host/x", "nothing is fetched from one unless you pass --allow-network"),
+        ("ftp://host/x", "'ftp' is not a supported stream: choose from http, https, rtsp"),
+        ("file:///etc/passwd", "'file' is not a supported stream"),
+        ("rtsp://host/x", "pass --allow-network to open it"),
         ("/tmp", "is neither a camera nor a pipe"),
         (__file__, "is a file: predict it with --timeline"),
     ],

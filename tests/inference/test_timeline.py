@@ -113,7 +113,7 @@ def test_a_guarded_timeline_is_that_of_decoding_in_this_process(few_videos):
         label_timeline(predictor.with_guard(guard), few_videos / "long.mp4") for guard in (Guard(), Guard(timeout=0))
     )
     assert np.array_equal(found.scores, wanted.scores) and found.segments == wanted.segments
-    assert all(np.array_equal(*pair) for pair in zip(found.film, wanted.film, strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(found.thumbnails, wanted.thumbnails, strict=True))
 
 
 def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
@@ -329,8 +329,8 @@ def test_a_segments_score_is_the_mean_of_its_label():
 def test_the_picture_names_long_segments_and_has_a_lane_for_the_truth(timeline, predictor):
     frames = np.zeros((4, 10, 12, 3), np.uint8)
     figure = timeline_figure(timeline, predictor.card.classes, frames, truth=timeline.segments)
-    film, lane, curve = figure.axes
-    assert len(film.images) == 4
+    strip, lane, curve = figure.axes
+    assert len(strip.images) == 4
     assert [label.get_text() for label in lane.get_yticklabels()] == ["predicted", "true"]
     assert len(lane.patches) == 2 * len(timeline.segments)
     assert {line.get_label() for line in curve.lines} == {segment.label for segment in timeline.segments}

@@ -23,7 +23,7 @@ from mvit_video import cli
 from mvit_video.cli.common import print_rows
 from mvit_video.cli.inference import _print_table
 from mvit_video.data.video.reader import VideoReader
-from mvit_video.inference.predictor import Prediction, find_videos
+from mvit_video.inference.predictor import Prediction, expand_paths
 from mvit_video.inference.windows import SlidingClips
 from mvit_video.locks import alone_in
 from mvit_video.model.weights.files import save_checkpoint
@@ -91,7 +91,7 @@ def standard_input(monkeypatch, content):
 def test_an_empty_list_on_standard_input_is_told(run, tmp_path, monkeypatch):
     for words in ([], ["--timeline", "--output", tmp_path / "out"]):
         standard_input(monkeypatch, b"\n")
-        one_line(*run("predict", "-", *words), "standard input names no video: write one path a line")
+        one_line(*run("predict", "-", *words), "no video on standard input: write one path per line")
 
 
 def test_the_csv_heading_stands_also_above_no_rows(run, tmp_path):
@@ -155,7 +155,7 @@ def test_folders_named_like_videos_and_our_own_copies_are_not_among_the_videos_o
     out = tmp_path / "out"
     assert run("predict", tmp_path, "--timeline", "--output", out)[0] == 0
     assert {path.name for path in out.iterdir()} == {"a.mp4", "annotated.mp4"} and (out / "a.mp4").is_dir()
-    found = sorted(find_videos([str(tmp_path)]))
+    found = sorted(expand_paths([str(tmp_path)]))
     assert found == [str(tmp_path / "a.mp4"), str(tmp_path / "annotated.mp4")], "the last is the user's own"
 
 
@@ -181,8 +181,8 @@ def test_without_a_checkpoint_and_without_a_network_one_sentence_says_which_file
     url = "dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models/MViTv2_S_16x4_k400_f302660347.pyth"
     assert (code, out) == (1, "")
     assert err == (
-        f"error: https://{url}: cannot be fetched (<urlopen error Network is unreachable>): get this file by other "
-        f"means, put it at {tmp_path / url}, and call again\n"
+        f"error: https://{url}: cannot be fetched (<urlopen error Network is unreachable>): download it by other "
+        f"means to {tmp_path / url}, and run again\n"
     )
 
 
@@ -232,7 +232,7 @@ def bad_files(tmp_path_factory):
         "none.mp4": (no_frames, "none.mp4: "),
         "empty.mp4": (lambda path: path.touch(), "the file is empty (0 bytes)"),
         "text.mp4": (lambda path: path.write_text("hello"), "cannot be opened as a video"),
-        "folder": (lambda path: path.mkdir(), "folder: no videos in this folder"),
+        "folder": (lambda path: path.mkdir(), "folder: this folder contains no videos"),
     }
     for name, (make, _) in makers.items():
         make(folder / name)
@@ -318,7 +318,7 @@ def test_a_video_among_the_files_to_be_written_is_never_deleted(run, few_videos,
     source = tmp_path / "annotated.mp4"
     source.write_bytes((few_videos / "long.mp4").read_bytes())
     words = ("predict", source, "--timeline", "--output", tmp_path, "--overwrite")
-    one_line(*run(*words), "annotated.mp4: is the video itself, which is never written over: choose another --output")
+    one_line(*run(*words), "annotated.mp4: is the video itself, which is never overwritten: choose another --output")
     assert source.read_bytes() == (few_videos / "long.mp4").read_bytes()
 
 
@@ -332,7 +332,7 @@ def test_a_call_that_fails_leaves_no_folder_and_what_an_earlier_one_wrote(run, f
     (tmp_path / "bad.mp4").write_text("no video")
     good, bad = few_videos / "val/00000.mp4", tmp_path / "bad.mp4"
     fails = (
-        (["explain", good, "--label", "moving upp"], "label 'moving upp' is none of the checkpoint's 8 classes"),
+        (["explain", good, "--label", "moving upp"], "label 'moving upp' is not one of the checkpoint's 8 classes"),
         (["explain", bad], "bad.mp4: cannot be opened as a video"),
         (["explain", tmp_path / "none.mp4"], "none.mp4: no such file"),
         (["predict", bad, "--timeline"], "bad.mp4: cannot be opened as a video"),
@@ -352,34 +352,37 @@ def test_an_output_that_cannot_be_made_is_told_before_the_work(run, few_videos, 
     (tmp_path / "file").touch()
     monkeypatch.setattr(SlidingClips, "push", None)
     words = ("predict", few_videos / "long.mp4", "--timeline", "--output", tmp_path / "file/out")
-    one_line(*run(*words), f"out: cannot be written, since {tmp_path / 'file'} takes no files: choose another --output")
+    one_line(
+        *run(*words),
+        f"out: cannot be written, since no files can be created in {tmp_path / 'file'}: choose another --output",
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["predict"], "predict takes videos, folders, patterns or -"),
-        (["predict", "a.mp4", "--stream", "-"], "predict takes videos, folders, patterns or -"),
+        (["predict"], "expected videos, folders, patterns or -"),
+        (["predict", "a.mp4", "--stream", "-"], "expected videos, folders, patterns or -"),
         (
             ["predict", "a.mp4", "--timeline"],
-            "--timeline or --shard, and --output DIR, where it is written, need each other",
+            "--timeline or --shard, and --output DIR, must be used together",
         ),
         (
             ["predict", "a.mp4", "--output", "x"],
-            "--timeline or --shard, and --output DIR, where it is written, need each other",
+            "--timeline or --shard, and --output DIR, must be used together",
         ),
-        (["predict", "--stream", "-", "--format", "csv"], "--stream writes JSON lines only"),
-        (["predict", "--stream", "-", "--top", "3"], "--stream writes JSON lines only, of the best label"),
-        (["predict", "a.mp4", "--timeline", "--output", "x", "--json"], "leave out --format, --json and --top"),
-        (["predict", "a.mp4", "--timeline", "--output", "x", "--top", "3"], "leave out --format, --json and --top"),
-        (["predict", "a.mp4", "--timeline", "--output", "x", "--protocol", "5x1"], "leave it out with --timeline"),
+        (["predict", "--stream", "-", "--format", "csv"], "--stream writes JSON lines of the top label only"),
+        (["predict", "--stream", "-", "--top", "3"], "--stream writes JSON lines of the top label only"),
+        (["predict", "a.mp4", "--timeline", "--output", "x", "--json"], "drop --format, --json and --top"),
+        (["predict", "a.mp4", "--timeline", "--output", "x", "--top", "3"], "drop --format, --json and --top"),
+        (["predict", "a.mp4", "--timeline", "--output", "x", "--protocol", "5x1"], "drop it with --timeline"),
         (["predict", "a.mp4", "--window-step", "1"], "--window-step is for --timeline and --stream only"),
         (["predict", "a.mp4", "--allow-network"], "--allow-network is for --stream only"),
         (
             ["predict", "--stream", "http://127.0.0.1:1/x"],
-            "nothing is fetched from one unless you pass --allow-network",
+            "pass --allow-network to open it",
         ),
-        (["predict", "http://127.0.0.1:1/x.mp4"], "is an address, expected a local file: download it first"),
+        (["predict", "http://127.0.0.1:1/x.mp4"], "is a URL, expected a local file: download it first"),
     ],
 )
 def test_words_that_do_not_go_together_cost_one_line(run, words, message):

@@ -105,5 +105,5 @@ def test_a_model_that_samples_whole_videos_sees_four_seconds():
 
 
 def test_a_step_of_almost_nothing_is_refused():
-    with pytest.raises(ConfigError, match=r"windows every 0.01 s are too many .* the step is at least 0.13 s"):
+    with pytest.raises(ConfigError, match=r"a step of 0.01 s is too small .* use at least 0.13 s"):
         plan_windows(InputSettings(), 30.0, None, 0.01)

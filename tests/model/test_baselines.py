@@ -8,11 +8,11 @@ from mvit_video.compat import import_pytorchvideo, import_torchvision
 from mvit_video.config.schema import Config, InputSettings
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.registry import model_entry
-from mvit_video.model.weights.auto import with_network_of_weights
+from mvit_video.model.weights.auto import resolve_model_name
 from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.convert import convert
 from mvit_video.model.weights.files import save_checkpoint
-from mvit_video.model.weights.load import load_checkpoint, put_weights, read_weights
+from mvit_video.model.weights.load import load_checkpoint, load_into, read_weights
 
 # Small inputs where the network allows it; torchvision's MViTv2 is made for one size.
 SMALL = {
@@ -154,7 +154,7 @@ def test_a_baselines_own_checkpoint_starts_it_again_with_its_head_or_a_new_one(n
     save_checkpoint(path, source, card)
     weights, model = read_weights(path), model_from_card(card)
     assert (weights.num_classes, weights.classes, weights.format) == (3, card.classes, "native")
-    report = put_weights(model, weights)
+    report = load_into(model, weights)
     assert set(report.copied) == set(model.state_dict()) and not report.new
     assert all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in model.state_dict().items())
 
@@ -174,11 +174,11 @@ def test_a_baselines_checkpoint_names_its_network_and_fits_no_other(tmp_path):
     card, path = small_card(name, ("left", "right")), tmp_path / "m.safetensors"
     save_checkpoint(path, model_from_card(card), card)
     settings = {"model": {"name": "auto", "weights": str(path)}}
-    config = with_network_of_weights(Config.model_validate(settings))
+    config = resolve_model_name(Config.model_validate(settings))
     assert (config.model.name, config.data.num_frames, config.data.crop_size) == (name, 4, (48, 32))
     with pytest.raises(CheckpointError, match="these are weights of pytorchvideo/x3d_s, so build that one"):
         load_weights(build_model("mvitv2_nano_8x3"), path)
-    with pytest.raises(ConfigError, match="is of pytorchvideo/x3d_s, which has no form --to pyslowfast"):
+    with pytest.raises(ConfigError, match="is of pytorchvideo/x3d_s, which cannot be written --to pyslowfast"):
         convert(str(path), "pyslowfast", tmp_path / "x.pyth")
     convert(str(path), "native", tmp_path / "new.safetensors", classes=("one", "two"))
     assert load_checkpoint(tmp_path / "new.safetensors")[1].classes == ("one", "two")

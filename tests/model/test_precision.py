@@ -50,7 +50,7 @@ def test_auto_is_single_precision_on_a_cpu_and_bf16_on_a_gpu_that_has_it(monkeyp
 @pytest.mark.parametrize(
     ("word", "device", "message"),
     [
-        ("int8", CPU, "--precision 'int8' is unknown: allowed are auto, fp32, bf16, fp16$"),
+        ("int8", CPU, "--precision 'int8' is unknown: choose from auto, fp32, bf16, fp16$"),
         ("bf16", CUDA, "--precision bf16: device 'cuda' does not compute in it: use auto or fp32$"),
         ("fp16", torch.device("meta"), "--precision fp16: device 'meta' does not compute in it: use auto or fp32$"),
     ],

@@ -201,7 +201,7 @@ def test_a_format_that_a_network_names_is_read_converted_and_written(tmp_path):
     convert(str(tmp_path / "ours.safetensors"), "theirs", tmp_path / "again.pth")
     again = torch.load(tmp_path / "again.pth", weights_only=True)["network"]
     assert again.keys() == _theirs(model.state_dict())["network"].keys()
-    with pytest.raises(ConfigError, match="is of tiny, which has no form --to pyslowfast"):
+    with pytest.raises(ConfigError, match="is of tiny, which cannot be written --to pyslowfast"):
         convert(str(tmp_path / "ours.safetensors"), "pyslowfast", tmp_path / "no.pyth")
     with pytest.raises(ConfigError, match="format 'onx' is unknown: choose from native, "):
         convert(str(tmp_path / "ours.safetensors"), "onx", tmp_path / "no.pyth")

@@ -7,7 +7,7 @@ import torch
 from shared_files import shared
 
 from mvit_video import build_model
-from mvit_video.model.weights.formats import to_ours, to_pyslowfast, to_torchvision
+from mvit_video.model.weights.formats import convert_to_ours, to_pyslowfast, to_torchvision
 from mvit_video.model.weights.load import Weights, fit_weights, recognise_model
 
 PUBLISHED = {
@@ -46,7 +46,7 @@ def test_every_published_list_is_tested():
 
 @pytest.mark.parametrize("entry", PUBLISHED)
 def test_a_published_file_fits_the_network_of_its_name_and_is_recognised(entry):
-    kind, state = to_ours(on_meta(published()[entry]), entry)
+    kind, state = convert_to_ours(on_meta(published()[entry]), entry)
     assert (kind, recognise_model(Weights(entry, kind, state, ()))) == PUBLISHED[entry]
     wanted = our_state(PUBLISHED[entry][1])
     fitted, report = fit_weights(Weights(entry, kind, state, ()), wanted)

@@ -15,7 +15,7 @@ from mvit_video.errors import CheckpointError
 from mvit_video.model.cswin import CSWin
 from mvit_video.model.maxvit import MaxViT
 from mvit_video.model.pvt import PVTv2
-from mvit_video.model.weights.formats import to_ours
+from mvit_video.model.weights.formats import convert_to_ours
 from mvit_video.model.weights.load import Weights, fit_weights, recognise_model
 
 
@@ -59,7 +59,7 @@ def test_video_swins_weights_give_its_logits(name, tmp_path):
     }
     tables = {key.removeprefix("backbone.").replace("layers.", "features.") for key in wanted["keys"] if "index" in key}
     assert tables
-    kind, ours = to_ours(state, name)
+    kind, ours = convert_to_ours(state, name)
     assert kind == "Swin"
     indices = {key: value for key, value in model.state_dict().items() if key.endswith("relative_position_index")}
     fitted, report = fit_weights(Weights(name, kind, ours | indices, ()), model.state_dict())
@@ -119,7 +119,7 @@ def test_a_published_list_of_names_is_recognised_and_fits(keys, kind, name):
     listed = recorded("keys")[keys]["keys"]
     with torch.device("meta"):
         state = {key: torch.zeros([side for side in shape if isinstance(side, int)]) for key, shape in listed.items()}
-    found, ours = to_ours(state, keys)
+    found, ours = convert_to_ours(state, keys)
     weights = Weights(keys, found, ours, ())
     assert (found, recognise_model(weights)) == (kind, name)
 

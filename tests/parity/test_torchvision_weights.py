@@ -5,7 +5,7 @@ import torch
 from tiny_models import randomise, relative_difference
 
 from mvit_video import build_model, load_weights
-from mvit_video.model.weights.formats import to_ours, to_torchvision
+from mvit_video.model.weights.formats import convert_to_ours, to_torchvision
 from mvit_video.model.weights.load import read_weights, recognise_model
 
 video = pytest.importorskip("torchvision.models.video")
@@ -49,7 +49,7 @@ def full_size_pair(theirs, tmp_path, attention, dtype):
         logits.append(model.to(dtype)(clips))
         logits[-1].square().mean().backward()
     assert logits[0].std() > 0.1
-    _, wanted = to_ours({name: parameter.grad for name, parameter in theirs.named_parameters()}, "gradients")
+    _, wanted = convert_to_ours({name: parameter.grad for name, parameter in theirs.named_parameters()}, "gradients")
     return logits, {name: (parameter.grad, wanted[name]) for name, parameter in ours.named_parameters()}
 
 

@@ -117,7 +117,7 @@ def test_the_source_is_never_written_over_under_any_name(tmp_path):
     before = source.read_bytes()
     (tmp_path / "link.mp4").symlink_to(source)
     for output in (source, tmp_path / "link.mp4"):
-        with pytest.raises(ConfigError, match="is the video itself, which is never written over"):
+        with pytest.raises(ConfigError, match="is the video itself, which is never overwritten"):
             write_copy(source, output, unchanged, Guard())
     assert source.read_bytes() == before
 

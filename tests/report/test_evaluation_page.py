@@ -171,7 +171,7 @@ canvas.dispatchEvent(point(12, 12));
 said.push(line.textContent);
 canvas.dispatchEvent(new PointerEvent("pointerleave"));
 said.push(line.textContent);
-const button = document.querySelector(".film button"), image = button.querySelector("img"), still = image.src;
+const button = document.querySelector(".strip button"), image = button.querySelector("img"), still = image.src;
 button.click();
 said.push(`${image.src === button.dataset.moving} ${button.querySelector("span").textContent}`);
 button.click();

@@ -130,12 +130,12 @@ def test_long_and_large_videos_are_refused(page, tmp_path):
     long = write_numbered(tmp_path / "long.mp4", 90)
     assert page.send(long)[0] == 202
     _, reply = page.send(long, name="long.mp4")
-    assert page.result(reply["key"])["error"] == "long.mp4: lasts 4 s, this page takes videos of at most 3 s"
+    assert page.result(reply["key"])["error"] == "long.mp4: lasts 4 s, above this page's limit of 3 s"
     before = set(page.folder.iterdir())
     connection = http.client.HTTPConnection("127.0.0.1", page.port)
     connection.request("POST", "/jobs", headers={"Content-Length": "2000001"})
     answer = connection.getresponse()
-    assert answer.status == 413 and b"is larger than 2 MB, the most that this page takes" in answer.read()
+    assert answer.status == 413 and b"is larger than 2 MB, the limit of this page" in answer.read()
     chunks = (b"x" * 100_000 for _ in range(30))  # no length is stated: counted as it comes
     connection = http.client.HTTPConnection("127.0.0.1", page.port)
     try:
@@ -173,7 +173,7 @@ def test_no_file_of_the_server_can_be_reached(page, video, tmp_path):
 
 def test_other_sites_and_other_names_of_this_machine_are_refused(page, video):
     status, reply = page.send(video, Origin="http://evil.example")
-    assert status == 403 and reply["error"] == "videos are taken from this page only"
+    assert status == 403 and reply["error"] == "uploads are accepted from this page only"
     assert page.send(video, Origin=f"http://127.0.0.1:{page.port}")[0] == 202
     assert page.ask("GET", "/", Host="evil.example")[0] == 400
     status, _, headers = page.ask("GET", "/")
@@ -265,9 +265,7 @@ def test_a_video_that_takes_too_long_is_ended_and_the_next_one_is_answered(predi
     page = Page(predictor, watched_limits(first_hangs, decode_timeout=600.0, work_seconds=1.0))
     try:
         key = page.send(video, name="slow.mp4")[1]["key"]
-        assert page.result(key)["error"] == (
-            "slow.mp4: is not done after 1 s, the most that this page works at a video"
-        )
+        assert page.result(key)["error"] == ("slow.mp4: was stopped after 1 s, the time limit of this page")
         object.__setattr__(page.jobs.limits, "work_seconds", 600.0)
         assert page.result(page.send(video)[1]["key"])["state"] == "done"
     finally:
@@ -294,7 +292,7 @@ def test_a_mistake_of_ours_is_told_on_the_page_and_in_the_servers_output(predict
         ({"frame_pixels": 6911}, "its frames of 144×48 pixels are above the limit of 6,911 pixels"),
         ({"frame_rate": 0.5}, "has 40 frames, this page takes at most 30"),
         ({"full_hd_rate": 0.002}, "has 40 frames of 144×48 pixels, this page takes at most 36 of that size"),
-        ({"seconds": 1.0}, "lasts 2 s, this page takes videos of at most 1 s"),
+        ({"seconds": 1.0}, "lasts 2 s, above this page's limit of 1 s"),
     ],
 )
 def test_pixels_frames_and_seconds_of_a_video_are_bounded_before_any_work(video, changes, sentence):
@@ -441,7 +439,7 @@ def test_another_host_is_warned_about_and_bad_ports_are_refused(capsys, free_por
     err = capsys.readouterr().err
     assert f"open http://127.0.0.1:{free_port} in a browser" in err and "error" not in err
     assert cli.main([*words, "--host", "0.0.0.0"]) == 0
-    assert "opens the page to everyone who can reach this machine, without a password" in capsys.readouterr().err
+    assert "anyone who can reach this machine can use the page, without a password" in capsys.readouterr().err
     assert started == [("127.0.0.1", free_port), ("0.0.0.0", free_port)]
     with pytest.raises(SystemExit):
         cli.main(["serve", "--port", "70000"])

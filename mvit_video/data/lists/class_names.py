@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 
 from mvit_video.data.lists.text import read_json, read_text
@@ -87,17 +88,19 @@ def difference_from_published(classes: Sequence[str], dataset: str) -> str:
     published = published_classes(dataset)
     if tuple(classes) == published:
         return ""
-    pairs = list(zip(classes, published, strict=False))
-    changed = [place for place, (ours, theirs) in enumerate(pairs) if ours != theirs]
+    changed = sum(ours != theirs for ours, theirs in zip(classes, published, strict=False))
+    label, ours, theirs = first_difference(classes, published)
     what = f"{len(classes)} classes, but {PUBLISHED[dataset]} has {len(published)}"
     if len(classes) == len(published):
-        what = f"{len(changed)} of {len(published)} class names differ from {PUBLISHED[dataset]}"
-    first = (
-        f", the first is class {changed[0]}, '{classes[changed[0]]}' instead of '{published[changed[0]]}'"
-        if changed
-        else ""
-    )
+        what = f"{changed} of {len(published)} class names differ from {PUBLISHED[dataset]}"
+    first = f", the first is class {label}, '{ours}' instead of '{theirs}'" if changed else ""
     return f"{what}{first}: labels of published weights do not match"
+
+
+def first_difference(one: Sequence[str], other: Sequence[str]) -> tuple[int, str, str]:
+    """Label and names of the first class in which two lists of class names differ; "nothing" past the end of one."""
+    pairs = zip_longest(one, other, fillvalue="nothing")
+    return next((label, *pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
 
 
 def class_lookup(classes: Iterable[str]) -> Callable[[str], int | None]:

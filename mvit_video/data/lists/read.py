@@ -7,7 +7,13 @@ import numpy as np
 
 from mvit_video.config.schema import DataSettings
 from mvit_video.data.lists.checks import check_files_exist, note_duplicates
-from mvit_video.data.lists.class_names import class_lookup, classes_next_to, difference_from_published, read_classes
+from mvit_video.data.lists.class_names import (
+    class_lookup,
+    classes_next_to,
+    difference_from_published,
+    first_difference,
+    read_classes,
+)
 from mvit_video.data.lists.files import VIDEO_SUFFIXES, is_hidden, list_folder, videos_of_folder
 from mvit_video.data.lists.formats import Listing, Row, reader_of
 from mvit_video.data.lists.locate import resolve_paths
@@ -135,11 +141,9 @@ def _check_class_order(source: str, data: DataSettings, classes: Sequence[str]) 
     else:
         return
     if tuple(own) != tuple(classes):
-        place = next((i for i, pair in enumerate(zip(own, classes, strict=False)) if pair[0] != pair[1]), None)
-        place = min(len(own), len(classes)) if place is None else place
-        theirs, ours = (names[place] if place < len(names) else "nothing" for names in (own, classes))
+        label, theirs, ours = first_difference(own, classes)
         raise AnnotationError(
-            f"{file}: class {place} is '{theirs}' there but '{ours}' in the checkpoint or the training list "
+            f"{file}: class {label} is '{theirs}' there but '{ours}' in the checkpoint or the training list "
             f"({len(own)} and {len(classes)} classes): use lists with the same classes in the same order"
         )
 

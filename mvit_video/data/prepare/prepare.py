@@ -14,15 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvit_video.data.lists.read import VideoList, locate_list, read_videos
-from mvit_video.data.prepare.reencode import WriteError, fingerprint, settings, sha256
+from mvit_video.data.prepare.reencode import WriteError, encoding_settings, fingerprint
 from mvit_video.data.video.guard_pool import DecoderPool, Job
 from mvit_video.errors import AnnotationError, ConfigError
 from mvit_video.locks import alone_in
-from mvit_video.paths import write_json, write_whole
+from mvit_video.paths import file_sha256, write_json, write_whole
 from mvit_video.progress import progress_bar
 from mvit_video.shards import PART, Part, Shard, digest, write_part
 
-MANIFEST, LISTS, BAD, CLASSES, UNFINISHED = "manifest.jsonl", "lists.json", "bad.json", "classes.txt", ".unfinished"
+MANIFEST, LISTS_FILE, BAD, CLASSES, UNFINISHED = (
+    "manifest.jsonl",
+    "lists.json",
+    "bad.json",
+    "classes.txt",
+    ".unfinished",
+)
 REENCODE = "mvit_video.data.prepare.reencode:reencode_job"
 SILENCE = 120.0  # seconds without a new frame after which a video is given up
 
@@ -88,7 +94,7 @@ def _check_part(output: Path, shard: Shard, job: dict) -> None:
         before = json.loads((output / PART).read_text(encoding="utf-8"))
         if (before.get("shard"), before.get("job")) != (str(shard), job):
             raise ConfigError(
-                f"{output}: holds shard {before.get('shard')} of a job: choose another --output for {shard}"
+                f"{output}: contains shard {before.get('shard')} of a job: choose another --output for {shard}"
             )
 
 
@@ -115,7 +121,7 @@ def merge_prepared(parts: Sequence[Part], output: Path, overwrite: bool) -> int:
     if beside.is_file():
         classes = tuple(beside.read_text(encoding="utf-8").split("\n")[:-1])
         place = (output / name).with_name(CLASSES)
-        write_whole(place, "".join(f"{each}\n" for each in _joined_classes(place, classes, overwrite)))
+        write_whole(place, "".join(f"{each}\n" for each in _merge_classes(place, classes, overwrite)))
     write_whole(output / name, (parts[0].folder / name).read_bytes())
     _write_lists(output, lists | {name: known})
     return len(bad)
@@ -189,9 +195,9 @@ class Manifest:
         file, record = self.output / name, self.records.get(name)
         if record is None:
             if _is_inside(name) and os.path.lexists(file):
-                raise ConfigError(f"{file}: is there, but {MANIFEST} does not know it: choose another --output")
+                raise ConfigError(f"{file}: exists, but is not in {MANIFEST}: choose another --output")
             return False
-        if record.get("settings") != settings(short_side):
+        if record.get("settings") != encoding_settings(short_side):
             raise ConfigError(
                 f"{self.output}: contains videos prepared with other settings, such as a short side of "
                 f"{record.get('settings', {}).get('short_side')}: choose another --output, or pass --overwrite"
@@ -240,7 +246,7 @@ def output_names(paths: list[str], taken: dict[str, str]) -> dict[str, str]:
                 names[path] = str(name)
                 break
         else:
-            raise ConfigError(f"{path}: its place is taken by {owners[str(name)]}: rename one of the videos")
+            raise ConfigError(f"{path}: has the same output name as {owners[str(name)]}: rename one of the videos")
     return names
 
 
@@ -253,17 +259,17 @@ class NewList:
 
     def __init__(self, videos: VideoList, names: dict[str, str], root: Path, output: Path, overwrite: bool) -> None:
         self.output, self.name = output, _list_name(videos, root)
-        self.source = _seen_from(root, Path(videos.source))
+        self.source = _relative_source(root, Path(videos.source))
         self.lists = {} if overwrite else _known_lists(output)
         before = self.lists.get(self.name, {}).get("source", self.source)
         if before != self.source:
             raise ConfigError(
                 f"{output / self.name}: was made from {before}, not from {self.source}: choose another --output, "
-                "or pass --overwrite, which starts the whole folder anew"
+                "or pass --overwrite, which redoes the whole folder"
             )
         self.rows = [(names[record.path], record.labels) for record in videos.records]
         place = (output / self.name).with_name(CLASSES)
-        self.classes = _joined_classes(place, videos.classes, overwrite) if videos.named else ()
+        self.classes = _merge_classes(place, videos.classes, overwrite) if videos.named else ()
         self._try(output / UNFINISHED / f"{os.getpid()}_list")
 
     def write(self, bad: list[dict]) -> Path:
@@ -298,7 +304,7 @@ class NewList:
 
 def _write_lists(output: Path, lists: dict[str, dict]) -> None:
     """lists.json, and bad.json where there are bad rows."""
-    write_json(output / LISTS, lists)
+    write_json(output / LISTS_FILE, lists)
     rows = [{"list": name, **row} for name, known in lists.items() for row in known["bad"]]
     total = sum(known["num_videos"] for known in lists.values())
     if rows:
@@ -309,28 +315,28 @@ def _write_lists(output: Path, lists: dict[str, dict]) -> None:
 
 def _known_lists(output: Path) -> dict[str, dict]:
     """By name in the output folder: the list that each was made from, its videos and its bad rows."""
-    file = output / LISTS
+    file = output / LISTS_FILE
     try:
         lists = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         for known in lists.values():
             known["source"], known["num_videos"], known["bad"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(f"{file}: is not what `prepare` writes: choose another --output") from None
+        raise ConfigError(f"{file}: was not written by `prepare`: choose another --output") from None
     return lists
 
 
-def _joined_classes(file: Path, classes: tuple[str, ...], overwrite: bool) -> tuple[str, ...]:
+def _merge_classes(file: Path, classes: tuple[str, ...], overwrite: bool) -> tuple[str, ...]:
     """Class names once for all lists of a folder: the longer of two where one goes on where the other ends."""
     known = tuple(file.read_text(encoding="utf-8").split("\n")[:-1]) if file.exists() and not overwrite else ()
     longer = max(known, classes, key=len)
     if longer[: len(known)] != known or longer[: len(classes)] != classes:
         raise AnnotationError(
-            f"{file}: has other classes than this list: put one classes.txt beside all lists, or choose another --output"
+            f"{file}: has other classes than this list: put the same classes.txt next to all lists, or choose another --output"
         )
     return longer
 
 
-def _seen_from(root: Path, source: Path) -> str:
+def _relative_source(root: Path, source: Path) -> str:
     """A list's place relative to the root, which may move, or for one elsewhere in full."""
     inside = source.resolve().is_relative_to(root.resolve())
     return str(source.resolve().relative_to(root.resolve()) if inside else source.resolve())
@@ -348,9 +354,7 @@ def _list_name(videos: VideoList, root: Path) -> str:
 
 def _output_folder(output: Path, root: Path) -> Path:
     if output.resolve().is_relative_to(root.resolve()):
-        raise ConfigError(
-            f"{output}: lies in --root {root}, whose files are not to be touched: choose an --output outside"
-        )
+        raise ConfigError(f"{output}: is inside --root {root}, which must not be changed: choose an --output outside")
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output}: is a file, expected a folder for the output")
     try:
@@ -367,7 +371,7 @@ def _same_source(source: Path, record: dict) -> bool:
     now = fingerprint(source)
     if now["source_bytes"] != record["source_bytes"]:
         return False
-    return now["source_mtime_ns"] == record["source_mtime_ns"] or sha256(source) == record["source_sha256"]
+    return now["source_mtime_ns"] == record["source_mtime_ns"] or file_sha256(source) == record["source_sha256"]
 
 
 def _bad_rows(videos: VideoList, failed: dict[str, str]) -> list[dict]:

@@ -6,7 +6,6 @@ arithmetic coding to undo; a key frame every GROUP frames. The price is size.
 """
 
 import errno
-import hashlib
 import os
 import time
 from collections.abc import Generator
@@ -19,6 +18,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import DecodeError, MvitVideoError
+from mvit_video.paths import file_sha256
 from mvit_video.version import __version__
 
 GROUP = 24  # frames from one key frame to the next
@@ -60,7 +60,7 @@ def reencode(path: str, root: str, target: Path, short_side: int) -> Generator[N
     return {
         "source": path,
         **fingerprint(source),
-        "source_sha256": sha256(source),
+        "source_sha256": file_sha256(source),
         "frames": count,
         "fps": fps,
         "height": size[0],
@@ -68,12 +68,12 @@ def reencode(path: str, root: str, target: Path, short_side: int) -> Generator[N
         "seconds": round(float(times[-1] - times[0]) + 1 / fps, 6),
         "bytes": target.stat().st_size,
         "encoding_seconds": round(time.monotonic() - started, 3),
-        "settings": settings(short_side),
+        "settings": encoding_settings(short_side),
         "versions": {"mvit_video": __version__, "av": av.__version__},
     }
 
 
-def settings(short_side: int) -> dict:
+def encoding_settings(short_side: int) -> dict:
     """What decides how a video is written, as it stands in a manifest."""
     return {"short_side": short_side, "codec": "libx264", **OPTIONS}
 
@@ -82,14 +82,6 @@ def fingerprint(source: Path) -> dict:
     """What tells at a glance that a source is still the same file."""
     status = source.stat()
     return {"source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
-
-
-def sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def prepared_size(height: int, width: int, pixel_aspect: Fraction, short_side: int) -> tuple[int, int]:
@@ -188,4 +180,4 @@ def _check(path: str, target: Path, count: int, size: tuple[int, int]) -> None:
     with VideoReader(target) as reader:
         found = reader.frames([0, len(reader) - 1]).shape[1:3]
         if (len(reader), found) != (count, size):
-            raise DecodeError(f"{path}: came out with {len(reader)} frames of {found}, expected {count} of {size}")
+            raise DecodeError(f"{path}: was written with {len(reader)} frames of {found}, expected {count} of {size}")

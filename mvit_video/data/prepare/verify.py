@@ -17,13 +17,13 @@ from mvit_video.errors import ConfigError
 from mvit_video.paths import write_json
 from mvit_video.shards import WHOLE, Part, Shard, digest, write_part
 
-LISTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 VERIFIED = "verify.json"
 
 
 @dataclass(frozen=True)
-class BadFile:
-    """A row of a list whose video cannot be used, the reason, and the seconds that it took to find out."""
+class BadVideoRow:
+    """A row of a list whose video cannot be used, the reason, and the seconds spent on it."""
 
     path: str
     row: int
@@ -45,12 +45,12 @@ class Decoding:
     imports: tuple[str, ...] = ()
 
 
-def lists_of(data: DataSettings) -> list[VideoList]:
-    """All lists that the settings name, with the classes of the first."""
+def lists_to_verify(data: DataSettings) -> list[VideoList]:
+    """Read all lists of the settings, with the classes of the first."""
     data = resolve_auto_lists(data)
     classes = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
     lists: list[VideoList] = []
-    for name in LISTS:
+    for name in SPLITS:
         source = getattr(data, name)
         if source is not None:
             known = lists[0].classes if lists else classes
@@ -63,7 +63,7 @@ def lists_of(data: DataSettings) -> list[VideoList]:
 
 def verify(
     lists: Sequence[VideoList],
-    plan: Decoding,
+    decoding: Decoding,
     advance: Callable[[int, str], None],
     note: Callable[[str, str], None] = lambda path, text: None,
     shard: Shard = WHOLE,
@@ -76,7 +76,7 @@ def verify(
     """
     paths = files_of(lists, shard)
     found: dict[str, tuple[str, float]] = {}
-    for path, reason, seconds, odd in check_videos(paths, plan):
+    for path, reason, seconds, odd in check_videos(paths, decoding):
         if reason:
             found[path] = (reason, seconds)
         elif odd:
@@ -87,28 +87,28 @@ def verify(
     return {"num_videos": num_videos, "bad": [asdict(file) for file in bad]}
 
 
-def _bad_files(videos: VideoList, found: dict[str, tuple[str, float]], refused: bool) -> list[BadFile]:
+def _bad_files(videos: VideoList, found: dict[str, tuple[str, float]], refused: bool) -> list[BadVideoRow]:
     """The rows of a list whose videos may not be read, or have been found bad, in the order of the list."""
     rows = videos.refused if refused else ()
-    bad = [BadFile(record.path, record.row, reason, videos.source, 0.0) for record, reason in rows]
+    bad = [BadVideoRow(record.path, record.row, reason, videos.source, 0.0) for record, reason in rows]
     for record in videos.records:
         if record.path in found:
             reason, seconds = found[record.path]
-            bad.append(BadFile(record.path, record.row, reason, videos.source, round(seconds, 3)))
+            bad.append(BadVideoRow(record.path, record.row, reason, videos.source, round(seconds, 3)))
     return sorted(bad, key=lambda file: file.row)
 
 
 def files_of(lists: Sequence[VideoList], shard: Shard = WHOLE) -> list[str]:
-    """Different videos: what there is to decode."""
+    """Number of distinct videos to decode."""
     paths = list(dict.fromkeys(path for videos in lists for path in videos.records.paths()))
     return [paths[place] for place in shard.places(len(paths))]
 
 
-def write_verified(folder: Path, result: dict, lists: Sequence[VideoList], plan: Decoding, shard: Shard) -> None:
+def write_verified(folder: Path, result: dict, lists: Sequence[VideoList], decoding: Decoding, shard: Shard) -> None:
     """A part: what `verify` has found of a shard, in verify.json."""
     rows = [[videos.source, [[record.path, record.row] for record in videos.records]] for videos in lists]
     write_json(folder / VERIFIED, result)
-    job = {"list": digest(rows), "decoder": plan.backend}
+    job = {"list": digest(rows), "decoder": decoding.backend}
     order = {(videos.source, record.path, record.row): place for videos in lists for place, record in _places(videos)}
     places = [order[bad["list"], bad["path"], bad["row"]] for bad in result["bad"]]
     write_part(folder, "verify", shard, job, {"lists": [videos.source for videos in lists], "places": places})
@@ -131,10 +131,12 @@ def merge_verified(parts: Sequence[Part], output: Path) -> int:
     return len(bad)
 
 
-def check_videos(paths: Sequence[str], plan: Decoding) -> Iterator[tuple[str, str, float, str]]:
+def check_videos(paths: Sequence[str], decoding: Decoding) -> Iterator[tuple[str, str, float, str]]:
     """(path, reason, seconds, note) of each video, in the order in which they come to an end; no reason where it is good."""
-    root = os.path.abspath(plan.root)
-    jobs = (Job(path, "mvit_video.data.video.guard_child:check_video", (path, root, plan.backend)) for path in paths)
-    with DecoderPool(imports=plan.imports) as pool:
-        for done in pool.run(jobs, plan.workers, plan.timeout):
+    root = os.path.abspath(decoding.root)
+    jobs = (
+        Job(path, "mvit_video.data.video.guard_child:check_video", (path, root, decoding.backend)) for path in paths
+    )
+    with DecoderPool(imports=decoding.imports) as pool:
+        for done in pool.run(jobs, decoding.workers, decoding.timeout):
             yield done.job.name, done.reason.removeprefix(f"{done.job.name}: "), done.seconds, done.result or ""

@@ -30,7 +30,7 @@ class DecordBackend:
         except ImportError as reason:
             raise Unreadable(f"decord is not installed ({reason}): use data.decoder=pyav") from None
         if file.is_dir():
-            raise Unreadable("is a folder, decord reads files: use data.decoder=frames")
+            raise Unreadable("is a folder, but decord reads files: use data.decoder=frames")
         by_pyav = PyAvBackend(file)
         try:
             _check_fit(by_pyav)
@@ -75,19 +75,19 @@ def _check_fit(video: PyAvBackend) -> None:
     """Unreadable where decord is known to give other frames than PyAV."""
     container, codec = video.container_name, video.codec_name
     if container not in CONTAINERS:
-        raise _unfit(f"it is in the container {container}, decord is right for {', '.join(CONTAINERS)}")
+        raise _unfit(f"it is in the container {container}, decord is only reliable for {', '.join(CONTAINERS)}")
     if codec not in CODECS:
-        raise _unfit(f"its codec is {codec}, decord is right for {', '.join(CODECS)}")
+        raise _unfit(f"its codec is {codec}, decord is only reliable for {', '.join(CODECS)}")
     if video.pixel_format not in PIXELS:
         raise _unfit(f"its pixels are {video.pixel_format}, decord converts only {', '.join(PIXELS)} as PyAV does")
     if video.num_video_streams > 1:
-        raise _unfit(f"it has {video.num_video_streams} video streams, of which decord takes another")
+        raise _unfit(f"it has {video.num_video_streams} video streams, and decord picks another one")
     if not video.packets.timed or video.packets.hidden:
-        raise _unfit("it has frames without times or frames that are not shown")
+        raise _unfit("it has frames without times or hidden frames")
     if not video.packets.closed or (codec == "h264" and not all(map(_is_idr, video.key_packets()))):
-        raise _unfit("its groups of pictures are open, and decord is wrong after a seek in such files")
+        raise _unfit("it has open groups of pictures, in which decord seeks wrongly")
     if video.is_turned():
-        raise _unfit("its frames are rotated, where decord fails")
+        raise _unfit("its frames are rotated, which decord does not support")
 
 
 def _is_idr(packet) -> bool:

@@ -24,7 +24,7 @@ class FramesBackend:
 
     def __init__(self, folder: Path, root: str | Path | None = None) -> None:
         if not folder.is_dir():
-            raise Unreadable("is a file, data.decoder=frames wants folders of images: use data.decoder=pyav")
+            raise Unreadable("is a file, but data.decoder=frames reads folders of images: use data.decoder=pyav")
         self._pictures = _in_order(folder)
         self.num_frames, self.num_decoded = len(self._pictures), 0
 
@@ -93,7 +93,7 @@ def _decode(file: Path) -> np.ndarray:
     except Unreadable as reason:
         raise Unreadable(f"{file.name}: {reason}" if "its frames" in str(reason) else str(reason)) from None
     except Image.DecompressionBombError:
-        raise Unreadable(f"the image {file.name} is far above the limit of pixels") from None
+        raise Unreadable(f"the image {file.name} has far more pixels than the limit") from None
     except (OSError, SyntaxError, ValueError, EOFError) as reason:
         raise Unreadable(f"the image {file.name} cannot be decoded ({_without_paths(reason)})") from None
 

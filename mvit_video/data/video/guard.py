@@ -123,7 +123,7 @@ class _Session:
     @property
     def _taken(self) -> Decoder:
         if self._decoder is None:
-            raise DecodeError(f"{self._name}: its reader is closed, or its decoder was lost")
+            raise DecodeError(f"{self._name}: its reader is closed, or its decoder died")
         return self._decoder
 
     @contextmanager
@@ -197,7 +197,7 @@ class GuardedReader:
             self._session.send("next")
             yield from clip
             if number != self._streams:
-                raise RuntimeError(f"{self.path}: its reader was asked for something else in the midst of a stream")
+                raise RuntimeError(f"{self.path}: its reader received another request during a stream")
 
     def _ask(self, verb: str, **arguments) -> dict:
         self._let_go()

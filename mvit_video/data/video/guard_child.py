@@ -140,7 +140,7 @@ class Server:
             parts = [[time.numerator for time in times], [time.denominator for time in times]]
             content = np.array(parts, np.int64).view(np.uint8)
         except OverflowError:
-            raise DecodeError(f"{self._name}: its frames have times beyond all bounds") from None
+            raise DecodeError(f"{self._name}: its frame times are out of range") from None
         self._room(content.shape)[:] = content
         return {"shape": content.shape}
 
@@ -227,7 +227,7 @@ class Server:
 def check_video(path: str, root: str, backend: str) -> Generator[None, None, str]:
     """A job: all of a video, decoded; its note. DecodeError where anything is not as it should be."""
     with VideoReader(path, root, backend) as reader:
-        yield from reader.checking()
+        yield from reader.check_steps()
         return reader.note
 
 

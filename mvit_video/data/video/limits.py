@@ -32,8 +32,8 @@ def check_clip(num_frames: int, height: int, width: int) -> None:
     """Before memory for `num_frames` frames at once is taken."""
     if num_frames * height * width * 3 > MAX_CLIP_BYTES:
         raise Unreadable(
-            f"{num_frames} frames of {width}×{height} pixels at once are {num_frames * height * width * 3 / 1e9:.1f} GB, "
-            f"the limit is {MAX_CLIP_BYTES / 1e9:.1f}: ask for fewer"
+            f"{num_frames} frames of {width}×{height} pixels at once need {num_frames * height * width * 3 / 1e9:.1f} GB, "
+            f"above the limit of {MAX_CLIP_BYTES / 1e9:.1f} GB: request fewer frames"
         )
 
 

@@ -36,7 +36,7 @@ def live_frames(
             address, format=form, options=PROBE | {"max_pixels": str(MAX_PIXELS)} | options, timeout=timeout
         )
     except (av.FFmpegError, ValueError) as reason:
-        raise DecodeError(f"{name}: cannot be opened as a stream of video ({short_reason(reason)})") from None
+        raise DecodeError(f"{name}: cannot be opened as a video stream ({short_reason(reason)})") from None
     yield GOING_ON
     with container:
         stream = _checked(container, name)
@@ -49,7 +49,7 @@ def live_frames(
 
 def _checked(container, name: str) -> av.VideoStream:
     if not container.streams.video or container.streams.video[0].codec_context is None:
-        raise DecodeError(f"{name}: no video in this stream that can be decoded")
+        raise DecodeError(f"{name}: this stream has no decodable video")
     codec = container.streams.video[0].codec_context
     try:
         check_size(codec.width, codec.height)
@@ -75,7 +75,7 @@ def _numbered(packets: Iterator[av.Packet], fps: float, name: str) -> Iterator[P
                 any_frame = True
                 yield number, _upright(converter.reformat(frame, format="rgb24", threads=1), frame.rotation)
     if not any_frame:
-        raise DecodeError(f"{name}: the stream ended without a frame that can be decoded")
+        raise DecodeError(f"{name}: the stream ended without a decodable frame")
 
 
 def _decoded(packet: av.Packet) -> list[av.VideoFrame]:

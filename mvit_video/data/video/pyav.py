@@ -126,7 +126,7 @@ class PyAvBackend:
             if len(listed) > len(self.packets) and (count := sum(entry.size > 0 for entry in listed)) > len(
                 self.packets
             ):
-                self.shortfall = f"is cut short: it lists {count} frames and holds {len(self.packets)}"
+                self.shortfall = f"is cut short: it lists {count} frames but contains {len(self.packets)}"
 
     def _number_frames(self) -> None:
         """By the times of the packets; by decoding all of them where these cannot tell the number of frames."""
@@ -158,7 +158,7 @@ class PyAvBackend:
         if begin in places[1:]:
             places = places[places.index(begin) :]
         if len(set(places)) < len(places):
-            raise Unreadable("its decoder gives several frames of one packet")
+            raise Unreadable("its decoder returns several frames for one packet")
         return places, damage
 
     def _count_again(self) -> None:
@@ -167,8 +167,8 @@ class PyAvBackend:
         if damage:
             raise self._unreadable(damage)
         if len(places) != self.num_frames:
-            missing = f"it has packets for {self.num_frames} and the decoder gives {len(places)}"
-            raise Unreadable(f"frames are missing or come twice: {missing}")
+            missing = f"it has packets for {self.num_frames}, but the decoder returns {len(places)}"
+            raise Unreadable(f"frames are missing or duplicated: {missing}")
         self.packets.order_as_decoded(places)
 
     def times(self) -> list[Fraction]:
@@ -227,7 +227,7 @@ class PyAvBackend:
         except av.FFmpegError as reason:
             raise Unreadable(f"its packets cannot be read ({short_reason(reason)})") from None
         if ends and stated - ends > TAIL_SECONDS + 0.02 * stated:
-            raise Unreadable(f"is cut short: it states a length of {stated:.1f} s and ends after {ends:.1f} s")
+            raise Unreadable(f"is cut short: it states a length of {stated:.1f} s but ends after {ends:.1f} s")
 
     def close(self) -> None:
         self._container.close()
@@ -303,7 +303,7 @@ class PyAvBackend:
         if damage is not None and (wanted is not None or table.number_at(damage.place) <= numbers[-1]):
             raise damage
         if wanted is not None:
-            raise Disorder(f"frame {wanted} of {self.num_frames} is missing: the decoder does not give it")
+            raise Disorder(f"frame {wanted} of {self.num_frames} is missing: the decoder does not return it")
 
     def _is_in_doubt(self, place: int, damaged: int) -> bool:
         """Whether a frame may be damaged too: of H.264, what is wrong in a header may be noticed one packet later.
@@ -317,7 +317,7 @@ class PyAvBackend:
         """A frame, if all that is stored before it and was not left out has come out of the decoder."""
         missing = min(self._owed, default=NEVER)
         if missing < _place_of(frame):
-            raise Damaged(missing, "is missing: the decoder does not give it")
+            raise Damaged(missing, "is missing: the decoder does not return it")
         return frame
 
     def _numbered(self, first: int, wanted: Sequence[int] | None) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -340,11 +340,9 @@ class PyAvBackend:
                 continue  # leads the key frame and refers to frames before
             if not started and (number != earliest or not self._is_whole(frame)):
                 table.distrust_keys()
-                raise Damaged(first, "is marked as a key frame and is none")
+                raise Damaged(first, "is marked as a key frame but is not one")
             if number < expected or (number > expected and not skipping):
-                raise Disorder(
-                    f"frame {expected} of {self.num_frames} is missing or comes twice in the decoder's order"
-                )
+                raise Disorder(f"frame {expected} of {self.num_frames} is missing or duplicated in the decoder's order")
             started, expected = True, number + 1
             if frame.is_corrupt:
                 raise Damaged(_place_of(frame), "is damaged")
@@ -467,19 +465,19 @@ def _note(table: PacketTable) -> str:
     """What whoever asked for a video may want to know of it."""
     notes = []
     if table.begin:
-        notes.append(f"does not begin with a key frame: its first {table.begin} packets are left out")
+        notes.append(f"does not begin with a key frame: its first {table.begin} packets are skipped")
     elif table.one_each and table.left_out:
-        notes.append(f"begins in the midst of a group: {table.left_out} frames that refer to earlier ones are left out")
+        notes.append(f"begins in the middle of a group: {table.left_out} frames that refer to earlier ones are skipped")
     if table.joints:
         notes.append(
-            f"its clock jumps before frame {table.joints[0]}, where recordings are joined: its times go on evenly"
+            f"its clock jumps before frame {table.joints[0]}, where recordings are joined: times are continued evenly"
         )
     return "; ".join(notes)
 
 
 def _place_of(frame: av.VideoFrame) -> int:
     if frame.pts is None:
-        raise Unreadable("its decoder does not say which packets its frames come from")
+        raise Unreadable("its decoder does not report which packets its frames come from")
     return frame.pts
 
 

@@ -1,8 +1,8 @@
-"""Frames out of videos, behind one reader. A video gives the frames that were asked for, or a DecodeError.
+"""Read frames of videos. A reader returns the requested frames, or raises DecodeError.
 
-A video is a file, or a folder of numbered images. The decoders are in decode_pyav.py (the default), decode_decord.py
-and decode_frames.py; all give the same frames for the same file, or refuse it. `guard.open_reader` gives the same reader
-in a process of its own, for files that may hang or crash the decoder.
+A video is a file, or a folder of numbered images. The decoders are in pyav.py (the default), decord.py and
+frame_folders.py; all return the same frames for a file, or refuse it. `guard.open_reader` provides the same reader in a
+separate process, for files that may hang or crash the decoder.
 """
 
 import re
@@ -27,14 +27,14 @@ class VideoReader:
     """The frames of one video.
 
     Args:
-        path: a local file or frame folder. With `root`, relative to it, and refused where it leads out of it by `..`; links are
-            followed.
-        backend: "pyav", "decord" or "frames", or what makes a Backend of (file, root). A folder is read as frames whatever the backend.
-            decord carries an old FFmpeg: for files of your own only.
-        whole: False, for "pyav", also takes a file that is cut short, as far as it goes; `reader.shortfall` then says so.
+        path: a local file or frame folder. With `root`, relative to it, and refused if it leads out of it through `..`; links
+            are followed.
+        backend: "pyav", "decord" or "frames", or a function (file, root) -> Backend. A folder is always read as frames.
+            decord has an old FFmpeg: use it only on files you trust.
+        whole: False, for "pyav", also accepts a truncated file, up to where it ends; `reader.shortfall` then describes it.
 
     `len(reader)` is the number of frames, `reader.fps` the mean rate in frames per second (30 for frame folders).
-    `reader.note` says what is odd about a video that is read all the same, and is empty for most.
+    `reader.note` is a warning about a video that can be read, and usually empty.
     Raises DecodeError with the file and the reason, here or in the methods.
     """
 
@@ -72,34 +72,34 @@ class VideoReader:
         self._backend.close()
 
     def times(self) -> list[Fraction]:
-        """When each frame is shown, in seconds; evenly spaced where the file does not say."""
+        """Presentation times of the frames in seconds; evenly spaced if the file has none."""
         return self._backend.times() or [number / Fraction(self.fps) for number in range(len(self))]
 
     @property
     def pixel_aspect(self) -> Fraction:
-        """Width over height of a pixel, as the frames that were given so far are turned; 1 where the file does not say."""
+        """Width over height of a pixel, in the orientation of the returned frames; 1 if the file does not state it."""
         return self._backend.pixel_aspect
 
     @property
     def num_decoded(self) -> int:
-        """Frames that were decoded so far, expected ones or not: what reading cost."""
+        """Number of frames decoded so far, including those not requested: the cost of reading."""
         return self._backend.num_decoded
 
     def frames(self, indices: Sequence[int] | np.ndarray, place: Place | None = None) -> np.ndarray:
         """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB.
 
-        `place` gives the memory for a shape, once the size of the images is known and checked.
+        `place` allocates memory for a shape, once the frame size is known and checked.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0 or wanted.max() >= len(self):
-            raise DecodeError(f"{self.path}: frames {_listed(wanted)} are wanted, it has 0 to {len(self) - 1}")
+            raise DecodeError(f"{self.path}: frames {_shortened(wanted)} were requested, it has 0 to {len(self) - 1}")
         distinct, places = np.unique(wanted, return_inverse=True)
         clip: np.ndarray | None = None
         try:
             for place_of, picture in enumerate(self._backend.read(distinct.tolist())):
                 if clip is None:
                     check_clip(len(wanted), *picture.shape[:2])
-                    clip = (place or _fresh)((len(wanted), *picture.shape))
+                    clip = (place or _allocate)((len(wanted), *picture.shape))
                 _check_shape(picture, clip)
                 clip[places == place_of] = picture
         except Unreadable as reason:
@@ -108,19 +108,19 @@ class VideoReader:
         return clip
 
     def stream(self) -> Iterator[np.ndarray]:
-        """Every frame in order, one at a time, uint8 (H, W, 3): memory does not grow with the video."""
+        """Iterate over all frames, uint8 (H, W, 3); memory does not grow with the video."""
         try:
             yield from self._backend.stream()
         except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
 
     def check(self) -> None:
-        """Decode the whole video and convert none but the first frame; DecodeError where anything is not as it should be."""
-        for _ in self.checking():
+        """Decode the whole video, but convert only the first frame; DecodeError if anything is wrong."""
+        for _ in self.check_steps():
             pass
 
-    def checking(self) -> Iterator[None]:
-        """`check` with a halt after each frame, for those who want to know that it goes on."""
+    def check_steps(self) -> Iterator[None]:
+        """`check` as an iterator that yields after each frame, to observe its progress."""
         try:
             yield from self._backend.check()
         except Unreadable as reason:
@@ -189,7 +189,7 @@ class Reader(Protocol):
 
 
 class Backend(Protocol):
-    """What the reader needs: frames by rising, distinct numbers, or all of them, as images uint8 (H, W, 3)."""
+    """Interface of decoders: frames by rising, distinct numbers, or all of them, uint8 (H, W, 3)."""
 
     num_frames: int
     num_decoded: int
@@ -217,15 +217,15 @@ BACKENDS: dict[str, MakeBackend] = {
 
 
 def _existing(path: str, root: str | Path | None) -> Path:
-    """The file or folder as an absolute path, which no decoder can take for an address."""
+    """Absolute path of a file or folder, which no decoder can mistake for a URL."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
-        raise Unreadable("is an address, expected a local file: download it first")
+        raise Unreadable("is a URL, expected a local file: download it first")
     if "\0" in path:
         raise Unreadable("no such file")
     file = Path(path) if root is None else Path(root) / path
     try:
         if root is not None and (Path(path).is_absolute() or ".." in Path(path).parts):
-            raise Unreadable(f"leads out of the data root '{root}': paths in lists are relative to it, without '..'")
+            raise Unreadable(f"leads out of data.root = {root}: write paths relative to it, without '..'")
         if file.is_dir():
             return file.absolute()
         if not file.exists():
@@ -239,7 +239,7 @@ def _existing(path: str, root: str | Path | None) -> Path:
     return file.absolute()
 
 
-def _fresh(shape: tuple[int, ...]) -> np.ndarray:
+def _allocate(shape: tuple[int, ...]) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
@@ -249,6 +249,6 @@ def _check_shape(picture: np.ndarray, clip: np.ndarray) -> None:
         raise Unreadable(f"the frame size changes within the video, from {old_width}×{old_height} to {width}×{height}")
 
 
-def _listed(wanted: np.ndarray) -> str:
+def _shortened(wanted: np.ndarray) -> str:
     numbers = wanted.ravel().tolist()
     return str(numbers) if len(numbers) <= 16 else f"[{numbers[0]}, ..., {numbers[-1]}]"

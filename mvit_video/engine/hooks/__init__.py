@@ -1,1 +1,1 @@
-"""What happens beside the steps of a run: one file a hook of `loop.Loop`."""
+"""Hooks of `loop.Loop`, one per file."""

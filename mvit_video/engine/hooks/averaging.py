@@ -1,4 +1,4 @@
-"""The moving average of the weights."""
+"""Moving average of the weights."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ from mvit_video.engine.loop import Hook, Loop
 
 
 class AverageWeights(Hook):
-    """Takes the weights after each step into their average; a skipped step has changed none."""
+    """Updates the average after each step that was not skipped."""
 
     def __init__(self, average: WeightAverage, model: nn.Module) -> None:
         self.average, self.model = average, model

@@ -1,4 +1,4 @@
-"""curves.png: loss and validation accuracy over the epochs, of a run while it trains, or of several runs side by side."""
+"""curves.png: loss and validation accuracy over the epochs, of a run while it trains, or of several runs."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mvit_video.engine.checkpoint import VALIDATION
-from mvit_video.engine.distributed import is_first
+from mvit_video.engine.distributed import is_rank_zero
 from mvit_video.engine.hooks.records import METRICS
 from mvit_video.engine.loop import Hook, Loop
-from mvit_video.engine.metrics_log import read_metrics, write_or_end_run
+from mvit_video.engine.metrics_log import read_metrics, write_run_file
 from mvit_video.errors import ConfigError, TrainingError
 from mvit_video.figures import curves, curves_of_runs, png
 from mvit_video.paths import output_file, write_whole
@@ -18,7 +18,7 @@ CURVES = "curves.png"
 
 
 class DrawCurves(Hook):
-    """Draws curves.png after each validation and at the end, of a run that failed too; in rank 0 only."""
+    """Draws curves.png after each validation and at the end, also after a failure; rank 0 only."""
 
     def __init__(self, run: Path) -> None:
         self.run = run
@@ -27,30 +27,28 @@ class DrawCurves(Hook):
         self._draw()
 
     def after_train(self, loop: Loop, failure: BaseException | None) -> None:
-        with suppress(TrainingError) if failure else nullcontext():  # a disk that takes no image hides no failure
+        with suppress(TrainingError) if failure else nullcontext():  # a full disk must not hide the failure
             self._draw()
 
     def _draw(self) -> None:
-        if is_first():
-            write_or_end_run(self.run / CURVES, png(curves(*_records(self.run))))
+        if is_rank_zero():
+            write_run_file(self.run / CURVES, png(curves(*_records(self.run))))
 
 
 def draw_runs(runs: Sequence[str | Path], output: str | Path, overwrite: bool) -> None:
-    """The image `output` of the curves of several runs, each called as its folder is. ConfigError where one has none."""
+    """Plot the curves of several runs, labelled by folder name, to `output`. ConfigError if a run has none."""
     output = output_file(output, overwrite)
     records = {}
     for run in map(Path, runs):
         if not (run / METRICS).is_file():
-            raise ConfigError(f"{run}: has no {METRICS}: name a folder that 'mvit-video train' has left")
+            raise ConfigError(f"{run}: has no {METRICS}: name the output folder of 'mvit-video train'")
         name = run.resolve().name
         if name in records:
-            raise ConfigError(
-                f"{run}: is the second run called {name}: rename its folder, so that the two can be told apart"
-            )
+            raise ConfigError(f"{run}: is the second run named {name}: rename one of the folders")
         records[name] = _records(run)
     write_whole(output, png(curves_of_runs(records)))
 
 
 def _records(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The records of the steps and of the validations."""
+    """Records of steps and of validations."""
     return read_metrics(run / METRICS), read_metrics(run / VALIDATION)

@@ -1,4 +1,4 @@
-"""The first batch as an image, so that a wrong crop, colour order, label or flip is seen before a day of training."""
+"""Image of the first batch, so that a wrong crop, colour order, label or flip is seen before a day of training."""
 
 # B clips, C=3 channels RGB, T frames, H/W pixels, K classes. Clips float32 (B, C, T, H, W); targets (B, K).
 
@@ -12,57 +12,58 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mvit_video.config.schema import InputSettings
-from mvit_video.engine.distributed import is_first
+from mvit_video.engine.distributed import is_rank_zero
 from mvit_video.engine.loop import Hook, Loop
-from mvit_video.engine.metrics_log import write_or_end_run
+from mvit_video.engine.metrics_log import write_run_file
 from mvit_video.figures import frame_strips, png
 
 FIRST_BATCH = "first_batch.png"
-MOST_CLIPS, MOST_FRAMES = 8, 8
+MAX_CLIPS, MAX_FRAMES = 8, 8
 
 MixStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class PictureFirstBatch(Hook):
-    """Draws some clips of a run's first batch as they enter the step, each with its label, and then as they are mixed.
+class DrawFirstBatch(Hook):
+    """Draws clips of the first batch with their labels, as they enter the step and after mixing; rank 0 only.
 
-    `mix_of_step(number)` is what mixes a step's clips and labels; see `Trainer.mix_of_step`. In rank 0 only.
+    `step_mixer(step)` mixes a step's clips and labels; see `Trainer.step_mixer`.
     """
 
     def __init__(
-        self, run: Path, classes: Sequence[str], input: InputSettings, mix_of_step: Callable[[int], MixStep]
+        self, run: Path, classes: Sequence[str], input: InputSettings, step_mixer: Callable[[int], MixStep]
     ) -> None:
-        self.path, self.classes, self.input, self.mix_of_step = run / FIRST_BATCH, classes, input, mix_of_step
+        self.path, self.classes, self.input, self.step_mixer = run / FIRST_BATCH, classes, input, step_mixer
 
     def before_step(self, loop: Loop) -> None:
-        if is_first() and len(loop.batch["video"]) and not self.path.exists():
-            mix = self.mix_of_step(loop.done)
-            write_or_end_run(self.path, png(picture_of_batch(loop.batch, self.classes, self.input, mix)))
+        if is_rank_zero() and len(loop.batch["video"]) and not self.path.exists():
+            mix = self.step_mixer(loop.done)
+            write_run_file(self.path, png(batch_figure(loop.batch, self.classes, self.input, mix)))
 
 
-def picture_of_batch(batch: dict[str, Any], classes: Sequence[str], input: InputSettings, mix: MixStep) -> Figure:
-    """A strip of frames for each of the first clips, and where mixing changes them, a second one with its target."""
+def batch_figure(batch: dict[str, Any], classes: Sequence[str], input: InputSettings, mix: MixStep) -> Figure:
+    """Draw a strip of frames per clip, and if mixing changes them a second one with its target."""
     clips, labels, names = batch["video"], batch["label"], batch["video_name"]
-    count = min(MOST_CLIPS, len(clips))
+    count = min(MAX_CLIPS, len(clips))
     strips = [
-        (pictures(clips[place], input), f"{classes[int(labels[place])]}   ({names[place]})") for place in range(count)
+        (denormalised_frames(clips[place], input), f"{classes[int(labels[place])]}   ({names[place]})")
+        for place in range(count)
     ]
     mixed, targets = mixed_ends(clips, labels, count, mix)
-    where = "as it enters the step: cropped and augmented, mean and std undone"
+    where = "as it enters the step: cropped and augmented, with mean and std undone"
     if not torch.equal(mixed[:count], clips[:count]):
         where += "; below, the same clips mixed, with their targets"
         strips += [
-            (pictures(clip, input), target_text(target, classes))
+            (denormalised_frames(clip, input), target_text(target, classes))
             for clip, target in zip(mixed[:count], targets[:count], strict=True)
         ]
-    shown = f"{min(MOST_FRAMES, clips.shape[2])} of {clips.shape[2]} frames, {clips.shape[4]}×{clips.shape[3]} pixels"
+    shown = f"{min(MAX_FRAMES, clips.shape[2])} of {clips.shape[2]} frames, {clips.shape[4]}×{clips.shape[3]} pixels"
     return frame_strips(strips, f"First batch {where} ({shown})")
 
 
 def mixed_ends(clips: Tensor, labels: Tensor, count: int, mix: MixStep) -> tuple[Tensor, Tensor]:
-    """The first `count` of the whole batch's mixed clips and targets, made from its two ends alone.
+    """Mix only the first `count` clips and targets of a batch.
 
-    Clip i is mixed with clip B − 1 − i, so nothing between the ends has a part in it.
+    Clip i is mixed with clip B − 1 − i, so only the two ends of the batch are needed.
     """
     if len(clips) > 2 * count:
         clips, labels = (torch.cat([part[:count], part[-count:]]) for part in (clips, labels))
@@ -70,16 +71,16 @@ def mixed_ends(clips: Tensor, labels: Tensor, count: int, mix: MixStep) -> tuple
     return mixed[:count], targets[:count]
 
 
-def pictures(clip: Tensor, input: InputSettings) -> np.ndarray:
-    """What normalising did is undone: (C, T, H, W) -> uint8 (T', H, W, C) of T' frames spread over the clip."""
-    chosen = np.unique(np.linspace(0, clip.shape[1] - 1, MOST_FRAMES).round().astype(int))
+def denormalised_frames(clip: Tensor, input: InputSettings) -> np.ndarray:
+    """Undo the normalisation: (C, T, H, W) -> uint8 (T', H, W, C), T' frames evenly spaced over the clip."""
+    chosen = np.unique(np.linspace(0, clip.shape[1] - 1, MAX_FRAMES).round().astype(int))
     mean, std = (np.array(values, np.float32) for values in (input.mean, input.std))
     frames = clip[:, chosen].float().cpu().permute(1, 2, 3, 0).numpy() * std + mean
     return (frames.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def target_text(target: Tensor, classes: Sequence[str]) -> str:
-    """The two largest parts of a target: `0.63 clap + 0.28 wave`; one where all others are label smoothing alone."""
+    """The two largest parts of a target, `0.63 clap + 0.28 wave`; only one if the others are label smoothing."""
     best = target.topk(min(2, len(target)))
     return " + ".join(
         f"{value:.2f} {classes[place]}"

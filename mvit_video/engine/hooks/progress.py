@@ -1,34 +1,34 @@
-"""What a user sees of a run while it trains: a progress bar, and a line for each validation."""
+"""Progress of a run: a bar, and a line for each validation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from mvit_video.engine.checkpoint import VALIDATION
-from mvit_video.engine.distributed import is_first
+from mvit_video.engine.distributed import is_rank_zero
 from mvit_video.engine.hooks.speed import Speed
 from mvit_video.engine.loop import Hook, Loop
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.progress import progress_bar
 
-MEASURES = {"top1": "top-1", "mean_average_precision": "mean average precision"}  # of which a validation has one
+MEASURES = {"top1": "top-1", "mean_average_precision": "mean average precision"}  # a validation has one of them
 
 
 class Progress(Hook):
-    """A bar of the steps, with the numbers of the last one and the speed of the last few; in rank 0 only."""
+    """Progress bar with the metrics of the last step and the recent speed; rank 0 only."""
 
     def __init__(self, run: Path, speed: Speed, say: Callable[[str], None]) -> None:
         self.run, self.speed, self.say = run, speed, say
 
     def before_train(self, loop: Loop) -> None:
         self._opened = ExitStack()
-        self.bar = self._opened.enter_context(progress_bar("training", loop.steps.last, loop.done, is_first()))
+        self.bar = self._opened.enter_context(progress_bar("training", loop.steps.last, loop.done, is_rank_zero()))
 
     def after_step(self, loop: Loop) -> None:
         self.bar.advance(text=step_text(loop.epoch, loop.record, self.speed.recent()))
 
     def after_validation(self, loop: Loop, numbers: dict[str, float]) -> None:
-        if is_first():
+        if is_rank_zero():
             self.say(validation_text(read_metrics(self.run / VALIDATION)))
 
     def after_train(self, loop: Loop, failure: BaseException | None) -> None:
@@ -36,7 +36,7 @@ class Progress(Hook):
 
 
 def step_text(epoch: float, record: Mapping[str, float], speed: str) -> str:
-    """What is printed beside the progress bar."""
+    """Text of the progress bar."""
     if "skipped" in record:
         return f"epoch {epoch:.1f}, step skipped"
     numbers = f"loss {record['loss']:.3f}, batch top-1 {record['top1']:.0f} %, lr {record['lr']:.1e}"
@@ -44,7 +44,7 @@ def step_text(epoch: float, record: Mapping[str, float], speed: str) -> str:
 
 
 def validation_text(records: Sequence[Mapping[str, float]]) -> str:
-    """The last validation of these in words, and the best of them: `epoch 10: validation top-1 62.5 %, best 64.1 %`."""
+    """Describe the last validation and the best one: `epoch 10: validation top-1 62.5 %, best 64.1 %`."""
     last, parts = records[-1], []
     for prefix, whose in (("", ""), ("ema_", "averaged weights ")):
         for name, words in MEASURES.items():

@@ -9,7 +9,7 @@ METRICS = "metrics.jsonl"
 
 
 class StepRecords(Hook):
-    """Writes loop.record with step (from 1) and epoch; stands behind the hooks that add to it."""
+    """Writes loop.record with step (from 1) and epoch; comes after the hooks that add to the record."""
 
     def __init__(self, run: Path) -> None:
         self.run = run

@@ -1,12 +1,12 @@
-"""Saved states: after every so many steps, before each validation, at the end, and when the run is asked to stop."""
+"""Save training states: every N steps, before each validation, at the end, and when the run is asked to stop."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvit_video.engine.checkpoint import Learner, save_state, tidy
-from mvit_video.engine.distributed import is_first
+from mvit_video.engine.checkpoint import Learner, prune_states, save_state
+from mvit_video.engine.distributed import is_rank_zero
 from mvit_video.engine.loop import Hook, Loop
 from mvit_video.model.weights.card import ModelCard
 
@@ -15,8 +15,8 @@ from mvit_video.model.weights.card import ModelCard
 class SaveStates(Hook):
     """Saves the learner's state in the folder `run`, and keeps the newest `keep` and the best validated one.
 
-    A state is saved before it is validated (`validates` says after which steps that is), so that no validation, however
-    long, stands between a step and the disk.
+    States are saved before validation (after steps for which `validates` is true), so that a long validation does not
+    delay them.
     """
 
     run: Path
@@ -26,11 +26,11 @@ class SaveStates(Hook):
     keep: int
     validates: Callable[[int], bool]
     about: dict[str, Any]
-    """What else there is to know about the run: see `save_state`."""
+    """Metadata about the run: see `save_state`."""
 
     def before_train(self, loop: Loop) -> None:
         if loop.done:
-            self._tidy()
+            self._prune()
 
     def after_step(self, loop: Loop) -> None:
         done, last = loop.done, loop.steps.last
@@ -40,8 +40,8 @@ class SaveStates(Hook):
             save_state(self.run, done, self.learner, self.card, schedule, self.keep, self.about)
 
     def after_validation(self, loop: Loop, numbers: dict[str, float]) -> None:
-        self._tidy()
+        self._prune()
 
-    def _tidy(self) -> None:
-        if is_first():
-            tidy(self.run, self.keep)
+    def _prune(self) -> None:
+        if is_rank_zero():
+            prune_states(self.run, self.keep)

@@ -1,4 +1,4 @@
-"""Being asked to stop: the step in hand is finished, the state saved, and the program ends with a code of its own."""
+"""Stop on a signal: finish the current step, save the state, and exit with a code of its own."""
 
 import os
 import signal
@@ -9,12 +9,12 @@ from typing import Any
 
 from mvit_video.data.video.guard import STOP_SIGNALS
 from mvit_video.engine.checkpoint import FOLDER
-from mvit_video.engine.distributed import everyones, is_first
+from mvit_video.engine.distributed import all_gather_int, is_rank_zero
 from mvit_video.engine.loop import Hook, Loop
 
 
 class StopRequest:
-    """Which signal has asked to stop, if one has; a second SIGINT (Ctrl-C) interrupts at once, whatever came between."""
+    """Signal handler that remembers a stop request; a second SIGINT (Ctrl-C) interrupts at once."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
@@ -25,15 +25,17 @@ class StopRequest:
         if number == signal.SIGINT and self._interrupts > 1:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name
-        if is_first():
+        if is_rank_zero():
             at_once = ", Ctrl-C again to stop at once" if number == signal.SIGINT else ""
-            os.write(2, f"\n{self.signal}: finishing this step or validation and saving its state{at_once}\n".encode())
+            os.write(
+                2, f"\n{self.signal}: finishing the current step or validation and saving the state{at_once}\n".encode()
+            )
 
 
 class StopOnSignal(Hook):
-    """Notes SIGTERM, SIGINT and SIGUSR1, and stops the loop after a step or a validation in which any process got one.
+    """Stops the loop after a step or validation in which any process received SIGTERM, SIGINT or SIGUSR1.
 
-    Stands in front of the hook that saves states. Threads other than the main one get no signals, so there nothing changes.
+    Comes before the hook that saves states. Does nothing outside the main thread, which alone receives signals.
     """
 
     def __init__(self, run: Path) -> None:
@@ -45,18 +47,18 @@ class StopOnSignal(Hook):
             self._before = {number: signal.signal(number, self.request) for number in STOP_SIGNALS}
 
     def after_step(self, loop: Loop) -> None:
-        self._stop_if_asked(loop)
+        self._stop_if_requested(loop)
 
     def after_validation(self, loop: Loop, numbers: dict[str, float]) -> None:
-        self._stop_if_asked(loop)
+        self._stop_if_requested(loop)
 
     def after_train(self, loop: Loop, failure: BaseException | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _stop_if_asked(self, loop: Loop) -> None:
-        if any(everyones(self.request.signal is not None)):
+    def _stop_if_requested(self, loop: Loop) -> None:
+        if any(all_gather_int(self.request.signal is not None)):
             loop.stop(
                 f"stopped by {self.request.signal or 'a signal to another process'} after step {loop.done}, whose state is in "
-                f"{self.run / FOLDER}: the same command with --resume auto goes on"
+                f"{self.run / FOLDER}: run the same command with --resume auto to continue"
             )

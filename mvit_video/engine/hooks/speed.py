@@ -1,4 +1,4 @@
-"""How fast the loop goes, and how much of its time it waits for data."""
+"""Training speed, and the share of time spent waiting for data."""
 
 import time
 from collections import deque
@@ -11,10 +11,10 @@ RECENT_STEPS = 20
 
 
 class Speed(Hook):
-    """Adds clips_per_second of all processes to a step's record, and data_share, the part of its time that it waited (0 to 1).
+    """Adds clips_per_second of all processes to a step's record, and data_share, the fraction of time spent waiting (0 to 1).
 
-    What is done between a step's end and the next batch, such as validation, counts to no step. Stands first among the
-    hooks, so that none of their work counts as waiting.
+    Work between a step and the next batch, such as validation, is not counted. Comes first among the hooks, so that none of
+    their work counts as waiting.
     """
 
     def __init__(self) -> None:
@@ -33,6 +33,6 @@ class Speed(Hook):
         loop.record |= {"clips_per_second": clips / whole, "data_share": waited / whole}
 
     def recent(self) -> str:
-        """The last steps in words: `12.3 clips/s, 4 % waiting for data`."""
+        """Speed of the last steps: `12.3 clips/s, 4 % waiting for data`."""
         clips, waited, whole = (sum(column) for column in zip(*self._recent, strict=True))
         return f"{clips / whole:.1f} clips/s, {waited / whole:.0%} waiting for data".replace("%", " %")

@@ -1,21 +1,21 @@
-"""Programs that show a run's numbers live."""
+"""Send metrics to trackers."""
 
 from collections.abc import Callable, Sequence
 
-from mvit_video.engine.distributed import is_first
+from mvit_video.engine.distributed import is_rank_zero
 from mvit_video.engine.hooks.speed import SPEED
 from mvit_video.engine.loop import Hook, Loop
 from mvit_video.engine.trackers import Tracker, scalars
 
 
 class Track(Hook):
-    """Hands the numbers of steps and validations to the trackers that `open_trackers` opens after so many steps; in rank 0 only."""
+    """Sends metrics of steps and validations to the trackers of `open_trackers(steps_done)`; rank 0 only."""
 
     def __init__(self, open_trackers: Callable[[int], Sequence[Tracker]]) -> None:
         self.open_trackers = open_trackers
 
     def before_train(self, loop: Loop) -> None:
-        self.trackers = self.open_trackers(loop.done) if is_first() else []
+        self.trackers = self.open_trackers(loop.done) if is_rank_zero() else []
 
     def after_step(self, loop: Loop) -> None:
         learning = {name: value for name, value in loop.record.items() if name not in SPEED}

@@ -1,4 +1,4 @@
-"""Validations: the network, and its average where there is one, measured every few epochs and at the end."""
+"""Validate the network, and its average if there is one, every few epochs and at the end."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,20 +6,20 @@ from pathlib import Path
 from torch import nn
 
 from mvit_video.engine.checkpoint import VALIDATION, Learner
-from mvit_video.engine.distributed import everyones, is_first
+from mvit_video.engine.distributed import all_gather_int, is_rank_zero
 from mvit_video.engine.loop import Hook, Loop
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
-from mvit_video.engine.parallel import whole_network
+from mvit_video.engine.parallel import full_network
 from mvit_video.model.weights.card import ModelCard
 
 Measure = Callable[[nn.Module], dict[str, float]]
 
 
 class Validation(Hook):
-    """Measures the network after the steps that `validates` names, and records its numbers in validation.jsonl.
+    """Measures the network after steps for which `validates` is true, and records the metrics in validation.jsonl.
 
-    Those of the averaged weights are called ema_…; `train_mode` puts the network back into training mode. One that was
-    missed by a stop or a kill is made up for when the run goes on. Stands behind the hook that saves states.
+    Metrics of the averaged weights are called ema_…; `train_mode` puts the network back into training mode. A validation
+    that a stop or kill prevented is run on resuming. Comes after the hook that saves states.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Validation(Hook):
 
     def before_train(self, loop: Loop) -> None:
         self.log = MetricsLog(self.run / VALIDATION, after=loop.done)
-        if loop.done and self.validates(loop.done) and not any(everyones(self._is_recorded(loop.done))):
+        if loop.done and self.validates(loop.done) and not any(all_gather_int(self._is_recorded(loop.done))):
             self._validate(loop)
 
     def after_step(self, loop: Loop) -> None:
@@ -47,12 +47,12 @@ class Validation(Hook):
         self.log.close()
 
     def _is_recorded(self, step: int) -> bool:
-        return is_first() and any(record["step"] == step for record in read_metrics(self.run / VALIDATION))
+        return is_rank_zero() and any(record["step"] == step for record in read_metrics(self.run / VALIDATION))
 
     def _validate(self, loop: Loop) -> None:
-        numbers = self.measure(whole_network(self.learner.model, self.card))
+        numbers = self.measure(full_network(self.learner.model, self.card))
         if self.learner.average is not None:
-            averaged = self.measure(whole_network(self.learner.average.model, self.card))
+            averaged = self.measure(full_network(self.learner.average.model, self.card))
             numbers = numbers | {f"ema_{name}": value for name, value in averaged.items()}
         self.train_mode()
         self.log.write(step=loop.done, epoch=loop.epoch, **numbers)

@@ -9,7 +9,7 @@ from mvit_video.model.weights.load import read_weights
 from mvit_video.model.weights.zoo import zoo_entry
 
 
-def with_network_of_weights(config: Config) -> Config:
+def resolve_model_name(config: Config) -> Config:
     """The configuration with model.name=auto replaced by the network of model.weights; others stay as they are.
 
     Arguments and preprocessing come with it, except for what the configuration sets itself. Raises ConfigError where

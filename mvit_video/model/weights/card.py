@@ -17,10 +17,10 @@ from mvit_video.plugins import check_plugins
 CARD_KEY = "mvit_video"  # of safetensors' metadata, under which the card lies as JSON
 
 
-MOST_CARD = 16 << 20  # letters; 21,000 classes take one million
+MAX_CARD = 16 << 20  # letters; 21,000 classes take one million
 LARGEST = 1e6  # number among a network's arguments
 MOST_VALUES = 10_000  # in all of them
-MOST_BLOCKS = 1000  # in all stages; the largest network here has 80
+MAX_BLOCKS = 1000  # in all stages; the largest network here has 80
 Word = Annotated[str, Field(max_length=200)]
 
 
@@ -75,8 +75,8 @@ class ModelCard(Settings):
             if isinstance(value, str) and len(value) > 200:
                 raise ValueError("a text of more than 200 characters is no argument of a network")
         blocks = sum(abs(value) for value in _values(arguments.get("depths")) if isinstance(value, int))
-        if blocks > MOST_BLOCKS:
-            raise ValueError(f"depths of {blocks} blocks: networks have at most {MOST_BLOCKS}")
+        if blocks > MAX_BLOCKS:
+            raise ValueError(f"depths of {blocks} blocks: networks have at most {MAX_BLOCKS}")
         return arguments
 
     @model_serializer(mode="wrap")
@@ -137,8 +137,8 @@ def _check_plugin(card: ModelCard, path: str | Path) -> None:
 def read_card(metadata: Mapping[str, str], path: str | Path) -> ModelCard:
     """The card in a file's metadata. Raises CheckpointError where it is none."""
     text = metadata[CARD_KEY]
-    if len(text) > MOST_CARD:
-        raise CheckpointError(f"{path}: its card has {len(text):,} characters, and at most {MOST_CARD:,} are read")
+    if len(text) > MAX_CARD:
+        raise CheckpointError(f"{path}: its card has {len(text):,} characters, and at most {MAX_CARD:,} are read")
     try:
         return ModelCard.model_validate_json(text)
     except ValidationError as reason:

@@ -14,7 +14,7 @@ from torch import nn
 from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError, ConfigError, did_you_mean
 from mvit_video.model.checkpoint_format import CheckpointFormat
-from mvit_video.model.registry import build_model, head_name, model_entry
+from mvit_video.model.registry import ModelEntry, build_model, head_name, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card, model_of_file
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.formats import known_formats
@@ -50,54 +50,66 @@ def convert(
     name: str | None = None,
     classes: Sequence[str] | None = None,
     overwrite: bool = False,
-    words: Sequence[str] = (),
+    overrides: Sequence[str] = (),
 ) -> Conversion:
-    """Write the checkpoint `source` (a file, an address, a zoo name) to the file `output` in the format `to`.
+    """Write the checkpoint `source` (a file, a URL, a zoo name) to the file `output` in the format `to`.
 
-    `name` is the network's, for weights whose shapes do not tell. For the card of a native checkpoint `classes` are names in
-    label order, and `words` such as data.num_frames=32 the input and the views that the network was trained for, in place of
-    those that are known or assumed. Tensors are checked against the network first; none is made up.
-    Raises CheckpointError or ConfigError.
+    `name` is the network's, if its shapes do not identify it. For the card of a native checkpoint `classes` are names in
+    label order, and `overrides` such as data.num_frames=32 replace the known or assumed input and views. Tensors are checked
+    against the network first; none is made up. Raises CheckpointError or ConfigError.
     """
-    if to not in targets():
-        raise ConfigError(f"format '{to}' is unknown: choose from {', '.join(targets())}")
-    if classes and to != "native":
-        raise ConfigError(f"--classes: a file --to {to} holds no class names: leave them out, or convert --to native")
-    if words and to != "native":
-        raise ConfigError(f"{words[0]}: a file --to {to} does not say its input: leave it out, or convert --to native")
+    _check_target(to, classes, overrides)
     output = Path(output)
-    with suppress(OSError):  # what is wrong with it, the next line says
+    with suppress(OSError):  # output_file reports the reason
         output.parent.mkdir(parents=True, exist_ok=True)
     output = output_file(output, overwrite)
     weights = _with_head(read_weights(source))
     network = model_entry(_network_name(weights, name))
     form = {each.name.lower(): each for each in network.capabilities.formats if each.write is not None}.get(to)
     if form is None and to != "native":
-        raise ConfigError(
-            f"{source}: is of {network.name}, which has no form --to {to}: its own names are in --to native"
-        )
+        raise ConfigError(f"{source}: is of {network.name}, which cannot be written --to {to}: use --to native")
     if form is not None and weights.card is not None:
         _check_known(form, network.defaults | weights.card.arguments, source)
-    card = _with_words(_native_card(weights, network.name, classes), words) if to == "native" else None
-    with torch.device("meta" if network.capabilities.meta else "cpu"):
-        if card is not None and words:
-            model = model_from_card(card)
-        elif weights.card is not None:
-            model = model_of_file(weights.card, source)
-        else:
-            model = build_model(network.name, num_classes=weights.num_classes)
+    card = _with_overrides(_native_card(weights, network.name, classes), overrides) if to == "native" else None
+    model = _empty_model(network, weights, card if overrides else None, source)
     state, report = fit_weights(weights, model.state_dict(), head_layer=head_name(model))
     if report.new:
-        raise CheckpointError(f"{source}: lacks '{report.new[0]}', and a conversion makes nothing up: train it first")
+        raise CheckpointError(f"{source}: lacks '{report.new[0]}', which a conversion cannot create: train it first")
     if card is not None:
         model.load_state_dict(state, assign=True)
         save_checkpoint(output, model, card)
     else:
-        content = io.BytesIO()
         assert form is not None and form.write is not None
-        torch.save(form.write(state), content)
-        write_whole(output, content.getvalue())
+        _torch_save(form.write(state), output)
     return Conversion(report, card, weights.card is None and weights.entry is None)
+
+
+def _torch_save(state: Mapping[str, Any], output: Path) -> None:
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_whole(output, content.getvalue())
+
+
+def _check_target(to: str, classes: Sequence[str] | None, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an unknown format, or for a card where the format has none."""
+    if to not in targets():
+        raise ConfigError(f"format '{to}' is unknown: choose from {', '.join(targets())}")
+    if classes and to != "native":
+        raise ConfigError(f"--classes: a file --to {to} contains no class names: drop them, or convert --to native")
+    if overrides and to != "native":
+        raise ConfigError(
+            f"{overrides[0]}: a file --to {to} does not record its input: drop it, or convert --to native"
+        )
+
+
+def _empty_model(network: ModelEntry, weights: Weights, card: ModelCard | None, source: str) -> nn.Module:
+    """Build the network of `card`, else of the weights' own card, else by name; on the meta device if it supports that."""
+    with torch.device("meta" if network.capabilities.meta else "cpu"):
+        if card is not None:
+            return model_from_card(card)
+        if weights.card is not None:
+            return model_of_file(weights.card, source)
+        return build_model(network.name, num_classes=weights.num_classes)
 
 
 def _check_known(form: CheckpointFormat, arguments: Mapping[str, Any], source: str) -> None:
@@ -115,7 +127,7 @@ def targets() -> list[str]:
     return ["native", *(each.name.lower() for each in known_formats() if each.write is not None)]
 
 
-def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
+def load_network(source: str | Path) -> tuple[nn.Module, ModelCard]:
     """The network of a checkpoint of any known format (a file, an address, a zoo name), in eval mode, and its card.
 
     The card of a public file is made of the zoo's facts for it. Of another foreign file neither names nor input are known: its
@@ -146,7 +158,7 @@ def load_any(source: str | Path) -> tuple[nn.Module, ModelCard]:
 def _with_head(weights: Weights) -> Weights:
     if weights.num_classes is None:
         raise CheckpointError(
-            f"{weights.source}: has no head, so no labels follow from it: use it with load_weights only"
+            f"{weights.source}: has no head, so it cannot predict labels: use it with load_weights only"
         )
     return weights
 
@@ -156,7 +168,7 @@ def _network_name(weights: Weights, name: str | None) -> str:
     if weights.card is None:
         return name or _recognised(weights)
     if name not in (None, weights.card.name):
-        raise ConfigError(f"{weights.source}: is of {weights.card.name} by its card, not of {name}: leave --model out")
+        raise ConfigError(f"{weights.source}: is of {weights.card.name} by its card, not of {name}: drop --model")
     return weights.card.name
 
 
@@ -164,7 +176,7 @@ def _recognised(weights: Weights) -> str:
     name = recognise_model(weights)
     if name is None:
         raise CheckpointError(
-            f"{weights.source}: its shapes are those of no network that `mvit-video models` lists: name one with --model"
+            f"{weights.source}: its shapes match no network of `mvit-video models`: name one with --model"
         )
     return name
 
@@ -174,7 +186,7 @@ def _native_card(weights: Weights, name: str, classes: Sequence[str] | None) -> 
     names = tuple(classes or weights.classes or ())
     if len(names) != weights.num_classes:
         what = f"{len(names)} class names for" if names else "no class names are known for"
-        raise ConfigError(f"{weights.source}: {what} its {weights.num_classes} classes: give them with --classes FILE")
+        raise ConfigError(f"{weights.source}: {what} its {weights.num_classes} classes: pass them with --classes FILE")
     if weights.card is None:
         return _card(weights, name, names)
     return weights.card.model_copy(update={"classes": names})
@@ -190,12 +202,12 @@ def _card(weights: Weights, name: str, classes: tuple[str, ...]) -> ModelCard:
     )
 
 
-def _with_words(card: ModelCard, words: Sequence[str]) -> ModelCard:
+def _with_overrides(card: ModelCard, overrides: Sequence[str]) -> ModelCard:
     """The card with the input and the views that KEY=VALUE words give."""
-    if not words:
+    if not overrides:
         return card
     allowed = [*(f"data.{name}" for name in InputSettings.model_fields), "evaluation.protocol"]
-    for word in words:
+    for word in overrides:
         key = word.partition("=")[0]
         if key not in allowed:
             raise ConfigError(
@@ -204,7 +216,7 @@ def _with_words(card: ModelCard, words: Sequence[str]) -> ModelCard:
     from mvit_video.config.load import config_from_dict  # reads YAML, which loading a network does not
 
     tree = {"data": card.preprocessing.model_dump(mode="json"), "evaluation": {"protocol": card.protocol}}
-    config = config_from_dict(tree, "the input", words)
+    config = config_from_dict(tree, "the input", overrides)
     protocol = config.evaluation.protocol
     return card.model_copy(update={"preprocessing": config.data.input, "protocol": protocol, "measured": None})
 

@@ -21,7 +21,7 @@ from mvit_video.errors import CheckpointError
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, read_card
 from mvit_video.paths import write_whole
 
-Taken = TypeVar("Taken")
+Result = TypeVar("Result")
 
 WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTS = (torch.int64,)  # what networks hold besides: batches that a norm has seen, indices of a table
@@ -32,13 +32,13 @@ METADATA = frozenset(  # what training programs (PySlowFast's, torchvision's, ti
 )
 
 
-TRUNCATED = "is not a whole PyTorch file (truncated or damaged): get it again"
-MOST_BYTES = 64 << 30  # of a file, and of what is in it; the largest network's training state has 8 GB
-MOST_PICKLE = 64 << 20  # of the names and numbers beside the tensors in a PyTorch file
-MOST_UNPACKED = 8  # times a file's size: torch.save packs nothing, and tensors may share their values
+TRUNCATED = "is not a complete PyTorch file (truncated or damaged): download it again"
+MAX_BYTES = 64 << 30  # of a file, and of what is in it; the largest network's training state has 8 GB
+MAX_PICKLE = 64 << 20  # of the names and numbers beside the tensors in a PyTorch file
+MAX_UNPACK_RATIO = 8  # times a file's size: torch.save packs nothing, and tensors may share their values
 
 
-class NotRead:
+class Ignored:
     """Stands where a file has one of NOT_READ: takes whatever that was made of, and keeps none of it."""
 
     def __init__(self, *parts: object) -> None:
@@ -50,7 +50,7 @@ class NotRead:
 
 # Numbers of numpy and arguments of a command line, which training programs keep beside the weights. Only the name under
 # which they lie there is reported, so nothing of numpy's or argparse's is called.
-NOT_READ = (
+IGNORED_GLOBALS = (
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
@@ -75,7 +75,7 @@ def save_tensors(path: str | Path, state: Mapping[str, Tensor], card: ModelCard)
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     """Tensors and card of a checkpoint of ours. Raises CheckpointError that says what the file is not."""
-    file = local_file(path, CheckpointError, check=lambda file: check_whole(file, path))
+    file = local_file(path, CheckpointError, check=lambda file: check_file(file, path))
     state, metadata = read_tensors(file, path)
     if CARD_KEY not in metadata:
         kind = "a safetensors file" if Path(path).suffix == ".safetensors" else "a checkpoint"
@@ -94,12 +94,12 @@ def read_tensors(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dic
     try:
         tensors, metadata = _read(file, source)
         for name, tensor in tensors.items():
-            _check_whole_array(name, tensor, source)
+            _check_array(name, tensor, source)
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         _check_size(size, file.stat().st_size, source)
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
-                raise CheckpointError(f"{source}: '{name}' contains NaN or Inf: these weights are of no use")
+                raise CheckpointError(f"{source}: '{name}' contains NaN or Inf: these weights are unusable")
         return tensors, metadata
     except CheckpointError as reason:
         if str(file) == str(source):
@@ -107,7 +107,7 @@ def read_tensors(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dic
         raise CheckpointError(f"{reason}; the file is {file}") from None
 
 
-def check_whole(file: Path, source: str | Path) -> None:
+def check_file(file: Path, source: str | Path) -> None:
     """CheckpointError where a file, such as one just fetched, is not whole or holds no weights; reads as little as tells that."""
     kind = _kind_of(file, source)
     if kind == "safetensors":
@@ -130,9 +130,9 @@ def _read(file: Path, source: str | Path) -> tuple[dict[str, Tensor], dict[str, 
 def _kind_of(file: Path, source: str | Path) -> str:
     """safetensors, or of what torch.save writes zip or pickle (as it was before PyTorch 1.6), by the first bytes."""
     size = file.stat().st_size
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise CheckpointError(
-            f"{source}: has {size:,} bytes, and at most {MOST_BYTES:,} are read: is it one of weights?"
+            f"{source}: has {size:,} bytes, and at most {MAX_BYTES:,} are read: is it one of weights?"
         )
     with file.open("rb") as content:
         start = content.read(9)
@@ -156,21 +156,21 @@ def _check_zip(file: Path, source: str | Path) -> None:
         raise CheckpointError(f"{source}: {TRUNCATED}") from None
     _check_size(sum(entry.file_size for entry in entries), file.stat().st_size, source)
     pickled = max((entry.file_size for entry in entries if entry.filename.lower().endswith(".pkl")), default=0)
-    if pickled > MOST_PICKLE:
+    if pickled > MAX_PICKLE:
         raise CheckpointError(
-            f"{source}: has {pickled:,} bytes beside the tensors, and at most {MOST_PICKLE:,} are read: save the weights alone"
+            f"{source}: has {pickled:,} bytes beside the tensors, and at most {MAX_PICKLE:,} are read: save the weights alone"
         )
 
 
 def _check_size(unpacked: int, size: int, source: str | Path) -> None:
-    if unpacked > min(MOST_UNPACKED * size, MOST_BYTES):
+    if unpacked > min(MAX_UNPACK_RATIO * size, MAX_BYTES):
         raise CheckpointError(
-            f"{source}: has {size:,} bytes and unpacks to {unpacked:,}, and at most {MOST_UNPACKED} times as many and "
-            f"{MOST_BYTES:,} are read: no program that saves weights writes such a file, so get it from its source"
+            f"{source}: has {size:,} bytes and unpacks to {unpacked:,}, and at most {MAX_UNPACK_RATIO} times as many and "
+            f"{MAX_BYTES:,} are read: no program that saves weights writes such a file, so get it from its source"
         )
 
 
-def _check_whole_array(name: str, tensor: Tensor, source: str | Path) -> None:
+def _check_array(name: str, tensor: Tensor, source: str | Path) -> None:
     """CheckpointError for what is no dense array of weights or counts, or is not whole in the file."""
     if tensor.layout is not torch.strided or tensor.dtype not in WEIGHTS + COUNTS:
         kinds = ", ".join(str(kind).removeprefix("torch.") for kind in WEIGHTS)
@@ -186,12 +186,12 @@ def _kind(tensor: Tensor) -> str:
     return ", ".join(str(kind).removeprefix("torch.") for kind in (tensor.dtype, tensor.layout))
 
 
-def _open_safetensors(file: Path, source: str | Path, take: Callable[[Any], Taken]) -> Taken:
+def _open_safetensors(file: Path, source: str | Path, take: Callable[[Any], Result]) -> Result:
     try:
         with safe_open(file, framework="pt") as content:
             return take(content)
     except (SafetensorError, OSError) as reason:
-        raise CheckpointError(f"{source}: is not a whole safetensors file ({reason}): get it again") from None
+        raise CheckpointError(f"{source}: is not a complete safetensors file ({reason}): download it again") from None
 
 
 def _all_of_safetensors(content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -199,29 +199,31 @@ def _all_of_safetensors(content: Any) -> tuple[dict[str, Tensor], dict[str, str]
 
 
 def _read_torch(file: Path, source: str | Path) -> object:
-    stand_ins: list[Any] = [(NotRead, name) for name in NOT_READ]
+    stand_ins: list[Any] = [(Ignored, name) for name in IGNORED_GLOBALS]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")  # what torch warns of is in the error
             return torch.load(file, weights_only=True, map_location="cpu")
     except Exception as reason:  # a damaged pickle can raise anything; nothing of it has been run
-        raise CheckpointError(f"{source}: {_why_not(file, str(reason))}") from None
+        raise CheckpointError(f"{source}: {_unreadable_reason(file, str(reason))}") from None
 
 
-def _why_not(file: Path, reason: str) -> str:
+def _unreadable_reason(file: Path, reason: str) -> str:
     """What keeps a file from being read, and the cure."""
     alone = "save the weights alone, torch.save(model.state_dict(), FILE), where the file was made"
     stranger = re.search(r"GLOBAL ([\w.]+)", reason)
     if stranger:
         return f"contains '{stranger[1]}', which is code and is never run here: {alone}, or ask for such a file"
     if "Unsupported operand" in reason:
-        return f"is damaged, or a pickle with more in it than torch.save writes for tensors: get it again, or {alone}"
+        return (
+            f"is damaged, or a pickle with more in it than torch.save writes for tensors: download it again, or {alone}"
+        )
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
         names = {name.rpartition("/")[2] for name in archive.namelist()}
         if "data.pkl" not in names or "constants.pkl" in names:
             return (
                 "is a zip file, but not of weights by torch.save (a TorchScript or exported program?): "
-                "give the state dict of its network"
+                "pass the state dict of its network"
             )
     return TRUNCATED
 
@@ -235,8 +237,8 @@ def _unwrap(content: object, source: str | Path) -> tuple[dict[str, Tensor], dic
             beside, content = {str(name) for name in content.keys() - {wrapper}}, content[wrapper]
             if beside - METADATA:
                 raise CheckpointError(
-                    f"{source}: contains '{min(beside - METADATA)}' beside '{wrapper}', which is explained by nothing: "
-                    f"known beside the weights are {', '.join(sorted(METADATA))}"
+                    f"{source}: contains '{min(beside - METADATA)}' next to '{wrapper}', which is unknown: "
+                    f"known are {', '.join(sorted(METADATA))}"
                 )
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{source}: contains no tensors by name: give a state dict, or one under 'model_state'")

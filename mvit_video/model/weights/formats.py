@@ -67,12 +67,12 @@ def format_of(names: Iterable[str], source: str | Path) -> CheckpointFormat:
     return found
 
 
-def recognise(names: Iterable[str], source: str | Path) -> str:
+def project_of(names: Iterable[str], source: str | Path) -> str:
     """The project whose names these are, such as "timm", "torchvision" or "PySlowFast" (the same as ours)."""
     return format_of(names, source).name
 
 
-def to_ours(state: Mapping[str, Tensor], source: str | Path) -> tuple[str, dict[str, Tensor]]:
+def convert_to_ours(state: Mapping[str, Tensor], source: str | Path) -> tuple[str, dict[str, Tensor]]:
     """The format, and the same tensors under our names and in our shapes (filters with a time axis)."""
     state = without_wrappers(state)
     kind = format_of(state, source)

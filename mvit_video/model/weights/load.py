@@ -1,4 +1,4 @@
-"""Weights into networks: a checkpoint of any known format, and a report of what became of every tensor."""
+"""Load checkpoints of any known format into networks, and report what became of every tensor."""
 
 # C channels, P positions, d head dim
 
@@ -17,8 +17,8 @@ from mvit_video.errors import CheckpointError, did_you_mean
 from mvit_video.model.registry import MODELS, ModelEntry, build_model, head_name, model_entry
 from mvit_video.model.relative_position import resample_table
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
-from mvit_video.model.weights.files import check_whole, read_checkpoint, read_tensors
-from mvit_video.model.weights.formats import head_names, known_formats, to_ours
+from mvit_video.model.weights.files import check_file, read_checkpoint, read_tensors
+from mvit_video.model.weights.formats import convert_to_ours, head_names, known_formats
 from mvit_video.model.weights.hub import hub_file, is_hub
 from mvit_video.model.weights.inflate import INDEX_TABLE, VALUE_FILTER, check_inflation, inflate, is_image
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
@@ -26,7 +26,7 @@ from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint as it was read: tensors under our names, and what is known about them."""
+    """A checkpoint in memory: tensors under our names, and what is known about them."""
 
     source: str
     """What the user named: a file, an address or a name of the zoo."""
@@ -41,7 +41,7 @@ class Weights:
     """Of public checkpoints that the zoo lists."""
 
     @property
-    def of_no_format(self) -> bool:
+    def has_no_format(self) -> bool:
         """Whether these are weights of a network that no other project has files of."""
         return self.card is not None and not model_entry(self.card.name).capabilities.formats
 
@@ -100,7 +100,7 @@ class LoadReport:
 def load_weights(
     model: nn.Module, path_or_url: str | Path, inflation: str = "center", reset_head: bool = False
 ) -> LoadReport:
-    """Put a checkpoint into `model` and say what became of every tensor; the model is untouched where this fails.
+    """Load a checkpoint into `model` and report what became of every tensor; on an error the model is unchanged.
 
     Args:
         path_or_url: a file, an http(s) address, or a name of the zoo (`mvit-video models`); PySlowFast's video and
@@ -111,7 +111,7 @@ def load_weights(
     Position tables of another length are interpolated. Raises CheckpointError, in one sentence, for a file that is not
     whole, holds code, NaN or Inf, or has a tensor that the model does not explain, and for a head of another size.
     """
-    return put_weights(model, read_weights(path_or_url), inflation, reset_head)
+    return load_into(model, read_weights(path_or_url), inflation, reset_head)
 
 
 def read_weights(source: str | Path) -> Weights:
@@ -129,7 +129,7 @@ def unchecked_weights(source: str | Path) -> Weights:
     card = read_card(metadata, source) if CARD_KEY in metadata else None
     if card is not None:
         return Weights(name, "native", tensors, (), card)
-    kind, state = to_ours(tensors, source)
+    kind, state = convert_to_ours(tensors, source)
     return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
 
 
@@ -138,11 +138,11 @@ def checkpoint_file(source: str | Path) -> Path:
     name = str(source)
     if is_hub(name):
         file = hub_file(name)
-        check_whole(file, name)
+        check_file(file, name)
         return file
     place = ZOO[name].url if name in ZOO and not Path(name).is_file() else name
     try:
-        return local_file(place, CheckpointError, check=lambda file: check_whole(file, place))
+        return local_file(place, CheckpointError, check=lambda file: check_file(file, place))
     except CheckpointError as reason:
         near = did_you_mean(name, ZOO) if place == name else ""
         raise CheckpointError(f"{reason}{near}") from None
@@ -200,7 +200,7 @@ def _copied(tensor: Tensor, like: Tensor) -> Tensor:
     return torch.empty(like.shape, dtype=like.dtype).copy_(tensor)  # empty_like of a meta tensor imports sympy
 
 
-def put_weights(model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False) -> LoadReport:
+def load_into(model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False) -> LoadReport:
     """`load_weights` for weights that are read already."""
     wanted = model.state_dict()
     state, report = fit_weights(weights, wanted, inflation, reset_head, head_name(model))
@@ -225,7 +225,7 @@ def fit_weights(
     new = list(head) if reset_head or not any(name in state for name in head) else []
     if not _value_filters(state):
         new += _value_filters(wanted)  # zeros: networks can be given them after training
-    if not weights.of_no_format and is_image(state):
+    if not weights.has_no_format and is_image(state):
         new += [name for name in ("cls_token",) if name in wanted and name not in state]
         if not is_image(wanted):
             state, inflated = inflate(state, wanted, inflation)
@@ -295,7 +295,7 @@ def _fitted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], weights: We
     if name in head:
         raise CheckpointError(
             f"{weights.source}: its head has {weights.num_classes} classes, the network's {shape[0]}: build the network "
-            f"with num_classes={weights.num_classes}, or start its head new with reset_head=True"
+            f"with num_classes={weights.num_classes}, or re-initialise its head with reset_head=True"
         )
     if tensor.numel() and tensor.ndim == len(shape) and tensor.shape[-1] == shape[-1]:
         if ".rel_pos_" in name:
@@ -343,8 +343,8 @@ def _shapes(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, tor
 
 
 def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
-    """The cure where weights are another network's."""
-    if weights.card is not None and weights.of_no_format:
+    """Advice for weights of another network."""
+    if weights.card is not None and weights.has_no_format:
         return f"these are weights of {weights.card.name}, so build that one for the same clips"
     if _value_filters(weights.state) and not _value_filters(wanted):
         return "these are weights of a network with positions='lepe', so build one"

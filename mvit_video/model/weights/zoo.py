@@ -4,9 +4,12 @@
 files except in torchvision's names; download.py checks those, and records the others at the first download.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mvit_video.config.schema import InputSettings, Settings
 from mvit_video.model.registry import build_model, list_models, model_entry
@@ -129,7 +132,7 @@ def _of_timm(name: str, model: str, top1: float, paper: str, short_side: int = 2
 
 
 def _video_swin(url: str, size: str, protocol: str, top1: float, top5: float, by: str, licence: str) -> ZooEntry:
-    own = by == "Video Swin paper"  # whose three crops cover pictures as wide as they are; torchvision's is one of 256
+    own = by == "Video Swin paper"  # whose three crops cover images as wide as they are; torchvision's is one of 256
     inputs = _INPUT_SWIN.model_copy(update={"short_side": 224}) if own else _INPUT_SWIN
     entry = _kinetics("", f"torchvision/swin3d_{size}", inputs, protocol, top1, top5)
     return entry.model_copy(update={"url": url, "published_by": by, "licence": licence})
@@ -205,11 +208,23 @@ def zoo_entry(source: str) -> ZooEntry | None:
     return ZOO.get(source) or next(iter(named), None)
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves out every random draw: on the meta device it draws nothing and takes most of the time that building takes."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def model_rows() -> Iterator[tuple[str, str, str, str]]:
     """Every network of ours: name, parameters (counted without making any), input as frames × height × width, source."""
     for entry in map(model_entry, list_models()):
         if not entry.package and entry.plugin is None:
-            with torch.device("meta" if entry.capabilities.meta else "cpu"):
+            with torch.device("meta" if entry.capabilities.meta else "cpu"), _Undrawn():
                 count = sum(parameter.numel() for parameter in build_model(entry.name).parameters())
             yield entry.name, f"{count:,}", "×".join(map(str, entry.input_size)), entry.source
 

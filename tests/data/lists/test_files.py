@@ -8,7 +8,7 @@ from list_files import write
 
 from mvit_video.data.lists.files import OWN_OUTPUTS, VIDEO_SUFFIXES, is_inside, outside_links, videos_of_folder
 from mvit_video.data.lists.read import annotated_list, read_videos
-from mvit_video.inference.predictor import find_videos
+from mvit_video.inference.predictor import expand_paths
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ WANTED = ["again.mp4", "b.mp4", "c/d.WEBM", "linked/a.mp4", "linked/deep/z.mkv"]
 def test_predict_training_verify_and_features_find_the_same_videos_in_a_folder(clips, tmp_path):
     root = tmp_path / "root"
     assert videos_of_folder(str(clips)).videos == WANTED
-    assert list(find_videos([str(clips)])) == [f"{clips}/{name}" for name in WANTED]
+    assert list(expand_paths([str(clips)])) == [f"{clips}/{name}" for name in WANTED]
     for videos in (read_videos("clips", str(root)), annotated_list("clips", str(root))[0]):
         assert [record.path for record in videos.records] == [f"clips/jump/{name}" for name in WANTED]
 
@@ -55,7 +55,7 @@ def test_what_is_left_out_is_said_with_the_reason(clips, tmp_path):
         "1 link to a folder that is already included, {0}c/round'"
     )
     told = []
-    list(find_videos([str(clips)], told.append))
+    list(expand_paths([str(clips)], told.append))
     assert told == [f"{clips}: {wanted.format(chr(39))}"]
     [note] = read_videos("clips", str(tmp_path / "root")).notes
     assert note == f"{tmp_path}/root/clips: " + wanted.format("'jump/")

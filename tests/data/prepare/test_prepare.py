@@ -18,6 +18,7 @@ from mvit_video.data.prepare.prepare import output_names, prepare_dataset
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import AnnotationError, ConfigError
 from mvit_video.locks import alone_in
+from mvit_video.paths import file_sha256
 
 VIDEOS = {
     "a b/one.mp4": dict(options={"bf": "3", "g": "250", "crf": "16"}),
@@ -110,7 +111,7 @@ def test_the_manifest_says_what_each_file_is_and_was_made_from(prepared):
     for record in records:
         source = root / record["source"]
         assert record["source_bytes"] == source.stat().st_size
-        assert record["source_sha256"] == reencode.sha256(source)
+        assert record["source_sha256"] == file_sha256(source)
         assert record["bytes"] == (output / record["path"]).stat().st_size
         assert (record["frames"], record["height"], record["width"]) == (FRAMES, 48, 144)
         assert record["settings"]["short_side"] == 256 and record["versions"]["av"]
@@ -185,7 +186,7 @@ def test_what_is_not_ours_is_not_replaced(tmp_path):
     root, output = one_video(tmp_path)
     output.mkdir()
     (output / "one.mp4").write_text("mine")
-    with pytest.raises(ConfigError, match=r"one.mp4: is there, but manifest.jsonl does not know it: choose another"):
+    with pytest.raises(ConfigError, match=r"one.mp4: exists, but is not in manifest.jsonl: choose another"):
         run(root, output)
     assert (output / "one.mp4").read_text() == "mine"
 
@@ -195,7 +196,7 @@ def test_an_output_within_the_root_is_refused(tmp_path, output):
     root, _ = one_video(tmp_path)
     before = contents(root)
     (root / "link").symlink_to(root)
-    with pytest.raises(ConfigError, match="whose files are not to be touched: choose an --output outside"):
+    with pytest.raises(ConfigError, match="which must not be changed: choose an --output outside"):
         run(root, root / output)
     assert contents(root) == before
 
@@ -231,7 +232,7 @@ def test_bad_videos_cost_a_line_each_and_the_exit_code(tmp_path, capsys):
 def test_names_that_would_be_the_same_are_kept_apart_over_several_lists():
     assert output_names(["a.webm", "a.mp4", "a.webm"], {}) == {"a.webm": "a.mp4", "a.mp4": "a.mp4.mp4"}
     assert output_names(["a.mp4"], {"a.mp4": "a.webm"}) == {"a.mp4": "a.mp4.mp4"}
-    with pytest.raises(ConfigError, match=r"a.mp4: its place is taken by b: rename one of the videos"):
+    with pytest.raises(ConfigError, match=r"a.mp4: has the same output name as b: rename one of the videos"):
         output_names(["a.mp4"], {"a.mp4": "a.webm", "a.mp4.mp4": "b"})
 
 
@@ -244,7 +245,9 @@ def test_lists_of_one_output_share_their_classes(tmp_path):
     run(root, output, annotations="val.csv")
     assert (output / "classes.txt").read_text() == "x\ny\nz\n"
     (root / "classes.txt").write_text("y\nx\n")
-    with pytest.raises(AnnotationError, match=r"classes.txt: has other classes than this list: put one classes.txt"):
+    with pytest.raises(
+        AnnotationError, match=r"classes.txt: has other classes than this list: put the same classes.txt"
+    ):
         run(root, output, annotations="val.csv")
 
 
@@ -323,7 +326,7 @@ def test_a_list_made_from_another_one_is_not_replaced(tmp_path):
     with pytest.raises(ConfigError, match=r"list.csv: was made from .*/first/list.csv, not from .*/second/list.csv"):
         run(root, output, annotations=second)
     (output / "lists.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"lists.json: is not what `prepare` writes: choose another --output"):
+    with pytest.raises(ConfigError, match=r"lists.json: was not written by `prepare`: choose another --output"):
         run(root, output, annotations=second)
     prepare_dataset(second, str(root), output, 48, 1, pytest.fail, overwrite=True)
     assert list(json.loads((output / "lists.json").read_text())) == ["list.csv"]
@@ -443,7 +446,7 @@ def test_two_calls_do_not_share_an_output(tmp_path):
     root, output = one_video(tmp_path)
     with (
         alone_in(output, print),
-        pytest.raises(ConfigError, match=r"is being written to by process \d+ .*wait for its end"),
+        pytest.raises(ConfigError, match=r"is being written to by process \d+ .*wait until it ends"),
     ):
         run(root, output)
 

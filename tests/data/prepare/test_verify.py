@@ -127,7 +127,7 @@ def test_twenty_faults_of_ten_kinds_among_200_clips_are_found_and_no_other(plant
         assert any(words in bad["reason"] for words in reasons[bad["path"]].split("|")), bad
         assert not bad["reason"].startswith(bad["path"]) and 0 <= bad["seconds"] < 30
     captured = capsys.readouterr()
-    assert "20 of 200 videos are bad" in captured.err and "giant1.webm" in captured.out
+    assert "20 bad videos of 200" in captured.err and "giant1.webm" in captured.out
 
 
 def test_rows_that_may_not_be_read_are_bad_videos_and_the_others_are_verified(sources, tmp_path, capsys):
@@ -146,7 +146,7 @@ def test_rows_that_may_not_be_read_are_bad_videos_and_the_others_are_verified(so
         assert result["num_videos"] == 7 and [bad["row"] for bad in result["bad"]] == bad_rows
         reasons = {bad["row"]: bad["reason"] for bad in result["bad"]}
         for row, words_of_reason in {
-            1: "by '..'",
+            1: "through '..'",
             3: "is a URL",
             4: "is a playlist",
             6: "no such file",
@@ -155,13 +155,13 @@ def test_rows_that_may_not_be_read_are_bad_videos_and_the_others_are_verified(so
             assert words_of_reason in reasons[row]
     assert "symbolic link out of data.root" in reasons[5]
     captured = capsys.readouterr()
-    assert "6 of 7 videos are bad" in captured.err
+    assert "6 bad videos of 7" in captured.err
 
 
 def test_a_list_of_which_no_row_may_be_read_is_verified(tmp_path, capsys):
     (tmp_path / "train.csv").write_text("../a.mp4 0\n/etc/b.mp4 1\n")
     assert main(["verify", "--annotations", "train.csv", "--root", str(tmp_path)]) == 1
-    assert "2 of 2 videos are bad" in capsys.readouterr().err
+    assert "2 bad videos of 2" in capsys.readouterr().err
 
 
 def test_many_videos_with_one_cause_are_one_line(tmp_path, capsys):
@@ -189,7 +189,7 @@ def test_a_whole_dataset_passes_with_exit_code_0(few_videos, tmp_path, capsys):
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
     assert main(["verify", str(tmp_path / "a.yaml"), "--json", str(tmp_path / "bad.json")]) == 0
     assert json.loads((tmp_path / "bad.json").read_text()) == {"num_videos": 32, "bad": []}
-    assert "0 of 32 videos are bad" in capsys.readouterr().err
+    assert "0 bad videos of 32" in capsys.readouterr().err
 
 
 def test_all_lists_of_a_configuration_are_verified_and_each_row_of_a_bad_video_is_named(sources, tmp_path):
@@ -219,18 +219,18 @@ def test_a_list_is_found_from_the_root_or_from_where_the_user_stands(sources, tm
     monkeypatch.chdir(tmp_path)
     for annotations, count in (("lists/inside.csv", 1), ("outside.csv", 2), (str(tmp_path / "outside.csv"), 2)):
         assert main(["verify", "--annotations", annotations, "--root", "root"]) == 0
-        assert f"0 of {count} videos are bad" in capsys.readouterr().err
+        assert f"0 bad videos of {count}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "expected either a CONFIG or --annotations with --root"),
-        (["a.yaml", "--annotations", "x.csv", "--root", "."], "expected either a CONFIG or --annotations with --root"),
-        (["--annotations", "x.csv"], "--annotations wants --root too"),
+        ([], "expected either a CONFIG, or --annotations with --root"),
+        (["a.yaml", "--annotations", "x.csv", "--root", "."], "expected either a CONFIG, or --annotations with --root"),
+        (["--annotations", "x.csv"], "--annotations needs --root"),
         (["--annotations", "x.csv", "--root", "."], "x.csv: no such file"),
         (["a.yaml"], "none of data.train, data.val and data.test is set"),
-        (["a.yaml", "--json", "nowhere/x.json"], "there is no folder nowhere"),
+        (["a.yaml", "--json", "nowhere/x.json"], "its folder nowhere does not exist"),
     ],
 )
 def test_wrong_calls_are_one_sentence(words, message, tmp_path, monkeypatch, capsys):

@@ -122,7 +122,7 @@ def test_a_gap_that_a_demuxer_jumps_over_is_found(tmp_path):
 
 
 CUT = {
-    "MP4, index first": r"is cut short: it lists 30 frames and holds \d\d",
+    "MP4, index first": r"is cut short: it lists 30 frames but contains \d\d",
     "MP4 H.264": "an MP4 file without its index",
     "MP4 in fragments": "is cut short: a part of it ends at byte",
     "Matroska H.264": "is cut short: a part of it ends at byte",

@@ -28,28 +28,28 @@ WRONG = {
     "AVI": (
         "a.avi",
         dict(options={"bf": "0", "g": "12"}),
-        "it is in the container avi, decord is right for mov, matroska",
+        "it is in the container avi, decord is only reliable for mov, matroska",
     ),
     "ten bits": (
         "a.mp4",
         dict(options=B_FRAMES, pixels="yuv420p10le"),
         "its pixels are yuv420p10le, decord converts only",
     ),
-    "open groups": ("a.mp4", dict(options=B_FRAMES | {"x264-params": "open-gop=1"}), "its groups of pictures are open"),
+    "open groups": ("a.mp4", dict(options=B_FRAMES | {"x264-params": "open-gop=1"}), "it has open groups of pictures"),
     "MPEG-4 with B-frames": (
         "a.mp4",
         dict(codec="mpeg4", options={"g": "12", "bf": "2"}),
-        "groups of pictures are open",
+        "open groups of pictures",
     ),
     "HEVC": (
         "a.mp4",
         dict(codec="libx265", options={"x265-params": "log-level=none"}),
-        "its codec is hevc, decord is right",
+        "its codec is hevc, decord is only reliable",
     ),
     "transport stream": (
         "a.ts",
         dict(options=B_FRAMES),
-        "it is in the container mpegts, decord is right for mov, matroska",
+        "it is in the container mpegts, decord is only reliable for mov, matroska",
     ),
     "refreshed bit by bit": ("a.mp4", dict(options={"x264-params": "intra-refresh=1:keyint=24:bframes=0"}), ""),
 }
@@ -84,7 +84,9 @@ def test_pictures_that_are_to_be_turned_are_refused(tmp_path):
     straight = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
     assert content.count(straight) == 2
     path.write_bytes(content.replace(straight, struct.pack(">9i", 0, one, 0, -one, 0, 0, 48 * one, 0, 1 << 30)))
-    with pytest.raises(DecodeError, match=r"its frames are rotated, where decord fails: use data.decoder=pyav"):
+    with pytest.raises(
+        DecodeError, match=r"its frames are rotated, which decord does not support: use data.decoder=pyav"
+    ):
         VideoReader(path, backend="decord")
 
 

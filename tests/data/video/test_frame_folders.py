@@ -124,5 +124,7 @@ def test_a_picture_may_be_a_link_to_another_place(tmp_path):
 
 def test_a_file_is_not_a_frame_folder(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"x")
-    with pytest.raises(DecodeError, match=r"a.mp4: is a file, data.decoder=frames wants folders of images: use data"):
+    with pytest.raises(
+        DecodeError, match=r"a.mp4: is a file, but data.decoder=frames reads folders of images: use data"
+    ):
         VideoReader(tmp_path / "a.mp4", backend="frames")

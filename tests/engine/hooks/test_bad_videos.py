@@ -57,10 +57,10 @@ def test_skipping_trains_on_and_records_each_video_that_was_left_out(spoilt, tmp
     assert all(event["substitute"] is None and "cannot be opened" in event["reason"] for event in found)
     assert found[0]["where"] == f"row {int(found[0]['id'][6:11]) + 1} of train.csv"
     assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 8
-    assert said[-1] == "ended at top-1 100.0 % of its own training videos", "those that could be decoded"
+    assert said[-1] == "final top-1: 100.0 % on its own training videos", "those that could be decoded"
     assert said[-2] == (
-        f"3 training videos could not be decoded: {len(planned())} times, 0 of them replaced by another video; "
-        f"all in {tmp_path / 'run/events.jsonl'}"
+        f"3 training videos could not be decoded, in {len(planned())} attempts, 0 of which were substituted: "
+        f"see {tmp_path / 'run/events.jsonl'}"
     )
 
 
@@ -70,7 +70,7 @@ def test_substituting_trains_on_whole_batches_and_records_who_took_the_place(spo
     first = [event for place, event in enumerate(found) if not place or found[place - 1]["substitute"] != event["id"]]
     assert [(event["step"], event["epoch"], event["id"]) for event in first] == planned()
     assert all(event["substitute"] not in (None, event["id"]) for event in found)
-    assert f"{len(found)} of them replaced" in said[-2]
+    assert f"{len(found)} of which were substituted" in said[-2]
     skipped = tmp_path / "skipped"
     train(spoilt, skipped, "data.on_error=skip")
     assert read_metrics(skipped / "metrics.jsonl") != read_metrics(tmp_path / "run/metrics.jsonl")
@@ -80,7 +80,7 @@ def test_stopping_records_the_video_first_and_the_run_may_resume_with_another_ch
     run, (step, epoch, name) = tmp_path / "run", planned()[0]
     with pytest.raises(
         DecodeError,
-        match=rf"{name}: cannot be opened .* of train.csv\): repair the file, take its row out of the list, or",
+        match=rf"{name}: cannot be opened .* of train.csv\): remove it from the list, or",
     ):
         train(spoilt, run)
     assert tuple(events(run)[0][key] for key in ("step", "epoch", "id")) == (step, epoch, name)
@@ -104,9 +104,7 @@ def test_a_step_without_any_clip_ends_the_run(spoilt, tmp_path):
     seed = next(seed for seed, videos in drawn.items() if not videos & spared)
     for index in set(range(16)) - spared:
         (spoilt / f"train/{index:05d}.mp4").write_text("not a video")
-    with pytest.raises(
-        TrainingError, match=r"step 1: none of the 4 videos tried could be decoded \(train/.*: check data.root"
-    ):
+    with pytest.raises(TrainingError, match=r"step 1: none of 4 videos could be decoded \(train/.*: check data.root"):
         train(spoilt, tmp_path / "run", "data.on_error=skip", f"train.seed={seed}")
     assert len(events(tmp_path / "run")) == 4
 

@@ -39,8 +39,14 @@ def test_the_verb_draws_runs_and_says_which_folder_is_none(capsys, tmp_path):
     assert Image.open(tmp_path / "both.png").width > 800
     for words, message in (
         (command, "both.png: exists: choose another --output, or pass --overwrite"),
-        (["curves", *runs, "--output", str(tmp_path / "c.png")], "is the second run called ours_0: rename its folder"),
-        (["curves", str(tmp_path), "--output", str(tmp_path / "c.png")], "has no metrics.jsonl: name a folder that"),
+        (
+            ["curves", *runs, "--output", str(tmp_path / "c.png")],
+            "is the second run named ours_0: rename one of the folders",
+        ),
+        (
+            ["curves", str(tmp_path), "--output", str(tmp_path / "c.png")],
+            "has no metrics.jsonl: name the output folder of",
+        ),
     ):
         capsys.readouterr()
         assert cli.main(words) == 1

@@ -13,7 +13,7 @@ def test_the_first_batch_s_frames_are_the_ones_before_normalising():
     frames = torch.randint(0, 256, (3, 5, 6, 7), dtype=torch.uint8)
     inputs = InputSettings(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (inputs.mean, inputs.std))
-    found = first_batch.pictures((frames / 255 - mean) / std, inputs)
+    found = first_batch.denormalised_frames((frames / 255 - mean) / std, inputs)
     assert np.array_equal(found, frames.permute(1, 2, 3, 0).numpy())
 
 

@@ -78,5 +78,5 @@ def test_wandb_gets_the_numbers_and_a_resumed_run_its_own_id(few_videos, tmp_pat
     assert [values["train/loss"] for _, values in wandb.logged] == losses and wandb.logged[-1][0] == 4
     json.dumps(wandb.calls[0]["config"])
     wandb.failure = "api key not set"
-    with pytest.raises(ConfigError, match=r"= mine: no run can be opened there \(api key not set\): log in by"):
+    with pytest.raises(ConfigError, match=r"= mine: no run can be opened \(api key not set\): run"):
         train(few_videos, tmp_path / "other", "train.wandb_project=mine")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from mvit_video.config.schema import InputSettings
 from mvit_video.errors import CheckpointError
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, model_from_card
-from mvit_video.model.weights.convert import convert, load_any
+from mvit_video.model.weights.convert import convert, load_network
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import load_checkpoint, read_weights
 
@@ -157,7 +157,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("change", "message"), HOSTILE.values(), ids=list(HOSTILE))
-@pytest.mark.parametrize("load", [load_checkpoint, load_any, read_weights], ids=lambda load: load.__name__)
+@pytest.mark.parametrize("load", [load_checkpoint, load_network, read_weights], ids=lambda load: load.__name__)
 def test_a_card_without_bounds_is_one_sentence_at_once(saved, change, message, load):
     """Before memory is taken for a network or a video, and before a number becomes NaN."""
     rewrite(saved[0], change_card=change)
@@ -181,8 +181,8 @@ def test_files_that_are_no_checkpoints_are_named(saved, tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
     save_file({"x": torch.ones(1)}, tmp_path / "foreign.safetensors")
     for name, message in (
-        ("cut", "is not a whole safetensors file"),
-        ("text", "is not a whole safetensors file"),
+        ("cut", "is not a complete safetensors file"),
+        ("text", "is not a complete safetensors file"),
         ("foreign", "is a safetensors file without our card"),
         ("nowhere", "no such file"),
     ):

@@ -9,7 +9,7 @@ from mvit_video.cli import main
 from mvit_video.config.schema import InputSettings
 from mvit_video.errors import ConfigError
 from mvit_video.model.weights.card import ModelCard, model_from_card
-from mvit_video.model.weights.convert import convert, load_any
+from mvit_video.model.weights.convert import convert, load_network
 from mvit_video.model.weights.files import read_checkpoint, save_checkpoint
 from mvit_video.model.weights.formats import to_pyslowfast, to_torchvision
 from mvit_video.model.weights.load import load_checkpoint, read_weights
@@ -88,17 +88,15 @@ def test_what_cannot_be_converted_is_one_line(pyslowfast, model, tmp_path, capsy
         return lines[0]
 
     assert error_of("--to", "native").endswith(
-        "no class names are known for its 6 classes: give them with --classes FILE"
+        "no class names are known for its 6 classes: pass them with --classes FILE"
     )
     (tmp_path / "classes.txt").write_text("one\ntwo\n")
     assert "2 class names for its 6 classes" in error_of("--to", "native", "--classes", str(tmp_path / "classes.txt"))
     assert "these are weights of mvitv2_nano_8x3" in error_of("--to", "torchvision", "--model", "mvitv2_t_16x4")
     torch.save({k: v for k, v in model.state_dict().items() if not k.startswith("head.")}, pyslowfast)
-    assert "has no head, so no labels follow from it" in error_of("--to", "torchvision")
+    assert "has no head, so it cannot predict labels" in error_of("--to", "torchvision")
     torch.save(build_model("mvitv2_nano_8x3", embed_dim=48).state_dict(), pyslowfast)
-    assert "are those of no network that `mvit-video models` lists: name one with --model" in error_of(
-        "--to", "pyslowfast"
-    )
+    assert "match no network of `mvit-video models`: name one with --model" in error_of("--to", "pyslowfast")
 
 
 def test_a_checkpoint_of_ours_keeps_its_network_and_takes_other_class_names(pyslowfast, tmp_path):
@@ -116,22 +114,20 @@ def test_a_checkpoint_of_ours_keeps_its_network_and_takes_other_class_names(pysl
     assert found.classes == tuple(names) and found.preprocessing == card.preprocessing
     assert same_weights(network.state_dict(), read_weights(source).state)
     with pytest.raises(
-        ConfigError, match=r"ours.safetensors: 2 class names for its 6 classes: give them with --classes"
+        ConfigError, match=r"ours.safetensors: 2 class names for its 6 classes: pass them with --classes"
     ):
         convert(str(source), "native", output, classes=names[:2], overwrite=True)
-    with pytest.raises(
-        ConfigError, match=r"is of mvitv2_nano_8x3 by its card, not of mvitv2_s_16x4: leave --model out$"
-    ):
+    with pytest.raises(ConfigError, match=r"is of mvitv2_nano_8x3 by its card, not of mvitv2_s_16x4: drop --model$"):
         convert(str(source), "native", output, name="mvitv2_s_16x4", overwrite=True)
     for to in ("pyslowfast", "torchvision"):
-        with pytest.raises(ConfigError, match=f"--classes: a file --to {to} holds no class names: leave them out"):
+        with pytest.raises(ConfigError, match=f"--classes: a file --to {to} contains no class names: drop them"):
             convert(str(source), to, tmp_path / "x.pth", classes=names)
 
 
 def test_an_output_that_cannot_be_written_is_named(pyslowfast, tmp_path):
     with pytest.raises(ConfigError, match=f"^{tmp_path}: is a folder, expected a file to write$"):
         convert(pyslowfast, "pyslowfast", tmp_path, overwrite=True)
-    with pytest.raises(ConfigError, match=f"^{pyslowfast}/new.pth: there is no folder {pyslowfast} to write it to"):
+    with pytest.raises(ConfigError, match=f"^{pyslowfast}/new.pth: its folder {pyslowfast} does not exist"):
         convert(pyslowfast, "pyslowfast", f"{pyslowfast}/new.pth")
 
 
@@ -183,14 +179,14 @@ def test_words_that_say_nothing_of_the_input_are_one_line(pyslowfast, tmp_path, 
     [line] = capsys.readouterr().err.splitlines()
     assert message in line and not output.exists()
     assert main([*words, "--to", "torchvision"]) == 1
-    assert f"{more[0]}: a file --to torchvision does not say its input" in capsys.readouterr().err
+    assert f"{more[0]}: a file --to torchvision does not record its input" in capsys.readouterr().err
 
 
 def test_shipped_class_names_are_given_by_their_dataset(tmp_path, capsys):
     torch.save(build_model("mvitv2_nano_8x3", num_classes=174).state_dict(), tmp_path / "x.pyth")
     words = ["convert", str(tmp_path / "x.pyth"), "--to", "native", "--output", str(tmp_path / "x.safetensors")]
     assert main(words) == 1
-    assert "no class names are known for its 174 classes: give them with --classes FILE" in capsys.readouterr().err
+    assert "no class names are known for its 174 classes: pass them with --classes FILE" in capsys.readouterr().err
     assert main([*words, "--classes", "ssv2"]) == 0
     assert load_checkpoint(tmp_path / "x.safetensors")[1].classes[0] == "Approaching something with your camera"
 
@@ -201,5 +197,5 @@ def test_a_public_file_with_another_head_has_no_names(tmp_path, caplog):
         shapes = build_model("mvitv2_nano_8x3", num_classes=7).state_dict()
     file = tmp_path / "MViTv2_S_16x4_ssv2_f308341823.pyth"
     torch.save({name: torch.zeros(tensor.shape) for name, tensor in shapes.items()}, file)
-    _, card = load_any(file)
+    _, card = load_network(file)
     assert card.classes == tuple(f"class {number}" for number in range(7)) and card.preprocessing.sampling == "dense"

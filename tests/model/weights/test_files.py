@@ -17,8 +17,8 @@ from tiny_models import tiny_video
 
 from mvit_video import load_weights
 from mvit_video.errors import CheckpointError
-from mvit_video.model.weights.convert import load_any
-from mvit_video.model.weights.files import NOT_READ, NotRead, check_whole, read_tensors
+from mvit_video.model.weights.convert import load_network
+from mvit_video.model.weights.files import IGNORED_GLOBALS, Ignored, check_file, read_tensors
 from mvit_video.model.weights.formats import to_torchvision, without_wrappers
 from mvit_video.model.weights.load import load_checkpoint
 
@@ -121,7 +121,7 @@ def packed(path, entry, head, block, count):
 def test_a_small_file_that_unpacks_to_a_large_one_is_refused_before_it_is_unpacked(tmp_path, entry, head, block):
     packed(tmp_path / "bomb.pth", entry, head, block, count=200)
     assert (tmp_path / "bomb.pth").stat().st_size < 1 << 20
-    for read in (load_any, lambda path: load_weights(tiny_video(), path), check_whole_of):
+    for read in (load_network, lambda path: load_weights(tiny_video(), path), check_whole_of):
         tracemalloc.start()
         with pytest.raises(
             CheckpointError, match=r"bomb.pth: has [\d,]+ bytes and unpacks to 2\d\d,\d{3},\d{3}, and at most 8"
@@ -132,7 +132,7 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_refused_before_it_is_unpack
 
 
 def check_whole_of(path):
-    check_whole(path, path)
+    check_file(path, path)
 
 
 def test_a_pickle_that_alone_is_larger_than_weights_have_is_refused(tmp_path):
@@ -141,14 +141,14 @@ def test_a_pickle_that_alone_is_larger_than_weights_have_is_refused(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"x.pth: has 73,\d{3},\d{3} bytes beside the tensors, and at most 67,108,864"
     ):
-        load_any(tmp_path / "x.pth")
+        load_network(tmp_path / "x.pth")
 
 
 def test_tensors_that_share_one_storage_many_times_over_are_refused_before_each_is_read(tmp_path):
     one = torch.zeros(1 << 18)
     torch.save({f"blocks.{number}": one for number in range(2000)}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x.pth: has 1,[\d,]+ bytes and unpacks to 2,097,152,000"):
-        load_any(tmp_path / "x.pth")
+        load_network(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("head", [b"\x80\x02", b"PK\x03\x04", b"\x10\0\0\0\0\0\0\0{"])
@@ -160,7 +160,7 @@ def test_a_file_that_says_it_is_larger_than_any_weights_is_refused(tmp_path, hea
     with pytest.raises(
         CheckpointError, match=r"x.pth: has 1,099,511,627,776 bytes, and at most 68,719,476,736 are read"
     ):
-        load_any(tmp_path / "x.pth")
+        load_network(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("zipped", [True, False, None], ids=["zip", "pickle", "safetensors"])
@@ -203,10 +203,10 @@ def plain_pickle(content, path, protocol):
 
 
 CODE = "which is code and is never run here: save the weights alone, torch.save(model.state_dict(), FILE), where"
-DAMAGED = "is not a whole PyTorch file (truncated or damaged): get it again"
-MORE = "is damaged, or a pickle with more in it than torch.save writes for tensors: get it again, or save the weights alone"
+DAMAGED = "is not a complete PyTorch file (truncated or damaged): download it again"
+MORE = "is damaged, or a pickle with more in it than torch.save writes for tensors: download it again, or save the weights alone"
 NOT_WEIGHTS = (
-    "is a zip file, but not of weights by torch.save (a TorchScript or exported program?): give the state dict"
+    "is a zip file, but not of weights by torch.save (a TorchScript or exported program?): pass the state dict"
 )
 FOREIGN = {
     "code, new form": (lambda path: torch.save({"a": Runs()}, path), f"contains 'posix.system', {CODE}"),
@@ -235,7 +235,7 @@ FOREIGN = {
     ),
     "a number of numpy as a weight": (
         lambda path: torch.save({"model_state": trained_state() | {"epoch": np.int64(3)}}, path),
-        "'epoch' is of type NotRead, expected tensors by name, alone or under 'model_state'",
+        "'epoch' is of type Ignored, expected tensors by name, alone or under 'model_state'",
     ),
 }
 
@@ -255,9 +255,9 @@ def test_a_file_that_holds_something_else_is_one_sentence_and_nothing_of_it_runs
 
 def test_a_stand_in_keeps_nothing_of_what_it_stands_for(tmp_path):
     torch.save({"x": np.float64(3), "y": argparse.Namespace(a=1)}, tmp_path / "x.pth")
-    with torch.serialization.safe_globals([(NotRead, name) for name in NOT_READ]):
+    with torch.serialization.safe_globals([(Ignored, name) for name in IGNORED_GLOBALS]):
         content = torch.load(tmp_path / "x.pth", weights_only=True)
-    assert all(type(value) is NotRead and not vars(value) for value in content.values())
+    assert all(type(value) is Ignored and not vars(value) for value in content.values())
 
 
 NO_KIND = ", expected dense weights of float16, bfloat16, float32, float64"
@@ -267,7 +267,7 @@ STRANGE = {
     "32-bit integers": (lambda value: value.int(), f"'norm.bias' contains int32, strided{NO_KIND}"),
     "complex": (lambda value: value.to(torch.complex64), f"'norm.bias' contains complex64, strided{NO_KIND}"),
     "counts": (lambda value: value.long(), "'norm.bias' contains torch.int64, expected floating point weights"),
-    "no numbers": (lambda value: value / 0, "'norm.bias' contains NaN or Inf: these weights are of no use"),
+    "no numbers": (lambda value: value / 0, "'norm.bias' contains NaN or Inf: these weights are unusable"),
     "no storage": (lambda value: value.to("meta"), f"'norm.bias' has shape (32,), {NOT_WHOLE}"),
     "one value, spread": (
         lambda value: torch.zeros(1).expand(10**13),
@@ -292,7 +292,7 @@ def test_a_checkpoint_of_ours_is_held_to_the_same(what, tmp_path):
     with safe_open(path, framework="pt") as content:
         state, metadata = {name: content.get_tensor(name) for name in content.keys()}, content.metadata()  # noqa: SIM118
     save_file(state | {"norm.bias": change(state["norm.bias"])}, path, metadata)
-    for read in (load_checkpoint, load_any, lambda path: load_weights(tiny_video(), path)):
+    for read in (load_checkpoint, load_network, lambda path: load_weights(tiny_video(), path)):
         with pytest.raises(CheckpointError) as caught:
             read(path)
         assert str(caught.value) == f"{path}: {message}"

@@ -13,7 +13,7 @@ from mvit_video import build_model
 from mvit_video.config.schema import InputSettings
 from mvit_video.model.registry import Capabilities, ModelEntry, model_entry
 from mvit_video.model.weights.card import ModelCard
-from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.convert import load_network
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import filled, load_checkpoint
 
@@ -41,7 +41,7 @@ def test_a_loaded_network_gives_the_bits_of_the_saved_one(name, tmp_path):
     size = NETWORKS[name]
     clips = torch.randn(2, 3, size["num_frames"], size["crop_size"], size["crop_size"])
     before = torch.get_rng_state()
-    for found in (load_any(tmp_path / "x.safetensors")[0], load_checkpoint(tmp_path / "x.safetensors")[0]):
+    for found in (load_network(tmp_path / "x.safetensors")[0], load_checkpoint(tmp_path / "x.safetensors")[0]):
         tensors = dict(found.named_parameters()) | dict(found.named_buffers())
         assert tensors.keys() == (dict(model.named_parameters()) | dict(model.named_buffers())).keys()
         assert all(tensor.device.type == "cpu" and tensor.data_ptr() % 64 == 0 for tensor in tensors.values())
@@ -55,9 +55,9 @@ def test_a_loaded_network_gives_the_bits_of_the_saved_one(name, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_weights_of_another_type_become_the_network_s(dtype, tmp_path):
     model = saved(tmp_path / "x.safetensors", "mvitv2_nano_8x3")
-    card = load_any(tmp_path / "x.safetensors")[1]
+    card = load_network(tmp_path / "x.safetensors")[1]
     save_checkpoint(tmp_path / "y.safetensors", model.to(dtype), card)
-    found = load_any(tmp_path / "y.safetensors")[0]
+    found = load_network(tmp_path / "y.safetensors")[0]
     wanted = {name: tensor.float() for name, tensor in model.state_dict().items()}
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.state_dict().items())
 

@@ -80,7 +80,7 @@ def test_a_revision_is_the_file_of_that_commit(hub):
         ),
         ("hf://small", "names nothing on the Hub: write hf://OWNER/NAME"),
         ("hf://lab/../small", "names nothing on the Hub"),
-        ("hf://lab/text", "is not a whole safetensors file"),
+        ("hf://lab/text", "is not a complete safetensors file"),
     ],
 )
 def test_what_the_hub_does_not_give_is_one_sentence_without_the_token(hub, source, sentence):

@@ -10,12 +10,12 @@ from tiny_models import tiny_image, tiny_video
 
 from mvit_video import build_model, load_weights
 from mvit_video.config.schema import InputSettings
-from mvit_video.download import cache_place
+from mvit_video.download import cache_path
 from mvit_video.errors import CheckpointError
 from mvit_video.model.weights.card import ModelCard, model_from_card
-from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.convert import load_network
 from mvit_video.model.weights.files import save_checkpoint
-from mvit_video.model.weights.formats import to_ours, to_pyslowfast, to_torchvision
+from mvit_video.model.weights.formats import convert_to_ours, to_pyslowfast, to_torchvision
 from mvit_video.model.weights.load import checkpoint_file, load_checkpoint, read_weights
 from mvit_video.model.weights.zoo import ZOO
 
@@ -68,13 +68,13 @@ def test_torchvisions_names_there_and_back_are_bit_equal(tmp_path, make):
     assert report.format == "torchvision"
     assert same_weights(model.state_dict(), source.state_dict())
     theirs = to_torchvision(source.state_dict())
-    assert same_weights(to_torchvision(to_ours(theirs, "x")[1]), theirs)
+    assert same_weights(to_torchvision(convert_to_ours(theirs, "x")[1]), theirs)
 
 
 @pytest.mark.parametrize("make", [tiny_video, tiny_image, tiny_v1])
 def test_pyslowfasts_shapes_there_and_back_are_bit_equal(make):
     state = make(1).state_dict()
-    assert same_weights(to_ours(to_pyslowfast(state), "x")[1], state)
+    assert same_weights(convert_to_ours(to_pyslowfast(state), "x")[1], state)
 
 
 def test_torchvision_has_no_names_for_image_networks():
@@ -119,7 +119,7 @@ def test_a_head_of_another_size_is_an_error_unless_it_is_reset(tmp_path):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     message = (
         r"x.pyth: its head has 5 classes, the network's 9: build the network with num_classes=5, "
-        r"or start its head new with reset_head=True$"
+        r"or re-initialise its head with reset_head=True$"
     )
     with pytest.raises(CheckpointError, match=message):
         load_weights(model, path)
@@ -167,12 +167,12 @@ def test_tables_that_are_interpolated_when_loaded_give_what_interpolating_at_run
 def test_a_folder_with_the_name_of_a_public_checkpoint_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MVIT_VIDEO_CACHE", str(tmp_path / "cache"))
-    place = cache_place(ZOO["mvitv2_s_in1k"].url)
+    place = cache_path(ZOO["mvitv2_s_in1k"].url)
     place.parent.mkdir(parents=True)
     torch.save(build_model("mvitv2_nano_8x3", num_classes=400).state_dict(), place)
     (tmp_path / "mvitv2_s_in1k").mkdir()
     assert checkpoint_file("mvitv2_s_in1k") == place
-    assert load_any("mvitv2_s_in1k")[1].name == "mvitv2_nano_8x3"
+    assert load_network("mvitv2_s_in1k")[1].name == "mvitv2_nano_8x3"
     (tmp_path / "mvitv2_s_in1k").rmdir()
     (tmp_path / "mvitv2_s_in1k").write_bytes(place.read_bytes())
     assert checkpoint_file("mvitv2_s_in1k") == Path("mvitv2_s_in1k")
@@ -204,7 +204,7 @@ BROKEN = {
     "half a head": (lambda state: without(state, "head.projection.bias"), "lacks 'head.projection.bias'"),
     "nan": (
         lambda state: state | {"norm.bias": state["norm.bias"] * float("nan")},
-        "'norm.bias' contains NaN or Inf: these weights are of no use",
+        "'norm.bias' contains NaN or Inf: these weights are unusable",
     ),
     "integers": (
         lambda state: state | {"norm.bias": state["norm.bias"].long()},
@@ -228,7 +228,7 @@ BROKEN = {
     ),
     "beside": (
         lambda state: {"model_state": state, "ema_state": state},
-        "contains 'ema_state' beside 'model_state', which is explained by nothing: known beside the weights are amp_scaler, arch, args",
+        "contains 'ema_state' next to 'model_state', which is unknown: known are amp_scaler, arch, args",
     ),
     "mixed": (lambda state: state | {"epoch": 3}, "'epoch' is of type int, expected tensors by name"),
     "a list": (lambda state: list(state.values()), "contains no tensors by name: give a state dict"),
@@ -261,7 +261,7 @@ def test_a_truncated_file_is_one_sentence(tmp_path, share, zipped):
     torch.save(tiny_video().state_dict(), path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[: max(int(path.stat().st_size * share), 8)])
     with pytest.raises(
-        CheckpointError, match=r"x.pyth: is not a whole PyTorch file \(truncated or damaged\): get it again$"
+        CheckpointError, match=r"x.pyth: is not a complete PyTorch file \(truncated or damaged\): download it again$"
     ):
         load_weights(tiny_video(), path)
 

@@ -13,7 +13,7 @@ from mvit_video.config.load import load_config
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.data.transforms import ViewTransform
 from mvit_video.model.registry import model_entry
-from mvit_video.model.weights.zoo import ZOO, ZooEntry, model_zoo_page, zoo_entry
+from mvit_video.model.weights.zoo import ZOO, ZooEntry, model_rows, model_zoo_page, zoo_entry
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -29,7 +29,7 @@ def test_the_committed_page_is_the_generated_one(capsys):
 def test_an_entry_is_valid_and_feeds_its_network_what_it_was_made_for(name):
     entry = ZooEntry.model_validate(ZOO[name].model_dump())
     usual = model_entry(entry.model).defaults
-    inflated = name.startswith("swin_")  # pictures' weights for a video network
+    inflated = name.startswith("swin_")  # images' weights for a video network
     assert entry.preprocessing.num_frames == (1 if inflated else usual["num_frames"])
     assert entry.preprocessing.crop_size == usual["crop_size"]
     classes = 1000 if inflated else usual["num_classes"]
@@ -110,3 +110,13 @@ def test_the_verb_lists_networks_with_parameters_and_checkpoints_with_published_
     assert cells["torchvision/swin3d_t"] == ["32×224×224", "arXiv", "2106.13230,", "torchvision"]
     assert cells["mvitv2_l_40x3_k400"] == ["5x3", "86.1", "97.0", "MViTv2", "paper"]
     assert set(list_models()) | set(ZOO) <= set(cells)
+
+
+def test_networks_are_counted_without_drawing_their_weights(monkeypatch):
+    def refuse(*_args, **_names):
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr("mvit_video.model.weights.zoo.list_models", lambda: ["maxvit_t_16x4"])
+    monkeypatch.setattr("torch.nn.init._no_grad_normal_", refuse)
+    [(name, count, *_)] = model_rows()
+    assert f"| {name} | {count} |" in (REPOSITORY / "MODEL_ZOO.md").read_text(encoding="utf-8")

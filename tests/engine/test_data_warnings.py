@@ -6,8 +6,8 @@ from conftest import REPOSITORY
 
 from mvit_video.config.load import config_from_dict, load_config
 from mvit_video.data.lists.records import VideoList, VideoRecord
-from mvit_video.engine.cautions import cautions, class_counts
-from mvit_video.engine.ending import ended_at, spread
+from mvit_video.engine.data_warnings import class_counts, data_warnings
+from mvit_video.engine.final_accuracy import describe_final_accuracy, evenly_spaced
 from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
 
@@ -21,26 +21,26 @@ def videos(**counts):
 
 def said(train, val=None, weights="some.safetensors", steps=1000):
     config = config_from_dict({"model": {"weights": weights}}, "here")
-    return list(cautions(config, train, val, steps))
+    return list(data_warnings(config, train, val, steps))
 
 
 def test_the_videos_of_each_class_are_counted_one_by_one_or_in_sum():
-    assert class_counts(videos(walk=8, run=8)) == "8 of each of the 2 classes"
+    assert class_counts(videos(walk=8, run=8)) == "8 in each of 2 classes"
     assert class_counts(videos(walk=8, run=7, sit=1, none=0)) == "walk 8, run 7, sit 1, none 0"
     many = videos(**{f"class{place}": place + 1 for place in range(31)})
-    assert class_counts(many) == "1 (class0) to 31 (class30) in each of 31 classes, the median is 16"
+    assert class_counts(many) == "1 (class0) to 31 (class30) in each of 31 classes, median 16"
 
 
 @pytest.mark.parametrize("single", [0, 1, 4])
 def test_a_class_with_too_few_videos_to_learn_from_is_named(single):
     (sentence,) = said(videos(walk=8, rare=single, run=9))
-    assert f"1 class with fewer than 5 training videos, such as 'rare' with {single}: hardly learnt" in sentence
+    assert f"1 class with fewer than 5 training videos, such as 'rare' with {single}: too few to learn from" in sentence
     assert said(videos(walk=8, run=5)) == []
 
 
 def test_uneven_classes_point_to_the_mean_over_classes():
     (sentence,) = said(videos(walk=100, run=5))
-    assert sentence.startswith("'walk' has 100 training videos and 'run' 5:") and "mean class accuracy" in sentence
+    assert sentence.startswith("'walk' has 100 training videos, 'run' only 5:") and "mean class accuracy" in sentence
     assert said(videos(walk=99, run=5)) == []
 
 
@@ -48,20 +48,20 @@ def test_few_steps_few_videos_from_nothing_and_a_coarse_validation_are_told():
     (sentence,) = said(videos(walk=8, run=8), steps=30)
     assert sentence.startswith("only 30 steps in all") and "raise train.epochs" in sentence
     (sentence,) = said(videos(walk=8, run=8), weights=None)
-    assert "16 training videos are few to learn from random weights" in sentence and "model.weights=" in sentence
+    assert "16 training videos are too few to train from random weights" in sentence and "model.weights=" in sentence
     assert said(videos(walk=100, run=100), weights=None) == []
     (sentence,) = said(videos(walk=8, run=8), val=videos(walk=4, run=4))
-    assert sentence.startswith("validation has 8 videos, each of them 12.5 points")
+    assert sentence.startswith("validation has 8 videos, 12.5 percentage points")
 
 
 @pytest.mark.parametrize(("own", "underfitted"), [(30.0, True), (59.0, True), (61.0, False), (100.0, False)])
 def test_a_run_that_is_nearer_to_chance_than_to_its_own_videos_has_underfitted(own, underfitted):
     train = videos(a=2, b=2, c=2, d=2, e=2)  # chance is 20 %, so 60 % is halfway
-    text = ended_at(torch.nn.Identity(), train, lambda videos: lambda network: {"top1": own}, [{"top1": 25.0}], 40)
-    assert text.startswith(
-        f"ended at top-1 {own:.1f} % of its own training videos, and at 25.0 % of those for validation"
+    text = describe_final_accuracy(
+        torch.nn.Identity(), train, lambda videos: lambda network: {"top1": own}, [{"top1": 25.0}], 40
     )
-    assert underfitted == text.endswith(": it has underfitted, train longer than train.epochs=40")
+    assert text.startswith(f"final top-1: {own:.1f} % on its own training videos, 25.0 % on validation")
+    assert underfitted == text.endswith(": the network is underfitted, train for more than train.epochs=40")
 
 
 def test_of_a_long_list_videos_all_over_it_are_measured():
@@ -72,10 +72,10 @@ def test_of_a_long_list_videos_all_over_it_are_measured():
         return lambda network: {"top1": 100.0}
 
     train = videos(a=700, b=700)
-    assert "of 500 of its own training videos" in ended_at(torch.nn.Identity(), train, validator, [], 40)
+    assert "on 500 of its own training videos" in describe_final_accuracy(torch.nn.Identity(), train, validator, [], 40)
     assert [record.label for record in asked[0].records] == [0] * 250 + [1] * 250
     assert len({record.path for record in asked[0].records}) == 500
-    assert spread(train, 2000).records == train.records
+    assert evenly_spaced(train, 2000).records == train.records
 
 
 def test_a_run_says_its_counts_first_and_its_accuracies_last(few_videos, tmp_path):
@@ -92,6 +92,4 @@ def test_a_run_says_its_counts_first_and_its_accuracies_last(few_videos, tmp_pat
     train_run(run, lambda videos: lambda model: {"top1": 50.0}, lines.append)
     assert any(line.startswith("training videos: ") and "classes" in line for line in lines[:3])
     assert any(line.startswith("warning: only 4 steps in all") for line in lines)
-    assert lines[-1].startswith(
-        "ended at top-1 50.0 % of its own training videos, and at 50.0 % of those for validation"
-    )
+    assert lines[-1].startswith("final top-1: 50.0 % on its own training videos, 50.0 % on validation")

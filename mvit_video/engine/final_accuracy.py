@@ -1,0 +1,40 @@
+"""Final accuracy of a run in a sentence: on its own training videos, next to the validation videos."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from mvit_video.data.lists.records import VideoList
+from mvit_video.engine.hooks.validation import Measure
+
+MAX_VIDEOS = 500  # measured of the training list
+
+
+def describe_final_accuracy(
+    network: nn.Module,
+    train: VideoList,
+    make_measure: Callable[[VideoList], Measure],
+    validations: Sequence[Mapping[str, float]],
+    epochs: int,
+) -> str:
+    """Measure top-1 on training videos, as validation does, and compare it with the last validation; every process must call this.
+
+    A long list is sampled evenly. Below halfway between chance and 100 %, the network is called underfitted.
+    """
+    some = evenly_spaced(train, MAX_VIDEOS)
+    own = make_measure(some)(network)["top1"]
+    whose = "its own training videos" if len(some) == len(train) else f"{len(some)} of its own training videos"
+    other = f", {validations[-1]['top1']:.1f} % on validation" if validations else ""
+    chance = 100 / len(train.classes)
+    cure = (
+        f": the network is underfitted, train for more than train.epochs={epochs}" if own < (100 + chance) / 2 else ""
+    )
+    return f"final top-1: {own:.1f} % on {whose}{other}{cure}"
+
+
+def evenly_spaced(videos: VideoList, most: int) -> VideoList:
+    """At most `most` videos, evenly spaced over the list, which is often sorted by class."""
+    count = min(len(videos), most)
+    places = (place * len(videos) // count for place in range(count))
+    return replace(videos, records=videos.records.take(places), notes=())
