@@ -136,7 +136,7 @@ def test_what_cannot_be_exported_is_a_sentence(tiny, tiny_onnx, tmp_path, monkey
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_package_that_is_not_there_is_told_before_the_conversion(tiny, tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(export, "load_any", None)
+    monkeypatch.setattr(export, "load_network", None)
     with pytest.raises(ConfigError, match=rf"package '{name}' cannot be imported .*pip install {name}"):
         export_checkpoint(tiny, "onnx", tmp_path / "model.onnx", None)
 
