@@ -124,7 +124,7 @@ def test_prepare_goes_on_in_its_own_folder_only(merged, data, weights, tmp_path,
     part = shutil.copytree(merged("prepare")[0][0], tmp_path / "part")
     words = words_of("prepare", data, weights)
     assert call("prepare", [*words, "--shard", f"1/{COUNT}"], part) == 0
-    assert "by an earlier call" in capsys.readouterr().err
+    assert "from an earlier run" in capsys.readouterr().err
     assert call("prepare", [*words, "--shard", f"2/{COUNT}"], part) == 1
     assert f"{part}: contains shard 1/3 of a job: choose another --output for 2/3" in capsys.readouterr().err
 
@@ -143,7 +143,7 @@ def test_features(data, weights, tmp_path, monkeypatch, capsys):
     assert [len(list(part.glob("*.npz"))) for part in parts] == [2, 2, 1]
     capsys.readouterr()
     assert call("features", [*words, "--shard", f"2/{COUNT}"], parts[0]) == 1
-    assert "contains features of another shard (1/3, now 2/3)" in capsys.readouterr().err
+    assert "contains features of a different shard (1/3, now 2/3)" in capsys.readouterr().err
 
 
 def test_predict(merged, data, weights, capsys):

@@ -117,7 +117,8 @@ def test_a_signal_ends_the_run_after_its_step_with_its_state_and_code(few_videos
     assert main(words(few_videos, run)) == 75 and signal.getsignal(signal.SIGTERM) is handler
     text = capsys.readouterr().err
     assert (
-        f"stopped by SIGTERM after step 1, whose state is in {run / 'checkpoints'}: the same command with --res" in text
+        f"stopped by SIGTERM after step 1, whose state is in {run / 'checkpoints'}: run the same command with --res"
+        in text
     )
     assert newest_state(run)[0].step == len(read_metrics(run / "metrics.jsonl")) == 1
 
@@ -199,7 +200,8 @@ def test_a_run_asked_to_stop_finishes_its_step_saves_and_exits_with_75(whole, fe
     done = hit(name, "step", 2, command)
     assert done.returncode == 75
     assert (
-        f"stopped by {name} after step 2, whose state is in {run / 'checkpoints'}: the same command with" in done.stderr
+        f"stopped by {name} after step 2, whose state is in {run / 'checkpoints'}: run the same command with"
+        in done.stderr
     )
     assert "error" not in done.stderr and "Traceback" not in done.stderr
     assert newest_state(run)[0].step == len(read_metrics(run / "metrics.jsonl")) == 2

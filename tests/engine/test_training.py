@@ -153,7 +153,9 @@ def test_resuming_with_another_teacher_is_refused_and_with_the_same_one_elsewher
 
 def test_a_teacher_that_does_not_fit_is_told_before_the_folder_is_touched(whole_run, few_videos, tmp_path):
     teacher = whole_run / "model.safetensors"
-    with pytest.raises(ConfigError, match=r"model.safetensors: was trained with num_frames 8, data.num_frames is 4"):
+    with pytest.raises(
+        ConfigError, match=r"model.safetensors: was trained with num_frames 8, but data.num_frames is 4"
+    ):
         train(config_for(few_videos, "data.num_frames=4", f"train.teacher={teacher}"), tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"nowhere.pth: no such file"):
         train(config_for(few_videos, "train.teacher=nowhere.pth"), tmp_path / "run")

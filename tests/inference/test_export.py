@@ -128,7 +128,7 @@ def test_what_cannot_be_exported_is_a_sentence(tiny, tiny_onnx, tmp_path, monkey
         export_checkpoint(tiny, "pt2", tmp_path / "model.pt2", None, int8=True)
     with pytest.raises(ConfigError, match=r"its folder .*missing does not exist"):
         export_checkpoint(tiny, "onnx", tmp_path / "missing/model.onnx", None)
-    monkeypatch.setattr(export, "MOST_ONNX_BYTES", 1000)
+    monkeypatch.setattr(export, "MAX_ONNX_BYTES", 1000)
     with pytest.raises(ConfigError, match=r"bytes of weights, an ONNX file holds 2 GiB: use --format pt2"):
         export_checkpoint(tiny, "onnx", tmp_path / "model.onnx", None)
 

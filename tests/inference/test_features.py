@@ -120,7 +120,7 @@ def test_another_checkpoint_stage_protocol_or_list_is_refused(predictor, task, t
     cure = "choose another --output, or pass --overwrite"
     with pytest.raises(ConfigError, match=f"contains features of a different checkpoint .*: {cure}"):
         extract_features(other, task, tmp_path / "out", False)
-    with pytest.raises(ConfigError, match="another stage \\(pooled, now 2\\)"):
+    with pytest.raises(ConfigError, match="a different stage \\(pooled, now 2\\)"):
         extract_features(predictor, Task(task.videos, task.root, "2"), tmp_path / "out", False)
     more = Predictor(predictor.model, predictor.card, predictor.device, type(predictor.protocol).parse("1x1"))
     with pytest.raises(ConfigError, match="another protocol \\(2x3, now 1x1\\)"):

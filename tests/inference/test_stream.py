@@ -83,7 +83,7 @@ def long_video(few_videos):
 
 @pytest.mark.parametrize("container", ["mpegts", "matroska"])
 def test_a_pipe_slower_than_the_network_gives_what_the_file_gives(pipe, long_video, container, monkeypatch):
-    monkeypatch.setattr(stream, "MOST_WAITING", 100)  # the machine that tests may be slow
+    monkeypatch.setattr(stream, "MAX_WAITING", 100)  # the machine that tests may be slow
     predictor = nano_predictor()
     found = list(live_predictions(predictor, pipe(packed(long_video, container), seconds=2.0)))
     timeline = label_timeline(predictor, long_video)

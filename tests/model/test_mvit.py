@@ -303,7 +303,7 @@ def test_clips_of_a_wrong_shape_are_refused(clips, message):
         (dict(embed_dim=15), "embed_dim=15 is not a multiple of num_heads=2"),
         (dict(attention=["flash"]), r"attention='\['flash'\]': choose from flash, reference"),
         (dict(attention="slow"), "attention='slow': choose from flash, reference"),
-        (dict(positions="none"), "positions='none': choose from relative, absolute"),
+        (dict(positions="none"), "positions='none': choose from relative, lepe, absolute"),
         (dict(width_growth="head"), "width_growth='head': choose from attention, mlp"),
         (dict(num_frames=1), r"num_frames and crop_size \(1, 32, 32\) are smaller than one patch step"),
         (dict(embed_dim=2 * 10**12), "cannot be built as large as its arguments say .*memory.*: lower them$"),
