@@ -123,10 +123,10 @@ def test_another_checkpoint_stage_protocol_or_list_is_refused(predictor, task, t
     with pytest.raises(ConfigError, match="a different stage \\(pooled, now 2\\)"):
         extract_features(predictor, Task(task.videos, task.root, "2"), tmp_path / "out", False)
     more = Predictor(predictor.model, predictor.card, predictor.device, type(predictor.protocol).parse("1x1"))
-    with pytest.raises(ConfigError, match="another protocol \\(2x3, now 1x1\\)"):
+    with pytest.raises(ConfigError, match="a different protocol \\(2x3, now 1x1\\)"):
         extract_features(more, task, tmp_path / "out", False)
     trained_on = Task(read_videos("train.csv", task.root), task.root, "pooled")
-    with pytest.raises(ConfigError, match="another list"):
+    with pytest.raises(ConfigError, match="a different list"):
         extract_features(predictor, trained_on, tmp_path / "out", False)
     assert contents(tmp_path / "out") == before
     extract_features(more, task, tmp_path / "out", overwrite=True)
