@@ -38,7 +38,7 @@ def test_a_disk_without_room_for_the_states_is_told_with_both_sizes(few_videos, 
         ConfigError, match=r"has 1.0 MB free, but 3 saved states of \d.\d MB .* take \d+.\d MB: free space"
     ):
         start(few_videos, tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"4 saved states of \d.\d MB .*still there, one the best\) and"):
+    with pytest.raises(ConfigError, match=r"4 saved states of \d.\d MB .*and the best one\) and"):
         start(few_videos, tmp_path / "run", "data.val=val.csv")
     assert not (tmp_path / "run").exists()
 
