@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo pictures test test-integration test-long test-oldest lint docs clean
+.PHONY: install demo pictures test test-integration test-long test-oldest lint docs wheel clean
 
 install: $(VENV)/.installed
 
@@ -61,9 +61,14 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/mypy --strict --follow-imports=silent $(addprefix mvit_video/,$(PUBLIC))
 
+# dist/*.whl and dist/*.tar.gz; tests/test_wheel.py tries them far from any checkout.
+wheel: install
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python -c "import setuptools.build_meta as b; b.build_sdist('dist')"
+
 # site/index.html, from the pages in docs/, the docstrings and the settings; a broken link is an error.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(OLDEST) demo_output site
+	rm -rf $(VENV) $(OLDEST) demo_output site dist build

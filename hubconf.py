@@ -3,14 +3,14 @@
 from functools import partial
 
 from mvit_video import build_model, list_models
-from mvit_video.model.weights.convert import load_any
+from mvit_video.model.weights.convert import load_network
 
 dependencies = ["torch", "av", "fvcore", "iopath", "pydantic", "rich", "safetensors", "yaml"]
 
 
 def from_pretrained(source: str):
     """The network of a checkpoint: a file, an address, `hf://OWNER/NAME`, or a name that `mvit-video models` lists."""
-    return load_any(source)[0]
+    return load_network(source)[0]
 
 
 for _name in list_models():

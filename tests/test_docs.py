@@ -89,7 +89,7 @@ def test_the_site_is_built_without_a_warning_and_holds_every_page(tmp_path):
 
 def test_examples_in_docstrings_become_code_with_their_results_as_comments():
     pytest.importorskip("griffe")
-    from docs_examples import with_code
+    from examples import with_code
 
     text = "What it does.\n\n>>> for x in y:  # doctest: +SKIP\n...     print(x)\n1\n\nMore."
     assert with_code(text) == "What it does.\n\n```python\nfor x in y:\n    print(x)\n# 1\n```\n\nMore."

@@ -55,7 +55,7 @@ def test_a_run_on_any_number_of_videos_has_enough_steps_of_clips_that_are_there(
         peak / 100, rel=0.02
     )
     left = re.findall(r"(\w+): auto\n", dump_config(fitted(videos)))
-    assert left == ["train", "precision"], "the lists of data.root, and what the device decides"
+    assert left == ["train", "precision", "precision"], "the lists of data.root, and what the device decides"
 
 
 def test_the_rate_follows_the_root_of_the_clips_and_one_over_the_width():

@@ -137,7 +137,7 @@ def test_the_results_say_where_they_come_from(evaluated, data, checkpoint):
 def test_frames_in_another_order_are_scored_and_named(data, checkpoint, evaluated, tmp_path, frames, capsys):
     """The network is shown each clip of a loop in that order; nothing else changes."""
     assert cli.main(command(data, checkpoint, tmp_path / "out", "--protocol", "1x1", "--frames", frames)) == 0
-    assert f"of 9 videos, 1x1, frames {frames}; details in" in capsys.readouterr().err
+    assert f"of 9 videos, 1x1, frames {frames}, fp32; details in" in capsys.readouterr().err
     result = json.loads((tmp_path / "out/results.json").read_text())
     assert result["frames"] == frames and f"The frames of each clip are {frames}." in result["protocol_in_words"]
     whole = json.loads((evaluated / "results.json").read_text())
@@ -164,7 +164,7 @@ def test_frames_in_another_order_are_scored_and_named(data, checkpoint, evaluate
 def test_pictures_of_another_size_are_scored_and_named(data, checkpoint, tmp_path, capsys):
     """Trained for 32 of 40 pixels, seen at 24 of 30."""
     assert cli.main(command(data, checkpoint, tmp_path / "out", "--protocol", "3x3", "--resolution", "24")) == 0
-    assert "of 9 videos, 3x3, at 24 pixels; details in" in capsys.readouterr().err
+    assert "of 9 videos, 3x3, at 24 pixels, fp32; details in" in capsys.readouterr().err
     result = json.loads((tmp_path / "out/results.json").read_text())
     assert result["crop_size"] == [24, 24] and result["checkpoint"]["card"]["preprocessing"]["crop_size"] == 32
     assert "The short side is scaled to 30 pixels, and 24×24 pixels are cropped" in result["protocol_in_words"]
