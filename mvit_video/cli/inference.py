@@ -188,9 +188,9 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         "--allow-network", action="store_true", help="allow --stream to open an rtsp, http or https URL"
     )
     parser.add_argument(
-        "--window-step", type=_seconds, metavar="SECONDS", help="time between windows (default: a quarter of a clip)"
+        "--window-step", type=_seconds, metavar="SECONDS", help="step between windows (default: a quarter of a clip)"
     )
-    add_output(parser, "the timeline or part; of several timelines, a folder for each in it", required=False)
+    add_output(parser, "the timeline or part, with a subfolder for each of several timelines", required=False)
     add_shard(parser, "the videos")
     add_precision(parser)
     add_device(parser)
