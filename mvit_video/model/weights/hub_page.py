@@ -18,7 +18,7 @@ def hub_page(card: ModelCard, run: Path | None = None) -> str:
     parts = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n",
         f"# {card.name}, {len(card.classes)} classes\n",
-        "A video classification network of [mvit_video]. Its file holds the weights, the class names and the "
+        "A video classification network of mvit_video. Its file holds the weights, the class names and the "
         "preprocessing; it is a safetensors file and holds no code.\n",
         _use(),
         _input(card),
@@ -28,7 +28,7 @@ def hub_page(card: ModelCard, run: Path | None = None) -> str:
         "## Licence\n\nNot stated. Add `license:` to the head of this page; weights that were fine-tuned inherit the terms of "
         "those that they started from, and of the videos.\n",
     ]
-    return "\n".join(parts).replace("[mvit_video]", "mvit_video")
+    return "\n".join(parts)
 
 
 def _use() -> str:
