@@ -402,7 +402,7 @@ def look(browser, width):
 
 def test_a_dropped_video_shows_its_label_timeline_and_heat_map(browser, page, predictor, video):
     browser.get(f"http://127.0.0.1:{page.port}/")
-    wait_for(lambda: "5 classes. Videos of up to 2 MB and 3 s." in text_of(browser, "about"))
+    wait_for(lambda: "5 classes, computed in fp32. Videos of up to 2 MB and 3 s." in text_of(browser, "about"))
     drop_file(browser, video)
     wait_for(lambda: text_of(browser, "labels"))
     [wanted] = predictor(video)
