@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 
 CPU_FILE = Path("/proc/cpuinfo")
+ZEN_5 = 26  # AMD's family whose units are as wide as AVX-512's registers; those of Zen 4, family 25, are half as wide
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """Who made a processor, and whether it has AVX-512, and products of bf16 numbers in it."""
+    """Who made a processor, its family, and whether it has AVX-512, and products of bf16 numbers in it."""
 
     vendor: str = ""
+    family: int = 0
     avx512: bool = False
     avx512_bf16: bool = False
 
@@ -46,9 +48,12 @@ class Ways:
 
 
 def ways_of(cpu: Cpu) -> Ways:
-    """What a CPU takes. MKL, PyTorch's own way on x86, has no AVX-512 code for AMD's; oneDNN has."""
+    """What a CPU takes. MKL, PyTorch's own way on x86, has no AVX-512 code for AMD's; oneDNN has.
+
+    On Zen 4 that wins nothing in fp32.
+    """
     amd = cpu.vendor == "AuthenticAMD"
-    return Ways(onednn=amd and cpu.avx512, bf16_blocks=amd and cpu.avx512_bf16)
+    return Ways(onednn=amd and cpu.avx512 and cpu.family >= ZEN_5, bf16_blocks=amd and cpu.avx512_bf16)
 
 
 def ways() -> Ways:
@@ -82,7 +87,10 @@ def cpu_of(text: str) -> Cpu:
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())
     flags = set(fields.get("flags", "").split())
-    return Cpu(fields.get("vendor_id", ""), "avx512f" in flags, "avx512_bf16" in flags)
+    family = fields.get("cpu family", "")
+    return Cpu(
+        fields.get("vendor_id", ""), int(family) if family.isdecimal() else 0, "avx512f" in flags, "avx512_bf16" in flags
+    )
 
 
 def takes_onednn() -> bool:

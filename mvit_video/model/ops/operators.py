@@ -4,45 +4,78 @@
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mvit_video.model.ops import device
 
 _LIBRARY = torch.library.Library("mvit_video", "DEF")
+_PLAIN = (Tensor, nn.Parameter)
+_profiler_enabled = torch._C._autograd._profiler_enabled
 
 
-def operator(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+class Operator:
+    """torch.ops.mvit_video.NAME: a schema, one body for all devices, a fake, and an autograd rule where one is given.
+
+    In an ordinary call the body runs at once: the way through PyTorch's dispatcher would take a fifth of a small
+    network's time. Whoever looks on sees the operator: a compiler, a profiler, a dispatch mode, a kind of tensor of its own.
+    """
+
+    def __init__(self, body: Callable[..., Any], fake: Callable[..., Any]) -> None:
+        self.name, self.body = body.__name__.lstrip("_"), body
+        _LIBRARY.define(self.name + torch.library.infer_schema(body, mutates_args=()))
+        _LIBRARY.impl(self.name, body, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"mvit_video::{self.name}", fake, lib=_LIBRARY)
+        self.registered = getattr(torch.ops.mvit_video, self.name).default
+        self.with_gradients: Callable[..., Any] | None = None  # as `autograd_rule` sets it
+
+    def __call__(self, *inputs: Any) -> Any:
+        if device.is_fused_anyway() or _profiler_enabled() or not _are_plain(inputs):
+            return self.registered(*inputs)
+        if self.with_gradients is not None and torch.is_grad_enabled():
+            return self.with_gradients(*inputs)
+        return self.below_autograd(*inputs)
+
+    def below_autograd(self, *inputs: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.body(*inputs)
+
+
+def operator(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Operator]:
     """A decorator: the function that computes an operator becomes torch.ops.mvit_video.NAME, its name without "_".
 
     `fake` tells shapes, strides and types of what it gives, from tensors without data.
     """
-
-    def make(body: Callable[..., Any]) -> Any:
-        name = body.__name__.lstrip("_")
-        _LIBRARY.define(name + torch.library.infer_schema(body, mutates_args=()))
-        _LIBRARY.impl(name, body, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"mvit_video::{name}", fake, lib=_LIBRARY)
-        return getattr(torch.ops.mvit_video, name).default
-
-    return make
+    return lambda body: Operator(body, fake)
 
 
-def autograd_rule(made: Any, keep: Callable[..., None], backward: Callable[..., Any]) -> None:
+def _are_plain(inputs: Sequence[Any]) -> bool:
+    """Whether all tensors hold data and are of PyTorch's own kinds."""
+    for given in inputs:
+        if isinstance(given, Tensor):
+            if type(given) not in _PLAIN or given.is_meta:
+                return False
+        elif type(given) in (list, tuple) and given and isinstance(given[0], Tensor) and not _are_plain(given):
+            return False
+    return True
+
+
+def autograd_rule(made: Operator, keep: Callable[..., None], backward: Callable[..., Any]) -> None:
     """How gradients pass an operator: `keep(ctx, inputs, output)` in the forward pass, `backward(ctx, *gradients)`.
 
     A list of tensors, given or found, is passed on as so many single ones. `torch.library.register_autograd` takes lists
     as they are, for 100 microseconds a call: a tenth of a small network's step.
     """
 
-    name = made._schema.name.split("::")[1]
-
     class Rule(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, arrange, *flat):
+        def forward(ctx, how, *flat):
+            compute, arrange = how
             inputs = arrange(flat)
-            with torch._C._AutoDispatchBelowAutograd():
-                output = made(*inputs)
+            output = compute(*inputs)
             keep(ctx, inputs, output)
             return tuple(output) if isinstance(output, list) else output
 
@@ -50,26 +83,35 @@ def autograd_rule(made: Any, keep: Callable[..., None], backward: Callable[..., 
         def backward(ctx, *gradients):
             return None, *backward(ctx, *gradients)
 
-    Rule.__name__ = name  # what profilers and grad_fn show
-    gives_list = isinstance(made._schema.returns[0].type, torch.ListType)
-    lists = [place for place, given in enumerate(made._schema.arguments) if str(given.type) == "List[Tensor]"]
+    Rule.__name__ = made.name  # what profilers and grad_fn show
+    schema = made.registered._schema
+    gives_list = isinstance(schema.returns[0].type, torch.ListType)
+    lists = [place for place, given in enumerate(schema.arguments) if str(given.type) == "List[Tensor]"]
 
-    def kernel(*inputs):
-        if not torch.is_grad_enabled():
-            with torch._C._AutoDispatchBelowAutograd():
-                return made(*inputs)
+    def with_gradients(compute, *inputs):
         if not lists:
-            found = Rule.apply(_as_given, *inputs)
+            found = Rule.apply((compute, _as_given), *inputs)
             return list(found) if gives_list else found
         (place,) = lists
         count = len(inputs[place])
         flat = (*inputs[:place], *inputs[place], *inputs[place + 1 :])
-        found = Rule.apply(
-            lambda flat: (*flat[:place], list(flat[place : place + count]), *flat[place + count :]), *flat
-        )
+        found = Rule.apply((compute, lambda flat: _with_list(flat, place, count)), *flat)
         return list(found) if gives_list else found
 
-    _LIBRARY.impl(name, kernel, "Autograd")
+    def dispatched(*inputs):
+        with torch._C._AutoDispatchBelowAutograd():
+            return made.registered(*inputs)
+
+    def kernel(*inputs):
+        return with_gradients(dispatched, *inputs) if torch.is_grad_enabled() else dispatched(*inputs)
+
+    _LIBRARY.impl(made.name, kernel, "Autograd")
+    made.with_gradients = partial(with_gradients, made.below_autograd)
+
+
+def _with_list(flat: tuple[Any, ...], place: int, count: int) -> tuple[Any, ...]:
+    """`count` of the inputs, from `place` on, as one list."""
+    return *flat[:place], list(flat[place : place + count]), *flat[place + count :]
 
 
 def _as_given(flat: tuple[Any, ...]) -> tuple[Any, ...]:

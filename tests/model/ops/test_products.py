@@ -21,22 +21,26 @@ def calls(work) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("vendor", "avx512", "bf16", "taken"),
+    ("vendor", "family", "avx512", "bf16", "taken"),
     [
-        ("AuthenticAMD", True, True, Ways(onednn=True, bf16_blocks=True)),
-        ("AuthenticAMD", True, False, Ways(onednn=True)),
-        ("AuthenticAMD", False, False, Ways()),
-        ("GenuineIntel", True, True, Ways()),
-        ("", False, False, Ways()),
+        ("AuthenticAMD", 26, True, True, Ways(onednn=True, bf16_blocks=True)),
+        ("AuthenticAMD", 27, True, False, Ways(onednn=True)),
+        ("AuthenticAMD", 25, True, True, Ways(bf16_blocks=True)),
+        ("AuthenticAMD", 25, True, False, Ways()),
+        ("AuthenticAMD", 23, False, False, Ways()),
+        ("GenuineIntel", 6, True, True, Ways()),
+        ("GenuineIntel", 26, True, True, Ways()),
+        ("", 0, False, False, Ways()),
     ],
 )
-def test_a_cpu_takes_another_way_only_where_that_was_measured_to_be_faster(vendor, avx512, bf16, taken):
-    assert cpu.ways_of(Cpu(vendor, avx512, bf16)) == taken
+def test_a_cpu_takes_another_way_only_where_that_was_measured_to_be_faster(vendor, family, avx512, bf16, taken):
+    assert cpu.ways_of(Cpu(vendor, family, avx512, bf16)) == taken
 
 
 def test_a_cpu_is_what_linux_lists_first():
-    text = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f avx512_bf16\n\nvendor_id\t: Other\n"
-    assert cpu.cpu_of(text) == Cpu("AuthenticAMD", avx512=True, avx512_bf16=True)
+    text = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nflags\t\t: fpu avx2 avx512f avx512_bf16\n\n"
+    assert cpu.cpu_of(text + "vendor_id\t: Other\n") == Cpu("AuthenticAMD", 26, avx512=True, avx512_bf16=True)
+    assert cpu.cpu_of("vendor_id : AuthenticAMD\ncpu family : Zen\n") == Cpu("AuthenticAMD")
     assert cpu.cpu_of("vendor_id : AuthenticAMD\nflags : fpu avx2 avx512_bf16_not\n") == Cpu("AuthenticAMD")
     assert cpu.cpu_of("processor : 0\nFeatures : fp asimd bf16\n") == cpu.cpu_of("") == Cpu()
 
