@@ -89,7 +89,10 @@ def cpu_of(text: str) -> Cpu:
     flags = set(fields.get("flags", "").split())
     family = fields.get("cpu family", "")
     return Cpu(
-        fields.get("vendor_id", ""), int(family) if family.isdecimal() else 0, "avx512f" in flags, "avx512_bf16" in flags
+        fields.get("vendor_id", ""),
+        int(family) if family.isdecimal() else 0,
+        "avx512f" in flags,
+        "avx512_bf16" in flags,
     )
 
 
