@@ -20,7 +20,7 @@ from mvit_video.model.ops import device
 from mvit_video.model.ops.operators import differentiable_grad, operator, pack_grads, register_autograd, unpack_grads
 from mvit_video.model.relative_position import axis_embedding, distance_rows, resampling, table_rows
 
-Tables = Sequence[Tensor | None]  # of t, h, w; None where an axis has no positions
+Tables = Sequence[Tensor | None]  # of t, h, w; None for an axis without positions
 
 
 def fold(q: Heads, k: Heads, tables: Tables, scale: float) -> tuple[Tensor, Tensor]:
