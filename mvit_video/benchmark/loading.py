@@ -31,7 +31,7 @@ from mvit_video.data.lists.split import resolve_auto_lists
 from mvit_video.data.loader import StepSampler, collate, training_loader
 from mvit_video.data.prepare.verify import lists_to_verify
 from mvit_video.data.video.pyav import PyAvBackend
-from mvit_video.data.video.reader import Place, Reader, VideoReader
+from mvit_video.data.video.reader import Allocate, Reader, VideoReader
 from mvit_video.errors import ConfigError
 from mvit_video.progress import progress_bar
 
@@ -140,9 +140,9 @@ class TimedReader(VideoReader):
         with stages("open"):
             super().__init__(path, root, partial(PyAvBackend, converter=converter) if decoder == "pyav" else decoder)
 
-    def frames(self, indices: Sequence[int] | np.ndarray, place: Place | None = None) -> np.ndarray:
+    def frames(self, indices: Sequence[int] | np.ndarray, allocate: Allocate | None = None) -> np.ndarray:
         with self._stages("decode"):
-            return super().frames(indices, place)
+            return super().frames(indices, allocate)
 
 
 @dataclass(frozen=True)

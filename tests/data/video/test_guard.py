@@ -186,7 +186,7 @@ def test_bad_files_and_wrong_questions_are_the_same_errors_and_the_process_goes_
 )
 def test_a_decoder_that_hangs_or_dies_is_a_bad_video_within_the_timeout(pool, trouble, video, what, reason):
     file = trouble(what)
-    pool.give(pool.take())  # the first one takes the time to start
+    pool.release(pool.acquire())  # the first one takes the time to start
     start = time.monotonic()
     with (
         pytest.raises(DecodeError, match=f"^{file}: {reason}"),
@@ -209,9 +209,9 @@ def test_a_decoder_that_takes_all_memory_is_a_bad_video(trouble, video):
 
 
 def test_frames_above_a_limit_of_pixels_are_refused_wherever_they_are_asked_for(video):
-    with Guard(most_pixels=48 * 144).open(video) as reader:
+    with Guard(max_pixels=48 * 144).open(video) as reader:
         assert reader.frames([0]).shape == (1, 48, 144, 3)
-    with Guard(most_pixels=48 * 144 - 1).open(video) as reader:
+    with Guard(max_pixels=48 * 144 - 1).open(video) as reader:
         for ask in (lambda: reader.frames([0]), lambda: next(reader.stream())):
             with pytest.raises(DecodeError, match="its frames of 144×48 pixels are above the limit of 6,911 pixels"):
                 ask()
@@ -237,7 +237,7 @@ def test_a_process_that_was_killed_or_stopped_while_idle_is_replaced(video, how,
 def test_a_launcher_that_was_killed_or_stopped_is_replaced(video, how, monkeypatch):
     monkeypatch.setattr(launcher, "start_seconds", 4.0)
     with DecoderPool() as first:
-        first.give(first.take())
+        first.release(first.acquire())
         before = launchers()
         for process in before:
             os.kill(process, how)
@@ -386,7 +386,7 @@ import sys, time
 from mvit_video.data.video.guard import open_reader
 from mvit_video.data.video.guard_pool import DecoderPool
 pool = DecoderPool(imports=["misbehaving"])
-reader, busy = open_reader(sys.argv[1]), pool.take()
+reader, busy = open_reader(sys.argv[1]), pool.acquire()
 busy.send("work", 600, seconds=600, name="x", function="misbehaving:hang", arguments=[])
 print(reader.process, busy.pid, flush=True)
 if sys.argv[2] == "end":
