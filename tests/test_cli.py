@@ -54,6 +54,7 @@ def test_train_evaluate_predict_from_the_command_line(capsys, few_videos, tmp_pa
     assert code == 1 and "already contains results.json" in err
 
 
+@pytest.mark.integration
 def test_a_folder_of_class_folders_trains_with_the_shipped_config(capsys, few_videos, tmp_path):
     classes = (few_videos / "classes.txt").read_text().splitlines()
     for split in ("train", "val"):
@@ -87,6 +88,7 @@ def test_real_videos_get_labels_and_the_damaged_one_a_line(capsys, small_run):
     assert out.count("score") == len(files) - 1
 
 
+@pytest.mark.integration
 def test_demo_data_writes_a_dataset(capsys, tmp_path):
     code, _, err = run(capsys, "demo-data", "--output", tmp_path / "d", "--train", 3, "--val", 2)
     assert code == 0 and "3 training and 2 validation videos are in" in err
@@ -173,6 +175,7 @@ def test_missing_videos_stop_an_evaluation_unless_they_are_allowed(capsys, small
     assert (tmp_path / "eval/missing.txt").read_text() == "val/00005.mp4\trow 6 of val.csv\n"
 
 
+@pytest.mark.integration
 def test_allow_missing_is_the_setting_of_that_name(capsys, few_videos, tmp_path):
     shutil.copytree(few_videos, tmp_path / "data")
     (tmp_path / "data/train/00005.mp4").unlink()
@@ -258,6 +261,7 @@ def test_the_agreement_tool_compares_both_forms_of_attention_with_fp32(few_video
     assert [line.partition(":")[0] for line in lines] == ["8 clips; fp32", "bf16, fused", "bf16, blocks"]
 
 
+@pytest.mark.integration
 def test_the_package_runs_as_a_module():
     words = [sys.executable, "-m", "mvit_video", "models"]
     assert "mvitv2_s_16x4" in subprocess.run(words, capture_output=True, text=True, check=True).stdout

@@ -229,6 +229,7 @@ def test_what_cannot_be_explained_is_one_sentence(few_videos):
         explain_video(nano_predictor(model=nn.Flatten()), video)
 
 
+@pytest.mark.integration
 def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
     write_numbered(tmp_path / "gaps.mp4", 100, gaps=True)
     explain_outputs(nano_predictor(), str(tmp_path / "gaps.mp4"), tmp_path, None, lambda text: None)
