@@ -116,12 +116,12 @@ def _torch() -> Iterator[Check]:
     """torch, numpy beside it, the cores that they take, and the GPU."""
     import torch
 
-    from mvit_video.model.ops.cpu import ways
+    from mvit_video.model.ops.cpu import cpu_backends
 
     yield torch_check(torch.__version__)
     yield _numpy()
     yield cores_check(_usable_cores(), os.cpu_count() or 1, torch.get_num_threads())
-    yield ways_check(ways())
+    yield backends_check(cpu_backends())
     yield from _gpu()
 
 
@@ -382,9 +382,9 @@ def cores_check(usable: int, present: int, threads: int) -> Check:
     return Check("cores", found)
 
 
-def ways_check(ways) -> Check:
-    """Whose products and which attention networks take on this CPU, from its `ops.cpu.Ways`."""
-    return Check("CPU", f"products: {ways.products}; attention: {ways.attention}")
+def backends_check(backends) -> Check:
+    """The backends of matrix products and attention on this CPU, from its `ops.cpu.CpuBackends`."""
+    return Check("CPU", f"products: {backends.products}; attention: {backends.attention}")
 
 
 def shared_memory_check(free: int) -> Check:

@@ -13,12 +13,12 @@ from mvit_video.model import mvit
 from mvit_video.model.heads import Heads
 from mvit_video.model.ops import device, folding, pooling
 from mvit_video.model.ops import triton as kernels
-from mvit_video.model.ops.linear import Linear, linear_in_parts, mlp
+from mvit_video.model.ops.linear import Linear, linear_chunks, mlp
 from mvit_video.model.ops.norm import LayerNorm
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 kernels.norm.SLOTS = kernels.pool.SLOTS = 8  # programs are loops here
-WAYS = (lambda x: kernels, lambda x: None)
+KERNELS = (lambda x: kernels, lambda x: None)
 
 
 def differences(ours, wanted) -> float:
@@ -49,7 +49,7 @@ def pooling_difference(num_cls, thw, kernel, strides) -> float:
     x = torch.randn(1, num_cls + thw[0] * thw[1] * thw[2], len(strides), 2, 6, device=DEVICE, requires_grad=True)
     made = pools(kernel, strides, 6)
     parameters = [tensor for conv, norm in made for tensor in (conv.weight, norm.weight, norm.bias)]
-    device.kernels_for = WAYS[0]
+    device.kernels_for = KERNELS[0]
     ours = [part for heads in pooling._pool_parts(x, thw, made) for part in heads[:2]]
     wanted = [part for place, pool in enumerate(made) for part in plain_pool(x[:, :, place], thw, *pool)]
     given = [x, *parameters]
@@ -79,8 +79,8 @@ def folding_difference(num_cls, thw, k_thw, axes) -> float:
         for axis, count in zip("thw", rows, strict=True)
     ]
     sizes = [size + 1 if axis in axes else 0 for size, axis in zip(k_thw, "thw", strict=True)]  # one zero behind each
-    assert folding.reads_whole_tables(tables, thw, k_thw)
-    device.kernels_for = WAYS[0]
+    assert folding.tables_fit(tables, thw, k_thw)
+    device.kernels_for = KERNELS[0]
     ours = [
         folding._fold_queries(q.cls, q.grid, *tables, thw, k_thw, sizes, 24),
         folding._fold_keys(k.cls, k.grid, k_thw, sizes, 0.5, 24),
@@ -128,10 +128,10 @@ def linears_difference(turned) -> float:
     made = nn.ModuleDict(dict(norm=LayerNorm(6, 1e-6), fc1=Linear(6, 10), fc2=Linear(10, 4))).to(DEVICE)
     x = torch.randn(1, 7, 6, device=DEVICE, requires_grad=True)
     found = []
-    for way in WAYS:
-        device.kernels_for = way
+    for kernels_for in KERNELS:
+        device.kernels_for = kernels_for
         normed = made.norm(x)
-        outs = mlp(normed, made.fc1, made.fc2), *linear_in_parts(normed, made.fc1, 2), made.fc1(normed)
+        outs = mlp(normed, made.fc1, made.fc2), *linear_chunks(normed, made.fc1, 2), made.fc1(normed)
         found.append(torch.autograd.grad(sum(turned(out.flatten(0, -3)) for out in outs), [x, *made.parameters()]))
     return differences(*found)
 
@@ -153,8 +153,8 @@ def network_difference(batch) -> float:
         nn.init.normal_(parameter, std=0.3)
     clips, given = torch.randn(batch, 3, 2, 8, 12, device=DEVICE), list(model.parameters())
     found = []
-    for way in WAYS:
-        device.kernels_for = way
+    for kernels_for in KERNELS:
+        device.kernels_for = kernels_for
         found.append(with_gradients([model(clips)], given))
     return differences(*found)
 

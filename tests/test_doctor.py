@@ -9,8 +9,8 @@ import torch
 
 from mvit_video import cli, compat, doctor
 from mvit_video.data.video.reader import VideoReader
-from mvit_video.doctor import BROKEN, NOTE, OK, Check, ways_check
-from mvit_video.model.ops.cpu import Ways, ways
+from mvit_video.doctor import BROKEN, NOTE, OK, Check, backends_check
+from mvit_video.model.ops.cpu import CpuBackends, cpu_backends
 
 
 def test_a_whole_installation_works_and_says_so(capsys, tmp_path):
@@ -21,7 +21,7 @@ def test_a_whole_installation_works_and_says_so(capsys, tmp_path):
     found = {check["name"]: check for check in content["checks"]}
     assert content["ok"] is True and found["torch"]["found"] == torch.__version__
     assert found["pyav: VP9"] == {"name": "pyav: VP9", "found": "6 of 6 frames right", "state": "ok", "cure": ""}
-    assert found["CPU"]["found"] == f"products: {ways().products}; attention: {ways().attention}"
+    assert found["CPU"]["found"] == f"products: {cpu_backends().products}; attention: {cpu_backends().attention}"
     codec = ".".join(map(str, av.library_versions["libavcodec"]))
     assert f"libavcodec {codec}" in found["av"]["found"]
     wanted = {"numpy", "torchvision", "pytorchvideo", "decord", "fvcore", "iopath", "cores", "open files", "downloads"}
@@ -169,7 +169,7 @@ def test_what_was_found_before_a_crash_is_kept(tmp_path, monkeypatch):
 
 
 def test_what_networks_take_on_this_cpu_is_printed():
-    assert ways_check(Ways()).found == "products: PyTorch's; attention: fused"
-    assert ways_check(Ways(onednn=True, bf16_blocks=True)).found == (
+    assert backends_check(CpuBackends()).found == "products: PyTorch's; attention: fused"
+    assert backends_check(CpuBackends(onednn=True, bf16_blocks=True)).found == (
         "products: oneDNN in fp32; attention: blocks in bf16 and fp32"
     )

@@ -1,4 +1,4 @@
-"""How far attention in bf16 moves a trained network's answers on a CPU, fused and by blocks: docs/performance.md.
+"""How far attention in bf16 moves a trained network's answers on a CPU, fused and block-wise: docs/performance.md.
 
 python tools/attention_agreement.py CHECKPOINT LIST ROOT
 """
@@ -21,7 +21,7 @@ def main(checkpoint: str, videos: str, root: str) -> int:
     exact = scores(model, batches, None)
     print(f"{len(labels)} clips; fp32: top-1 {top1(exact, labels):.2f} %")
     for name, blocks in (("fused", False), ("blocks", True)):
-        found = scores(model, batches, cpu.Ways(bf16_blocks=blocks))
+        found = scores(model, batches, cpu.CpuBackends(bf16_blocks=blocks))
         agreeing, difference = top1(found, exact.argmax(1)), (found - exact).abs()
         print(
             f"bf16, {name}: top-1 {top1(found, labels):.2f} %, the label of fp32 for {agreeing:.2f} %; softmax differs by "
@@ -31,9 +31,12 @@ def main(checkpoint: str, videos: str, root: str) -> int:
 
 
 @torch.inference_mode()
-def scores(model: torch.nn.Module, batches: list[dict], ways: cpu.Ways | None) -> torch.Tensor:
-    """Softmax (clips, classes); in fp32 without `ways`, else in bf16 with these."""
-    with cpu.taking(ways or cpu.Ways()), torch.autocast("cpu", torch.bfloat16, enabled=ways is not None):
+def scores(model: torch.nn.Module, batches: list[dict], backends: cpu.CpuBackends | None) -> torch.Tensor:
+    """Softmax (clips, classes); in bf16 with these backends, in fp32 without."""
+    with (
+        cpu.use_backends(backends or cpu.CpuBackends()),
+        torch.autocast("cpu", torch.bfloat16, enabled=backends is not None),
+    ):
         return torch.cat([model(batch["video"]).float().softmax(1) for batch in batches])
 
 

@@ -32,7 +32,7 @@ from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.parallel import full_tensors, like
 from mvit_video.errors import CheckpointError
-from mvit_video.model.ops.cpu import ways
+from mvit_video.model.ops.cpu import cpu_backends
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.files import read_checkpoint, save_tensors
 from mvit_video.model.weights.load import check_exactly
@@ -178,7 +178,9 @@ def read_best(run: Path) -> dict[str, Any] | None:
 
 def environment(device: torch.device, settings: TrainSettings) -> dict[str, Any]:
     """What decides, besides data and fixed settings, whether two runs agree bit for bit."""
-    taken = {"products": ways().products, "attention": ways().attention} if device.type == "cpu" else {}
+    backends = (
+        {"products": cpu_backends().products, "attention": cpu_backends().attention} if device.type == "cpu" else {}
+    )
     return {
         "mvit_video": __version__,
         "torch": torch.__version__,
@@ -190,7 +192,7 @@ def environment(device: torch.device, settings: TrainSettings) -> dict[str, Any]
         "processes": world_size(),
         "parallel": settings.parallel if world_size() > 1 else None,
         "clips_per_pass": settings.clips_per_pass,
-        **taken,
+        **backends,
     }
 
 

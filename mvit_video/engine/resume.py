@@ -11,9 +11,9 @@ from mvit_video.engine.hooks.records import METRICS
 from mvit_video.engine.metrics_log import truncate_log
 from mvit_video.engine.run_folder import weights_hint
 from mvit_video.errors import ConfigError
-from mvit_video.model.ops.cpu import Ways
+from mvit_video.model.ops.cpu import CpuBackends
 
-BEFORE = {"products": Ways().products, "attention": Ways().attention}  # of states that do not say it
+BEFORE = {"products": CpuBackends().products, "attention": CpuBackends().attention}  # of states that do not say it
 
 
 def agreed_state(run: Path, say: Callable[[str], None]) -> TrainingState | None:

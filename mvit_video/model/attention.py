@@ -1,4 +1,4 @@
-"""Attention with decomposed relative positions: the plain formula, and the same without the N×M matrix.
+"""Attention with decomposed relative positions: the plain formula, and an exact form without the N×M matrix.
 
 softmax(q·kᵀ·scale + E)·v with E_ij = q_i · (R^t[t_i, t_j] + R^h[h_i, h_j] + R^w[w_i, w_j]); the class token's row and
 column of E are 0.
@@ -16,11 +16,11 @@ from mvit_video.model.heads import Grid, Heads
 from mvit_video.model.ops.attend import folded_attention
 from mvit_video.model.relative_position import axis_terms
 
-Tables = Sequence[Tensor | None]  # of t, h, w; None where an axis has no positions
+Tables = Sequence[Tensor | None]  # of t, h, w; None for an axis without positions
 
 
 def reference_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: float) -> Tensor:
-    """The plain formula, with the N×M matrix written out: (B, N, h, d)."""
+    """The plain formula, which materialises the N×M matrix: (B, N, h, d)."""
     queries, keys, values = (part.joined().transpose(1, 2) for part in (q, k, v))  # (B, h, N, d)
     scores = (queries * scale) @ keys.transpose(-2, -1)
     bias = _position_bias(q, tables, k.thw)
@@ -30,19 +30,19 @@ def reference_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: flo
 
 
 def _position_bias(q: Heads, tables: Tables, k_thw: Grid) -> Tensor | None:
-    """E of the grid's tokens, (B, h, T·H·W, Kt·Kh·Kw): each axis' term spread over the other two of the key."""
+    """E of the grid's tokens, (B, h, T·H·W, Kt·Kh·Kw): each axis' term broadcast over the key's other two axes."""
     bias, axes = None, [axis for axis in range(3) if tables[axis] is not None]
     terms = axis_terms(q.grid.unflatten(1, q.thw).permute(0, 4, 1, 2, 3, 5), tables, k_thw)
     for axis, term in zip(axes, terms, strict=True):
         shape = [1, 1, 1]
         shape[axis] = k_thw[axis]
-        spread = term.unflatten(-1, shape).expand(*term.shape[:-1], *k_thw)
-        bias = spread if bias is None else bias + spread
+        expanded = term.unflatten(-1, shape).expand(*term.shape[:-1], *k_thw)
+        bias = expanded if bias is None else bias + expanded
     return None if bias is None else bias.flatten(5).flatten(2, 4)
 
 
 def flash_attention(q: Heads, k: Heads, v: Heads, tables: Tables, scale: float) -> Tensor:
-    """The same as `reference_attention`, exactly, by a fused kernel without a mask: (B, N, h, d)."""
+    """Equal to `reference_attention` up to rounding, without a mask or the N×M matrix: (B, N, h, d)."""
     return folded_attention(q, k, v, tables, scale, reference_attention)
 
 

@@ -1,7 +1,7 @@
-"""CSWin (arXiv 2107.00652) for images and video: attention in cross-shaped stripes, positions by a filter on the values.
+"""CSWin (arXiv 2107.00652) for images and video: attention in cross-shaped stripes, positions by a filter of the values.
 
-Parameter names are those of microsoft/CSWin-Transformer; its published files load without a map. A network of one frame is
-the image network; a video network has the same filters with a temporal axis.
+Parameter names are those of microsoft/CSWin-Transformer, whose published files load without a map. With one frame it is the
+image network; a video network's filters have a temporal axis.
 """
 
 # B batch, T/H/W token grid, C channels, h heads, d = C // h. Tokens are (B, T, H, W, C).
@@ -31,10 +31,10 @@ from mvit_video.model.registry import Capabilities
 
 
 class StripeAttention(nn.Module):
-    """Attention inside stripes, with a depth-wise filter of the values (LePE) added to what it gives.
+    """Attention within stripes, plus a depth-wise filter of the values (LePE).
 
-    A stripe spans all frames and is `width` columns ("vertical") or rows ("horizontal") of the grid; None is one stripe over
-    everything. The filter sees zeros beyond its stripe.
+    A stripe is `width` columns ("vertical") or rows ("horizontal") of the grid over all frames; None is global attention.
+    The filter is zero-padded at the stripe's borders.
     """
 
     def __init__(self, dim: int, num_heads: int, stripe: tuple[str, int] | None, taps: int) -> None:
@@ -50,9 +50,9 @@ class StripeAttention(nn.Module):
         padded_thw = (q.shape[1], q.shape[2], q.shape[3])
         q, k, v = (windows(x, size) for x in (q, k, v))  # (B·n, N, C) each
         heads = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
-        seen = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        out = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
         positions = self.get_v(v.transpose(1, 2).unflatten(2, size)).flatten(2).transpose(1, 2)
-        return unpadded(from_windows(seen + positions, size, padded_thw), thw, both_sides=True)
+        return unpadded(from_windows(out + positions, size, padded_thw), thw, both_sides=True)
 
     def size(self, thw: Grid) -> Grid:
         frames, height, width = thw
@@ -64,7 +64,7 @@ class StripeAttention(nn.Module):
 
 @dataclass(frozen=True)
 class StageArguments:
-    """What the blocks of a stage share; a `stripe` of None is attention over everything."""
+    """Arguments shared by the blocks of a stage; `stripe=None` is global attention."""
 
     dim: int
     num_heads: int
@@ -75,7 +75,7 @@ class StageArguments:
 
 
 class Block(nn.Module):
-    """(B, T, H, W, C) -> same. Half of the channels see vertical stripes, the other half horizontal ones."""
+    """(B, T, H, W, C) -> same. Half of the channels attend within vertical stripes, the other half within horizontal ones."""
 
     def __init__(self, stage: StageArguments, drop_path: float) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class ChannelsLast(nn.Module):
 
 
 class Merge(nn.Module):
-    """Between stages: a strided convolution halves height and width and doubles the channels."""
+    """Strided convolution between stages: halves height and width and doubles the channels."""
 
     def __init__(self, dim: int, dim_out: int, taps: int) -> None:
         super().__init__()
@@ -122,15 +122,15 @@ class CSWin(VideoBackbone):
     """CSWin: clips (B, 3, T, H, W), RGB, normalised -> logits (B, num_classes).
 
     Args:
-        num_frames: 1 makes the image network, which also takes (B, 3, H, W); more, a video network with filters over time.
-        crop_size: the H and W that decide which stages are one stripe; any other size works at run time, padded with
-            zeros to whole stripes on both sides.
-        num_classes, drop_path_rate, dropout_rate, activation_checkpointing: as those of MViT.
+        num_frames: 1 for the image network, which also takes (B, 3, H, W); more for a video network with temporal filters.
+        crop_size: the H and W that decide which stages are global; other sizes work at run time, zero-padded on both
+            sides to whole stripes.
+        num_classes, drop_path_rate, dropout_rate, activation_checkpointing: as in MViT.
         depths: blocks per stage.
         embed_dim: width of the first stage; doubles from stage to stage.
         num_heads: heads of each stage, half of them for each direction.
-        stripe_widths: width of the stripes of each stage, in tokens. A stage whose grid is no larger than its stripe, and the
-            last stage, see everything.
+        stripe_widths: width of each stage's stripes, in tokens. The last stage, and one whose grid at crop_size is as large
+            as its stripe, are global.
         mlp_ratio: hidden width of the MLP over its width.
         qkv_bias: whether queries, keys and values have a bias.
 
@@ -162,9 +162,9 @@ class CSWin(VideoBackbone):
         self.stage1_conv_embed = nn.Sequential(stem, ChannelsLast(), nn.LayerNorm(embed_dim))
         rates = drop_path_rates(depths, drop_path_rate)
         for stage, (dim, heads, width) in enumerate(zip(self.stage_dims, num_heads, stripe_widths, strict=True)):
-            whole = stage == len(depths) - 1 or grid == (width, width)
-            _check_heads(stage, dim, heads, whole)
-            arguments = StageArguments(dim, heads, None if whole else width, mlp_ratio, qkv_bias, taps)
+            is_global = stage == len(depths) - 1 or grid == (width, width)
+            _check_heads(stage, dim, heads, is_global)
+            arguments = StageArguments(dim, heads, None if is_global else width, mlp_ratio, qkv_bias, taps)
             self.add_module(f"stage{stage + 1}", nn.ModuleList(Block(arguments, rate) for rate in rates[stage]))
             if stage < len(depths) - 1:
                 self.add_module(f"merge{stage + 1}", Merge(dim, 2 * dim, taps))
@@ -197,10 +197,10 @@ class CSWin(VideoBackbone):
         return self.dropout(self.norm(grid.flatten(2).transpose(1, 2)).mean(1))
 
 
-def _check_heads(stage: int, dim: int, heads: int, whole: bool) -> None:
-    if heads % (1 if whole else 2) or dim % heads:
-        wanted = "a divisor" if whole else "an even divisor"
-        raise ConfigError(f"num_heads={heads} in stage {stage + 1}: expected {wanted} of its width {dim}")
+def _check_heads(stage: int, dim: int, heads: int, is_global: bool) -> None:
+    if heads % (1 if is_global else 2) or dim % heads:
+        allowed = "a divisor" if is_global else "an even divisor"
+        raise ConfigError(f"num_heads={heads} in stage {stage + 1}: expected {allowed} of its width {dim}")
 
 
 def _blocks(network: nn.Module) -> list[nn.Module]:

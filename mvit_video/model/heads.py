@@ -1,4 +1,4 @@
-"""Tokens cut into heads, as attention and its operators pass them on."""
+"""Tokens split into heads, as attention and its operators exchange them."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ Grid = tuple[int, int, int]
 
 
 class Heads(NamedTuple):
-    """Tokens by heads, class token and grid apart: cls (B, c, h, d), grid (B, T*H*W, h, d), thw its size."""
+    """Tokens split into heads, with class token and grid apart: cls (B, c, h, d), grid (B, T*H*W, h, d), thw its size."""
 
     cls: Tensor
     grid: Tensor

@@ -1,4 +1,4 @@
-"""Layers that networks share."""
+"""Layers shared by networks."""
 
 import torch
 from torch import Tensor, nn
@@ -20,27 +20,27 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): leaves a branch out for whole samples and scales the rest to keep the mean."""
+    """Stochastic depth (arXiv 1603.09382): drops a branch per sample and rescales the others to preserve the mean."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, branch: Tensor) -> Tensor:
-        """The branch (B, ...), zeros for some of the samples; scaled in single precision, given in its own type."""
+        """The branch (B, ...), zeroed for some samples; scaled in single precision, returned in its own dtype."""
         if not self.training or self.rate == 0.0:
             return branch
         dtype = torch.promote_types(branch.dtype, torch.float32)
-        keep = torch.empty(branch.shape[0], *[1] * (branch.ndim - 1), dtype=dtype, device=branch.device)
-        keep = keep.bernoulli_(1.0 - self.rate).div_(1.0 - self.rate)
-        return (branch * keep).to(branch.dtype)
+        mask = torch.empty(branch.shape[0], *[1] * (branch.ndim - 1), dtype=dtype, device=branch.device)
+        mask = mask.bernoulli_(1.0 - self.rate).div_(1.0 - self.rate)
+        return (branch * mask).to(branch.dtype)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"
 
 
 class PatchConv(nn.Conv3d):
-    """nn.Conv3d with a bias, fast also where clips have few channels: (B, c, T, H, W) -> (B, C, T', H', W')."""
+    """nn.Conv3d with a bias, fast also for clips of few channels: (B, c, T, H, W) -> (B, C, T', H', W')."""
 
     def forward(self, clips: Tensor) -> Tensor:
         return patch_conv(clips, self)

@@ -1,10 +1,10 @@
 """MaxViT (arXiv 2204.01697) for images and video: convolutions, attention in windows, attention over a dilated grid.
 
-Parameter names and numerics are those of timm's `maxvit_*_tf_*`, which equal the paper's TensorFlow network; torchvision's
-`maxvit_t` is another network (scale, activation, padding), whose weights do not fit.
+Parameter names and numerics are those of timm's `maxvit_*_tf_*`, which match the paper's TensorFlow network; torchvision's
+`maxvit_t` is a different network (scale, activation, padding) with incompatible weights.
 """
 
-# B batch, T/H/W grid, C channels, h heads of 32 channels. Convolutions see (B, C, T, H, W), attention (B, T, H, W, C).
+# B batch, T/H/W grid, C channels, h heads of 32 channels. Convolutions take (B, C, T, H, W), attention (B, T, H, W, C).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def gelu() -> nn.Module:
 
 
 class SameConv(nn.Conv3d):
-    """3×3 convolution padded as TensorFlow's "same": a stride of 2 pads only behind. Time is padded on both sides."""
+    """3×3 convolution with TensorFlow's "same" padding: at stride 2 only at the end. Time is padded on both sides."""
 
     def __init__(self, dim: int, dim_out: int, stride: Grid, taps: int, groups: int = 1, bias: bool = True) -> None:
         super().__init__(dim, dim_out, (taps, 3, 3), stride, groups=groups, bias=bias)
@@ -55,7 +55,7 @@ class BatchNorm(nn.BatchNorm3d):
 
 
 class Shortcut(nn.Module):
-    """Averages 2×2 where a block is strided, widens where it is wider."""
+    """2×2 average pooling in strided blocks, and a 1×1 convolution where the width changes."""
 
     def __init__(self, dim: int, dim_out: int, stride: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Shortcut(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Channels scaled by what the mean over the whole clip says."""
+    """Channels scaled by a gate computed from the mean over the whole clip."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted residual (B, C, T, H, W) -> (B, C', T, H', W'): widen by 4, filter each channel, excite, narrow."""
+    """Inverted residual (B, C, T, H, W) -> (B, C', T, H', W'): expand by 4, depth-wise filter, squeeze-excite, project."""
 
     def __init__(self, dim: int, dim_out: int, stride: int, taps: int, drop_path: float) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class MBConv(nn.Module):
 
 
 class PositionBias(nn.Module):
-    """A learned score for each offset key − query inside a group, for each head: table (h, [2t−1,] 2H−1, 2W−1)."""
+    """Learned relative position bias per head within a group: a table (h, [2t−1,] 2H−1, 2W−1) of offsets key − query."""
 
     def __init__(self, num_heads: int, size: Grid) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class PositionBias(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros(num_heads, *time, 2 * h - 1, 2 * w - 1))
 
     def forward(self, frames: int) -> Tensor:
-        """Scores of groups of `frames`×H×W tokens, at most as many as the table is for: (h, N, N)."""
+        """The bias of groups of `frames`×H×W tokens, `frames` being at most the table's: (h, N, N)."""
         t, h, w = self.size
         table = self.relative_position_bias_table.unflatten(0, (-1, 1)) if t == 1 else self.relative_position_bias_table
         table = table[:, t - frames : t + frames - 1]
@@ -128,12 +128,12 @@ class PositionBias(nn.Module):
 
 def _offsets(length: int, device: torch.device) -> Tensor:
     """(query, key) -> row of a table of 2·length − 1 offsets key − query."""
-    places = torch.arange(length, device=device)
-    return places[None, :] - places[:, None] + length - 1
+    positions = torch.arange(length, device=device)
+    return positions[None, :] - positions[:, None] + length - 1
 
 
 class GroupAttention(nn.Module):
-    """Attention inside groups (B·n, N, C), with relative positions."""
+    """Attention within groups (B·n, N, C), with a relative position bias."""
 
     def __init__(self, dim: int, size: Grid) -> None:
         super().__init__()
@@ -144,21 +144,21 @@ class GroupAttention(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, HEAD_DIM)).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=self.rel_pos(frames).to(q.dtype))
-        return self.proj(seen.transpose(1, 2).flatten(2))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.rel_pos(frames).to(q.dtype))
+        return self.proj(out.transpose(1, 2).flatten(2))
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Who sees whom: how a grid is cut into groups of `size` tokens, and put together."""
+    """A partition of a grid into groups of `size` tokens, and its inverse."""
 
     size: Grid
-    cut: Callable[[Tensor, Grid], Tensor]
-    join: Callable[[Tensor, Grid, Grid], Tensor]
+    split: Callable[[Tensor, Grid], Tensor]
+    merge: Callable[[Tensor, Grid, Grid], Tensor]
 
 
 class PartitionAttention(nn.Module):
-    """Attention in the groups of a partition, then an MLP: (B, T, H, W, C) -> same."""
+    """Attention within the groups of a partition, then an MLP: (B, T, H, W, C) -> same."""
 
     def __init__(self, dim: int, partition: Partition, drop_path: float) -> None:
         super().__init__()
@@ -176,12 +176,12 @@ class PartitionAttention(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         thw, (t, h, w) = (x.shape[1], x.shape[2], x.shape[3]), self.partition.size
         size = (largest_divisor(thw[0], t), h, w)
-        return self.partition.join(self.attn(self.partition.cut(x, size), size[0]), size, thw)
+        return self.partition.merge(self.attn(self.partition.split(x, size), size[0]), size, thw)
 
 
 @dataclass(frozen=True)
 class BlockGroups:
-    """What all blocks of a network share: tokens of a window and of a grid, and the filters' taps in time."""
+    """Arguments shared by all blocks: tokens of a window and of a grid, and temporal taps of the filters."""
 
     window: Grid
     grid: Grid
@@ -208,8 +208,8 @@ class Stage(nn.Module):
     def __init__(self, dim: int, dim_out: int, groups: BlockGroups, rates: Sequence[float]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            Block(dim_out if place else dim, dim_out, 1 if place else 2, groups, rate)
-            for place, rate in enumerate(rates)
+            Block(dim_out if index else dim, dim_out, 1 if index else 2, groups, rate)
+            for index, rate in enumerate(rates)
         )
 
 
@@ -235,7 +235,7 @@ class PreLogits(nn.Module):
 
 
 class Head(nn.Module):
-    """Norm, a layer with tanh, and the classifier of the mean of the tokens: (B, C) -> (B, K)."""
+    """Norm, a tanh layer and the classifier, for the mean of the tokens: (B, C) -> (B, K)."""
 
     def __init__(self, dim: int, num_classes: int, dropout_rate: float) -> None:
         super().__init__()
@@ -252,11 +252,11 @@ class MaxViT(VideoBackbone):
     """MaxViT: clips (B, 3, T, H, W), RGB, normalised -> logits (B, num_classes).
 
     Args:
-        num_frames: 1 makes the image network, which also takes (B, 3, H, W). A video network's filters and position tables
-            have a temporal axis, its windows and grids span all frames.
-        crop_size: H and W; sets `window` and `grid` where they are not given, to 1/32 of it. Other sizes work at run time
-            where windows and grid divide every stage.
-        num_classes, drop_path_rate, dropout_rate, activation_checkpointing: as those of MViT.
+        num_frames: 1 for the image network, which also takes (B, 3, H, W). A video network's filters and position tables
+            have a temporal axis, and its windows and grids span all frames.
+        crop_size: H and W; `window` and `grid` default to 1/32 of it. Other sizes work at run time if windows and grids
+            divide every stage.
+        num_classes, drop_path_rate, dropout_rate, activation_checkpointing: as in MViT.
         embed_dims, depths: width and blocks of each stage; a head has 32 channels.
         stem_width: channels of the stem.
         window, grid: tokens of a window and of the dilated grid on each side.
@@ -311,7 +311,7 @@ class MaxViT(VideoBackbone):
         return clips
 
     def check_size(self, size: tuple[int, int], error: type[MvitVideoError] = ConfigError) -> None:
-        """An error that names the sizes which windows and grid divide, where these do not."""
+        """Raise an error, naming valid sizes, if windows and grids do not divide every stage."""
         steps = [2 ** (len(self.stage_dims) + 1) * lcm(*sides) for sides in zip(self.window, self.grid, strict=True)]
         if any(length % step for length, step in zip(size, steps, strict=True)):
             raise error(
@@ -333,7 +333,7 @@ class MaxViT(VideoBackbone):
 
 
 def _group_size(name: str, size: int | Sequence[int] | None, crop: tuple[int, int]) -> tuple[int, int]:
-    """Tokens on each side of a window or grid; 1/32 of the image where none is given."""
+    """Tokens per side of a window or grid; by default 1/32 of the image."""
     height, width = height_and_width(size) if size is not None else (max(crop[0] // 32, 1), max(crop[1] // 32, 1))
     if height < 1 or width < 1:
         raise ConfigError(f"{name}={size}: expected whole numbers from 1")

@@ -1,6 +1,6 @@
-"""Multiscale vision transformer, version 2, for video (arXiv 2112.01526): the network, from small parts to large.
+"""Multiscale vision transformer for video, versions 1 and 2 (arXiv 2112.01526, 2104.11227), from small parts to large.
 
-Parameter names are those of PySlowFast, so its published files load without a map.
+Parameter names are PySlowFast's, so its published files load without a map.
 """
 
 # B batch, T/H/W token grid (thw), c class tokens (0 or 1), N = c + T*H*W tokens (class token first),
@@ -34,7 +34,7 @@ LAYER_NORM_EPS = 1e-6
 
 
 class PatchEmbed(nn.Module):
-    """Clips (B, 3, T, H, W) to tokens by one 3D convolution with overlap."""
+    """Clips (B, 3, T, H, W) to tokens by one 3D convolution with overlapping patches."""
 
     def __init__(self, in_channels: int, dim: int, kernel: Grid, stride: Grid) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class PatchEmbed(nn.Module):
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """What tells one block from another; `grid` is the token grid that enters it in the size the model is made for."""
+    """Arguments of one block; `grid` is its input token grid at the size the model is made for."""
 
     dim: int
     dim_attention: int
@@ -62,7 +62,7 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class BlockStyle:
-    """What all blocks of a network share."""
+    """Arguments shared by all blocks."""
 
     mlp_ratio: float
     pool_kernel: Grid
@@ -77,9 +77,9 @@ class BlockStyle:
 class PooledAttention(nn.Module):
     """Attention over pooled queries, keys and values with relative positions and residual pooling (paper §4.1).
 
-    Position tables are made for the plan's grid; any other works at run time by interpolation. A model made for one
-    frame has no temporal table. `lepe`, a depth-wise filter of the values of the whole grid before they are pooled, strided as
-    the queries are, is added to what the grid's queries see, whatever groups they see (arXiv 2107.00652 §3.3).
+    Position tables have the size of the plan's grid and are interpolated for others. A model made for one frame has no
+    temporal table. `lepe`, a depth-wise filter of the unpooled values with the stride of the queries, is added to the
+    output of the grid's queries; it spans the whole grid under any token mixing (arXiv 2107.00652 §3.3).
     """
 
     pool_q: nn.Conv3d | None
@@ -111,12 +111,12 @@ class PooledAttention(nn.Module):
     def _make_tables(self, plan: BlockPlan, head_dim: int, relative_positions: bool) -> None:
         q_grid, k_grid = _divide(plan.grid, plan.q_stride), _divide(plan.grid, plan.kv_stride)
         for axis, q_size, k_size in zip("thw", q_grid, k_grid, strict=True):
-            wanted = relative_positions and (axis != "t" or plan.grid[0] > 1)
+            has_table = relative_positions and (axis != "t" or plan.grid[0] > 1)
             rows = table_rows(q_size, k_size)
-            setattr(self, f"rel_pos_{axis}", nn.Parameter(torch.zeros(rows, head_dim)) if wanted else None)
+            setattr(self, f"rel_pos_{axis}", nn.Parameter(torch.zeros(rows, head_dim)) if has_table else None)
 
     def forward(self, x: Tensor, thw: Grid) -> Tensor:
-        """(B, N, C) with thw -> (B, N', C'): as many tokens as the pooled queries."""
+        """(B, N, C) with thw -> (B, N', C'), N' being the number of pooled queries."""
         pools = ((self.pool_q, self.norm_q), (self.pool_k, self.norm_k), (self.pool_v, self.norm_v))
         q, k, v, *filtered = project_and_pool(x, thw, self.qkv, pools, self.num_heads, self.lepe)
         tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
@@ -127,7 +127,7 @@ class PooledAttention(nn.Module):
 
 
 class SkipPool(nn.Module):
-    """Tokens (B, N, C) by the maximum over overlapping windows of stride + 1 cells, as queries are strided; with their thw."""
+    """Max pooling of tokens (B, N, C) over overlapping windows of stride + 1 cells, with the stride of the queries."""
 
     def __init__(self, stride: Grid, num_cls: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class SkipPool(nn.Module):
 
 
 class Block(nn.Module):
-    """(x, thw) -> (x, thw). Where the width grows, the shortcut of that branch is a Linear of the branch's input."""
+    """(x, thw) -> (x, thw). Where the width grows, the shortcut of that branch is a Linear of its normed input."""
 
     def __init__(self, plan: BlockPlan, style: BlockStyle) -> None:
         super().__init__()
@@ -184,31 +184,31 @@ class Head(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class MViTArguments:
-    """The plain arguments of an `MViT`, checked once. Raises ConfigError for one that no network can have.
+    """The arguments of an `MViT`, validated once. Raises ConfigError for invalid ones.
 
     num_frames, crop_size: the T and H, W (one int, or both) that the position tables are made for. Other sizes
-        work at run time: the tables are interpolated. A model made for one frame also takes images (B, 3, H, W).
-    num_classes: rows of the head.
+        work at run time by interpolation. A model made for one frame also takes images (B, 3, H, W).
+    num_classes: outputs of the head.
     depths: blocks per stage; the first block of each later stage strides the queries and doubles the heads.
     embed_dim, num_heads: width and heads of the first stage; both double from stage to stage.
     kv_stride: stride (t, h, w) of keys and values in the first stage; divided by `q_stride` at each stage start.
     q_stride: stride (t, h, w) of the queries at each stage start.
-    patch_kernel, patch_stride, pool_kernel: of the 3D convolutions that make patches and pool q, k, v.
+    patch_kernel, patch_stride, pool_kernel: of the 3D convolutions that embed patches and pool q, k, v.
     mlp_ratio: hidden width of the MLP over its width.
     drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
-    dropout_rate: in front of the head.
-    cls_token: classify from a class token; without it from the mean of the last tokens.
+    dropout_rate: before the head.
+    cls_token: classify from a class token; otherwise from the mean of the last tokens.
     width_growth: the width doubles in the "attention" of a stage's first block (MViTv2), or in the "mlp" of the
         last block before it (MViTv1, and the published IN-1K image model L).
-    positions: "relative", decomposed, in every attention (MViTv2); "lepe", these and a depth-wise filter of the values
-        which starts at zero, so that a trained network can be given one; or "absolute", added once (MViTv1).
+    positions: "relative", decomposed, in every attention (MViTv2); "lepe", these and a depth-wise filter of the values,
+        initialised to zero so that it can be added to a trained network; or "absolute", added once (MViTv1).
     residual_pooling: add the pooled queries to the attention's output (MViTv2).
     pool_all_queries: pool queries in every block (MViTv2), or only where they are strided (MViTv1).
-    token_mixing: which tokens see each other, for the network or, in a list, for each stage: "all", "hwin",
-        "window 8x7x7", "shifted 8x7x7", "grid 8x7x7", "stripes 8x7", or several with commas between, which take turns.
+    token_mixing: which tokens attend to each other, for the network or, in a list, for each stage: "all", "hwin",
+        "window 8x7x7", "shifted 8x7x7", "grid 8x7x7", "stripes 8x7", or several, comma-separated, that alternate.
         See `model/token_mixing.py`.
     attention: "flash" (fast, no N×M matrix) or "reference" (the plain formula); equal to rounding.
-    activation_checkpointing: keep only each block's input for the backward pass and compute the rest again.
+    activation_checkpointing: save only each block's input for backward and recompute the rest.
     """
 
     num_frames: int = 16
@@ -253,7 +253,7 @@ class MViTArguments:
         if not isinstance(self.token_mixing, str):
             object.__setattr__(self, "token_mixing", tuple(self.token_mixing))
         self.block_plans()
-        for name in three:  # lists of a file become what compares and hashes
+        for name in three:  # lists from a file become tuples, which are hashable
             object.__setattr__(self, name, _grid(getattr(self, name)))
         object.__setattr__(self, "depths", tuple(self.depths))
 
@@ -308,8 +308,8 @@ class MViTArguments:
         dim, grid, kv, total = self.embed_dim, self.grid, _grid(self.kv_stride), sum(self.depths)
         mixings = plan_mixing(self.token_mixing, self.depths)
         for stage, depth in enumerate(self.depths):
-            for place in range(depth):
-                starts, ends = stage > 0 and place == 0, place == depth - 1 and stage < len(self.depths) - 1
+            for index in range(depth):
+                starts, ends = stage > 0 and index == 0, index == depth - 1 and stage < len(self.depths) - 1
                 q = _grid(self.q_stride) if starts else (1, 1, 1)
                 kv = _divide(kv, q)
                 dim_attention = self.embed_dim * 2**stage if self.width_growth == "attention" else dim
@@ -370,12 +370,12 @@ class MViT(Pretrained, nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, clips: Tensor, with_feature: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits; with `with_feature` logits and `pooled`, in one call, so that wrappers of the network see both."""
+        """Logits; with `with_feature` logits and `pooled` from one call, which wrappers such as DDP require."""
         feature = self.pooled(clips)
         return (self.head(feature), feature) if with_feature else self.head(feature)
 
     def pooled(self, clips: Tensor) -> Tensor:
-        """The feature that the head classifies (B, C): the class token, or the mean of the tokens, after the last norm."""
+        """The head's input (B, C): the class token, or the mean of the tokens, after the last norm."""
         x, thw = self._embed(clips)
         for block in self.blocks:
             x, thw = self._run(block, x, thw)
@@ -386,9 +386,9 @@ class MViT(Pretrained, nn.Module):
         """The map after each stage, for use as a backbone: (B, C, T', H', W') with C as in `stage_dims`; no norm."""
         x, thw = self._embed(clips)
         maps = []
-        for place, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks):
             x, thw = self._run(block, x, thw)
-            if place in self.stage_ends:
+            if index in self.stage_ends:
                 tokens = x if self.cls_token is None else x[:, 1:]
                 maps.append(tokens.transpose(1, 2).unflatten(2, thw))
         return maps
@@ -408,7 +408,7 @@ class MViT(Pretrained, nn.Module):
         return x + self._absolute_positions(thw), thw
 
     def _absolute_positions(self, thw: Grid) -> Tensor | float:
-        """Positions of a grid's tokens, interpolated where it is not the grid they were made for: (1, N, C), or 0."""
+        """Absolute positions, interpolated to the grid: (1, N, C), or 0."""
         if self.pos_embed_spatial is None or self.pos_embed_temporal is None:
             return 0.0
         spatial = self.pos_embed_spatial.unflatten(1, self.grid[1:]).permute(0, 3, 1, 2)  # (1, C, H, W)
@@ -447,5 +447,5 @@ def _half(kernel: Iterable[int]) -> Grid:
 
 
 def _divide(grid: Sequence[int], stride: Sequence[int]) -> Grid:
-    """Floor division axis by axis, at least 1: how the published files size their position tables."""
+    """Floor division per axis, at least 1: how the published files size their position tables."""
     return _grid(max(size // step, 1) for size, step in zip(grid, stride, strict=True))

@@ -1,7 +1,7 @@
-"""Which tokens of a T×H×W grid see each other: groups of tokens as pure reshapes, and the way back.
+"""Partitions of a T×H×W grid into groups of tokens that attend to each other, and their inverses, as pure reshapes.
 
-Groups become the batch of an attention, so that attention itself knows nothing of them. The drawings show a 4×4 grid of
-one frame; equal letters are one group.
+Groups become the batch of an attention, which needs no changes. The drawings show a 4×4 grid of one frame; equal letters
+are one group.
 
 Sources: windows and shifted windows arXiv 2103.14030 and 2106.13230, grids arXiv 2204.01697, stripes arXiv 2107.00652.
 """
@@ -18,7 +18,7 @@ Grid = tuple[int, int, int]
 
 
 def windows(x: Tensor, size: Grid) -> Tensor:
-    """Neighbours: windows of `size` tokens, which must divide the grid.
+    """Windows of neighbouring tokens; `size` must divide the grid.
 
     A window of 1×2×2:
 
@@ -27,7 +27,7 @@ def windows(x: Tensor, size: Grid) -> Tensor:
         c c d d
         c c d d
 
-    Stripes are windows as long as the grid: 1×4×2 gives `a a b b` in every row, 1×2×4 two rows of a over two of b.
+    Stripes are windows as long as the grid: 1×4×2 gives `a a b b` in every row, 1×2×4 two rows of a above two of b.
     """
     batch, frames, height, width, channels = x.shape
     t, h, w = size
@@ -36,14 +36,14 @@ def windows(x: Tensor, size: Grid) -> Tensor:
 
 
 def from_windows(groups: Tensor, size: Grid, thw: Grid) -> Tensor:
-    """Undoes `windows` of a grid thw: (B·n, t·h·w, C) -> (B, T, H, W, C)."""
+    """Inverse of `windows` for a grid thw: (B·n, t·h·w, C) -> (B, T, H, W, C)."""
     (t, h, w), (frames, height, width) = size, thw
     x = groups.reshape(-1, frames // t, height // h, width // w, t, h, w, groups.shape[-1])
     return x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, frames, height, width, groups.shape[-1])
 
 
 def grids(x: Tensor, size: Grid) -> Tensor:
-    """Tokens that lie equally far apart, spread over the whole grid: `size` of them in each group.
+    """Dilated groups: each has `size` equally spaced tokens that span the whole grid.
 
     A grid of 1×2×2:
 
@@ -59,19 +59,19 @@ def grids(x: Tensor, size: Grid) -> Tensor:
 
 
 def from_grids(groups: Tensor, size: Grid, thw: Grid) -> Tensor:
-    """Undoes `grids` of a grid thw: (B·n, t·h·w, C) -> (B, T, H, W, C)."""
+    """Inverse of `grids` for a grid thw: (B·n, t·h·w, C) -> (B, T, H, W, C)."""
     (t, h, w), (frames, height, width) = size, thw
     x = groups.reshape(-1, frames // t, height // h, width // w, t, h, w, groups.shape[-1])
     return x.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(-1, frames, height, width, groups.shape[-1])
 
 
-def pieces(length: int, window: int, shift: int) -> list[tuple[int, int, int]]:
-    """One axis cut into windows whose borders are moved by `shift`: (start, stop, size of a window) of each run of equal ones.
+def axis_windows(length: int, window: int, shift: int) -> list[tuple[int, int, int]]:
+    """Windows of one axis, shifted by `shift`: (start, stop, window size) of each run of equal windows.
 
-    Eight tokens, windows of 4: `a a a a b b b b` without a shift, `a a b b b b c c` with a shift of 2. A window that would
-    reach over the end is cut there, not rolled to the other side, so nothing has to be masked.
+    Eight tokens, windows of 4: `a a a a b b b b` without a shift, `a a b b b b c c` with a shift of 2. Windows are cut off
+    at the ends instead of rolled to the other side, so no mask is needed.
     """
-    assert 0 <= shift < window or shift == 0, f"a shift of {shift} leaves no border of windows of {window} where it was"
+    assert 0 <= shift < window or shift == 0, f"shift {shift} is not smaller than the window {window}"
     if shift == 0 or length <= window:
         return [(0, length, min(window, length))]
     last = shift + (length - shift) // window * window
@@ -80,40 +80,40 @@ def pieces(length: int, window: int, shift: int) -> list[tuple[int, int, int]]:
 
 
 def shifted_windows(x: Tensor, size: Grid, shift: Grid) -> list[tuple[Tensor, Grid]]:
-    """Windows whose borders are moved by `shift`: groups for each size that occurs, with that size. `size` divides the grid.
+    """Shifted windows: the groups of each window size that occurs, and that size. `size` must divide the grid.
 
-    A window of 1×2×2 moved by one row and one column has groups of 1, 2 and 4 tokens:
+    A window of 1×2×2 shifted by one row and one column gives groups of 1, 2 and 4 tokens:
 
         a b b c
         d e e f
         d e e f
         g h h i
     """
-    axes = [pieces(*axis) for axis in zip(x.shape[1:4], size, shift, strict=True)]
-    found = []
+    axes = [axis_windows(*axis) for axis in zip(x.shape[1:4], size, shift, strict=True)]
+    groups = []
     for (t0, t1, t), (h0, h1, h), (w0, w1, w) in product(*axes):
-        found.append((windows(x[:, t0:t1, h0:h1, w0:w1], (t, h, w)), (t, h, w)))
-    return found
+        groups.append((windows(x[:, t0:t1, h0:h1, w0:w1], (t, h, w)), (t, h, w)))
+    return groups
 
 
 def from_shifted_windows(groups: list[Tensor], size: Grid, shift: Grid, thw: Grid) -> Tensor:
-    """Undoes `shifted_windows`, groups in the order it gives them: (B, T, H, W, C)."""
-    axes = [pieces(*axis) for axis in zip(thw, size, shift, strict=True)]
+    """Inverse of `shifted_windows`, groups in the same order: (B, T, H, W, C)."""
+    axes = [axis_windows(*axis) for axis in zip(thw, size, shift, strict=True)]
     rest = iter(groups)
 
-    def joined(place: tuple[tuple[int, int, int], ...]) -> Tensor:
-        axis = len(place)
+    def join(runs: tuple[tuple[int, int, int], ...]) -> Tensor:
+        axis = len(runs)
         if axis < 3:
-            return torch.cat([joined((*place, run)) for run in axes[axis]], 1 + axis)
-        lengths = [stop - start for start, stop, _ in place]
-        t, h, w = (window for _, _, window in place)
+            return torch.cat([join((*runs, run)) for run in axes[axis]], 1 + axis)
+        lengths = [stop - start for start, stop, _ in runs]
+        t, h, w = (window for _, _, window in runs)
         return from_windows(next(rest), (t, h, w), (lengths[0], lengths[1], lengths[2]))
 
-    return joined(())
+    return join(())
 
 
 def padded(x: Tensor, size: Grid, both_sides: bool = False) -> Tensor:
-    """x with zeros so that windows of `size` divide its grid: behind each axis, or half of them (rounded down) before it."""
+    """x zero-padded so that windows of `size` divide its grid: at the end, or half (rounded down) at the start of each axis."""
     amounts: list[int] = [0, 0]
     for length, window in reversed(list(zip(x.shape[1:4], size, strict=True))):
         missing = -length % window
@@ -123,13 +123,13 @@ def padded(x: Tensor, size: Grid, both_sides: bool = False) -> Tensor:
 
 
 def unpadded(x: Tensor, thw: Grid, both_sides: bool = False) -> Tensor:
-    """The thw tokens that `padded` was given."""
+    """Inverse of `padded`: the grid thw without its padding."""
     for axis, length in enumerate(thw, start=1):
         extra = x.shape[axis] - length
         x = x.narrow(axis, extra // 2 if both_sides else 0, length)
     return x
 
 
-def largest_divisor(length: int, most: int) -> int:
-    """The largest window that is at most `most` and divides `length`: time is cut, never padded."""
-    return next(size for size in range(min(most, length), 0, -1) if length % size == 0)
+def largest_divisor(length: int, limit: int) -> int:
+    """The largest divisor of `length` up to `limit`: windows in time, which is never padded."""
+    return next(size for size in range(min(limit, length), 0, -1) if length % size == 0)

@@ -1,8 +1,8 @@
-"""PVT v2 (arXiv 2106.13797) and Twins (arXiv 2104.13840) for images and video: all queries over keys that a strided
-convolution makes fewer, alone or in turn with windows; positions from depth-wise convolutions.
+"""PVT v2 (arXiv 2106.13797) and Twins (arXiv 2104.13840) for images and video: attention to spatially reduced keys, in Twins
+alternating with windows; positions from depth-wise convolutions.
 
-Parameter names are timm's. A network of one frame is the image network; a video network has the same filters with a
-temporal axis, and keys are reduced in space only.
+Parameter names are timm's. With one frame they are the image networks; a video network's filters have a temporal axis, and
+keys are reduced in space only.
 """
 
 # B batch, T/H/W token grid, C channels, h heads, d = C // h. Tokens are (B, T, H, W, C).
@@ -28,17 +28,17 @@ from mvit_video.model.layers import DropPath
 from mvit_video.model.partition import from_windows, padded, unpadded, windows
 from mvit_video.model.registry import Capabilities
 
-EPS = 1e-6  # of the norms in and behind blocks; those of patches and of reduced keys have PyTorch's 1e-5
-POOLED = 7  # keys on each side of a frame in the linear form
+EPS = 1e-6  # of the norms in and after blocks; those of patches and reduced keys have PyTorch's 1e-5
+POOLED = 7  # keys per side of a frame in the linear form
 
 
-def convolved(x: Tensor, module: nn.Module) -> Tensor:
-    """A module of (B, C, T, H, W) applied to tokens (B, T, H, W, C)."""
+def apply_conv(x: Tensor, module: nn.Module) -> Tensor:
+    """Apply a channels-first module to tokens (B, T, H, W, C)."""
     return module(x.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
 
 
 class PatchEmbed(nn.Module):
-    """Tokens from a clip or from a coarser stage's input: (B, C, T, H, W) -> (B, T', H', W', C')."""
+    """Strided convolution and norm at the start of a stage: (B, C, T, H, W) -> (B, T', H', W', C')."""
 
     def __init__(
         self, dim: int, dim_out: int, size: int, stride: int, padding: int, taps: int, frame_stride: int
@@ -56,7 +56,7 @@ class PatchEmbed(nn.Module):
 
 @dataclass(frozen=True)
 class StageArguments:
-    """What the blocks of a stage share. `sr_ratio`: stride of the keys; `taps`: of filters in time."""
+    """Arguments shared by the blocks of a stage. `sr_ratio`: stride of the keys; `taps`: temporal taps of filters."""
 
     dim: int
     num_heads: int
@@ -68,9 +68,9 @@ class StageArguments:
 
 
 class ReducedAttention(nn.Module):
-    """Every query sees keys from a grid that a convolution of kernel and stride `sr_ratio` has made coarser.
+    """Global attention to keys that a convolution of kernel and stride `sr_ratio` has reduced.
 
-    `linear`: the grid is averaged to 7×7 a frame instead, whatever its size.
+    `linear`: the keys are averaged to 7×7 per frame instead.
     """
 
     def __init__(self, stage: StageArguments) -> None:
@@ -87,21 +87,21 @@ class ReducedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q = self.q(x).flatten(1, 3).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = self.kv(self.reduced(x)).flatten(1, 3).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.proj(seen.reshape(x.shape))
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.proj(out.reshape(x.shape))
 
     def reduced(self, x: Tensor) -> Tensor:
-        """The tokens that keys and values are made of (B, T, H', W', C)."""
+        """The tokens that keys and values are computed from (B, T, H', W', C)."""
         if self.sr is None or self.norm is None:
             return x
         if not self.linear:
-            return self.norm(convolved(x, self.sr))
+            return self.norm(apply_conv(x, self.sr))
         grid = F.adaptive_avg_pool3d(x.permute(0, 4, 1, 2, 3), (x.shape[1], POOLED, POOLED))
         return F.gelu(self.norm(self.sr(grid).permute(0, 2, 3, 4, 1)))
 
 
 class WindowAttention(nn.Module):
-    """Attention in windows of all frames × window × window; zeros behind the grid's ends are seen as keys, as published."""
+    """Attention in windows of all frames × window × window; zero padding is attended to, as published."""
 
     def __init__(self, stage: StageArguments, window: int) -> None:
         super().__init__()
@@ -115,12 +115,12 @@ class WindowAttention(nn.Module):
         x = padded(x, size)
         grid = (x.shape[1], x.shape[2], x.shape[3])
         q, k, v = self.qkv(windows(x, size)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.proj(unpadded(from_windows(seen, size, grid), thw))
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.proj(unpadded(from_windows(out, size, grid), thw))
 
 
 class ConvMlp(nn.Module):
-    """MLP with a depth-wise 3×3 filter, which knows where zeros begin, before its activation (PVT v2)."""
+    """MLP with a depth-wise 3×3 filter before its activation, whose zero padding encodes positions (PVT v2)."""
 
     def __init__(self, stage: StageArguments) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class ConvMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
         x = x.relu() if self.linear else x
-        return self.fc2(F.gelu(convolved(x, self.dwconv)))
+        return self.fc2(F.gelu(apply_conv(x, self.dwconv)))
 
 
 class Block(nn.Module):
@@ -153,7 +153,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """A stage of PVT v2: (B, C, T, H, W), or tokens in the first, -> (B, T, H', W', C')."""
+    """A stage of PVT v2: downsampling (except in the first), blocks and norm."""
 
     def __init__(self, stage: StageArguments, dim: int | None, rates: Sequence[float]) -> None:
         super().__init__()
@@ -166,11 +166,11 @@ class PVTv2(VideoBackbone):
     """PVT v2: clips (B, 3, T, H, W), RGB, normalised -> logits (B, num_classes). Any height and width.
 
     Args:
-        num_frames: 1 makes the image network, which also takes (B, 3, H, W).
-        num_classes, drop_path_rate, dropout_rate, activation_checkpointing: as those of MViT; crop_size changes nothing.
+        num_frames: 1 for the image network, which also takes (B, 3, H, W).
+        num_classes, drop_path_rate, dropout_rate, activation_checkpointing: as in MViT; crop_size is ignored.
         depths, embed_dims, num_heads, mlp_ratios: blocks, width, heads and MLP ratio of each stage.
-        sr_ratios: kernel and stride of the convolution that makes each stage's keys.
-        linear: average the keys to 7×7 a frame instead (the `li` form).
+        sr_ratios: kernel and stride of the convolution that reduces each stage's keys.
+        linear: average the keys to 7×7 per frame instead (the `li` variants).
 
     Source: arXiv 2106.13797 Table 1 and timm's pvt_v2.
     """
@@ -203,7 +203,7 @@ class PVTv2(VideoBackbone):
         ]
         rates = drop_path_rates(depths, drop_path_rate)
         self.stages = nn.ModuleList(
-            Stage(each, embed_dims[place - 1] if place else None, rates[place]) for place, each in enumerate(arguments)
+            Stage(each, embed_dims[index - 1] if index else None, rates[index]) for index, each in enumerate(arguments)
         )
         self.dropout = nn.Dropout(dropout_rate)
         self.head = nn.Linear(embed_dims[-1], num_classes)
@@ -225,26 +225,26 @@ class PVTv2(VideoBackbone):
 
 
 class PositionFilter(nn.Module):
-    """Conditional positions (arXiv 2102.10882): tokens plus a depth-wise 3×3 filter of them."""
+    """Conditional positional encoding (arXiv 2102.10882): tokens plus a depth-wise 3×3 filter of them."""
 
     def __init__(self, dim: int, taps: int) -> None:
         super().__init__()
         self.proj = nn.Sequential(nn.Conv3d(dim, dim, (taps, 3, 3), padding=(taps // 2, 1, 1), groups=dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + convolved(x, self.proj)
+        return x + apply_conv(x, self.proj)
 
 
 class Twins(VideoBackbone):
     """Twins: clips (B, 3, T, H, W), RGB, normalised -> logits (B, num_classes). Any height and width from 32.
 
-    With `windows` (SVT) blocks see windows and everything in turn; without (PCPVT) everything, over reduced keys.
+    With `windows` (SVT) blocks alternate between windows and global attention; without (PCPVT) all are global, to reduced keys.
 
     Args:
-        num_frames: 1 makes the image network, which also takes (B, 3, H, W).
-        num_classes, drop_path_rate, dropout_rate, activation_checkpointing: as those of MViT; crop_size changes nothing.
-        depths, embed_dims, num_heads, mlp_ratios, sr_ratios: as those of PVTv2.
-        windows: tokens on each side of a window, for each stage (SVT), or None (PCPVT).
+        num_frames: 1 for the image network, which also takes (B, 3, H, W).
+        num_classes, drop_path_rate, dropout_rate, activation_checkpointing: as in MViT; crop_size is ignored.
+        depths, embed_dims, num_heads, mlp_ratios, sr_ratios: as in PVTv2.
+        windows: tokens per side of each stage's windows (SVT), or None (PCPVT).
 
     Source: arXiv 2104.13840 Tables 1 and 2, and timm's twins.
     """
@@ -284,7 +284,7 @@ class Twins(VideoBackbone):
         ]
         rates = drop_path_rates(depths, drop_path_rate)
         self.blocks = nn.ModuleList(
-            nn.ModuleList(twins_block(each, place, rate) for place, rate in enumerate(rates[k]))
+            nn.ModuleList(twins_block(each, index, rate) for index, rate in enumerate(rates[k]))
             for k, each in enumerate(arguments)
         )
         self.pos_block = nn.ModuleList(PositionFilter(dim, taps) for dim in embed_dims)
@@ -298,9 +298,9 @@ class Twins(VideoBackbone):
         grid = clips
         for embed, blocks, positions in zip(self.patch_embeds, self.blocks, self.pos_block, strict=True):
             x = embed(grid)
-            for place, block in enumerate(blocks.children()):
+            for index, block in enumerate(blocks.children()):
                 x = self.run(block, x)
-                x = positions(x) if place == 0 else x
+                x = positions(x) if index == 0 else x
             grid = x.permute(0, 4, 1, 2, 3)
             maps.append(grid)
         return maps
@@ -310,12 +310,12 @@ class Twins(VideoBackbone):
 
 
 def _step(stage: int, taps: int) -> int:
-    """Stride in time of a stage's patches: the first of a video network takes every second frame."""
+    """Temporal stride of a stage's patches: 2 in the first stage of a video network."""
     return 2 if stage == 0 and taps > 1 else 1
 
 
-def twins_block(stage: StageArguments, place: int, drop_path: float) -> Block:
-    attn = ReducedAttention(stage) if stage.window is None or place % 2 else WindowAttention(stage, stage.window)
+def twins_block(stage: StageArguments, index: int, drop_path: float) -> Block:
+    attn = ReducedAttention(stage) if stage.window is None or index % 2 else WindowAttention(stage, stage.window)
     return Block(stage.dim, attn, Mlp(stage.dim, int(stage.dim * stage.mlp_ratio)), drop_path)
 
 

@@ -1,13 +1,13 @@
-"""Who sees whom in MViT: `token_mixing` as text, and attention inside the groups of tokens that it names.
+"""Token mixing in MViT: the `token_mixing` syntax, and attention within the groups of tokens it describes.
 
-    all              every query sees every key
+    all              every query attends to every key
     hwin             windows as large as the stage's grid at crop_size, except in the last block of each later stage
     window 8x7x7     windows of frames × rows × columns
-    shifted 8x7x7    windows whose borders are moved by half a window
-    grid 8x7x7       tokens that lie equally far apart, spread over the whole grid
+    shifted 8x7x7    windows shifted by half a window
+    grid 8x7x7       equally spaced tokens that span the whole grid
     stripes 8x7      columns of width 7 for half of the heads, rows of height 7 for the other half
 
-Sizes are counted in queries. Several words with commas between them take turns, from the first block of each stage.
+Sizes are counted in queries. Several kinds, comma-separated, alternate from the first block of each stage.
 """
 
 # B batch, T/H/W query grid, n groups of t×h×w queries, h heads, d channels of a head
@@ -42,7 +42,7 @@ Attend = Callable[[Heads, Heads, Heads, Tables, float], Tensor]
 
 @dataclass(frozen=True)
 class Mixing:
-    """One block's groups: `size` in queries (t, h, w); None where every query sees every key ("all", hwin's "global")."""
+    """Token mixing of one block: `size` of its groups in queries (t, h, w); None for global attention."""
 
     kind: str
     size: Grid | None
@@ -52,11 +52,11 @@ ALL = Mixing("all", None)
 
 
 def parse_mixing(text: str) -> list[Mixing]:
-    """The words of one text in turn; ConfigError names one that is unknown or has a wrong size."""
-    return [_word(part.strip(), text) for part in str(text).split(",")]
+    """The comma-separated kinds of a text; ConfigError if one is unknown or has a wrong size."""
+    return [_parse_one(part.strip(), text) for part in str(text).split(",")]
 
 
-def _word(part: str, text: str) -> Mixing:
+def _parse_one(part: str, text: str) -> Mixing:
     name, _, size = part.partition(" ")
     if name not in KINDS:
         near = did_you_mean(name, KINDS)
@@ -65,35 +65,35 @@ def _word(part: str, text: str) -> Mixing:
         if size:
             raise ConfigError(f"token_mixing='{text}': '{name}' takes no size, not '{size}'")
         return ALL if name == "all" else Mixing("hwin", None)
-    wanted = 2 if name == "stripes" else 3
-    if not re.fullmatch(r"\s*[1-9]\d{0,4}" + r"x[1-9]\d{0,4}" * (wanted - 1), size):
-        example = "stripes 8x7" if wanted == 2 else f"{name} 8x7x7"
-        raise ConfigError(f"token_mixing='{text}': '{part}' needs {wanted} whole numbers, as in '{example}'")
+    count = 2 if name == "stripes" else 3
+    if not re.fullmatch(r"\s*[1-9]\d{0,4}" + r"x[1-9]\d{0,4}" * (count - 1), size):
+        example = "stripes 8x7" if count == 2 else f"{name} 8x7x7"
+        raise ConfigError(f"token_mixing='{text}': '{part}' needs {count} whole numbers, as in '{example}'")
     numbers = [int(number) for number in size.split("x")]
     return Mixing(name, (numbers[0], numbers[1], numbers[-1]))
 
 
 def plan_mixing(token_mixing: str | Sequence[str], depths: Sequence[int]) -> list[Mixing]:
-    """The mixing of every block: one text for the network, or one for each stage."""
+    """The mixing of every block, from one text for the network or one per stage."""
     texts = [token_mixing] * len(depths) if isinstance(token_mixing, str) else list(token_mixing)
     if len(texts) != len(depths):
         raise ConfigError(f"token_mixing={texts}: expected one text, or {len(depths)}, one for each stage")
     plan = []
     for stage, (text, depth) in enumerate(zip(texts, depths, strict=True)):
-        words = parse_mixing(text)
-        for place in range(depth):
-            word = words[place % len(words)]
-            sees_all = word.kind == "hwin" and stage > 0 and place == depth - 1
-            plan.append(Mixing("global", None) if sees_all else word)
+        kinds = parse_mixing(text)
+        for index in range(depth):
+            mixing = kinds[index % len(kinds)]
+            is_global = mixing.kind == "hwin" and stage > 0 and index == depth - 1
+            plan.append(Mixing("global", None) if is_global else mixing)
     return plan
 
 
 def block_mixing(
     mixing: Mixing, grid: Grid, q_stride: Grid, kv_stride: Grid, num_heads: int, last_stage: bool
 ) -> tuple[Mixing, Grid]:
-    """A block's groups and the stride of its keys; `grid` is that of its queries at crop_size. Raises ConfigError.
+    """A block's mixing and kv_stride; `grid` is that of its queries at crop_size. Raises ConfigError.
 
-    hwin's windows are as large as that grid. Its global blocks stride their keys twice as far, except in the last stage
+    hwin's windows are as large as that grid. Its global blocks double the spatial kv_stride, except in the last stage
     (detectron2's MViTv2 backbone).
     """
     if mixing.kind == "hwin":
@@ -105,16 +105,16 @@ def block_mixing(
 
 
 def check_mixing(mixing: Mixing, q_stride: Grid, kv_stride: Grid, num_heads: int) -> None:
-    """ConfigError where keys, which are strided, do not divide as the windows of the queries do."""
+    """Raise ConfigError if windows of queries do not contain a whole number of (strided) keys."""
     if mixing.kind == "stripes" and num_heads % 2:
         raise ConfigError(
             f"token_mixing='stripes' needs an even number of heads, half for each direction, and a block has {num_heads}: "
-            "use num_heads=2, or 'all' for this stage in a list with one text a stage"
+            "use num_heads=2, or 'all' for this stage in a list with one text per stage"
         )
     if mixing.size is None:
         return
     for side, q, kv in zip(mixing.size[1:], q_stride[1:], kv_stride[1:], strict=True):
-        step = _step(q, kv)
+        step = _window_step(q, kv)
         if side % step:
             below = side // step * step
             near = f"{below} or {below + step}" if below else str(step)
@@ -124,48 +124,48 @@ def check_mixing(mixing: Mixing, q_stride: Grid, kv_stride: Grid, num_heads: int
             )
 
 
-def _step(q_stride: int, kv_stride: int) -> int:
+def _window_step(q_stride: int, kv_stride: int) -> int:
     """The smallest window of queries with a whole number of keys."""
     return kv_stride // gcd(q_stride, kv_stride)
 
 
 @dataclass(frozen=True)
 class Groups:
-    """How one grid is cut: into windows of `size`, moved by `shift`, or into a dilated grid of `size`."""
+    """The partition of one grid: windows of `size`, shifted by `shift`, or a dilated grid of `size`."""
 
     kind: str
     size: Grid
     shift: Grid
 
-    def cut(self, part: Heads) -> list[tuple[Heads, Grid]]:
-        """Groups as a batch without class token, and their grid, for each size of group that occurs."""
+    def split(self, part: Heads) -> list[tuple[Heads, Grid]]:
+        """Groups as a batch without class token, and their grid, for each group size that occurs."""
         grid = padded(part.grid.unflatten(1, part.thw).flatten(4), self.size)
         if self.kind == "grid":
-            found = [(grids(grid, self.size), self.size)]
+            groups = [(grids(grid, self.size), self.size)]
         elif any(self.shift):
-            found = shifted_windows(grid, self.size, self.shift)
+            groups = shifted_windows(grid, self.size, self.shift)
         else:
-            found = [(windows(grid, self.size), self.size)]
+            groups = [(windows(grid, self.size), self.size)]
         heads = part.grid.shape[2:]
         return [
-            (Heads(group[:, :0].unflatten(-1, heads), group.unflatten(-1, heads), thw), thw) for group, thw in found
+            (Heads(group[:, :0].unflatten(-1, heads), group.unflatten(-1, heads), thw), thw) for group, thw in groups
         ]
 
-    def join(self, outs: list[Tensor], part: Heads) -> Tensor:
-        """What attention gives for the groups of `part`, as its grid: (B, T·H·W, h, d)."""
+    def merge(self, outs: list[Tensor], part: Heads) -> Tensor:
+        """Attention's outputs for the groups of `part`, back as a grid: (B, T·H·W, h, d)."""
         groups = [out.flatten(2) for out in outs]
-        thw = _filled(part.thw, self.size)
+        thw = _padded_size(part.thw, self.size)
         if self.kind == "grid":
-            joined = from_grids(groups[0], self.size, thw)
+            grid = from_grids(groups[0], self.size, thw)
         elif any(self.shift):
-            joined = from_shifted_windows(groups, self.size, self.shift, thw)
+            grid = from_shifted_windows(groups, self.size, self.shift, thw)
         else:
-            joined = from_windows(groups[0], self.size, thw)
-        return unpadded(joined, part.thw).flatten(1, 3).unflatten(-1, part.grid.shape[2:])
+            grid = from_windows(groups[0], self.size, thw)
+        return unpadded(grid, part.thw).flatten(1, 3).unflatten(-1, part.grid.shape[2:])
 
 
-def _filled(thw: Grid, size: Grid) -> Grid:
-    """A grid rounded up to whole windows."""
+def _padded_size(thw: Grid, size: Grid) -> Grid:
+    """The size of a grid padded to whole windows."""
     t, h, w = (-(-length // side) * side for length, side in zip(thw, size, strict=True))
     return t, h, w
 
@@ -180,11 +180,11 @@ def mixed_attention(
     tables: Tables,
     scale: float,
 ) -> Tensor:
-    """`attend` inside the groups of a mixing: (B, N, h, d), class token first. `strides` are those of queries and of keys.
+    """`attend` within the groups of a mixing: (B, N, h, d), class token first. `strides` are those of queries and keys.
 
-    The class token's key joins every group, its query sees all keys. Grids that a window does not divide are filled with
-    zeros at the right and bottom, which are seen as keys (as in detectron2's MViTv2); time is cut into the largest part
-    that divides it. Positions are the rows of the tables for true distances.
+    The class token's key joins every group; its query attends to all keys. Grids are zero-padded at the right and bottom to
+    whole windows, and the padding is attended to (as in detectron2's MViTv2); windows in time shrink to the largest divisor
+    instead. Positions use the table rows of the true distances.
     """
     if mixing.size is None:
         return attend(q, k, v, tables, scale)
@@ -192,25 +192,27 @@ def mixed_attention(
         half, (t, h, w) = q.grid.shape[2] // 2, mixing.size
         halves = []
         for heads, size in ((slice(half), (t, q.thw[1], w)), (slice(half, None), (t, h, q.thw[2]))):
-            some_q, some_k, some_v = (_some_heads(part, heads) for part in (q, k, v))
-            halves.append(_in_groups(attend, Mixing("window", size), strides, some_q, some_k, some_v, tables, scale))
+            half_q, half_k, half_v = (_slice_heads(part, heads) for part in (q, k, v))
+            halves.append(
+                _group_attention(attend, Mixing("window", size), strides, half_q, half_k, half_v, tables, scale)
+            )
         grid = torch.cat(halves, 2)
     else:
-        grid = _in_groups(attend, mixing, strides, q, k, v, tables, scale)
+        grid = _group_attention(attend, mixing, strides, q, k, v, tables, scale)
     return torch.cat([_class_attention(q, k, v, scale), grid], 1) if q.cls.shape[1] else grid
 
 
-def _some_heads(part: Heads, heads: slice) -> Heads:
+def _slice_heads(part: Heads, heads: slice) -> Heads:
     return Heads(part.cls[:, :, heads], part.grid[:, :, heads], part.thw)
 
 
 def _class_attention(q: Heads, k: Heads, v: Heads, scale: float) -> Tensor:
-    """The class token's query over all keys, without positions: (B, c, h, d)."""
+    """Attention of the class token's query to all keys, without positions: (B, c, h, d)."""
     queries, keys, values = (part.transpose(1, 2) for part in (q.cls, k.joined(), v.joined()))
     return F.scaled_dot_product_attention(queries, keys, values, scale=scale).transpose(1, 2)
 
 
-def _in_groups(
+def _group_attention(
     attend: Attend,
     mixing: Mixing,
     strides: tuple[Grid, Grid],
@@ -220,64 +222,68 @@ def _in_groups(
     tables: Tables,
     scale: float,
 ) -> Tensor:
-    """The grid's queries in their groups: (B, T·H·W, h, d)."""
-    of_queries, of_keys = plan_groups(mixing, strides, q.thw, k.thw)
+    """Attention of the grid's queries within their groups: (B, T·H·W, h, d)."""
+    q_groups, k_groups = plan_groups(mixing, strides, q.thw, k.thw)
     outs = []
     for (queries, thw_q), (keys, thw_k), (values, _) in zip(
-        of_queries.cut(q), of_keys.cut(k), of_keys.cut(v), strict=True
+        q_groups.split(q), k_groups.split(k), k_groups.split(v), strict=True
     ):
-        rows = [_rows(*axis, mixing.kind == "grid") for axis in zip(tables, thw_q, thw_k, strict=True)]
+        rows = [_table_rows(*axis, mixing.kind == "grid") for axis in zip(tables, thw_q, thw_k, strict=True)]
         outs.append(attend(queries, _with_class(keys, k.cls), _with_class(values, v.cls), rows, scale))
-    return of_queries.join(outs, q)
+    return q_groups.merge(outs, q)
 
 
 def _with_class(group: Heads, cls: Tensor) -> Heads:
-    """Groups (B·n, ...) with the class token of their sample."""
+    """Groups (B·n, ...) with their sample's class token."""
     return Heads(cls.repeat_interleave(group.grid.shape[0] // cls.shape[0], 0), group.grid, group.thw)
 
 
-def _rows(table: Tensor | None, queries: int, keys: int, dilated: bool) -> Tensor | None:
-    """The rows of a table, made for a whole grid, that hold the distances inside a group: the middle ones, or every n-th.
+def _table_rows(table: Tensor | None, queries: int, keys: int, dilated: bool) -> Tensor | None:
+    """The rows of a whole grid's table for the distances within a group: the middle ones, or every n-th.
 
-    A table that holds no such rows, as on a grid of another size, is left to attention, which interpolates it.
+    A table without such rows, as on a grid of another size, is returned as it is, for attention to interpolate.
     """
     if table is None:
         return None
-    sides, wanted = (table.shape[0] + 1) // 2, max(queries, keys)
-    step = sides // wanted if dilated else 1
-    if wanted > sides or (dilated and sides % wanted):
+    extent, count = (table.shape[0] + 1) // 2, max(queries, keys)
+    step = extent // count if dilated else 1
+    if count > extent or (dilated and extent % count):
         return table
-    return table[sides - 1 - step * (wanted - 1) : sides + step * (wanted - 1) : step]
+    return table[extent - 1 - step * (count - 1) : extent + step * (count - 1) : step]
 
 
 def plan_groups(mixing: Mixing, strides: tuple[Grid, Grid], q_thw: Grid, k_thw: Grid) -> tuple[Groups, Groups]:
-    """Groups of queries and of keys that belong together, on grids of any size.
+    """Matching groups of queries and keys, on grids of any size.
 
-    A window is no larger than the grid of queries, and one as large as it holds all keys. A border moves by half a window,
-    rounded down to a whole number of keys.
+    Windows are limited to the grid of queries; one as large as the grid contains all keys. Shifts are half a window, rounded
+    down to a whole number of keys.
     """
     assert mixing.size is not None
-    moves = mixing.kind == "shifted"
-    axes = [_time(mixing.size[0], q_thw[0], k_thw[0], moves)]
+    shifted = mixing.kind == "shifted"
+    axes = [_temporal_window(mixing.size[0], q_thw[0], k_thw[0], shifted)]
     for axis in (1, 2):
-        axes.append(_side(mixing.size[axis], q_thw[axis], k_thw[axis], strides[0][axis], strides[1][axis], moves))
+        axes.append(
+            _spatial_window(mixing.size[axis], q_thw[axis], k_thw[axis], strides[0][axis], strides[1][axis], shifted)
+        )
     sizes, key_sizes, shifts, key_shifts = ((one[0], one[1], one[2]) for one in zip(*axes, strict=True))
     return Groups(mixing.kind, sizes, shifts), Groups(mixing.kind, key_sizes, key_shifts)
 
 
-def _time(size: int, queries: int, keys: int, moves: bool) -> tuple[int, int, int, int]:
-    """Frames of a window of queries and of keys, and how far their borders move."""
+def _temporal_window(size: int, queries: int, keys: int, shifted: bool) -> tuple[int, int, int, int]:
+    """Frames of a window of queries and of keys, and the shifts of both."""
     side = next(t for t in range(min(size, queries), 0, -1) if queries % t == 0 and t * keys % queries == 0)
-    shift = side // 2 if moves and side < queries else 0
+    shift = side // 2 if shifted and side < queries else 0
     while shift * keys % queries:
         shift -= 1
     return side, side * keys // queries, shift, shift * keys // queries
 
 
-def _side(size: int, queries: int, keys: int, q_stride: int, kv_stride: int, moves: bool) -> tuple[int, int, int, int]:
-    """Rows or columns of a window of queries and of keys, and how far their borders move."""
+def _spatial_window(
+    size: int, queries: int, keys: int, q_stride: int, kv_stride: int, shifted: bool
+) -> tuple[int, int, int, int]:
+    """Rows or columns of a window of queries and of keys, and the shifts of both."""
     if size >= queries:
         return queries, keys, 0, 0
-    step = _step(q_stride, kv_stride)
-    shift = size // 2 // step * step if moves else 0
+    step = _window_step(q_stride, kv_stride)
+    shift = size // 2 // step * step if shifted else 0
     return size, size * q_stride // kv_stride, shift, shift * q_stride // kv_stride

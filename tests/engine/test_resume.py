@@ -6,14 +6,14 @@ from mvit_video.config.schema import TrainSettings
 from mvit_video.engine.checkpoint import TrainingState, environment
 from mvit_video.engine.resume import first_step
 from mvit_video.model.ops import cpu
-from mvit_video.model.ops.cpu import Ways
+from mvit_video.model.ops.cpu import CpuBackends
 
-FAST = Ways(onednn=True, bf16_blocks=True)
+FAST = CpuBackends(onednn=True, bf16_blocks=True)
 OTHER = "products oneDNN in fp32, was PyTorch's; attention blocks in bf16 and fp32, was fused"
 
 
-def environment_with(ways: Ways, device: str = "cpu") -> dict:
-    with cpu.taking(ways):
+def environment_with(backends: CpuBackends, device: str = "cpu") -> dict:
+    with cpu.use_backends(backends):
         return environment(torch.device(device), TrainSettings())
 
 
@@ -25,7 +25,7 @@ def said(run, recorded: dict, now: dict) -> list[str]:
 
 
 def test_a_run_that_goes_on_with_other_products_and_attention_says_so(tmp_path):
-    plain, fast = environment_with(Ways()), environment_with(FAST)
+    plain, fast = environment_with(CpuBackends()), environment_with(FAST)
     assert said(tmp_path, plain, fast) == [
         f"the environment has changed ({OTHER}): results will be similar, but not bit-exact"
     ]
@@ -34,7 +34,7 @@ def test_a_run_that_goes_on_with_other_products_and_attention_says_so(tmp_path):
 
 
 def test_states_that_do_not_say_what_they_took_are_of_pytorchs_products_and_fused_attention(tmp_path):
-    plain, fast = environment_with(Ways()), environment_with(FAST)
+    plain, fast = environment_with(CpuBackends()), environment_with(FAST)
     before = {name: value for name, value in plain.items() if name not in ("products", "attention")}
     assert said(tmp_path, before, plain) == []
     assert said(tmp_path, before, fast) == [

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from mvit_video.model.partition import (
+    axis_windows,
     from_grids,
     from_shifted_windows,
     from_windows,
     grids,
     largest_divisor,
     padded,
-    pieces,
     shifted_windows,
     unpadded,
     windows,
@@ -55,10 +55,10 @@ def test_a_shift_moves_the_borders_and_cuts_the_windows_at_the_ends():
 
 
 def test_pieces_of_an_axis():
-    assert pieces(8, 4, 0) == [(0, 8, 4)]
-    assert pieces(8, 4, 2) == [(0, 2, 2), (2, 6, 4), (6, 8, 2)]
-    assert pieces(4, 4, 2) == [(0, 4, 4)], "an axis of one window is not shifted"
-    assert pieces(7, 7, 3) == [(0, 7, 7)]
+    assert axis_windows(8, 4, 0) == [(0, 8, 4)]
+    assert axis_windows(8, 4, 2) == [(0, 2, 2), (2, 6, 4), (6, 8, 2)]
+    assert axis_windows(4, 4, 2) == [(0, 4, 4)], "an axis of one window is not shifted"
+    assert axis_windows(7, 7, 3) == [(0, 7, 7)]
 
 
 SIZES = [((4, 6, 8), (2, 3, 2)), ((1, 4, 4), (1, 2, 4)), ((2, 6, 6), (2, 6, 1)), ((8, 14, 7), (4, 7, 7))]

@@ -194,8 +194,17 @@ def test_gradients_can_be_differentiated_again_with_the_fast_attention():
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in ROOM.glob("*.py")))
-def test_a_network_file_asks_neither_for_devices_nor_for_who_looks_on(file):
-    words = {"kernels_for", "is_plain", "is_compiling", "is_exporting", "is_tracing", "is_cuda", "device_type"}
+def test_a_network_file_asks_neither_for_devices_nor_for_observers(file):
+    words = {
+        "kernels_for",
+        "can_fuse",
+        "is_observed",
+        "is_compiling",
+        "is_exporting",
+        "is_tracing",
+        "is_cuda",
+        "device_type",
+    }
     names = {
         node.attr if isinstance(node, ast.Attribute) else node.id
         for node in ast.walk(ast.parse((ROOM / file).read_text()))

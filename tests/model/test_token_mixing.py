@@ -1,4 +1,4 @@
-"""Attention in groups: against attention over everything with a mask that a loop makes, and what the words mean."""
+"""Attention within groups, against global attention with a mask built by a loop, and the syntax of `token_mixing`."""
 
 from itertools import product
 
@@ -28,8 +28,8 @@ def heads(thw, num_cls, num_heads=2, channels=8, seed=0):
     return Heads(cls, torch.randn(shape, dtype=torch.float64, generator=generator), thw)
 
 
-def masked(q, k, v, tables, scale, together):
-    """The plain formula with −∞ where `together` (T·H·W, Kt·Kh·Kw, heads) is False; the class token sees and is seen."""
+def masked(q, k, v, tables, scale, allowed):
+    """The plain formula with −∞ where `allowed` (T·H·W, Kt·Kh·Kw, heads) is False; the class token attends everywhere."""
     queries, keys, values = (part.joined().transpose(1, 2) for part in (q, k, v))
     scores = (queries * scale) @ keys.transpose(-2, -1)
     bias = 0
@@ -40,12 +40,12 @@ def masked(q, k, v, tables, scale, together):
         bias = bias + term.unflatten(-1, shape)
     bias = bias.flatten(5).flatten(2, 4)
     num_cls = q.cls.shape[1]
-    scores[:, :, num_cls:, num_cls:] += bias.masked_fill(~together.permute(2, 0, 1), -torch.inf)
+    scores[:, :, num_cls:, num_cls:] += bias.masked_fill(~allowed.permute(2, 0, 1), -torch.inf)
     return (scores.softmax(-1) @ values).transpose(1, 2)
 
 
 def group_of(kind, size, shift, thw, place, head, num_heads):
-    """A name for the group that a token belongs to; tokens of one name see each other."""
+    """A key for a token's group; tokens with equal keys attend to each other."""
     if kind == "stripes":
         t, h, w = size
         return (place[0] // t, -1, place[2] // w) if head < num_heads // 2 else (place[0] // t, place[1] // h, -1)
@@ -54,21 +54,21 @@ def group_of(kind, size, shift, thw, place, head, num_heads):
     return tuple((p + side - s) // side if s else p // side for p, side, s in zip(place, size, shift, strict=True))
 
 
-def who_sees_whom(kind, mixing, strides, q, k):
+def attention_mask(kind, mixing, strides, q, k):
     num_heads = q.grid.shape[2]
     groups = plan_groups(Mixing("window" if kind == "stripes" else kind, mixing.size), strides, q.thw, k.thw)
     sizes = [part.size for part in groups]
     if kind == "stripes":
         ratios = [keys / queries for keys, queries in zip(k.thw, q.thw, strict=True)]
         sizes = [mixing.size, tuple(int(side * ratio) for side, ratio in zip(mixing.size, ratios, strict=True))]
-    together = torch.zeros(q.grid.shape[1], k.grid.shape[1], num_heads, dtype=torch.bool)
+    allowed = torch.zeros(q.grid.shape[1], k.grid.shape[1], num_heads, dtype=torch.bool)
     for head in range(num_heads):
         named = [
             [group_of(kind, size, part.shift, thw, place, head, num_heads) for place in product(*map(range, thw))]
             for size, part, thw in zip(sizes, groups, (q.thw, k.thw), strict=True)
         ]
-        together[:, :, head] = torch.tensor([[one == other for other in named[1]] for one in named[0]])
-    return together
+        allowed[:, :, head] = torch.tensor([[one == other for other in named[1]] for one in named[0]])
+    return allowed
 
 
 CASES = [
@@ -84,19 +84,19 @@ CASES = [
 @pytest.mark.parametrize("attend", [flash_attention, reference_attention])
 @pytest.mark.parametrize("num_cls", [0, 1])
 @pytest.mark.parametrize(("kind", "size", "q_stride", "kv_stride", "thw"), CASES)
-def test_groups_are_attention_over_everything_with_a_mask(kind, size, q_stride, kv_stride, thw, num_cls, attend):
+def test_groups_are_global_attention_with_a_mask(kind, size, q_stride, kv_stride, thw, num_cls, attend):
     k_thw = tuple(length // step for length, step in zip(thw, kv_stride, strict=True))
     q, k, v = heads(thw, num_cls), heads(k_thw, num_cls, seed=1), heads(k_thw, num_cls, seed=2)
     tables = [torch.randn(table_rows(a, b), 8, dtype=torch.float64) for a, b in zip(thw, k_thw, strict=True)]
     mixing, strides = Mixing(kind, size), (q_stride, kv_stride)
-    wanted = masked(q, k, v, tables, 0.4, who_sees_whom(kind, mixing, strides, q, k))
+    wanted = masked(q, k, v, tables, 0.4, attention_mask(kind, mixing, strides, q, k))
     torch.testing.assert_close(
         mixed_attention(attend, mixing, strides, q, k, v, tables, 0.4), wanted, rtol=1e-9, atol=1e-9
     )
 
 
 @pytest.mark.parametrize("kind", ["window", "shifted", "grid"])
-def test_one_window_over_everything_is_all(kind):
+def test_one_window_over_the_whole_grid_is_global_attention(kind):
     thw, k_thw = (4, 6, 5), (4, 3, 5)
     q, k, v = heads(thw, 1), heads(k_thw, 1, seed=1), heads(k_thw, 1, seed=2)
     tables = [torch.randn(table_rows(a, b), 8, dtype=torch.float64) for a, b in zip(thw, k_thw, strict=True)]
@@ -106,7 +106,7 @@ def test_one_window_over_everything_is_all(kind):
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_zeros_fill_the_last_windows_and_are_seen():
+def test_the_last_windows_are_zero_padded_and_padding_is_attended_to():
     """A grid of 3 in windows of 2: the last window's second key is zero, so its value counts with the score of positions."""
     q, k, v = heads((1, 3, 2), 0), heads((1, 3, 2), 0, seed=1), heads((1, 3, 2), 0, seed=2)
     found = mixed_attention(
@@ -117,7 +117,7 @@ def test_zeros_fill_the_last_windows_and_are_seen():
     torch.testing.assert_close(found[:, 4:], reference_attention(*last, [None] * 3, 1.0)[:, :2])
 
 
-def test_words_take_turns_from_the_first_block_of_each_stage():
+def test_kinds_alternate_from_the_first_block_of_each_stage():
     plan = plan_mixing("window 8x7x7, shifted 8x7x7", (1, 2, 3))
     assert [mixing.kind for mixing in plan] == ["window", "window", "shifted", "window", "shifted", "window"]
     assert plan[0].size == (8, 7, 7)
@@ -146,7 +146,7 @@ def test_hwin_sees_everything_in_the_last_block_of_each_later_stage():
         ("", ["''", "choose from all"]),
     ],
 )
-def test_unknown_words_are_named(text, parts):
+def test_unknown_kinds_are_named(text, parts):
     with pytest.raises(ConfigError) as refusal:
         parse_mixing(text)
     for part in parts:

@@ -1,1 +1,1 @@
-"""Operators: the only place that knows devices."""
+"""Operators: the only place that dispatches by device."""

@@ -1,12 +1,12 @@
-"""Attention on CPUs as plain products over blocks of queries, whose scores stay in the processor's cache.
+"""Block-wise attention on CPUs: plain matrix products over blocks of queries whose scores fit into the cache.
 
-The fused kernel multiplies small tiles, which processors with fast products of bf16 numbers, or with oneDNN's in fp32, do
-far below their speed. Here a block of queries meets all keys at once. Nothing but the three inputs is kept: scores are
-made again in the backward pass. In bf16 scores are rounded to bf16 before the softmax, as plain modules do it.
+The fused kernel multiplies small tiles, far below the peak of CPUs with bf16 instructions, or with oneDNN in fp32. Here
+each block of queries is multiplied with all keys at once. Only the three inputs are saved for backward; scores are
+recomputed. In bf16, scores are rounded to bf16 before the softmax, as in plain modules.
 """
 
 # B batch, N queries, M keys, h heads, D channels of folded queries and keys, d channels of values,
-# G pairs of a sample and a head that are worked on together, n queries of a block
+# G (sample, head) pairs processed together, n queries of a block
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,22 +15,22 @@ import torch
 from torch import Tensor
 
 from mvit_video.model.ops import cpu
-from mvit_video.model.ops.norm import zeros
-from mvit_video.model.ops.operators import autograd_rule, by_formula, operator
-from mvit_video.model.ops.products import LEAST_WIDTH, products
+from mvit_video.model.ops.matmul import MIN_SIZE, bmm
+from mvit_video.model.ops.norm import accumulator
+from mvit_video.model.ops.operators import differentiable_grad, operator, register_autograd
 
-BYTES = 2**20  # of a block's scores and thread, between the least and the most queries
-LEAST_QUERIES, MOST_QUERIES = 256, 1024
+BLOCK_BYTES = 2**20  # of a block's scores, per thread
+MIN_QUERIES, MAX_QUERIES = 256, 1024  # of a block; the maximum is per thread
 
 
-def goes_by_blocks(queries: Tensor, keys: Tensor, channels: int) -> bool:
-    """Whether this CPU attends faster by blocks: queries (B, N, h, D), keys (B, M, h, D), values of so many channels."""
+def use_block_attention(queries: Tensor, keys: Tensor, channels: int) -> bool:
+    """Whether block-wise attention is faster on this CPU: queries (B, N, h, D), keys (B, M, h, D), values of `channels`."""
     if queries.device.type != "cpu" or queries.numel() == 0:
         return False
     if queries.dtype == torch.bfloat16:
-        return cpu.ways().bf16_blocks
+        return cpu.cpu_backends().bf16_blocks
     sizes = (queries.shape[1], keys.shape[1], keys.shape[3], channels)
-    return queries.dtype == torch.float32 and min(sizes) >= LEAST_WIDTH and cpu.takes_onednn()
+    return queries.dtype == torch.float32 and min(sizes) >= MIN_SIZE and cpu.onednn_enabled()
 
 
 def block_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -39,42 +39,42 @@ def block_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def attention_formula(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The same with the N×M matrix."""
+    """The plain formula, with the N×M matrix."""
     queries, keys, values = (tokens.transpose(1, 2) for tokens in (queries, keys, values))
     return ((queries @ keys.transpose(-2, -1)).softmax(-1) @ values).transpose(1, 2)
 
 
-class _Pairs(NamedTuple):
-    """Some samples and some of their heads, and the queries of each block."""
+class _HeadGroup(NamedTuple):
+    """Samples and heads that are processed together, and their blocks of queries."""
 
     samples: slice
     heads: slice
     blocks: list[slice]
 
-    def take(self, tokens: Tensor, rows: slice = slice(None)) -> Tensor:
-        """(B, ·, h, C) -> (G, rows, C), as they lie best for products."""
+    def gather(self, tokens: Tensor, rows: slice = slice(None)) -> Tensor:
+        """(B, ·, h, C) -> (G, rows, C), contiguous."""
         return tokens[self.samples, rows, self.heads].transpose(1, 2).flatten(0, 1).contiguous()
 
-    def put(self, tokens: Tensor, found: Tensor, rows: slice = slice(None)) -> None:
-        """The reverse."""
-        place = tokens[self.samples, rows, self.heads].transpose(1, 2)
-        place.copy_(found.view(place.shape))
+    def scatter(self, tokens: Tensor, values: Tensor, rows: slice = slice(None)) -> None:
+        """Inverse of `gather`: write values (G, rows, C) into tokens (B, ·, h, C)."""
+        view = tokens[self.samples, rows, self.heads].transpose(1, 2)
+        view.copy_(values.view(view.shape))
 
 
-def _pairs(queries: Tensor, keys: Tensor) -> Iterator[_Pairs]:
-    """Blocks of one head where there are many queries, else as many samples at once as a block has room for."""
-    (batch, count, heads, _), bytes_each = queries.shape, keys.shape[1] * queries.element_size()
-    room = BYTES * torch.get_num_threads() // bytes_each  # queries
-    step = min(max(room, LEAST_QUERIES), MOST_QUERIES * torch.get_num_threads())
+def _head_groups(queries: Tensor, keys: Tensor) -> Iterator[_HeadGroup]:
+    """Blocks of a single head where there are many queries, else as many whole samples as fit into a block."""
+    (batch, count, heads, _), row_bytes = queries.shape, keys.shape[1] * queries.element_size()
+    capacity = BLOCK_BYTES * torch.get_num_threads() // row_bytes  # queries
+    step = min(max(capacity, MIN_QUERIES), MAX_QUERIES * torch.get_num_threads())
     if 2 * count > step or queries.dtype == torch.float32:
         blocks = [slice(start, start + step) for start in range(0, count, step)]
         for sample in range(batch):
             for head in range(heads):
-                yield _Pairs(slice(sample, sample + 1), slice(head, head + 1), blocks)
+                yield _HeadGroup(slice(sample, sample + 1), slice(head, head + 1), blocks)
         return
-    samples = max(room // (count * heads), 1)
+    samples = max(capacity // (count * heads), 1)
     for sample in range(0, batch, samples):
-        yield _Pairs(slice(sample, sample + samples), slice(None), [slice(None)])
+        yield _HeadGroup(slice(sample, sample + samples), slice(None), [slice(None)])
 
 
 def _fake_block_attention(queries, keys, values):
@@ -84,11 +84,11 @@ def _fake_block_attention(queries, keys, values):
 @operator(_fake_block_attention)
 def _block_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     out = values.new_empty(*queries.shape[:-1], values.shape[-1])
-    for pairs in _pairs(queries, keys):
-        turned, some_values = pairs.take(keys).transpose(1, 2), pairs.take(values)
-        for rows in pairs.blocks:
-            weights = products(pairs.take(queries, rows), turned).softmax(-1)
-            pairs.put(out, products(weights, some_values), rows)
+    for group in _head_groups(queries, keys):
+        keys_t, values_g = group.gather(keys).transpose(1, 2), group.gather(values)
+        for rows in group.blocks:
+            weights = bmm(group.gather(queries, rows), keys_t).softmax(-1)
+            group.scatter(out, bmm(weights, values_g), rows)
     return out
 
 
@@ -100,31 +100,31 @@ def _fake_block_attention_backward(gradient, queries, keys, values):
 def _block_attention_backward(
     gradient: Tensor, queries: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    of_queries, of_keys, of_values = (part.new_empty(part.shape) for part in (queries, keys, values))
-    for pairs in _pairs(queries, keys):
-        some_keys, some_values = pairs.take(keys), pairs.take(values)
-        key_sums, value_sums = (zeros(*part.shape, like=part) for part in (some_keys, some_values))
-        for rows in pairs.blocks:
-            some_queries, back = pairs.take(queries, rows), pairs.take(gradient, rows)
-            weights = products(some_queries, some_keys.transpose(1, 2)).softmax(-1)
-            value_sums += products(weights.transpose(1, 2), back)
-            of_weights = products(back, some_values.transpose(1, 2))
-            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            key_sums += products(of_scores.transpose(1, 2), some_queries)
-            pairs.put(of_queries, products(of_scores, some_keys), rows)
-        pairs.put(of_keys, key_sums)
-        pairs.put(of_values, value_sums)
-    return of_queries, of_keys, of_values
+    grad_queries, grad_keys, grad_values = (part.new_empty(part.shape) for part in (queries, keys, values))
+    for group in _head_groups(queries, keys):
+        keys_g, values_g = group.gather(keys), group.gather(values)
+        grad_keys_g, grad_values_g = (accumulator(*part.shape, like=part) for part in (keys_g, values_g))
+        for rows in group.blocks:
+            queries_g, grad_out = group.gather(queries, rows), group.gather(gradient, rows)
+            weights = bmm(queries_g, keys_g.transpose(1, 2)).softmax(-1)
+            grad_values_g += bmm(weights.transpose(1, 2), grad_out)
+            grad_weights = bmm(grad_out, values_g.transpose(1, 2))
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+            grad_keys_g += bmm(grad_scores.transpose(1, 2), queries_g)
+            group.scatter(grad_queries, bmm(grad_scores, keys_g), rows)
+        group.scatter(grad_keys, grad_keys_g)
+        group.scatter(grad_values, grad_values_g)
+    return grad_queries, grad_keys, grad_values
 
 
-def _keep(ctx, inputs, output) -> None:
+def _setup_context(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs)
 
 
 def _backward(ctx, gradient):
     if torch.is_grad_enabled():
-        return tuple(by_formula(attention_formula, ctx.saved_tensors, ctx.needs_input_grad[1:], [gradient]))
+        return tuple(differentiable_grad(attention_formula, ctx.saved_tensors, ctx.needs_input_grad[1:], [gradient]))
     return _block_attention_backward(gradient, *ctx.saved_tensors)
 
 
-autograd_rule(_block_attention, _keep, _backward)
+register_autograd(_block_attention, _setup_context, _backward)

@@ -1,7 +1,7 @@
-"""Which functions compute products and attention on this CPU, from what the CPU can do; never from a timing.
+"""Which backends compute matrix products and attention on this CPU. Chosen by what the CPU supports, never by timing it.
 
-A way other than PyTorch's own is taken only on the processors where it was measured to be faster (docs/performance.md).
-The choice decides the last bits of a run: training states record it, and `mvit-video doctor` prints it.
+PyTorch's defaults are replaced only on processors where that was measured to be faster (docs/performance.md). The choice
+affects the last bits of a run: training states record it, and `mvit-video doctor` prints it.
 """
 
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-CPU_FILE = Path("/proc/cpuinfo")
-ZEN_5 = 26  # AMD's family whose units are as wide as AVX-512's registers; those of Zen 4, family 25, are half as wide
+CPUINFO = Path("/proc/cpuinfo")
+ZEN_5 = 26  # AMD family with full-width AVX-512 units; Zen 4 (family 25) has half-width ones
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """Who made a processor, its family, and whether it has AVX-512, and products of bf16 numbers in it."""
+    """Vendor and family of a processor, and whether it has AVX-512 and AVX512_BF16."""
 
     vendor: str = ""
     family: int = 0
@@ -28,10 +28,10 @@ class Cpu:
 
 
 @dataclass(frozen=True)
-class Ways:
-    """Whether wide fp32 products are oneDNN's, and whether attention in bf16 goes by blocks of queries.
+class CpuBackends:
+    """Whether large fp32 products run in oneDNN, and whether bf16 attention is block-wise.
 
-    The standard is PyTorch's own products, and its fused attention kernel.
+    The defaults are PyTorch's own products and its fused attention kernel.
     """
 
     onednn: bool = False
@@ -47,41 +47,41 @@ class Ways:
         return f"blocks in {' and '.join(types)}" if types else "fused"
 
 
-def ways_of(cpu: Cpu) -> Ways:
-    """What a CPU takes. MKL, PyTorch's own way on x86, has no AVX-512 code for AMD's; oneDNN has.
+def backends_for(cpu: Cpu) -> CpuBackends:
+    """The backends for a CPU. MKL, PyTorch's default on x86, has no AVX-512 code path for AMD; oneDNN has one.
 
-    On Zen 4 that wins nothing in fp32.
+    On Zen 4 that gains nothing in fp32.
     """
     amd = cpu.vendor == "AuthenticAMD"
-    return Ways(onednn=amd and cpu.avx512 and cpu.family >= ZEN_5, bf16_blocks=amd and cpu.avx512_bf16)
+    return CpuBackends(onednn=amd and cpu.avx512 and cpu.family >= ZEN_5, bf16_blocks=amd and cpu.avx512_bf16)
 
 
-def ways() -> Ways:
-    """What is taken here."""
-    return _CHOSEN.get() or _of_this_machine()
+def cpu_backends() -> CpuBackends:
+    """The backends in use."""
+    return _OVERRIDE.get() or _detected()
 
 
 @contextmanager
-def taking(chosen: Ways) -> Iterator[None]:
-    """Other ways than this CPU's, in the calling thread: for tests and comparisons."""
-    before = _CHOSEN.set(chosen)
+def use_backends(backends: CpuBackends) -> Iterator[None]:
+    """Override this CPU's backends in the current context: for tests and comparisons."""
+    token = _OVERRIDE.set(backends)
     try:
         yield
     finally:
-        _CHOSEN.reset(before)
+        _OVERRIDE.reset(token)
 
 
-_CHOSEN: ContextVar[Ways | None] = ContextVar("chosen", default=None)
+_OVERRIDE: ContextVar[CpuBackends | None] = ContextVar("backends", default=None)
 
 
 @cache
-def _of_this_machine() -> Ways:
-    found = ways_of(cpu_of(CPU_FILE.read_text(errors="replace"))) if CPU_FILE.is_file() else Ways()
-    return found if hasattr(torch.ops.mkldnn, "_linear_pointwise") else replace(found, onednn=False)
+def _detected() -> CpuBackends:
+    backends = backends_for(parse_cpuinfo(CPUINFO.read_text(errors="replace"))) if CPUINFO.is_file() else CpuBackends()
+    return backends if hasattr(torch.ops.mkldnn, "_linear_pointwise") else replace(backends, onednn=False)
 
 
-def cpu_of(text: str) -> Cpu:
-    """The first processor that the text of Linux's /proc/cpuinfo lists; one that can nothing where there is none."""
+def parse_cpuinfo(text: str) -> Cpu:
+    """The first processor in the text of Linux's /proc/cpuinfo; the default `Cpu` if there is none."""
     fields: dict[str, str] = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")
@@ -96,6 +96,6 @@ def cpu_of(text: str) -> Cpu:
     )
 
 
-def takes_onednn() -> bool:
-    """Whether wide fp32 products are oneDNN's at this moment, which somebody may have turned off in PyTorch."""
-    return ways().onednn and bool(torch.backends.mkldnn.enabled)
+def onednn_enabled() -> bool:
+    """Whether large fp32 products run in oneDNN now: `torch.backends.mkldnn` can turn it off."""
+    return cpu_backends().onednn and bool(torch.backends.mkldnn.enabled)

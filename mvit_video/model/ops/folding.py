@@ -1,12 +1,12 @@
-"""Relative positions as channels of queries and keys, so that attention needs neither a mask nor an N×M matrix.
+"""Relative positions as extra query and key channels, so that attention needs neither a mask nor an N×M matrix.
 
-An axis' term q_i·R[i, j] depends on one coordinate of the key only, so E is a product as well: the terms are appended to
-the query, the key's coordinates, one-hot, to the key, and [q, terms]·[k·scale, one-hot]ᵀ = q·kᵀ·scale + E. The class
-token has no coordinates: zeros. Kernels want a multiple of 8 channels: zeros behind them.
+An axis' term q_i·R[i, j] depends on one coordinate of the key only, so E is a product too: the terms are appended to the
+query, the key's one-hot coordinates to the key, and [q, terms]·[k·scale, one-hot]ᵀ = q·kᵀ·scale + E. The class token has
+no coordinates: zeros. Channels are zero-padded to a multiple of 8 for the kernels.
 """
 
-# B batch, N = c + T*H*W tokens, M keys, h heads, d channels of a head, K key positions on one axis (or more, zeros
-# behind them), D = d + the three K, rounded up to a multiple of 8. R (·, K, d) is an axis' embedding of its table.
+# B batch, N = c + T*H*W tokens, M keys, h heads, d channels of a head, K key positions on one axis (possibly padded),
+# D = d + the three K, rounded up to a multiple of 8. R (·, K, d) is an axis' embedding, read from its table.
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -17,35 +17,35 @@ from torch import Tensor
 
 from mvit_video.model.heads import Grid, Heads
 from mvit_video.model.ops import device
-from mvit_video.model.ops.operators import autograd_rule, by_formula, in_place, operator, wanted_only
+from mvit_video.model.ops.operators import differentiable_grad, operator, pack_grads, register_autograd, unpack_grads
 from mvit_video.model.relative_position import axis_embedding, distance_rows, resampling, table_rows
 
-Tables = Sequence[Tensor | None]  # of t, h, w; None where an axis has no positions
+Tables = Sequence[Tensor | None]  # of t, h, w; None for an axis without positions
 
 
 def fold(q: Heads, k: Heads, tables: Tables, scale: float) -> tuple[Tensor, Tensor]:
     """Queries (B, N, h, D) and keys (B, M, h, D) whose products are q·kᵀ·scale + E."""
     head_dim = q.grid.shape[-1]
     sizes = [0 if table is None else size for size, table in zip(k.thw, tables, strict=True)]
-    channels, padded = rounded(head_dim + sum(sizes)), [rounded(size) for size in sizes]
+    channels, padded = round_up(head_dim + sum(sizes)), [round_up(size) for size in sizes]
     if device.kernels_for(q.grid) and head_dim + sum(padded) <= channels:
-        sizes = padded  # products of 8 columns are faster than those of 7, and here they cost no channel
-    if device.is_decomposed():
+        sizes = padded  # products of 8 columns are faster than of 7, and fit without more channels
+    if device.must_decompose():
         queries = queries_formula(q.thw, k.thw, sizes, channels, q.cls, q.grid, *tables)
         return queries, keys_formula(k, tables, scale, channels)
     queries = _fold_queries(q.cls, q.grid, *tables, q.thw, k.thw, sizes, channels)
     return queries, _fold_keys(k.cls, k.grid, k.thw, sizes, scale, channels)
 
 
-def rounded(channels: int) -> int:
-    """Up to the next multiple of 8."""
+def round_up(channels: int) -> int:
+    """The next multiple of 8."""
     return -(-channels // 8) * 8
 
 
-def widen(tokens: Heads, channels: int) -> Tensor:
-    """[tokens, zeros]: (B, N, h, channels)."""
-    if device.is_decomposed():
-        return _widened(tokens.joined(), channels)
+def pad_channels(tokens: Heads, channels: int) -> Tensor:
+    """Tokens zero-padded to `channels`: (B, N, h, channels)."""
+    if device.must_decompose():
+        return _pad_last(tokens.joined(), channels)
     return _fold_keys(tokens.cls, tokens.grid, tokens.thw, (0, 0, 0), 1.0, channels)
 
 
@@ -58,13 +58,13 @@ def queries_formula(
         F.pad(term, (0, size - term.shape[-1])).flatten(1, 3)
         for term, size in zip(terms, filter(None, sizes), strict=True)
     ]
-    return torch.cat([_widened(cls, channels), _widened(torch.cat([grid, *padded], -1), channels)], 1)
+    return torch.cat([_pad_last(cls, channels), _pad_last(torch.cat([grid, *padded], -1), channels)], 1)
 
 
 def position_terms(q: Heads, tables: Tables, k_thw: Grid) -> list[Tensor]:
-    """As `relative_position.axis_terms`, without moving the queries: (B, T, H, W, h, K) per axis that has a table.
+    """As `relative_position.axis_terms`, without copying the queries: (B, T, H, W, h, K) per axis with a table.
 
-    Each axis is one batched product over views of the queries in which the axis is a batch dimension.
+    Each axis is one batched product over a view of the queries in which that axis is a batch dimension.
     """
     batch, _, heads, channels = q.grid.shape
     (t, h, w), terms = q.thw, []
@@ -92,17 +92,17 @@ def keys_formula(k: Heads, tables: Tables, scale: float, channels: int) -> Tenso
 
 
 def key_coordinates(k_thw: Sequence[int], sizes: Sequence[int], like: Tensor) -> Tensor:
-    """One-hot coordinates of every key of the grid in `sizes` channels an axis, 0 where it has none: (cells, their sum)."""
-    spread = []
+    """One-hot coordinates of the grid's keys, `sizes` channels per axis (0: none): (Kt·Kh·Kw, sum of sizes)."""
+    one_hot = []
     for axis, (count, size) in enumerate(zip(k_thw, sizes, strict=True)):
         if size:
             shape = [1, 1, 1, size]
             shape[axis] = count
-            spread.append(torch.eye(count, size, dtype=like.dtype, device=like.device).view(shape).expand(*k_thw, -1))
-    return torch.cat(spread, -1).flatten(0, 2) if spread else like.new_zeros(k_thw[0] * k_thw[1] * k_thw[2], 0)
+            one_hot.append(torch.eye(count, size, dtype=like.dtype, device=like.device).view(shape).expand(*k_thw, -1))
+    return torch.cat(one_hot, -1).flatten(0, 2) if one_hot else like.new_zeros(k_thw[0] * k_thw[1] * k_thw[2], 0)
 
 
-def _widened(x: Tensor, channels: int) -> Tensor:
+def _pad_last(x: Tensor, channels: int) -> Tensor:
     return F.pad(x, (0, channels - x.shape[-1]))
 
 
@@ -115,85 +115,85 @@ def _fold_queries(
     cls: Tensor, grid: Tensor, table_t: Tensor | None, table_h: Tensor | None, table_w: Tensor | None,
     thw: Sequence[int], k_thw: Sequence[int], sizes: Sequence[int], channels: int,
 ) -> Tensor:  # fmt: skip
-    axes = _Axes(grid, thw, k_thw, sizes)
+    axes = _AxisProducts(grid, thw, k_thw, sizes)
     queries = axes.views(grid.contiguous())
     terms: list[Tensor | None] = [None, None, None]
-    for axis, embedding in enumerate(axes.read((table_t, table_h, table_w))):
+    for axis, embedding in enumerate(axes.embeddings((table_t, table_h, table_w))):
         if embedding is not None:
-            term = torch.bmm(queries[axis], embedding.transpose(1, 2))  # (batch of the axis, rows, K)
+            term = torch.bmm(queries[axis], embedding.transpose(1, 2))  # (axis batch, rows, K)
             term = term.transpose(0, 1) if axis == 2 else term
             terms[axis] = term.reshape(grid.shape[0], *thw, grid.shape[2], embedding.shape[1])
     kernels = device.kernels_for(grid)
     if kernels:
         return kernels.fold_queries(cls, grid, tuple(thw), terms, channels)
     out = grid.new_empty(grid.shape[0], cls.shape[1] + grid.shape[1], grid.shape[2], channels)
-    return _write(out, cls, grid, [term.flatten(1, 3) for term in terms if term is not None])
+    return _fill(out, cls, grid, [term.flatten(1, 3) for term in terms if term is not None])
 
 
-def _write(out: Tensor, cls: Tensor, grid: Tensor, behind: Sequence[Tensor]) -> Tensor:
-    """Fill (B, N, h, D): class token and zeros, then the grid, what comes behind it, and zeros."""
-    num_cls, place = cls.shape[1], grid.shape[-1]
-    out[:, :num_cls, :, :place], out[:, num_cls:, :, :place] = cls, grid
-    out[:, :num_cls, :, place:] = 0
-    for part in behind:
-        out[:, num_cls:, :, place : place + part.shape[-1]] = part
-        place += part.shape[-1]
-    out[:, num_cls:, :, place:] = 0
+def _fill(out: Tensor, cls: Tensor, grid: Tensor, extra: Sequence[Tensor]) -> Tensor:
+    """Fill (B, N, h, D) with the class token and the grid, whose rows continue with `extra`; zeros elsewhere."""
+    num_cls, channel = cls.shape[1], grid.shape[-1]
+    out[:, :num_cls, :, :channel], out[:, num_cls:, :, :channel] = cls, grid
+    out[:, :num_cls, :, channel:] = 0
+    for part in extra:
+        out[:, num_cls:, :, channel : channel + part.shape[-1]] = part
+        channel += part.shape[-1]
+    out[:, num_cls:, :, channel:] = 0
     return out
 
 
-def _fake_fold_queries_backward(gradient, grid, table_t, table_h, table_w, thw, k_thw, sizes, wanted):
+def _fake_fold_queries_backward(gradient, grid, table_t, table_h, table_w, thw, k_thw, sizes, needs_grad):
     tables = [None if table is None else table.new_empty(table.shape) for table in (table_t, table_h, table_w)]
-    return wanted_only([grid.new_empty(grid.shape), *tables], wanted)
+    return pack_grads([grid.new_empty(grid.shape), *tables], needs_grad)
 
 
 @operator(_fake_fold_queries_backward)
 def _fold_queries_backward(
     gradient: Tensor, grid: Tensor, table_t: Tensor | None, table_h: Tensor | None, table_w: Tensor | None,
-    thw: Sequence[int], k_thw: Sequence[int], sizes: Sequence[int], wanted: Sequence[bool],
+    thw: Sequence[int], k_thw: Sequence[int], sizes: Sequence[int], needs_grad: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of the grid and of the tables, those that are wanted; `gradient` (B, T·H·W, h, D) has no class token."""
-    axes, tables, head_dim = _Axes(grid, thw, k_thw, sizes), (table_t, table_h, table_w), grid.shape[3]
-    of_grid = gradient[..., :head_dim].contiguous() if wanted[0] else None
+    """Gradients w.r.t. the grid and the tables, as far as needed; `gradient` (B, T·H·W, h, D) has no class token."""
+    axes, tables, head_dim = _AxisProducts(grid, thw, k_thw, sizes), (table_t, table_h, table_w), grid.shape[3]
+    grad_grid = gradient[..., :head_dim].contiguous() if needs_grad[0] else None
     parts = gradient[..., head_dim : head_dim + sum(sizes)].contiguous().split(list(sizes), -1)
-    of_embeddings: list[Tensor | None] = [None, None, None]
-    embeddings, queries = axes.read(tables), axes.views(grid.contiguous())
+    grad_embeddings: list[Tensor | None] = [None, None, None]
+    embeddings, queries = axes.embeddings(tables), axes.views(grid.contiguous())
     for axis, embedding in enumerate(embeddings):
         if embedding is None:
             continue
-        of_term = axes.views(parts[axis])[axis]
-        if of_grid is not None:
-            axes.views(of_grid)[axis].baddbmm_(of_term, embedding)
-        if wanted[1 + axis]:
-            of_embeddings[axis] = torch.bmm(of_term.transpose(1, 2), queries[axis])  # (batch of the axis, K, d)
-    return wanted_only([of_grid, *axes.tables_gradient(of_embeddings, tables)], wanted)
+        grad_term = axes.views(parts[axis])[axis]
+        if grad_grid is not None:
+            axes.views(grad_grid)[axis].baddbmm_(grad_term, embedding)
+        if needs_grad[1 + axis]:
+            grad_embeddings[axis] = torch.bmm(grad_term.transpose(1, 2), queries[axis])  # (axis batch, K, d)
+    return pack_grads([grad_grid, *axes.tables_gradient(grad_embeddings, tables)], needs_grad)
 
 
-def _keep_queries(ctx, inputs, output) -> None:
+def _setup_queries(ctx, inputs, output) -> None:
     cls, grid, *tables, ctx.thw, ctx.k_thw, ctx.sizes, ctx.channels = inputs
     ctx.save_for_backward(cls if cls.shape[1] else None, grid, *tables)
     ctx.num_cls = cls.shape[1]
 
 
-def _back_through_queries(ctx, gradient):
+def _grad_queries(ctx, gradient):
     cls, grid, *tables = ctx.saved_tensors
-    num_cls, wanted, nothing = ctx.num_cls, ctx.needs_input_grad[1:6], (None,) * 4
+    num_cls, needs_grad, no_grads = ctx.num_cls, ctx.needs_input_grad[1:6], (None,) * 4
     if torch.is_grad_enabled():
         cls = grid[:, :0] if cls is None else cls
         formula = partial(queries_formula, ctx.thw, ctx.k_thw, ctx.sizes, ctx.channels)
-        return *by_formula(formula, [cls, grid, *tables], wanted, [gradient]), *nothing
-    of_cls = gradient[:, :num_cls, :, : grid.shape[-1]] if wanted[0] else None
-    wants = wanted[1:]
-    back = gradient[:, num_cls:]
-    found = _fold_queries_backward(back, grid, *tables, ctx.thw, ctx.k_thw, ctx.sizes, wants) if any(wants) else []
-    return of_cls, *in_place(found, wants), *nothing
+        return *differentiable_grad(formula, [cls, grid, *tables], needs_grad, [gradient]), *no_grads
+    grad_cls = gradient[:, :num_cls, :, : grid.shape[-1]] if needs_grad[0] else None
+    rest = needs_grad[1:]
+    grad_out = gradient[:, num_cls:]
+    grads = _fold_queries_backward(grad_out, grid, *tables, ctx.thw, ctx.k_thw, ctx.sizes, rest) if any(rest) else []
+    return grad_cls, *unpack_grads(grads, rest), *no_grads
 
 
-autograd_rule(_fold_queries, _keep_queries, _back_through_queries)
+register_autograd(_fold_queries, _setup_queries, _grad_queries)
 
 
-class _Axes:
-    """The batched products of each axis' queries with its embedding: the batch is (B, T), (B, T, H) and (W, h)."""
+class _AxisProducts:
+    """Each axis' batched product of queries and embedding; the batch is (B, T), (B, T, H) and (W, h)."""
 
     def __init__(self, grid: Tensor, thw: Sequence[int], k_thw: Sequence[int], sizes: Sequence[int]) -> None:
         self.batch, _, self.heads, self.channels = grid.shape
@@ -202,79 +202,79 @@ class _Axes:
         self.repeats = (self.batch, self.batch * thw[0], 1)  # of an embedding in its product's batch
 
     def views(self, x: Tensor) -> list[Tensor]:
-        """x (B, T·H·W, h, ·), whose rows lie evenly, as the first factor of each axis' product."""
+        """x (B, T·H·W, h, ·), contiguous, as the first factor of each axis' product."""
         (t, h, w), last = self.thw, x.shape[-1]
         by_row = x.view(self.batch * t * h, w * self.heads, last)
         return [x.view(self.batch * t, h * w * self.heads, last), by_row, by_row.transpose(0, 1)]
 
-    def read(self, tables: Tables) -> list[Tensor | None]:
-        """R of each axis as the second factor, (batch of its product, K, d), None where it has no table."""
-        if self.kernels and reads_whole_tables(tables, self.thw, self.k_thw):
-            return self.kernels.read_tables(
+    def embeddings(self, tables: Tables) -> list[Tensor | None]:
+        """R of each axis as the second factor (axis batch, K, d); None for an axis without a table."""
+        if self.kernels and tables_fit(tables, self.thw, self.k_thw):
+            return self.kernels.gather_tables(
                 tables, self.thw, self.k_thw, self.sizes, self.heads, self.repeats, self.dtype
             )
-        found: list[Tensor | None] = []
+        embeddings: list[Tensor | None] = []
         for axis, table in enumerate(tables):
             if table is None:
-                found.append(None)
+                embeddings.append(None)
                 continue
-            embedding, empty = self._embedding(table, axis).to(self.dtype), self.sizes[axis] - self.k_thw[axis]
-            embedding = F.pad(embedding, (0, 0, 0, empty)) if empty else embedding
-            times = self.heads if axis == 2 else self.repeats[axis]
-            if times != 1:
-                spread = embedding[:, None] if axis == 2 else embedding[None]
-                embedding = spread.expand(*((-1, times) if axis == 2 else (times, -1)), -1, -1).flatten(0, 1)
-            found.append(embedding)
-        return found
+            embedding, padding = self._embedding(table, axis).to(self.dtype), self.sizes[axis] - self.k_thw[axis]
+            embedding = F.pad(embedding, (0, 0, 0, padding)) if padding else embedding
+            repeats = self.heads if axis == 2 else self.repeats[axis]
+            if repeats != 1:
+                expanded = embedding[:, None] if axis == 2 else embedding[None]
+                embedding = expanded.expand(*((-1, repeats) if axis == 2 else (repeats, -1)), -1, -1).flatten(0, 1)
+            embeddings.append(embedding)
+        return embeddings
 
     def _embedding(self, table: Tensor, axis: int) -> Tensor:
-        """R of one axis (Q, K, d); its rows are read at every call, never from a cache: weights change."""
+        """R of one axis (Q, K, d); read at every call, never cached, because weights change."""
         q_size, k_size = self.thw[axis], self.k_thw[axis]
         if len(table) == table_rows(q_size, k_size):
-            return table[_kept_rows(q_size, k_size, table.device)]
-        mix = _kept_resampling(q_size, k_size, len(table), self.dtype, table.device)
+            return table[_cached_rows(q_size, k_size, table.device)]
+        mix = _cached_resampling(q_size, k_size, len(table), self.dtype, table.device)
         return (mix @ table.to(self.dtype)).unflatten(0, (q_size, k_size))
 
-    def tables_gradient(self, of_embeddings: Sequence[Tensor | None], tables: Tables) -> list[Tensor | None]:
-        """Gradients of the tables from those of R as `read` gives it; None where there is none."""
+    def tables_gradient(self, grad_embeddings: Sequence[Tensor | None], tables: Tables) -> list[Tensor | None]:
+        """Gradients w.r.t. the tables, given those w.r.t. `embeddings`; None where there is none."""
         if (
             self.kernels
-            and reads_whole_tables(tables, self.thw, self.k_thw)
-            and all(part is not None for part, table in zip(of_embeddings, tables, strict=True) if table is not None)
+            and tables_fit(tables, self.thw, self.k_thw)
+            and all(part is not None for part, table in zip(grad_embeddings, tables, strict=True) if table is not None)
         ):
-            given = (of_embeddings, tables, self.thw, self.k_thw, self.sizes, self.heads, self.repeats)
-            return self.kernels.tables_gradient(*given)
-        found: list[Tensor | None] = []
-        for axis, (part, table) in enumerate(zip(of_embeddings, tables, strict=True)):
-            found.append(None if part is None or table is None else self._table_gradient(part, table, axis))
-        return found
+            arguments = (grad_embeddings, tables, self.thw, self.k_thw, self.sizes, self.heads, self.repeats)
+            return self.kernels.tables_gradient(*arguments)
+        grads: list[Tensor | None] = []
+        for axis, (part, table) in enumerate(zip(grad_embeddings, tables, strict=True)):
+            grads.append(None if part is None or table is None else self._table_gradient(part, table, axis))
+        return grads
 
-    def _table_gradient(self, of_products: Tensor, table: Tensor, axis: int) -> Tensor:
+    def _table_gradient(self, grad_products: Tensor, table: Tensor, axis: int) -> Tensor:
         q_size, k_size = self.thw[axis], self.k_thw[axis]
         split = (q_size, self.heads) if axis == 2 else (self.repeats[axis], q_size)
-        of_embedding = of_products.unflatten(0, split).sum(1 if axis == 2 else 0, dtype=table.dtype)
-        pairs = of_embedding[:, :k_size].flatten(0, 1)
+        grad_embedding = grad_products.unflatten(0, split).sum(1 if axis == 2 else 0, dtype=table.dtype)
+        pairs = grad_embedding[:, :k_size].flatten(0, 1)
         if len(table) == table_rows(q_size, k_size):
-            return torch.zeros_like(table).index_add_(0, _kept_rows(q_size, k_size, table.device).flatten(), pairs)
-        return _kept_resampling(q_size, k_size, len(table), table.dtype, table.device).t() @ pairs
+            return torch.zeros_like(table).index_add_(0, _cached_rows(q_size, k_size, table.device).flatten(), pairs)
+        return _cached_resampling(q_size, k_size, len(table), table.dtype, table.device).t() @ pairs
 
 
-def reads_whole_tables(tables: Tables, q_thw: Sequence[int], k_thw: Sequence[int]) -> bool:
-    """Whether there are tables, and all of them are of this very size, so that their rows are read as they are."""
+def tables_fit(tables: Tables, q_thw: Sequence[int], k_thw: Sequence[int]) -> bool:
+    """Whether there are tables and all of them have exactly the rows of these grids, so that none is resampled."""
     sizes = zip(tables, q_thw, k_thw, strict=True)
-    fit = [table.shape[0] == table_rows(q, k) for table, q, k in sizes if table is not None]
-    return bool(fit) and all(fit)
+    exact = [table.shape[0] == table_rows(q, k) for table, q, k in sizes if table is not None]
+    return bool(exact) and all(exact)
 
 
-# What depends on sizes alone is made once for each of them, also for training where inference makes it first.
+# Cached per size, since they depend on sizes only. Not inference tensors, because training may use them later.
 @lru_cache(maxsize=1024)
-def _kept_rows(q_size: int, k_size: int, at: torch.device) -> Tensor:
+def _cached_rows(q_size: int, k_size: int, at: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return distance_rows(q_size, k_size, at)
 
 
 @lru_cache(maxsize=1024)
-def _kept_resampling(q_size: int, k_size: int, rows: int, dtype: torch.dtype, at: torch.device) -> Tensor:
+def _cached_resampling(q_size: int, k_size: int, rows: int, dtype: torch.dtype, at: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return resampling(q_size, k_size, rows, torch.promote_types(dtype, torch.float32), at).to(dtype).flatten(0, 1)
 
@@ -287,7 +287,7 @@ def _fake_fold_keys(cls, grid, thw, sizes, scale, channels):
 def _fold_keys(
     cls: Tensor, grid: Tensor, thw: Sequence[int], sizes: Sequence[int], scale: float, channels: int
 ) -> Tensor:
-    """[k·scale, one-hot coordinates, zeros] (B, M, h, D); without sizes and with scale 1 just the tokens, widened."""
+    """[k·scale, one-hot coordinates, zeros] (B, M, h, D); with zero sizes and scale 1 just the padded tokens."""
     kernels = device.kernels_for(grid)
     if kernels:
         return kernels.fold_keys(cls, grid, tuple(thw), sizes, scale, channels)
@@ -295,17 +295,17 @@ def _fold_keys(
     one_hot = key_coordinates(thw, sizes, grid)[:, None].expand(-1, grid.shape[2], -1)
     if scale != 1.0:
         cls, grid = cls * scale, grid * scale
-    return _write(out, cls, grid, [one_hot])
+    return _fill(out, cls, grid, [one_hot])
 
 
-def _keep_keys(ctx, inputs, output) -> None:
+def _setup_keys(ctx, inputs, output) -> None:
     ctx.layout = inputs[0].shape[1], inputs[1].shape[-1], inputs[4]
 
 
-def _back_through_keys(ctx, gradient):
+def _grad_keys(ctx, gradient):
     num_cls, head_dim, scale = ctx.layout
-    own = gradient[..., :head_dim] if scale == 1.0 else gradient[..., :head_dim] * scale
-    return own[:, :num_cls], own[:, num_cls:], None, None, None, None
+    grad = gradient[..., :head_dim] if scale == 1.0 else gradient[..., :head_dim] * scale
+    return grad[:, :num_cls], grad[:, num_cls:], None, None, None, None
 
 
-autograd_rule(_fold_keys, _keep_keys, _back_through_keys)
+register_autograd(_fold_keys, _setup_keys, _grad_keys)

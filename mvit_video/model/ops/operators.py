@@ -1,6 +1,6 @@
-"""How an operator of this package is made: one schema, one body for all devices, a fake, an autograd rule.
+"""Defines the package's operators: a schema, one implementation for all devices, a fake and an autograd rule.
 
-`torch.library.custom_op` would do as well, but loads PyTorch's compiler at the first call: seconds, and 170 MiB.
+`torch.library.custom_op` would do, but its first call imports PyTorch's compiler: seconds, and 170 MiB.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,126 +18,126 @@ _profiler_enabled = torch._C._autograd._profiler_enabled
 
 
 class Operator:
-    """torch.ops.mvit_video.NAME: a schema, one body for all devices, a fake, and an autograd rule where one is given.
+    """torch.ops.mvit_video.NAME: a schema, one implementation for all devices, a fake, and optionally an autograd rule.
 
-    In an ordinary call the body runs at once: the way through PyTorch's dispatcher would take a fifth of a small
-    network's time. Whoever looks on sees the operator: a compiler, a profiler, a dispatch mode, a kind of tensor of its own.
+    Eager calls run the implementation directly: PyTorch's dispatcher would take a fifth of a small network's time. Compilers,
+    profilers, dispatch modes and tensor subclasses go through the dispatcher and see the operator.
     """
 
-    def __init__(self, body: Callable[..., Any], fake: Callable[..., Any]) -> None:
-        self.name, self.body = body.__name__.lstrip("_"), body
-        _LIBRARY.define(self.name + torch.library.infer_schema(body, mutates_args=()))
-        _LIBRARY.impl(self.name, body, "CompositeExplicitAutograd")
+    def __init__(self, impl: Callable[..., Any], fake: Callable[..., Any]) -> None:
+        self.name, self.impl = impl.__name__.lstrip("_"), impl
+        _LIBRARY.define(self.name + torch.library.infer_schema(impl, mutates_args=()))
+        _LIBRARY.impl(self.name, impl, "CompositeExplicitAutograd")
         torch.library.register_fake(f"mvit_video::{self.name}", fake, lib=_LIBRARY)
         self.registered = getattr(torch.ops.mvit_video, self.name).default
-        self.with_gradients: Callable[..., Any] | None = None  # as `autograd_rule` sets it
+        self.with_autograd: Callable[..., Any] | None = None  # set by `register_autograd`
 
     def __call__(self, *inputs: Any) -> Any:
-        if device.is_fused_anyway() or _profiler_enabled() or not _are_plain(inputs):
+        if device.skip_fusion() or _profiler_enabled() or not _all_plain(inputs):
             return self.registered(*inputs)
-        if self.with_gradients is not None and torch.is_grad_enabled():
-            return self.with_gradients(*inputs)
+        if self.with_autograd is not None and torch.is_grad_enabled():
+            return self.with_autograd(*inputs)
         return self.below_autograd(*inputs)
 
     def below_autograd(self, *inputs: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
-            return self.body(*inputs)
+            return self.impl(*inputs)
 
 
 def operator(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Operator]:
-    """A decorator: the function that computes an operator becomes torch.ops.mvit_video.NAME, its name without "_".
+    """Decorator that turns an implementation into torch.ops.mvit_video.NAME, its own name without the leading "_".
 
-    `fake` tells shapes, strides and types of what it gives, from tensors without data.
+    `fake` returns empty outputs of the right shapes, strides and dtypes, given tensors without data.
     """
-    return lambda body: Operator(body, fake)
+    return lambda impl: Operator(impl, fake)
 
 
-def _are_plain(inputs: Sequence[Any]) -> bool:
-    """Whether all tensors hold data and are of PyTorch's own kinds."""
-    for given in inputs:
-        if isinstance(given, Tensor):
-            if type(given) not in _PLAIN or given.is_meta:
+def _all_plain(inputs: Sequence[Any]) -> bool:
+    """Whether all tensors hold data and none is of a subclass."""
+    for value in inputs:
+        if isinstance(value, Tensor):
+            if type(value) not in _PLAIN or value.is_meta:
                 return False
-        elif type(given) in (list, tuple) and given and isinstance(given[0], Tensor) and not _are_plain(given):
+        elif type(value) in (list, tuple) and value and isinstance(value[0], Tensor) and not _all_plain(value):
             return False
     return True
 
 
-def autograd_rule(made: Operator, keep: Callable[..., None], backward: Callable[..., Any]) -> None:
-    """How gradients pass an operator: `keep(ctx, inputs, output)` in the forward pass, `backward(ctx, *gradients)`.
+def register_autograd(op: Operator, setup_context: Callable[..., None], backward: Callable[..., Any]) -> None:
+    """As `torch.library.register_autograd`: `setup_context(ctx, inputs, output)`, `backward(ctx, *grads)`.
 
-    A list of tensors, given or found, is passed on as so many single ones. `torch.library.register_autograd` takes lists
-    as they are, for 100 microseconds a call: a tenth of a small network's step.
+    Lists of tensors are flattened. PyTorch's own handling of lists costs 100 microseconds a call, a tenth of a small
+    network's step.
     """
 
     class Rule(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, how, *flat):
-            compute, arrange = how
-            inputs = arrange(flat)
+        def forward(ctx, call, *flat):
+            compute, unflatten = call
+            inputs = unflatten(flat)
             output = compute(*inputs)
-            keep(ctx, inputs, output)
+            setup_context(ctx, inputs, output)
             return tuple(output) if isinstance(output, list) else output
 
         @staticmethod
-        def backward(ctx, *gradients):
-            return None, *backward(ctx, *gradients)
+        def backward(ctx, *grads):
+            return None, *backward(ctx, *grads)
 
-    Rule.__name__ = made.name  # what profilers and grad_fn show
-    schema = made.registered._schema
-    gives_list = isinstance(schema.returns[0].type, torch.ListType)
-    lists = [place for place, given in enumerate(schema.arguments) if str(given.type) == "List[Tensor]"]
+    Rule.__name__ = op.name  # what profilers and grad_fn show
+    schema = op.registered._schema
+    returns_list = isinstance(schema.returns[0].type, torch.ListType)
+    lists = [index for index, argument in enumerate(schema.arguments) if str(argument.type) == "List[Tensor]"]
 
-    def with_gradients(compute, *inputs):
+    def with_autograd(compute, *inputs):
         if not lists:
-            found = Rule.apply((compute, _as_given), *inputs)
-            return list(found) if gives_list else found
-        (place,) = lists
-        count = len(inputs[place])
-        flat = (*inputs[:place], *inputs[place], *inputs[place + 1 :])
-        found = Rule.apply((compute, lambda flat: _with_list(flat, place, count)), *flat)
-        return list(found) if gives_list else found
+            outputs = Rule.apply((compute, _unchanged), *inputs)
+            return list(outputs) if returns_list else outputs
+        (index,) = lists
+        count = len(inputs[index])
+        flat = (*inputs[:index], *inputs[index], *inputs[index + 1 :])
+        outputs = Rule.apply((compute, lambda flat: _with_list(flat, index, count)), *flat)
+        return list(outputs) if returns_list else outputs
 
     def dispatched(*inputs):
         with torch._C._AutoDispatchBelowAutograd():
-            return made.registered(*inputs)
+            return op.registered(*inputs)
 
     def kernel(*inputs):
-        return with_gradients(dispatched, *inputs) if torch.is_grad_enabled() else dispatched(*inputs)
+        return with_autograd(dispatched, *inputs) if torch.is_grad_enabled() else dispatched(*inputs)
 
-    _LIBRARY.impl(made.name, kernel, "Autograd")
-    made.with_gradients = partial(with_gradients, made.below_autograd)
-
-
-def _with_list(flat: tuple[Any, ...], place: int, count: int) -> tuple[Any, ...]:
-    """`count` of the inputs, from `place` on, as one list."""
-    return *flat[:place], list(flat[place : place + count]), *flat[place + count :]
+    _LIBRARY.impl(op.name, kernel, "Autograd")
+    op.with_autograd = partial(with_autograd, op.below_autograd)
 
 
-def _as_given(flat: tuple[Any, ...]) -> tuple[Any, ...]:
+def _with_list(flat: tuple[Any, ...], index: int, count: int) -> tuple[Any, ...]:
+    """`count` of the inputs, from `index` on, as one list."""
+    return *flat[:index], list(flat[index : index + count]), *flat[index + count :]
+
+
+def _unchanged(flat: tuple[Any, ...]) -> tuple[Any, ...]:
     return flat
 
 
-def wanted_only(tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor]:
-    """The tensors that are wanted: an operator gives no None."""
-    return [tensor for tensor, want in zip(tensors, wanted, strict=True) if want and tensor is not None]
+def pack_grads(tensors: Sequence[Tensor | None], needs_grad: Sequence[bool]) -> list[Tensor]:
+    """The gradients that are needed: operators cannot return None in a list."""
+    return [tensor for tensor, needed in zip(tensors, needs_grad, strict=True) if needed and tensor is not None]
 
 
-def in_place(found: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
-    """The reverse of `wanted_only`: what was found at the places where it is wanted, None elsewhere."""
-    rest = iter(found)
-    return [next(rest) if want else None for want in wanted]
+def unpack_grads(grads: Sequence[Tensor], needs_grad: Sequence[bool]) -> list[Tensor | None]:
+    """Inverse of `pack_grads`: one entry per input, None where no gradient is needed."""
+    rest = iter(grads)
+    return [next(rest) if needed else None for needed in needs_grad]
 
 
-def by_formula(
+def differentiable_grad(
     formula: Callable[..., Tensor | Sequence[Tensor]],
-    given: Sequence[Tensor | None],
-    wanted: Sequence[bool],
-    gradients: Sequence[Tensor],
+    inputs: Sequence[Tensor | None],
+    needs_grad: Sequence[bool],
+    grad_outputs: Sequence[Tensor],
 ) -> list[Tensor | None]:
-    """The gradients of a plain formula, where they shall be differentiated again; None for what is not wanted."""
-    outs = formula(*given)
+    """Gradients of a plain formula with create_graph=True, for double backward; None where none is needed."""
+    outs = formula(*inputs)
     outs = [outs] if isinstance(outs, Tensor) else list(outs)
-    leaves = [tensor for tensor, want in zip(given, wanted, strict=True) if want and tensor is not None]
-    found = torch.autograd.grad(outs, leaves, list(gradients), create_graph=True, allow_unused=True)
-    return in_place(list(found), wanted)
+    leaves = [tensor for tensor, needed in zip(inputs, needs_grad, strict=True) if needed and tensor is not None]
+    grads = torch.autograd.grad(outs, leaves, list(grad_outputs), create_graph=True, allow_unused=True)
+    return unpack_grads(list(grads), needs_grad)

@@ -1,4 +1,4 @@
-"""Attention by blocks of queries against the formula with its N×M matrix, and where it is taken."""
+"""Attention by blocks of queries against the formula with its N×M matrix, and where it is blockwise."""
 
 import pytest
 import torch
@@ -7,10 +7,10 @@ from tiny_models import tiny_video
 
 from mvit_video.model.ops import block_attention as module
 from mvit_video.model.ops import cpu
-from mvit_video.model.ops.block_attention import attention_formula, block_attention, goes_by_blocks
-from mvit_video.model.ops.cpu import Ways
+from mvit_video.model.ops.block_attention import attention_formula, block_attention, use_block_attention
+from mvit_video.model.ops.cpu import CpuBackends
 
-BLOCKS = Ways(onednn=True, bf16_blocks=True)
+BLOCKS = CpuBackends(onednn=True, bf16_blocks=True)
 
 
 def parts(batch, queries, keys, heads, channels, of_values, dtype=torch.float64):
@@ -25,11 +25,11 @@ def with_gradients(attend, given):
     return [out, *torch.autograd.grad(out, given, back)]
 
 
-@pytest.mark.parametrize("room", [1, 10**6], ids=["a few queries", "many samples"])
+@pytest.mark.parametrize("block_bytes", [1, 10**6], ids=["a few queries", "many samples"])
 @pytest.mark.parametrize("shape", [(3, 40, 7, 2, 8, 6), (1, 41, 7, 3, 8, 8), (4, 9, 1, 1, 4, 2)], ids=str)
-def test_blocks_have_the_values_and_gradients_of_the_formula(shape, room, monkeypatch):
-    monkeypatch.setattr(module, "BYTES", room)
-    monkeypatch.setattr(module, "LEAST_QUERIES", 16)
+def test_blocks_have_the_values_and_gradients_of_the_formula(shape, block_bytes, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(module, "MIN_QUERIES", 16)
     given = parts(*shape)
     for ours, wanted in zip(
         with_gradients(block_attention, given), with_gradients(attention_formula, given), strict=True
@@ -51,20 +51,20 @@ def test_gradients_of_gradients_are_right():
         (torch.float32, 393, 2, 400, [(1, 400)] * 6),
     ],
 )
-def test_a_block_has_as_many_queries_as_there_is_room_for(dtype, keys, heads, count, groups):
+def test_a_block_has_as_many_queries_as_fit(dtype, keys, heads, count, groups):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         queries, others, _ = parts(3, count, keys, heads, 4, 4, dtype)
-        pairs = list(module._pairs(queries, others))
+        found = list(module._head_groups(queries, others))
     finally:
         torch.set_num_threads(threads)
-    assert [tuple(pair.take(queries, rows).shape[:2]) for pair in pairs for rows in pair.blocks] == groups
+    assert [tuple(group.gather(queries, rows).shape[:2]) for group in found for rows in group.blocks] == groups
 
 
 def test_fp32_by_onednn_is_as_exact_as_single_precision_can_be():
     given = parts(1, 600, 393, 1, 120, 96, torch.float32)
-    with cpu.taking(BLOCKS):
+    with cpu.use_backends(BLOCKS):
         ours = with_gradients(block_attention, given)
     exact = with_gradients(attention_formula, [part.detach().double().requires_grad_() for part in given])
     plain = with_gradients(attention_formula, given)
@@ -83,7 +83,7 @@ def test_bf16_is_as_exact_as_plain_modules():
 
 
 @pytest.mark.parametrize(
-    ("ways", "dtype", "keys", "channels", "taken"),
+    ("backends", "dtype", "keys", "channels", "blockwise"),
     [
         (BLOCKS, torch.bfloat16, 4, 8, True),
         (BLOCKS, torch.float32, 393, 96, True),
@@ -91,16 +91,16 @@ def test_bf16_is_as_exact_as_plain_modules():
         (BLOCKS, torch.float32, 393, 32, False),
         (BLOCKS, torch.float16, 393, 96, False),
         (BLOCKS, torch.float64, 393, 96, False),
-        (Ways(onednn=True), torch.bfloat16, 393, 96, False),
-        (Ways(bf16_blocks=True), torch.float32, 393, 96, False),
-        (Ways(), torch.bfloat16, 393, 96, False),
+        (CpuBackends(onednn=True), torch.bfloat16, 393, 96, False),
+        (CpuBackends(bf16_blocks=True), torch.float32, 393, 96, False),
+        (CpuBackends(), torch.bfloat16, 393, 96, False),
     ],
 )
-def test_blocks_are_taken_where_the_cpu_type_and_sizes_gain(ways, dtype, keys, channels, taken):
+def test_block_attention_is_used_where_cpu_dtype_and_sizes_gain(backends, dtype, keys, channels, blockwise):
     queries, others, _ = parts(1, 100, keys, 1, channels, channels, dtype)
-    with cpu.taking(ways):
-        assert goes_by_blocks(queries, others, channels) == taken
-        assert not goes_by_blocks(queries[:0], others, channels)
+    with cpu.use_backends(backends):
+        assert use_block_attention(queries, others, channels) == blockwise
+        assert not use_block_attention(queries[:0], others, channels)
 
 
 def operators(out: torch.Tensor) -> set[str]:
@@ -114,21 +114,21 @@ def operators(out: torch.Tensor) -> set[str]:
     return {node._forward_cls.__name__ for node in found if hasattr(node, "_forward_cls")}
 
 
-def test_a_network_attends_by_blocks_where_the_cpu_says_so_and_gives_nearly_the_same():
+def test_a_network_uses_block_attention_where_the_cpu_gains_and_gives_nearly_the_same():
     torch.manual_seed(0)
     model, clips = tiny_video(drop_path_rate=0.0).eval(), torch.randn(2, 3, 4, 32, 32)
     found = {}
-    for ways in (BLOCKS, Ways()):
-        with cpu.taking(ways), torch.autocast("cpu", torch.bfloat16):
+    for backends in (BLOCKS, CpuBackends()):
+        with cpu.use_backends(backends), torch.autocast("cpu", torch.bfloat16):
             logits = model(clips)
             gradients = torch.autograd.grad(logits.float().square().sum(), list(model.parameters()), retain_graph=True)
-        found[ways] = torch.cat([part.flatten().float() for part in (logits, *gradients)])
-        taken = {name for name in operators(logits) if "attention" in name}
-        assert taken == ({"block_attention"} if ways == BLOCKS else {"attention"})
+        found[backends] = torch.cat([part.flatten().float() for part in (logits, *gradients)])
+        blockwise = {name for name in operators(logits) if "attention" in name}
+        assert blockwise == ({"block_attention"} if backends == BLOCKS else {"attention"})
     assert F.cosine_similarity(*found.values(), 0) > 0.999
 
 
-def test_only_the_inputs_are_kept_for_the_backward_pass():
+def test_only_the_inputs_are_saved_for_backward():
     given, kept = parts(1, 13, 5, 2, 8, 6), []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         block_attention(*given)

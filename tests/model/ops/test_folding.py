@@ -1,4 +1,4 @@
-"""Queries and keys with positions as channels: values, gradients, tables of other sizes, and what is kept between calls."""
+"""Queries and keys with positions as channels: values, gradients, tables of other sizes, and what is cached between calls."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_folded_queries_and_keys_and_their_gradients_are_those_of_the_formulas(n
     torch.manual_seed(0)
     q, k, positions = tokens(THW, num_cls), tokens(K_THW, num_cls), tables(axes, other_rows)
     sizes = [size if axis in axes else 0 for axis, size in zip("thw", K_THW, strict=True)]
-    channels = folding.rounded(5 + sum(sizes))
+    channels = folding.round_up(5 + sum(sizes))
     wanted = (
         folding.queries_formula(THW, K_THW, sizes, channels, q.cls, q.grid, *positions),
         folding.keys_formula(k, positions, SCALE, channels),
@@ -45,7 +45,7 @@ def test_folded_queries_and_keys_and_their_gradients_are_those_of_the_formulas(n
 
 
 @pytest.mark.parametrize("other_rows", [0, 4])
-def test_a_changed_table_is_read_anew_however_it_was_changed(other_rows):
+def test_a_changed_table_is_read_again_however_it_was_changed(other_rows):
     q, table = tokens((1, 4, 1), 0), nn.Parameter(torch.zeros(7 + other_rows, 5, dtype=torch.float64))
 
     def terms():
@@ -54,17 +54,17 @@ def test_a_changed_table_is_read_anew_however_it_was_changed(other_rows):
 
     with torch.inference_mode():
         assert terms().abs().max() == 0
-    table.data.fill_(2.0)  # the way that leaves no trace in the tensor's version
+    table.data.fill_(2.0)  # which does not change the tensor's version
     with torch.inference_mode():
         assert torch.allclose(terms(), 2.0 * q.grid.sum(-1, keepdim=True).expand(-1, -1, -1, 4))
-    terms().sum().backward()  # what was kept in inference serves training too
+    terms().sum().backward()  # what was cached in inference serves training too
     assert torch.allclose(table.grad.sum(0), 4 * q.grid.detach().sum((0, 1, 2)))
 
 
 @pytest.mark.parametrize("other_rows", [0, 4])
-def test_what_depends_on_the_sizes_alone_is_made_once(other_rows):
-    kept = folding._kept_resampling if other_rows else folding._kept_rows
-    kept.cache_clear()
+def test_what_depends_on_the_sizes_alone_is_computed_once(other_rows):
+    cached = folding._cached_resampling if other_rows else folding._cached_rows
+    cached.cache_clear()
     for _ in range(3):
         folding.fold(tokens(THW, 1), tokens(K_THW, 1), tables("h", other_rows), SCALE)
-    assert (kept.cache_info().misses, kept.cache_info().hits) == (1, 2)
+    assert (cached.cache_info().misses, cached.cache_info().hits) == (1, 2)

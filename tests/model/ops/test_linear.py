@@ -1,4 +1,4 @@
-"""Linear layers and the MLP behind a norm, against PyTorch's own modules."""
+"""Linear layers and the MLP after a norm, against PyTorch's own modules."""
 
 import pytest
 import torch
@@ -6,16 +6,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from mvit_video.model.ops import norm
-from mvit_video.model.ops.linear import Linear, linear_in_parts, mlp
-from mvit_video.model.ops.norm import LayerNorm, slices
+from mvit_video.model.ops.linear import Linear, linear_chunks, mlp
+from mvit_video.model.ops.norm import LayerNorm, row_slices
 
 C, K, O = 6, 10, 4  # noqa: E741
 
 
 @pytest.fixture(params=[1, 5, 1000], ids="{} rows a slice".format)
 def layers(request, monkeypatch):
-    monkeypatch.setattr(norm, "ROWS", request.param)
-    monkeypatch.setattr(norm, "BYTES", 1)
+    monkeypatch.setattr(norm, "MIN_ROWS", request.param)
+    monkeypatch.setattr(norm, "SLICE_BYTES", 1)
     torch.manual_seed(0)
     made = nn.ModuleDict(dict(norm=LayerNorm(C, 1e-6), fc1=Linear(C, K), fc2=Linear(K, O))).double()
     for parameter in made.parameters():
@@ -41,7 +41,7 @@ def our_mlp(x, layers):
 
 
 def our_parts(x, layers, parts):
-    return list(linear_in_parts(layers.norm(x), layers.fc1, parts))
+    return list(linear_chunks(layers.norm(x), layers.fc1, parts))
 
 
 def both_gradients(one, other, given):
@@ -49,7 +49,7 @@ def both_gradients(one, other, given):
     return zip(*(torch.autograd.grad(value, given, back) for value in (one, other)), strict=True)
 
 
-def test_the_mlp_is_two_linears_around_a_gelu_behind_a_norm_in_values_and_gradients(layers):
+def test_the_mlp_is_two_linears_around_a_gelu_after_a_norm_in_values_and_gradients(layers):
     x = tokens()
     ours, wanted = our_mlp(x, layers), plain_mlp(x, layers)
     assert torch.allclose(ours, wanted, atol=1e-13)
@@ -60,7 +60,7 @@ def test_the_mlp_is_two_linears_around_a_gelu_behind_a_norm_in_values_and_gradie
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5])
-def test_the_parts_are_those_of_one_linear_behind_a_norm_in_values_and_gradients(layers, parts):
+def test_the_parts_are_those_of_one_linear_after_a_norm_in_values_and_gradients(layers, parts):
     x = tokens()
     ours, wanted = our_parts(x, layers, parts), plain_linear(x, layers)
     assert all(part.shape == (2, 7, 1, K // parts) and part.is_contiguous() for part in ours)
@@ -73,9 +73,9 @@ def test_the_parts_are_those_of_one_linear_behind_a_norm_in_values_and_gradients
         assert torch.allclose(torch.cat(our_parts(x, layers, parts), -1).squeeze(-2), wanted, atol=1e-13)
 
 
-@pytest.mark.parametrize("behind_a_norm", [True, False])
-def test_a_linear_layer_is_pytorchs_in_values_and_gradients(layers, behind_a_norm):
-    x, before = tokens(), layers.norm if behind_a_norm else nn.Identity()
+@pytest.mark.parametrize("after_a_norm", [True, False])
+def test_a_linear_layer_is_pytorchs_in_values_and_gradients(layers, after_a_norm):
+    x, before = tokens(), layers.norm if after_a_norm else nn.Identity()
     ours, wanted = layers.fc1(before(x)), F.linear(before(x), layers.fc1.weight, layers.fc1.bias)
     assert torch.allclose(ours, wanted, atol=1e-13)
     for one, other in both_gradients(ours, wanted, [x, *layers.fc1.parameters()]):
@@ -90,8 +90,8 @@ def test_a_part_that_nothing_depends_on_costs_nothing_but_zeros(layers):
         assert torch.allclose(one, other, atol=1e-12)
 
 
-def test_a_norms_output_that_somebody_changes_is_kept_as_it_is(layers):
-    """In place, without a trace in its grad_fn: gradients are those of the values that the layer has seen."""
+def test_a_norms_output_that_is_modified_in_place_is_saved_as_it_is(layers):
+    """In place, invisible to its grad_fn: gradients are those of the values that the layer saw."""
     normed = layers.norm(tokens())
     normed.detach().mul_(2.0)
     layers.fc1(normed).sum().backward()
@@ -107,7 +107,7 @@ def test_gradients_of_gradients_are_right(layers, frozen):
     assert torch.autograd.gradgradcheck(lambda y: layers.fc1(y).square(), (x,))
 
 
-def test_under_autocast_it_computes_in_the_type_that_the_modules_would(layers):
+def test_under_autocast_it_computes_in_the_dtype_of_plain_modules(layers):
     layers, x = layers.float(), tokens().detach().float().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours, wanted = our_mlp(x, layers), plain_mlp(x, layers)
@@ -121,9 +121,9 @@ def test_under_autocast_it_computes_in_the_type_that_the_modules_would(layers):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_sums_over_many_slices_are_as_exact_as_those_of_plain_modules(dtype, monkeypatch):
-    """Largest errors of 2048 slices' gradients against double precision, in shares of the largest value."""
-    monkeypatch.setattr(norm, "ROWS", 1)
-    monkeypatch.setattr(norm, "BYTES", 1)
+    """Largest errors of 2048 row_slices' gradients against double precision, in shares of the largest value."""
+    monkeypatch.setattr(norm, "MIN_ROWS", 1)
+    monkeypatch.setattr(norm, "SLICE_BYTES", 1)
     torch.manual_seed(0)
     layers = nn.ModuleDict(dict(norm=LayerNorm(C, 1e-6), fc1=Linear(C, K), fc2=Linear(K, O)))
     x = torch.randn(2048 * torch.get_num_threads(), C).requires_grad_()
@@ -142,12 +142,12 @@ def test_half_precision_sums_over_many_slices_are_as_exact_as_those_of_plain_mod
         assert errors[0] < max(2 * errors[1], 4 * torch.finfo(dtype).eps)
 
 
-def test_only_the_norms_input_and_the_hidden_values_are_kept_for_the_backward_pass(layers):
+def test_only_the_norms_input_and_the_hidden_values_are_saved_for_backward(layers):
     x, kept = tokens(), []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         normed = layers.norm(x)
         mlp(normed, layers.fc1, layers.fc2)
-        list(linear_in_parts(normed, layers.fc1, 2))
+        list(linear_chunks(normed, layers.fc1, 2))
         layers.fc1(normed)
     known = {tensor.data_ptr() for tensor in (x, *layers.parameters())}
     activations = [tensor.numel() for tensor in kept if tensor.data_ptr() not in known]
@@ -186,11 +186,11 @@ def test_no_product_is_computed_for_what_is_frozen(what, monkeypatch):
 )
 def test_a_slice_has_rows_by_their_bytes_and_not_too_few(dtype, width, wanted):
     rows = torch.empty(2 * wanted * torch.get_num_threads() + 1, 1, dtype=dtype)
-    sizes = [len(rows[place]) for place in slices(rows, width)]
+    sizes = [len(rows[place]) for place in row_slices(rows, width)]
     assert sizes == [wanted * torch.get_num_threads()] * 2 + [1]
 
 
-def test_hooks_and_modules_of_another_kind_are_honoured(layers):
+def test_hooks_and_modules_of_other_types_are_honoured(layers):
     class Doubled(nn.Linear):
         def forward(self, x):
             return 2 * super().forward(x)
@@ -203,4 +203,4 @@ def test_hooks_and_modules_of_another_kind_are_honoured(layers):
     handle.remove()
     doubled = Doubled(C, K).double()
     doubled.load_state_dict(layers.fc1.state_dict())
-    assert torch.allclose(next(linear_in_parts(layers.norm(x), doubled, 1)).squeeze(-2), 2 * plain)
+    assert torch.allclose(next(linear_chunks(layers.norm(x), doubled, 1)).squeeze(-2), 2 * plain)

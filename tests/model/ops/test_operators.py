@@ -29,7 +29,7 @@ def pools():
 
 
 def no_grad(arguments):
-    """The same without gradients: what is only called in a backward pass has none of its own."""
+    """The same without gradients: operators of a backward pass have no autograd rule."""
     return [
         [part.detach() for part in value]
         if isinstance(value, list) and value and isinstance(value[0], torch.Tensor)
@@ -101,7 +101,7 @@ def test_an_operator_passes_pytorchs_check(name):
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_an_operators_fake_tells_what_it_gives(name):
+def test_an_operators_fake_matches_its_outputs(name):
     torch.manual_seed(0)
     opcheck(
         getattr(torch.ops.mvit_video, name).default, ARGUMENTS[name](), test_utils=("test_schema", "test_faketensor")

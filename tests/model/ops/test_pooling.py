@@ -9,11 +9,11 @@ from torch.nn.utils import prune
 from mvit_video.model.layers import PatchConv
 from mvit_video.model.ops import device
 from mvit_video.model.ops.linear import Linear
-from mvit_video.model.ops.pooling import conv_of_pictures, max_pool, project_and_pool
+from mvit_video.model.ops.pooling import conv3d_as_2d, max_pool, project_and_pool
 
 
 def layers(strides, kernel=(3, 3, 3), heads=2, head_dim=3):
-    """A linear layer in double precision and, for each stride, a filter and a norm behind its part; None without a stride."""
+    """A linear layer in double precision and, for each stride, a filter and a norm of its part; None without a stride."""
     torch.manual_seed(0)
     dim, middle = heads * head_dim, [length // 2 for length in kernel]
     linear, pools = Linear(4, len(strides) * dim), []
@@ -72,7 +72,7 @@ def test_pooling_and_its_gradients_are_those_of_conv3d_and_layer_norm(kernel, st
 
 
 def with_filter(x, thw, linear, conv):
-    """Only what the filter beside the pools makes of the last part."""
+    """Only the output of the value filter."""
     *_, (cls, grid, size) = project_and_pool(x, thw, linear, [(None, None)] * 2, 2, conv)
     assert cls.shape[1] == x.shape[1] - thw[0] * thw[1] * thw[2]
     return grid, size
@@ -95,7 +95,7 @@ def filter_by_loops(values, weight, thw, stride):
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (1, 5, 1)], ids=str)
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 2, 1)], ids=str)
 @pytest.mark.parametrize("num_cls", [0, 1])
-def test_a_filter_beside_the_pools_and_its_gradients_are_those_of_a_loop(kernel, stride, num_cls):
+def test_a_value_filter_and_its_gradients_are_those_of_a_loop(kernel, stride, num_cls):
     linear, _ = layers([None, None])
     conv = nn.Conv3d(6, 6, kernel, stride, [k // 2 for k in kernel], groups=6, bias=False, dtype=torch.float64)
     thw = (2, 3, 4)
@@ -152,8 +152,8 @@ def test_gradients_of_gradients_are_right():
     assert torch.autograd.gradgradcheck(run, given)
     conv = nn.Conv3d(6, 6, (1, 3, 3), (1, 2, 1), (0, 1, 1), groups=6, bias=False, dtype=torch.float64)
     linear, _ = layers([None, None])
-    beside = lambda x, _: with_filter(x, (2, 2, 3), linear, conv)[0]  # noqa: E731
-    assert torch.autograd.gradgradcheck(beside, (x, conv.weight))
+    filtered = lambda x, _: with_filter(x, (2, 2, 3), linear, conv)[0]  # noqa: E731
+    assert torch.autograd.gradgradcheck(filtered, (x, conv.weight))
 
 
 @pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (1, 1, 3)], ids=str)
@@ -180,7 +180,7 @@ class Doubled(nn.Conv3d):
 
 @pytest.mark.parametrize("num_cls", [0, 1])
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)], ids=str)
-def test_hooks_pruning_and_filters_of_another_kind_are_honoured(num_cls, stride):
+def test_hooks_pruning_and_filters_of_other_types_are_honoured(num_cls, stride):
     torch.manual_seed(0)
     x, thw = torch.randn(2, num_cls + 2 * 4 * 5, 4), (2, 4, 5)
     conv, norm = nn.Conv3d(6, 6, 3, stride, 1, groups=6, bias=False), nn.LayerNorm(6, 0.1)
@@ -216,17 +216,17 @@ def test_hooks_pruning_and_filters_of_another_kind_are_honoured(num_cls, stride)
 
 
 @pytest.mark.parametrize("size", [(4, 8, 8), (5, 9, 7)], ids=str)
-def test_patches_as_pictures_are_those_of_the_3d_convolution(size):
+def test_patches_by_a_2d_convolution_are_those_of_the_3d_convolution(size):
     torch.manual_seed(0)
     conv, clips = PatchConv(3, 4, (3, 7, 7), (2, 4, 4), (1, 3, 3)), torch.randn(2, 3, *size)
-    torch.testing.assert_close(conv_of_pictures(clips, conv), nn.Conv3d.forward(conv, clips))
+    torch.testing.assert_close(conv3d_as_2d(clips, conv), nn.Conv3d.forward(conv, clips))
     torch.testing.assert_close(conv(clips), nn.Conv3d.forward(conv, clips))
 
 
-def test_whoever_watches_sees_plain_operations(monkeypatch):
+def test_observers_see_plain_operations(monkeypatch):
     """Under torch.func, tracers and counters."""
     linear, pools = layers([(1, 2, 2)])
     x = torch.randn(1, 33, 4, dtype=torch.float64)
     wanted = sums(x, linear, pools)
-    monkeypatch.setattr(device, "is_watched", lambda: True)
+    monkeypatch.setattr(device, "is_observed", lambda: True)
     assert torch.allclose(sums(x, linear, pools), wanted)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from mvit_video.model.ops.device import HAS_TRITON, is_plain, kernels_for, working_kernels
+from mvit_video.model.ops.device import HAS_TRITON, can_fuse, kernels_for, working_kernels
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_kernels_give_the_values_and_gradients_of_the_plain_functions(difference
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run here")
-def test_a_device_that_runs_no_kernel_is_told_once_and_does_without():
+def test_a_device_that_runs_no_kernel_gets_one_warning_and_plain_functions():
     device = torch.device("cuda", 7)
     with pytest.warns(
         UserWarning, match=r"Triton runs no kernel on cuda:7 \(.+\): networks take PyTorch's own pooling"
@@ -55,19 +55,19 @@ def test_a_device_that_runs_no_kernel_is_told_once_and_does_without():
     assert working_kernels(device) is None  # and no second warning, which pytest would not expect
 
 
-def test_kernels_are_left_alone_where_they_cannot_run():
+def test_kernels_are_not_used_where_they_cannot_run():
     assert kernels_for(torch.zeros(1)) is None
     assert kernels_for(torch.zeros(1, device="meta")) is None
 
 
-def test_modules_with_hooks_or_of_another_kind_are_called_themselves():
+def test_only_modules_without_hooks_and_of_exact_types_are_fused():
     norm, linear = torch.nn.LayerNorm(2), torch.nn.Linear(2, 2)
-    assert is_plain((torch.nn.LayerNorm,), norm) and is_plain((torch.nn.Linear,), linear, linear)
-    assert not is_plain((torch.nn.LayerNorm,), torch.nn.RMSNorm(2))
-    assert not is_plain((torch.nn.Linear,), linear, torch.nn.Identity())
+    assert can_fuse((torch.nn.LayerNorm,), norm) and can_fuse((torch.nn.Linear,), linear, linear)
+    assert not can_fuse((torch.nn.LayerNorm,), torch.nn.RMSNorm(2))
+    assert not can_fuse((torch.nn.Linear,), linear, torch.nn.Identity())
     handle = torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: None)  # of all modules
-    assert not is_plain((torch.nn.Linear,), linear)
+    assert not can_fuse((torch.nn.Linear,), linear)
     handle.remove()
-    assert is_plain((torch.nn.Linear,), linear)
+    assert can_fuse((torch.nn.Linear,), linear)
     linear.register_forward_hook(lambda *_: None)
-    assert not is_plain((torch.nn.Linear,), linear)
+    assert not can_fuse((torch.nn.Linear,), linear)

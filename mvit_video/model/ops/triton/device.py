@@ -1,4 +1,4 @@
-"""Triton launches on the current GPU, whatever its arguments lie on."""
+"""Triton launches on the current GPU, even if its arguments are on another one."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 
-def on_its_device(launch: Callable[..., Any]) -> Callable[..., Any]:
-    """`launch`, with the GPU of its first argument, a tensor, as the current one."""
+def on_tensor_device(launch: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: the GPU of the first argument, a tensor, is the current one during the call."""
 
     @wraps(launch)
-    def guarded(first: Tensor, *rest: Any, **named: Any) -> Any:
-        with torch.cuda.device_of(first):  # nothing happens where it lies elsewhere
-            return launch(first, *rest, **named)
+    def guarded(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.cuda.device_of(first):  # a no-op for other devices
+            return launch(first, *args, **kwargs)
 
     return guarded

@@ -1,4 +1,4 @@
-"""What folds relative positions into extra query and key channels: see `ops.folding`."""
+"""Kernels that fold relative positions into extra query and key channels: see `ops.folding`."""
 
 # B batch, N = c + T*H*W tokens, h heads, d channels of a head, K key positions on one axis, R (·, K, d) an axis' embedding
 
@@ -10,12 +10,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mvit_video.model.ops.triton.device import on_its_device
+from mvit_video.model.ops.triton.device import on_tensor_device
 from mvit_video.model.relative_position import distance_rows
 
 Grid = tuple[int, int, int]
 Tables = Sequence[Tensor | None]
-SIZES = ("T", "H", "W", "heads", "rows")  # one kernel serves all of them
+SIZES = ("T", "H", "W", "heads", "rows")  # not specialised: one kernel for all sizes
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -24,7 +24,7 @@ def _fold_kernel(
     T, H, W, heads, rows, scale, t_strides, h_strides, w_strides, D: tl.constexpr, KT: tl.constexpr, KH: tl.constexpr,
     KW: tl.constexpr, CLS: tl.constexpr, TERMS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Rows (token, head) of `out` (B, N, h, WIDTH): the token · scale, then a term or a one-hot coordinate per axis, zeros."""
+    """Rows (token, head) of `out` (B, N, h, WIDTH): token · scale, then a term or one-hot coordinate per axis, then zeros."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.arange(0, BLOCK)[None, :]
     head, token = (row % heads)[:, None], row // heads
@@ -41,9 +41,9 @@ def _fold_kernel(
     value *= scale
     t, h, w = cell // (H * W), (cell // W) % H, cell % W
     if TERMS:
-        value += _term(term_t, t_strides, batch, t, h, w, head, c - D, KT, real & is_cell)
-        value += _term(term_h, h_strides, batch, t, h, w, head, c - D - KT, KH, real & is_cell)
-        value += _term(term_w, w_strides, batch, t, h, w, head, c - D - KT - KH, KW, real & is_cell)
+        value += _load_term(term_t, t_strides, batch, t, h, w, head, c - D, KT, real & is_cell)
+        value += _load_term(term_h, h_strides, batch, t, h, w, head, c - D - KT, KH, real & is_cell)
+        value += _load_term(term_w, w_strides, batch, t, h, w, head, c - D - KT - KH, KW, real & is_cell)
     else:
         at = ((KT > 0) & (c == D + t)) | ((KH > 0) & (c == D + KT + h)) | ((KW > 0) & (c == D + KT + KH + w))
         value += tl.where(at & is_cell, 1.0, 0.0)
@@ -52,8 +52,8 @@ def _fold_kernel(
 
 
 @triton.jit
-def _term(term, strides, batch, t, h, w, head, k, K: tl.constexpr, ok):
-    """Values of one axis' term (B, T, H, W, h, K) in its channels, 0 elsewhere."""
+def _load_term(term, strides, batch, t, h, w, head, k, K: tl.constexpr, ok):
+    """One axis' term (B, T, H, W, h, K) in its channels, 0 elsewhere."""
     if K == 0:
         return 0.0
     else:
@@ -71,12 +71,12 @@ def fold_queries(cls: Tensor, grid: Tensor, thw: Grid, terms: Tables, width: int
 def fold_keys(cls: Tensor, grid: Tensor, thw: Grid, sizes: Sequence[int], scale: float, width: int) -> Tensor:
     """Tokens (B, c + Kt·Kh·Kw, h, width): [k · scale, coordinates as one-hot, zeros]; `sizes` are 0 for axes without terms.
 
-    Without sizes and with scale 1 just the tokens, widened: values.
+    With zero sizes and scale 1 just the padded tokens: values.
     """
     return _fold(cls, grid, thw, width, scale, [None] * 3, sizes)
 
 
-@on_its_device
+@on_tensor_device
 def _fold(cls, grid, thw, width, scale, terms, sizes=None) -> Tensor:
     batch, cells, heads, channels = grid.shape
     with_terms, num_cls = sizes is None, cls.shape[1]
@@ -93,11 +93,11 @@ def _fold(cls, grid, thw, width, scale, terms, sizes=None) -> Tensor:
 
 
 @triton.jit
-def _read_tables_kernel(
-    table_t, table_h, table_w, places, out, pairs_t, pairs_h, pairs_w, out_t, out_h, out_w,
+def _gather_tables_kernel(
+    table_t, table_h, table_w, table_rows, out, pairs_t, pairs_h, pairs_w, out_t, out_h, out_w,
     D: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Rows of three tables, one axis behind the other; an axis' pairs are repeated until its part of `out` is full."""
+    """Rows of three tables, axis by axis; an axis' pairs repeat until its part of `out` is full."""
     at = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
     c = tl.arange(0, BLOCK)
     in_t, in_h = at < out_t, (at >= out_t) & (at < out_t + out_h)
@@ -105,7 +105,7 @@ def _read_tables_kernel(
     pair = tl.where(in_t, at % tl.maximum(pairs_t, 1), 0)  # an axis without a table has no pairs
     pair = tl.where(in_h, pairs_t + (at - out_t) % tl.maximum(pairs_h, 1), pair)
     pair = tl.where(in_w, pairs_t + pairs_h + (at - out_t - out_h) % tl.maximum(pairs_w, 1), pair)
-    place = tl.load(places + pair, mask=at < out_t + out_h + out_w, other=-1)
+    place = tl.load(table_rows + pair, mask=at < out_t + out_h + out_w, other=-1)
     cell, ok = place[:, None] * D + c[None, :], (place >= 0)[:, None] & (c < D)[None, :]
     value = tl.load(table_t + cell, mask=ok & in_t[:, None], other=0.0).to(tl.float32)
     value += tl.load(table_h + cell, mask=ok & in_h[:, None], other=0.0).to(tl.float32)
@@ -116,37 +116,37 @@ def _read_tables_kernel(
 
 @triton.jit
 def _tables_gradient_kernel(
-    of_t, of_h, of_w, places, out, pairs_t, pairs_h, pairs_w, rows_t, rows_h,
+    grad_t, grad_h, grad_w, table_rows, out, pairs_t, pairs_h, pairs_w, rows_t, rows_h,
     D: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One row of one table: the sum over the pairs that read it."""
     row = tl.program_id(0)
     c = tl.arange(0, BLOCK)
     if row < rows_t:
-        total = _row_sum(of_t, places, pairs_t, row, c, D, PAIRS)
+        total = _row_sum(grad_t, table_rows, pairs_t, row, c, D, PAIRS)
     else:
         if row < rows_t + rows_h:
-            total = _row_sum(of_h, places + pairs_t, pairs_h, row - rows_t, c, D, PAIRS)
+            total = _row_sum(grad_h, table_rows + pairs_t, pairs_h, row - rows_t, c, D, PAIRS)
         else:
-            total = _row_sum(of_w, places + pairs_t + pairs_h, pairs_w, row - rows_t - rows_h, c, D, PAIRS)
+            total = _row_sum(grad_w, table_rows + pairs_t + pairs_h, pairs_w, row - rows_t - rows_h, c, D, PAIRS)
     tl.store(out + row * D + c, total, mask=c < D)
 
 
 @triton.jit
-def _row_sum(of_pairs, places, pairs, row, c, D: tl.constexpr, PAIRS: tl.constexpr):
+def _row_sum(grad_pairs, table_rows, pairs, row, c, D: tl.constexpr, PAIRS: tl.constexpr):
     total = tl.zeros((PAIRS, c.shape[0]), tl.float32)
     for first in range(0, pairs, PAIRS):
         pair = first + tl.arange(0, PAIRS)
-        reads = tl.load(places + pair, mask=pair < pairs, other=-1) == row
+        reads = tl.load(table_rows + pair, mask=pair < pairs, other=-1) == row
         total += tl.load(
-            of_pairs + pair[:, None] * D + c[None, :], mask=reads[:, None] & (c < D)[None, :], other=0.0
+            grad_pairs + pair[:, None] * D + c[None, :], mask=reads[:, None] & (c < D)[None, :], other=0.0
         ).to(tl.float32)
     return tl.sum(total, 0)
 
 
 @lru_cache(maxsize=1024)
-def _places(q_thw: Grid, k_thw: Grid, sizes: Grid, heads: int, device: torch.device) -> Tensor:
-    """For each pair of an axis (w: of each head too) the row of its table, -1 behind K: all axes, int32."""
+def _table_rows(q_thw: Grid, k_thw: Grid, sizes: Grid, heads: int, device: torch.device) -> Tensor:
+    """Table row of each (query, key) pair of all axes (w: for each head), -1 for padding beyond K: int32."""
     parts = []
     for axis, size in enumerate(sizes):
         if size:
@@ -157,48 +157,55 @@ def _places(q_thw: Grid, k_thw: Grid, sizes: Grid, heads: int, device: torch.dev
         return torch.cat(parts).to(device)
 
 
-def read_tables(
+def gather_tables(
     tables: Tables, thw: Grid, k_thw: Grid, sizes: Grid, heads: int, repeats: Grid, dtype: torch.dtype
 ) -> list[Tensor | None]:
-    """Each axis' rows of tables of this very size: (repeats · Q, K, d), w's (W · h, K, d); zeros behind K in `sizes`."""
-    some = next(table for table in tables if table is not None)
-    pairs, places = _pairs(thw, sizes, heads), _places(thw, k_thw, sizes, heads, some.device)
+    """Each axis' embedding from tables that need no resampling: (repeats · Q, K, d), w's (W · h, K, d); padded to `sizes`."""
+    first = next(table for table in tables if table is not None)
+    pairs, table_rows = _num_pairs(thw, sizes, heads), _table_rows(thw, k_thw, sizes, heads, first.device)
     lengths = [count * repeat for count, repeat in zip(pairs, repeats, strict=True)]
-    out = some.new_empty(sum(lengths), some.shape[1], dtype=dtype)
-    given = [some if table is None else table for table in tables]
+    out = first.new_empty(sum(lengths), first.shape[1], dtype=dtype)
+    arguments = [first if table is None else table for table in tables]
     with torch.cuda.device_of(out):
-        _read_tables_kernel[(triton.cdiv(len(out), 16),)](
-            *given, places, out, *pairs, *lengths, D=some.shape[1], PAIRS=16, BLOCK=_block(some.shape[1])
+        _gather_tables_kernel[(triton.cdiv(len(out), 16),)](
+            *arguments, table_rows, out, *pairs, *lengths, D=first.shape[1], PAIRS=16, BLOCK=_block(first.shape[1])
         )
     parts = out.split(lengths)
-    return [part.view(-1, size, some.shape[1]) if size else None for part, size in zip(parts, sizes, strict=True)]
+    return [part.view(-1, size, first.shape[1]) if size else None for part, size in zip(parts, sizes, strict=True)]
 
 
 def tables_gradient(
-    of_embeddings: Tables, tables: Tables, thw: Grid, k_thw: Grid, sizes: Grid, heads: int, repeats: Grid
+    grad_embeddings: Tables, tables: Tables, thw: Grid, k_thw: Grid, sizes: Grid, heads: int, repeats: Grid
 ) -> list[Tensor | None]:
-    """Gradients of the tables from those of what `read_tables` gives."""
-    some = next(part for part in of_embeddings if part is not None)
-    given = [
-        some if part is None else part.reshape(repeat, -1).sum(0) if repeat > 1 else part.reshape(-1)
-        for part, repeat in zip(of_embeddings, repeats, strict=True)
+    """Gradients w.r.t. the tables, given those w.r.t. what `gather_tables` returns."""
+    first = next(part for part in grad_embeddings if part is not None)
+    arguments = [
+        first if part is None else part.reshape(repeat, -1).sum(0) if repeat > 1 else part.reshape(-1)
+        for part, repeat in zip(grad_embeddings, repeats, strict=True)
     ]
-    rows, channels = [0 if table is None else len(table) for table in tables], some.shape[-1]
-    places = _places(thw, k_thw, sizes, heads, some.device)
-    out = some.new_empty(sum(rows), channels, dtype=torch.float32)
+    rows, channels = [0 if table is None else len(table) for table in tables], first.shape[-1]
+    table_rows = _table_rows(thw, k_thw, sizes, heads, first.device)
+    out = first.new_empty(sum(rows), channels, dtype=torch.float32)
     with torch.cuda.device_of(out):
         _tables_gradient_kernel[(sum(rows),)](
-            *given, places, out, *_pairs(thw, sizes, heads), *rows[:2], D=channels, PAIRS=16, BLOCK=_block(channels)
+            *arguments,
+            table_rows,
+            out,
+            *_num_pairs(thw, sizes, heads),
+            *rows[:2],
+            D=channels,
+            PAIRS=16,
+            BLOCK=_block(channels),
         )
     parts = out.split(rows)
     return [
-        None if table is None else part.to(table.dtype, copy=True)  # an operator may not return views of one tensor
+        None if table is None else part.to(table.dtype, copy=True)  # operators must not return views of one tensor
         for part, table in zip(parts, tables, strict=True)
     ]
 
 
-def _pairs(thw: Grid, sizes: Grid, heads: int) -> list[int]:
-    """Queries × keys of each axis; w's of each head."""
+def _num_pairs(thw: Grid, sizes: Grid, heads: int) -> list[int]:
+    """Queries × keys of each axis; for w, of each head."""
     t, h, w = thw
     return [length * size for length, size in zip((t, h, w * heads), sizes, strict=True)]
 

@@ -1,4 +1,4 @@
-"""LayerNorm in single precision from and to any type, and sums over rows."""
+"""LayerNorm in single precision from and to any dtype, and column sums."""
 
 # N rows, C channels
 
@@ -7,14 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mvit_video.model.ops.triton.device import on_its_device
+from mvit_video.model.ops.triton.device import on_tensor_device
 
-SLOTS = 1024  # programs that sum over all rows, each over its share
+SLOTS = 1024  # programs of a sum over rows; each writes a partial sum
 
 
 @triton.jit
-def standardised(z, c_ok, eps, D: tl.constexpr):
-    """(z − mean) / deviation over a head's channels, and 1 / deviation."""
+def standardise(z, c_ok, eps, D: tl.constexpr):
+    """(z − mean) / standard deviation over channels, and 1 / standard deviation."""
     mean = tl.sum(z, 1) / D
     centred = tl.where(c_ok[None, :], z - mean[:, None], 0.0)
     rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / D + eps)
@@ -22,11 +22,11 @@ def standardised(z, c_ok, eps, D: tl.constexpr):
 
 
 @triton.jit
-def norm_back(of_y, normed, rstd, gain, D: tl.constexpr):
-    """The gradient of what was normed, from that of y."""
-    back = of_y * gain[None, :]
-    along = tl.sum(back * normed, 1) / D
-    return (back - normed * along[:, None] - (tl.sum(back, 1) / D)[:, None]) * rstd[:, None]
+def norm_backward(grad_y, normed, rstd, gain, D: tl.constexpr):
+    """Gradient w.r.t. the norm's input, given that w.r.t. y."""
+    grad = grad_y * gain[None, :]
+    projection = tl.sum(grad * normed, 1) / D
+    return (grad - normed * projection[:, None] - (tl.sum(grad, 1) / D)[:, None]) * rstd[:, None]
 
 
 @triton.jit
@@ -35,7 +35,7 @@ def _norm_kernel(x, scale, shift, y, rows, eps, C: tl.constexpr, ROWS: tl.conste
     c = tl.arange(0, BLOCK)
     ok = (row < rows)[:, None] & (c < C)[None, :]
     place = row.to(tl.int64)[:, None] * C + c[None, :]
-    normed, _ = standardised(tl.load(x + place, mask=ok, other=0.0).to(tl.float32), c < C, eps, C)
+    normed, _ = standardise(tl.load(x + place, mask=ok, other=0.0).to(tl.float32), c < C, eps, C)
     gain = tl.load(scale + c, mask=c < C, other=0.0).to(tl.float32)
     offset = tl.load(shift + c, mask=c < C, other=0.0).to(tl.float32)
     tl.store(y + place, (normed * gain[None, :] + offset[None, :]).to(y.dtype.element_ty), mask=ok)
@@ -43,7 +43,7 @@ def _norm_kernel(x, scale, shift, y, rows, eps, C: tl.constexpr, ROWS: tl.conste
 
 @triton.jit
 def _norm_gradient_kernel(
-    x, scale, of_y, of_x, sums, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+    x, scale, grad_y, grad_x, sums, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
     c = tl.arange(0, BLOCK)
     gain = tl.load(scale + c, mask=c < C, other=0.0).to(tl.float32)
@@ -53,12 +53,12 @@ def _norm_gradient_kernel(
         row = tile * ROWS + tl.arange(0, ROWS)
         ok = (row < rows)[:, None] & (c < C)[None, :]
         place = row.to(tl.int64)[:, None] * C + c[None, :]
-        normed, rstd = standardised(tl.load(x + place, mask=ok, other=0.0).to(tl.float32), c < C, eps, C)
-        back = tl.load(of_y + place, mask=ok, other=0.0).to(tl.float32)
-        sum_scale += back * normed
-        sum_shift += back
-        back = norm_back(back, normed, rstd, gain, C)
-        tl.store(of_x + place, back.to(of_x.dtype.element_ty), mask=ok)
+        normed, rstd = standardise(tl.load(x + place, mask=ok, other=0.0).to(tl.float32), c < C, eps, C)
+        grad = tl.load(grad_y + place, mask=ok, other=0.0).to(tl.float32)
+        sum_scale += grad * normed
+        sum_shift += grad
+        grad = norm_backward(grad, normed, rstd, gain, C)
+        tl.store(grad_x + place, grad.to(grad_x.dtype.element_ty), mask=ok)
     tl.store(sums + tl.program_id(0) * 2 * C + c, tl.sum(sum_scale, 0), mask=c < C)
     tl.store(sums + tl.program_id(0) * 2 * C + C + c, tl.sum(sum_shift, 0), mask=c < C)
 
@@ -74,9 +74,9 @@ def _column_sums_kernel(x, sums, rows, C, ROWS: tl.constexpr, BLOCK: tl.constexp
     tl.store(sums + tl.program_id(0) * C + c, tl.sum(total, 0), mask=c < C)
 
 
-@on_its_device
+@on_tensor_device
 def layer_norm(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """LayerNorm of rows (N, C), contiguous, in single precision, written in `dtype`."""
+    """LayerNorm of rows (N, C), contiguous, in single precision, returned in `dtype`."""
     out = rows.new_empty(rows.shape, dtype=dtype)
     tile, block = _norm_tile(rows)
     _norm_kernel[(triton.cdiv(len(rows), tile),)](
@@ -85,22 +85,22 @@ def layer_norm(rows: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: to
     return out
 
 
-@on_its_device
-def layer_norm_backward(rows: Tensor, scale: Tensor, eps: float, of_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the rows, scale and shift; the norm is made again from the rows."""
-    of_rows = torch.empty_like(rows)
+@on_tensor_device
+def layer_norm_backward(rows: Tensor, scale: Tensor, eps: float, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients w.r.t. rows, scale and shift; the statistics are recomputed."""
+    grad_rows = torch.empty_like(rows)
     tile, block = _norm_tile(rows)
     sums = rows.new_empty(min(SLOTS, triton.cdiv(len(rows), tile)), 2, rows.shape[1], dtype=torch.float32)
     _norm_gradient_kernel[(len(sums),)](
-        rows, scale, of_out, of_rows, sums, len(rows), eps, C=rows.shape[1], ROWS=tile, BLOCK=block
+        rows, scale, grad_out, grad_rows, sums, len(rows), eps, C=rows.shape[1], ROWS=tile, BLOCK=block
     )
-    of_scale, of_shift = sums.sum(0).to(scale.dtype)
-    return of_rows, of_scale, of_shift
+    grad_scale, grad_shift = sums.sum(0).to(scale.dtype)
+    return grad_rows, grad_scale, grad_shift
 
 
-@on_its_device
+@on_tensor_device
 def column_sums(rows: Tensor) -> Tensor:
-    """Sums over the rows of (N, C), contiguous, in single precision: (C,)."""
+    """Sum over rows (N, C), contiguous, in single precision: (C,)."""
     count, columns = rows.shape
     sums = rows.new_empty(min(SLOTS // 2, triton.cdiv(count, 16)), columns, dtype=torch.float32)
     _column_sums_kernel[(len(sums), triton.cdiv(columns, 256))](rows, sums, count, columns, ROWS=16, BLOCK=256)
@@ -108,6 +108,6 @@ def column_sums(rows: Tensor) -> Tensor:
 
 
 def _norm_tile(rows: Tensor) -> tuple[int, int]:
-    """Rows and channels of a tile, some 2048 values."""
+    """Rows and channels of a tile of about 2048 values."""
     block = triton.next_power_of_2(rows.shape[1])
     return max(1, 2048 // block), block
