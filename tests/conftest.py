@@ -18,6 +18,7 @@ from mvit_video.engine.run import train_run
 from mvit_video.evaluation.evaluate import validator
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
 
 
 def silent(text: str) -> None:
@@ -61,18 +62,34 @@ class TrainedRun:
         return self.folder / "model.safetensors"
 
 
-@pytest.fixture(scope="session")
-def trained(motion_data, tmp_path_factory) -> TrainedRun:
-    """The demonstration's recipe, half as long."""
-    words = [f"data.root={motion_data}", "train.epochs=6", "train.validate_every_epochs=6"]
-    config, device = load_config(REPOSITORY / "configs/demo/motion.yaml", words), torch.device("cpu")
+def run_of(root: Path, tmp_path_factory, name: str, *words: str) -> TrainedRun:
+    """The demonstration's recipe with other settings."""
+    config, device = load_config(REPOSITORY / "configs/demo/motion.yaml", [f"data.root={root}", *words]), CPU
 
     def make(folder: Path) -> None:
         train_run(resolve(config, folder, device, silent), lambda videos: validator(videos, config, device), silent)
 
-    return TrainedRun(made_once(tmp_path_factory, "trained", make), config)
+    return TrainedRun(made_once(tmp_path_factory, name, make), config)
+
+
+@pytest.fixture(scope="session")
+def trained(motion_data, tmp_path_factory) -> TrainedRun:
+    """The demonstration, half as long: minutes, so for the integration tier alone."""
+    return run_of(motion_data, tmp_path_factory, "trained", "train.epochs=6", "train.validate_every_epochs=6")
+
+
+@pytest.fixture(scope="session")
+def small_run(few_videos, tmp_path_factory) -> TrainedRun:
+    """Four steps on 16 videos: a checkpoint whose labels mean little."""
+    words = ("train.epochs=2", "train.validate_every_epochs=2", "train.clips_per_step=8", "data.workers=0")
+    return run_of(few_videos, tmp_path_factory, "small_run", *words)
 
 
 @pytest.fixture
 def validation_list(trained):
     return training_lists(trained.config.data)[1]
+
+
+@pytest.fixture
+def few_validation_videos(small_run):
+    return training_lists(small_run.config.data)[1]

@@ -64,6 +64,7 @@ def test_the_result_of_a_run_knows_its_files_and_numbers(result):
         assert found.accuracies == {name: written[name] for name in ("top1", "top5", "mean_class_accuracy")}
 
 
+@pytest.mark.integration
 def test_an_evaluation_from_python_is_the_one_of_the_command_line_and_writes_only_where_asked(
     result, few_videos, tmp_path
 ):

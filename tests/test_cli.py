@@ -54,6 +54,7 @@ def test_train_evaluate_predict_from_the_command_line(capsys, few_videos, tmp_pa
     assert code == 1 and "already contains results.json" in err
 
 
+@pytest.mark.integration
 def test_a_folder_of_class_folders_trains_with_the_shipped_config(capsys, few_videos, tmp_path):
     classes = (few_videos / "classes.txt").read_text().splitlines()
     for split in ("train", "val"):
@@ -72,21 +73,22 @@ def test_a_folder_of_class_folders_trains_with_the_shipped_config(capsys, few_vi
     assert code == 0 and {answer["label"] for answer in json.loads(out)["predictions"]} == set(classes)
 
 
-def test_real_videos_get_labels_and_the_damaged_one_a_line(capsys, trained):
+def test_real_videos_get_labels_and_the_damaged_one_a_line(capsys, small_run):
     folder = shared("videos")
     files = sorted(str(path) for path in folder.iterdir() if path.suffix in (".mp4", ".mkv"))
-    code, out, err = run(capsys, "predict", *files, "--checkpoint", trained.weights, "--json")
+    code, out, err = run(capsys, "predict", *files, "--checkpoint", small_run.weights, "--json")
     answers = [json.loads(line) for line in out.splitlines()]
     assert code == 1 and [answer["path"] for answer in answers] == files
     failed = [answer for answer in answers if "error" in answer]
     assert len(failed) == 1 and failed[0]["path"].endswith("corrupted.mp4")
     assert "corrupted.mp4: frame 32 of 50 is damaged" in failed[0]["error"]
 
-    code, out, err = run(capsys, "predict", *files, "--checkpoint", trained.weights)
+    code, out, err = run(capsys, "predict", *files, "--checkpoint", small_run.weights)
     assert code == 1 and len(err.splitlines()) == 1 and err.startswith("error: ") and "corrupted.mp4" in err
     assert out.count("score") == len(files) - 1
 
 
+@pytest.mark.integration
 def test_demo_data_writes_a_dataset(capsys, tmp_path):
     code, _, err = run(capsys, "demo-data", "--output", tmp_path / "d", "--train", 3, "--val", 2)
     assert code == 0 and "3 training and 2 validation videos are in" in err
@@ -108,8 +110,8 @@ def test_worker_processes_that_import_a_file_of_tools_again_start_nothing(file):
     assert callable(runpy.run_path(str(file), run_name="__mp_main__")["main"])
 
 
-def bad_predict(trained, path):
-    return ["predict", path, "--checkpoint", trained.weights]
+def bad_predict(small_run, path):
+    return ["predict", path, "--checkpoint", small_run.weights]
 
 
 def check_one_line(code, err, message):
@@ -118,7 +120,7 @@ def check_one_line(code, err, message):
     assert message in err
 
 
-def test_files_that_are_no_videos_cost_one_line_each(capsys, trained, tmp_path):
+def test_files_that_are_no_videos_cost_one_line_each(capsys, small_run, tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("hello")
     for name, message in (
@@ -126,7 +128,7 @@ def test_files_that_are_no_videos_cost_one_line_each(capsys, trained, tmp_path):
         ("empty.mp4", "empty.mp4: the file is empty (0 bytes)"),
         ("text.mp4", "text.mp4: cannot be opened as a video"),
     ):
-        code, out, err = run(capsys, *bad_predict(trained, tmp_path / name))
+        code, out, err = run(capsys, *bad_predict(small_run, tmp_path / name))
         check_one_line(code, err, message)
         assert out == ""
 
@@ -157,10 +159,10 @@ def test_wrong_settings_cost_one_line(capsys, few_videos, tmp_path, words, messa
     check_one_line(code, err, message)
 
 
-def test_missing_videos_stop_an_evaluation_unless_they_are_allowed(capsys, trained, few_videos, tmp_path):
+def test_missing_videos_stop_an_evaluation_unless_they_are_allowed(capsys, small_run, few_videos, tmp_path):
     shutil.copytree(few_videos, tmp_path / "data")
     (tmp_path / "data/val/00005.mp4").unlink()
-    words = ["evaluate", DEMO, f"data.root={tmp_path / 'data'}", "--checkpoint", trained.weights, "--protocol", "1x1"]
+    words = ["evaluate", DEMO, f"data.root={tmp_path / 'data'}", "--checkpoint", small_run.weights, "--protocol", "1x1"]
     words += ["--output", tmp_path / "eval"]
     code, _, err = run(capsys, *words)
     check_one_line(
@@ -173,6 +175,7 @@ def test_missing_videos_stop_an_evaluation_unless_they_are_allowed(capsys, train
     assert (tmp_path / "eval/missing.txt").read_text() == "val/00005.mp4\trow 6 of val.csv\n"
 
 
+@pytest.mark.integration
 def test_allow_missing_is_the_setting_of_that_name(capsys, few_videos, tmp_path):
     shutil.copytree(few_videos, tmp_path / "data")
     (tmp_path / "data/train/00005.mp4").unlink()
@@ -258,6 +261,7 @@ def test_the_agreement_tool_compares_both_forms_of_attention_with_fp32(few_video
     assert [line.partition(":")[0] for line in lines] == ["8 clips; fp32", "bf16, fused", "bf16, blocks"]
 
 
+@pytest.mark.integration
 def test_the_package_runs_as_a_module():
     words = [sys.executable, "-m", "mvit_video", "models"]
     assert "mvitv2_s_16x4" in subprocess.run(words, capture_output=True, text=True, check=True).stdout

@@ -49,6 +49,7 @@ def write_package(folder: Path, name: str, **modules: str) -> None:
             (parent / "__init__.py").touch()
 
 
+@pytest.mark.integration
 def test_our_networks_and_inference_work_with_torchvision_and_pytorchvideo_blocked(tmp_path):
     write_video(tmp_path / "video.mp4", draw_video(0, np.random.default_rng(0)), 15)
     output = run_python(
@@ -84,6 +85,7 @@ def test_our_networks_and_inference_work_with_torchvision_and_pytorchvideo_block
         assert error.endswith(f": install the torchvision that matches torch {torch.__version__}")
 
 
+@pytest.mark.integration
 def test_our_networks_import_neither_package():
     output = run_python(
         """
@@ -95,6 +97,7 @@ def test_our_networks_import_neither_package():
     assert output.strip() == "[]"
 
 
+@pytest.mark.integration
 def test_a_torchvision_without_compiled_operators_is_repaired(tmp_path):
     write_package(tmp_path, "torchvision", __init__=REGISTERS_OPERATORS)
     output = run_python(
@@ -115,6 +118,7 @@ def test_a_torchvision_without_compiled_operators_is_repaired(tmp_path):
     ]
 
 
+@pytest.mark.integration
 def test_a_torchvision_that_imports_gets_no_schema_from_us(tmp_path):
     write_package(tmp_path, "torchvision")
     code = """
@@ -127,6 +131,7 @@ def test_a_torchvision_that_imports_gets_no_schema_from_us(tmp_path):
     assert run_python(code, tmp_path).strip() == f"{tmp_path}/torchvision/__init__.py True"
 
 
+@pytest.mark.integration
 def test_the_old_module_name_is_added_only_where_it_is_missing(tmp_path):
     code = """
         from mvit_video.compat import import_pytorchvideo
@@ -139,6 +144,7 @@ def test_the_old_module_name_is_added_only_where_it_is_missing(tmp_path):
     assert run_python(code, tmp_path).strip() == "torchvision.transforms.functional_tensor"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("error", ["ImportError('libcudart.so.99:\\n no such file')", "RuntimeError('built for 1.2')"])
 def test_a_torchvision_that_no_repair_helps_is_one_sentence(tmp_path, error):
     write_package(tmp_path, "torchvision", __init__=f"raise {error}")
@@ -158,6 +164,7 @@ def test_a_torchvision_that_no_repair_helps_is_one_sentence(tmp_path, error):
     assert output == f"package 'torchvision' cannot be imported ({what}): {cure}\n"
 
 
+@pytest.mark.integration
 def test_a_missing_pytorchvideo_is_named_with_its_cure(tmp_path):
     write_package(tmp_path, "torchvision", transforms___functional_tensor="")
     output = run_python(

@@ -161,6 +161,7 @@ def test_predict(merged, data, weights, capsys):
     assert [len((part / "predictions.jsonl").read_text().splitlines()) for part in parts] == [3, 3, 2]
 
 
+@pytest.mark.integration
 def test_evaluate(merged, data, weights, tmp_path):
     _, folder = merged("evaluate")
     assert call("evaluate", words_of("evaluate", data, weights), tmp_path / "whole") == 0

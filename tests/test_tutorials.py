@@ -128,6 +128,7 @@ def test_training_on_kinetics(place, publish, few_videos, capsys):
         assert tuple(found["checkpoint"]["card"]["classes"]) == published_classes("kinetics400")
 
 
+@pytest.mark.integration
 def test_fine_tuning_on_own_videos(place, publish, few_videos):
     publish()
     class_folders(few_videos, place / "my_videos")
@@ -138,6 +139,7 @@ def test_fine_tuning_on_own_videos(place, publish, few_videos):
     )
 
 
+@pytest.mark.integration
 def test_fine_tuning_on_something_something(place, publish, few_videos):
     publish()
     templates = published_classes("ssv2")[:2]

@@ -175,10 +175,10 @@ class CSWin(VideoBackbone):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Linear layers from a normal (σ .02, cut at 2) with biases of 0; convolutions and norms as PyTorch starts them."""
+        """Linear layers from a normal (σ .02) with biases of 0; convolutions and norms as PyTorch starts them."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

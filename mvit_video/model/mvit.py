@@ -356,13 +356,14 @@ class MViT(Pretrained, nn.Module):
         self.pos_embed_class = nn.Parameter(torch.zeros(1, 1, dim)) if absolute and args.cls_token else None
 
     def init_weights(self) -> None:
-        """Weights, class token and position tables from a normal (σ .02, cut at 2); biases and `lepe` 0; norms 1.
+        """Weights, class token and position tables from a normal (σ .02); biases and `lepe` 0; norms 1.
 
-        Biases start at 0 as in torchvision; PySlowFast starts those of Linear and LayerNorm at .02.
+        PySlowFast cuts the normal at ±2, a hundred σ away, where older versions of PyTorch's `trunc_normal_` put single
+        weights. Biases start at 0 as in torchvision; PySlowFast starts those of Linear and LayerNorm at .02.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and not name.endswith(VALUE_FILTER):
-                nn.init.trunc_normal_(parameter, std=0.02)
+                nn.init.normal_(parameter, std=0.02)
             elif parameter.ndim == 1 and name.endswith("weight"):
                 nn.init.ones_(parameter)
             else:

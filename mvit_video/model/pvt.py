@@ -320,10 +320,10 @@ def twins_block(stage: StageArguments, index: int, drop_path: float) -> Block:
 
 
 def init_weights(model: nn.Module) -> None:
-    """Linear layers from a normal (σ .02, cut at 2), filters from a normal by their fan-out; biases 0, norms 1."""
+    """Linear layers from a normal (σ .02), filters from a normal by their fan-out; biases 0, norms 1."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=0.02)
         elif isinstance(module, nn.Conv3d):
             fan_out = module.weight.shape[0] * module.weight[0, 0].numel() // module.groups
             nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)

@@ -49,6 +49,7 @@ def test_json_holds_every_figure_and_the_raw_times_of_each_round(nano_run):
             assert figures["peak_memory_bytes"] > 0
 
 
+@pytest.mark.integration
 def test_json_ratios_are_those_of_the_raw_times(nano_run):
     (ratio,) = nano_run["ratios"]
     assert (ratio["of"], ratio["against"]) == (NANO, NANO)
@@ -180,6 +181,7 @@ class Hungry(nn.Module):
         return torch.ones(len(clips), 16, 2**20)[:, :1, :2].flatten(1)
 
 
+@pytest.mark.integration
 def test_peak_memory_on_a_cpu_is_what_a_step_touches():
     """64 MiB for a clip, known by construction; libraries may add a little, and Linux counts pages in batches."""
     code = f"""
@@ -196,6 +198,7 @@ print([measure._first_step({NANO!r}, batch, "fp32", "inference", 1, ()) for batc
     assert four == pytest.approx(256 * 2**20, abs=16 * 2**20)
 
 
+@pytest.mark.integration
 def test_peak_memory_grows_with_the_batch_and_ignores_what_this_process_holds():
     """A child inherits ru_maxrss from its parent on Linux, so a large parent must not hide the child's growth."""
     ballast = torch.ones(400 * 2**20 // 4)
@@ -315,6 +318,7 @@ def test_the_tables_fit_80_columns_and_show_the_figures(nano_run, monkeypatch):
     assert any("2×3×8×48×48" in line and "372,112" in line for line in lines)
 
 
+@pytest.mark.integration
 def test_the_script_in_tools_is_the_same_verb():
     script = ROOT / "tools" / "benchmark.py"
     done = subprocess.run([sys.executable, str(script), "--model", "nano"], capture_output=True, text=True, cwd=ROOT)

@@ -278,6 +278,7 @@ def test_the_ranks_batches_together_hold_the_pixels_of_one_process(few_videos, w
     assert all(torch.equal(pixels, alone[tuple(which)]) for *which, pixels in parts)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("first", [1, 4, 5])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_after_resuming_with_another_worker_count_are_those_of_the_whole_run(few_videos, first, workers):
@@ -404,6 +405,7 @@ raise RuntimeError("the device is gone")
 """
 
 
+@pytest.mark.integration
 def test_a_program_that_an_error_ends_in_the_middle_of_its_batches_does_not_wait_for_its_workers():
     """Which ignore what asks them to stop, as multiprocessing does at exit."""
     done = subprocess.run(

@@ -179,6 +179,7 @@ def start(few_videos, tmp_path):
     return run
 
 
+@pytest.mark.integration
 def test_a_run_writes_the_numbers_and_goes_on_with_them(start, tmp_path):
     lines = start()
     assert "auto for 16 training videos: " in lines[0] and "train.clips_per_step=8" in lines[0]
@@ -193,6 +194,7 @@ def test_a_run_writes_the_numbers_and_goes_on_with_them(start, tmp_path):
         start("train.clips_per_step=4", resume=True)
 
 
+@pytest.mark.integration
 def test_a_run_goes_on_with_its_own_numbers_where_auto_would_now_be_others(start, tmp_path):
     start("train.clips_per_step=4")
     shutil.rmtree(tmp_path / "run/checkpoints/step_00000008", ignore_errors=True)

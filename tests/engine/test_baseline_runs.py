@@ -11,6 +11,7 @@ from mvit_video.engine.metrics_log import read_metrics
 LONG = pytest.mark.long
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "name",
     [

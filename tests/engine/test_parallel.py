@@ -31,6 +31,7 @@ def folders(tmp_path_factory):
     return one, two
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("parallel", "name"), [(key, name) for key in PARALLEL for name in program.PARTS[key]])
 def test_two_processes_make_the_step_of_one(folders, parallel, name):
     """Losses, norms, top-1, weights and averages; with mixing, passes, uneven parts, and a process without clips."""

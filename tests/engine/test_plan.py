@@ -183,6 +183,7 @@ def test_a_list_that_is_not_there_is_said_and_nothing_is_made_up():
     )
 
 
+@pytest.mark.integration
 def test_dry_run_needs_no_output_and_seed_is_train_seed(capsys, few_videos, tmp_path):
     words = ["train", str(REPOSITORY / "configs/demo/motion.yaml"), f"data.root={few_videos}", "train.clips_per_step=8"]
     assert cli.main([*words, "--dry-run", "--seed", "5"]) == 0

@@ -50,6 +50,7 @@ def started_in_vain(few_videos, tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_that_failed_before_its_first_step_does_not_block_the_next(started_in_vain, few_videos, resume):
     said, notes = [], started_in_vain / "notes.txt"
@@ -83,6 +84,7 @@ def test_a_users_own_config_yaml_is_never_taken_for_a_run(few_videos, tmp_path):
     assert (tmp_path / "run/config.yaml").read_text() == "mine"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}], ids=["anew", "resume", "overwrite"])
 def test_a_folder_that_another_run_writes_to_is_refused_and_left_alone(started_in_vain, few_videos, how):
     before = {path.name: path.stat().st_mtime_ns for path in started_in_vain.iterdir()}
@@ -91,6 +93,7 @@ def test_a_folder_that_another_run_writes_to_is_refused_and_left_alone(started_i
     assert before == {path.name: path.stat().st_mtime_ns for path in started_in_vain.iterdir()}
 
 
+@pytest.mark.integration
 def test_what_killed_runs_have_left_half_written_goes_with_the_next(started_in_vain, few_videos):
     for name in ("config.yaml", "model.safetensors"):
         unfinished(started_in_vain / name).touch()
@@ -102,6 +105,7 @@ def test_what_killed_runs_have_left_half_written_goes_with_the_next(started_in_v
     assert not [name for name in names if name.startswith(".")]
 
 
+@pytest.mark.integration
 def test_resuming_with_another_rate_or_length_says_how_to_go_on(few_videos, tmp_path):
     run = tmp_path / "run"
     train(config_for(few_videos), run)
@@ -143,6 +147,7 @@ def test_of_two_programs_that_start_in_one_folder_at_once_one_trains_and_the_oth
     assert len(read_metrics(tmp_path / "run/validation.jsonl")) >= 1
 
 
+@pytest.mark.integration
 def test_all_records_are_on_the_disk_before_a_state_or_a_best_one_counts_on_them(few_videos, tmp_path, monkeypatch):
     """After a loss of power no state may be ahead of the logs, and no state be deleted for a record that is gone."""
     run, synced, early = tmp_path / "run", {}, []

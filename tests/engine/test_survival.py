@@ -95,6 +95,7 @@ def test_a_run_that_was_killed_while_it_saved_goes_on_bit_for_bit(whole, few_vid
     assert main(command) == 0 and the_same(tmp_path / "run", whole)
 
 
+@pytest.mark.integration
 def test_the_best_state_is_kept_beside_the_newest_and_named(whole):
     records = {record["step"]: record["ema_top1"] for record in read_metrics(whole / "validation.jsonl")}
     best = json.loads((whole / "best.json").read_text())
@@ -123,6 +124,7 @@ def test_a_signal_ends_the_run_after_its_step_with_its_state_and_code(few_videos
     assert newest_state(run)[0].step == len(read_metrics(run / "metrics.jsonl")) == 1
 
 
+@pytest.mark.integration
 def test_a_signal_in_a_validation_ends_the_run_after_it_also_in_one_made_up_for_and_in_the_last(
     whole, few_videos, tmp_path, monkeypatch
 ):

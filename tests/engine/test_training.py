@@ -118,6 +118,7 @@ def test_a_resumed_run_with_averaged_weights_is_bit_for_bit_the_one_that_was_not
     )
 
 
+@pytest.mark.integration
 def test_averaged_weights_are_validated_beside_the_others(few_videos, tmp_path):
     train(config_for(few_videos, "train.epochs=1", "train.ema_decay=0.9"), tmp_path / "run")
     record = read_metrics(tmp_path / "run/validation.jsonl")[0]
@@ -128,6 +129,7 @@ def test_averaged_weights_are_validated_beside_the_others(few_videos, tmp_path):
         assert {f"{prefix}{key}": value for key, value in numbers.items()}.items() <= record.items()
 
 
+@pytest.mark.integration
 def test_resuming_with_another_teacher_is_refused_and_with_the_same_one_elsewhere_is_not(
     whole_run, few_videos, tmp_path
 ):
@@ -240,6 +242,7 @@ def test_activation_checkpointing_of_a_network_without_it_is_refused(few_videos,
         train(config_for(few_videos, *words), tmp_path / "run")
 
 
+@pytest.mark.integration
 def test_a_run_that_meets_nan_stops_with_a_report_and_no_state_of_it(few_videos, tmp_path, monkeypatch):
     """From the loader to the disk: the report names the videos of the batch, as the list does."""
     words = (*SMALLER, "data.val=null", "train.epochs=2", "train.checkpoint_every_steps=1")
@@ -307,6 +310,7 @@ def test_a_changed_state_is_told_and_the_one_before_it_is_used(whole_run, few_vi
     assert state is None and len(problems) == 2 and "cannot be read" in problems[1]
 
 
+@pytest.mark.integration
 def test_resuming_where_there_is_nothing_starts_anew(whole_run, few_videos, tmp_path):
     train(config_for(few_videos), tmp_path / "run", resume=True)
     assert numbers_of_steps(tmp_path / "run/metrics.jsonl") == numbers_of_steps(whole_run / "metrics.jsonl")
@@ -354,6 +358,7 @@ def test_the_settings_of_a_run_that_goes_on_are_those_in_effect(few_videos, tmp_
     assert load_config(tmp_path / "run/config.yaml") == now
 
 
+@pytest.mark.integration
 def test_a_run_goes_on_without_the_weights_that_it_started_from(whole_run, few_videos, tmp_path):
     shutil.copy(whole_run / "model.safetensors", tmp_path / "start.safetensors")
     config = config_for(few_videos, "train.epochs=1", f"model.weights={tmp_path / 'start.safetensors'}")
@@ -367,6 +372,7 @@ def test_a_run_goes_on_without_the_weights_that_it_started_from(whole_run, few_v
         train(config, tmp_path / "new")
 
 
+@pytest.mark.integration
 def test_broken_states_are_set_aside_and_take_no_newer_ones_place(whole_run, few_videos, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)
@@ -385,6 +391,7 @@ def test_broken_states_are_set_aside_and_take_no_newer_ones_place(whole_run, few
     assert len(list((run / "checkpoints").glob("broken*"))) >= 3
 
 
+@pytest.mark.integration
 def test_a_list_or_weights_that_a_run_reads_are_never_its_output(whole_run, few_videos, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(few_videos, data)
@@ -423,6 +430,7 @@ def test_a_class_called_evaluation_is_not_deleted(few_videos, tmp_path):
     assert len(list(tmp_path.rglob("*.mp4"))) == 4
 
 
+@pytest.mark.integration
 def test_another_seed_gives_another_run(whole_run, few_videos, tmp_path):
     train(config_for(few_videos, "train.seed=1", "train.epochs=1"), tmp_path / "run")
     ours, other = (read_metrics(folder / "metrics.jsonl")[0]["loss"] for folder in (whole_run, tmp_path / "run"))
@@ -501,6 +509,7 @@ def test_allowed_missing_videos_leave_training_stay_in_validation_and_are_listed
     )
 
 
+@pytest.mark.integration
 def test_a_run_does_not_resume_with_other_missing_videos(few_videos, tmp_path):
     config = with_missing_videos(few_videos, tmp_path / "data", "train/00002.mp4")
     train(config, tmp_path / "run")
@@ -528,6 +537,7 @@ def test_a_run_without_a_training_list_is_refused(few_videos):
         training_lists(config_for(few_videos, "data.train=null").data)
 
 
+@pytest.mark.integration
 def test_validation_may_be_left_out(few_videos, tmp_path):
     train(config_for(few_videos, "data.val=null", "train.epochs=1"), tmp_path / "run")
     assert read_metrics(tmp_path / "run/validation.jsonl") == []

@@ -133,6 +133,7 @@ def test_the_results_say_where_they_come_from(evaluated, data, checkpoint):
     assert result["protocol_in_words"].startswith("3 clips of 4 frames, evenly spaced over 12 frames at 15 fps")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("frames", ["reversed", "shuffled:3"])
 def test_frames_in_another_order_are_scored_and_named(data, checkpoint, evaluated, tmp_path, frames, capsys):
     """The network is shown each clip of a loop in that order; nothing else changes."""
@@ -201,6 +202,7 @@ def test_the_tables_add_up(evaluated):
     assert [int(row["undecodable"]) for row in table] == [0, 0, 0, 0, 0, 1, 0, 0]
 
 
+@pytest.mark.integration
 def test_two_processes_write_the_same_results(evaluated, data, checkpoint, tmp_path):
     """Nine videos for two: neither is padded, and the damaged one is the second's."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mvit_video"]
@@ -228,6 +230,7 @@ def test_a_named_protocol_that_does_not_fit_costs_one_line_and_no_folder(data, c
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.integration
 def test_the_page_of_a_public_checkpoint_shows_no_curves_of_a_run_in_this_folder(
     data, checkpoint, tmp_path, monkeypatch
 ):

@@ -47,7 +47,12 @@ def scene_with_object(seed):
 
 
 @pytest.fixture(scope="module")
-def predictor(trained):
+def predictor(small_run):
+    return Predictor.from_checkpoint(small_run.weights, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def trained_predictor(trained):
     return Predictor.from_checkpoint(trained.weights, device="cpu")
 
 
@@ -69,26 +74,28 @@ def heat_at_pixels(model, clip, label):
     return torch.nn.functional.interpolate(heat[:, None], size=clip.shape[1:], mode="trilinear")[0, 0]
 
 
-def test_heat_lies_on_the_moving_object(predictor, clips):
+@pytest.mark.integration
+def test_heat_lies_on_the_moving_object(trained_predictor, clips):
     """Times the heat that chance would put there; 2.3 on the mean over 96 clips when it was measured."""
     ratios = []
     for seed, (clip, covered) in enumerate(clips):
-        heat = heat_at_pixels(predictor.model, clip, seed % 8)
+        heat = heat_at_pixels(trained_predictor.model, clip, seed % 8)
         ratios.append(float((heat * covered).sum() / heat.sum() / covered.float().mean()))
     assert np.mean(ratios) > 1.6 and np.mean(np.array(ratios) > 1) > 0.85
 
 
-def test_the_decision_rests_on_the_hottest_places(predictor, clips):
+@pytest.mark.integration
+def test_the_decision_rests_on_the_hottest_places(trained_predictor, clips):
     """They are replaced by what stands there most of the time; elsewhere the same does far less."""
     losses = {"hottest": [], "coldest": []}
     for seed, (clip, _) in enumerate(clips):
-        heat = heat_at_pixels(predictor.model, clip, seed % 8)
+        heat = heat_at_pixels(trained_predictor.model, clip, seed % 8)
         still = clip.median(1, keepdim=True).values
         masks = {"hottest": heat > heat.quantile(0.85), "coldest": heat < heat.quantile(0.15)}
         with torch.no_grad():
-            before = predictor.model(clip[None]).softmax(1)[0, seed % 8]
+            before = trained_predictor.model(clip[None]).softmax(1)[0, seed % 8]
             for name, mask in masks.items():
-                after = predictor.model(torch.where(mask, still, clip)[None]).softmax(1)[0, seed % 8]
+                after = trained_predictor.model(torch.where(mask, still, clip)[None]).softmax(1)[0, seed % 8]
                 losses[name].append(float(before - after))
     assert np.mean(losses["hottest"]) > 0.06 and np.mean(losses["hottest"]) > 4 * abs(np.mean(losses["coldest"]))
 
@@ -102,17 +109,18 @@ def similarity(one, other):
     return float(torch.corrcoef(torch.stack([ranks(one), ranks(other)]))[0, 1])
 
 
-def test_heat_depends_on_the_weights_from_the_head_down(predictor, clips):
+@pytest.mark.integration
+def test_heat_depends_on_the_weights_from_the_head_down(trained_predictor, clips):
     """Cascading randomisation (arXiv 1810.03292): with each further part made random, the maps go further away."""
-    model = Predictor(nano_predictor().model, predictor.card, torch.device("cpu")).model
+    model = Predictor(nano_predictor().model, trained_predictor.card, torch.device("cpu")).model
     chosen = [(clip, seed % 8) for seed, (clip, _) in enumerate(clips[:16])]
-    wanted = [class_heat(predictor.model, clip[None], label)[0] for clip, label in chosen]
+    wanted = [class_heat(trained_predictor.model, clip[None], label)[0] for clip, label in chosen]
     noise = randomise(nano_predictor().model, seed=5).state_dict()
     found = []
     for parts in ((), ("head.", "norm."), ("head.", "norm.", "blocks.3."), ("",)):
         mixed = {
             name: noise[name] if any(name.startswith(part) for part in parts) else value
-            for name, value in predictor.model.state_dict().items()
+            for name, value in trained_predictor.model.state_dict().items()
         }
         model.load_state_dict(mixed)
         heats = [class_heat(model, clip[None], label)[0] for clip, label in chosen]
@@ -221,6 +229,7 @@ def test_what_cannot_be_explained_is_one_sentence(few_videos):
         explain_video(nano_predictor(model=nn.Flatten()), video)
 
 
+@pytest.mark.integration
 def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
     write_numbered(tmp_path / "gaps.mp4", 100, gaps=True)
     explain_outputs(nano_predictor(), str(tmp_path / "gaps.mp4"), tmp_path, None, lambda text: None)

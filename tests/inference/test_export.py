@@ -53,6 +53,7 @@ def logits_of(checkpoint, clips):
         return model(clips).numpy()
 
 
+@pytest.mark.integration
 def test_an_onnx_file_gives_the_networks_logits_for_any_batch(tiny, tiny_onnx):
     session = onnxruntime.InferenceSession(str(tiny_onnx))
     card = load_checkpoint(tiny)[1]
@@ -63,11 +64,13 @@ def test_an_onnx_file_gives_the_networks_logits_for_any_batch(tiny, tiny_onnx):
     assert found.std() > 0.1
 
 
+@pytest.mark.integration
 def test_the_plain_formula_without_class_token_exports_too(tmp_path):
     checkpoint = write_tiny(tmp_path / "model.safetensors", attention="reference", cls_token=False)
     assert export_checkpoint(checkpoint, "onnx", tmp_path / "model.onnx", 1).difference < 1e-4
 
 
+@pytest.mark.integration
 def test_the_onnx_file_has_no_scatters_and_carries_the_card(tiny, tiny_onnx):
     file = onnx.load(tiny_onnx)
     onnx.checker.check_model(file)
@@ -77,6 +80,7 @@ def test_the_onnx_file_has_no_scatters_and_carries_the_card(tiny, tiny_onnx):
     assert ModelCard.model_validate_json(props) == load_checkpoint(tiny)[1]
 
 
+@pytest.mark.integration
 def test_a_pt2_file_is_all_that_torch_needs(tiny, tmp_path):
     output = tmp_path / "model.pt2"
     report = export_checkpoint(tiny, "pt2", output, None)
@@ -106,6 +110,7 @@ def test_a_fixed_batch_takes_that_many_clips_only(tiny, tmp_path):
         run(example_clips(card, 3))
 
 
+@pytest.mark.integration
 def test_a_file_whose_logits_differ_is_not_written(tiny, tiny_onnx, tmp_path, request):
     model, card = load_checkpoint(tiny)
     model.head.projection.bias.data[2] += 0.01
@@ -119,6 +124,7 @@ def test_a_file_whose_logits_differ_is_not_written(tiny, tiny_onnx, tmp_path, re
     assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]
 
 
+@pytest.mark.integration
 def test_what_cannot_be_exported_is_a_sentence(tiny, tiny_onnx, tmp_path, monkeypatch):
     before = tiny_onnx.read_bytes()
     with pytest.raises(ConfigError, match=r"model.onnx: exists: choose another --output, or pass --overwrite"):
@@ -190,6 +196,7 @@ def check_runner(checkpoint, file, videos):
     assert len({answer["predictions"][0]["score"] for answer in answers}) == len(videos)
 
 
+@pytest.mark.integration
 def test_the_runner_gives_what_predict_gives_without_torch(videos, tiny, tiny_onnx):
     check_runner(tiny, tiny_onnx, videos)
 
@@ -257,6 +264,7 @@ def test_the_runner_shows_the_pixels_that_we_show_for_a_crop_of_any_shape(crop):
             assert np.abs(runner.crop(clip, position) - wanted[position].numpy()).max() < 1e-5
 
 
+@pytest.mark.integration
 def test_the_runner_samples_whole_videos_and_fills_a_fixed_batch(videos, tmp_path):
     checkpoint, file = write_tiny(tmp_path / "model.safetensors", "segment"), tmp_path / "model.onnx"
     export_checkpoint(checkpoint, "onnx", file, 4)
@@ -265,6 +273,7 @@ def test_the_runner_samples_whole_videos_and_fills_a_fixed_batch(videos, tmp_pat
         export.onnx_run(file.read_bytes())(example_clips(load_checkpoint(checkpoint)[1], 3))
 
 
+@pytest.mark.integration
 def test_the_runner_goes_on_after_a_bad_file(videos, tiny_onnx, tmp_path):
     (tmp_path / "bad.mp4").write_text("no video")
     code, answers = run_runner(tiny_onnx, tmp_path / "bad.mp4", videos[1])

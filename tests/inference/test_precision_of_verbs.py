@@ -122,6 +122,7 @@ def test_heat_in_half_precision_is_near_that_in_single_precision(weights, name):
     assert float((heats[0] - heats[1]).abs().max() / heats[0].max()) < (0.1 if name == "bf16" else 0.02)
 
 
+@pytest.mark.integration
 def test_evaluate(weights, few_videos, tmp_path):
     words = (DEMO, f"data.root={few_videos}", *INPUT, "--protocol", "2x1", "--output")
     assert run("evaluate", weights, tmp_path, *words, tmp_path / "half") == BF16

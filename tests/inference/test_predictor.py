@@ -23,25 +23,25 @@ from mvit_video.model.weights.zoo import ZOO
 
 
 @pytest.fixture(scope="module")
-def predictor(trained):
-    return Predictor.from_checkpoint(trained.weights, device="cpu")
+def predictor(small_run):
+    return Predictor.from_checkpoint(small_run.weights, device="cpu")
 
 
-def test_predictions_are_the_evaluators_scores(predictor, trained, motion_data, validation_list):
+def test_predictions_are_the_evaluators_scores(predictor, small_run, few_videos, few_validation_videos):
     judge = evaluator_from(
-        trained.config, validation_list, trained.config.data.input, Protocol.parse("2x3"), predictor.precision
+        small_run.config, few_validation_videos, small_run.config.data.input, Protocol.parse("2x3"), predictor.precision
     )
     scores = judge.scores(predictor.model).scores
     for row in (0, 3, 6):
-        [prediction] = predictor(motion_data / validation_list.records[row].path, top=8)
+        [prediction] = predictor(few_videos / few_validation_videos.records[row].path, top=8)
         for label, score in prediction.predictions:
             assert score == pytest.approx(scores[row, predictor.card.classes.index(label)], abs=1e-5)
         values = [score for _, score in prediction.predictions]
         assert values == sorted(values, reverse=True) and sum(values) == pytest.approx(1, abs=1e-5)
 
 
-def test_an_array_of_frames_gives_what_its_file_gives(predictor, motion_data):
-    path = motion_data / "val/00002.mp4"
+def test_an_array_of_frames_gives_what_its_file_gives(predictor, few_videos):
+    path = few_videos / "val/00002.mp4"
     reader = VideoReader(path)
     array = reader.frames(range(len(reader)))
     [from_array], [from_file] = predictor(array, fps=reader.fps), predictor(path)
@@ -49,9 +49,9 @@ def test_an_array_of_frames_gives_what_its_file_gives(predictor, motion_data):
     assert from_array.path == "array"
 
 
-def test_the_protocol_is_the_checkpoints_unless_another_is_named(predictor, trained):
+def test_the_protocol_is_the_checkpoints_unless_another_is_named(predictor, small_run):
     assert str(predictor.protocol) == "2x3"
-    assert str(Predictor.from_checkpoint(trained.weights, "cpu", "4x1").protocol) == "4x1"
+    assert str(Predictor.from_checkpoint(small_run.weights, "cpu", "4x1").protocol) == "4x1"
 
 
 def test_a_bad_file_is_a_decode_error(predictor, tmp_path):

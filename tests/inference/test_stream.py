@@ -81,6 +81,7 @@ def long_video(few_videos):
     return few_videos / "long.mp4"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("container", ["mpegts", "matroska"])
 def test_a_pipe_slower_than_the_network_gives_what_the_file_gives(pipe, long_video, container, monkeypatch):
     monkeypatch.setattr(stream, "MAX_WAITING", 100)  # the machine that tests may be slow
@@ -155,6 +156,7 @@ def test_what_is_no_video_is_one_sentence(pipe, tmp_path):
         list(live_predictions(nano_predictor(), pipe(os.urandom(100_000))))
 
 
+@pytest.mark.integration
 def test_a_picture_above_the_limit_is_never_decoded(pipe, tmp_path):
     content = io.BytesIO()
     with av.open(content, "w", format="mpegts") as container:
@@ -243,6 +245,7 @@ def test_numbers_follow_the_times_and_survive_a_clock_that_jumps():
     assert [numbers.next(time) for time in times] == [0, 1, 2, 5, None, 6, 7, 8, 9, 10, 11]
 
 
+@pytest.mark.integration
 def test_the_verb_writes_json_lines_until_it_is_interrupted(few_videos, tmp_path):
     save_checkpoint(tmp_path / "m.safetensors", nano_model(), nano_card())
     words = [

@@ -23,13 +23,13 @@ from mvit_video.report.render import clock, timeline_figure
 
 
 @pytest.fixture(scope="module")
-def predictor(trained):
-    return Predictor.from_checkpoint(trained.weights, device="cpu")
+def predictor(small_run):
+    return Predictor.from_checkpoint(small_run.weights, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def timeline(predictor, motion_data):
-    return label_timeline(predictor, motion_data / "long.mp4")
+def timeline(predictor, few_videos):
+    return label_timeline(predictor, few_videos / "long.mp4")
 
 
 def test_segments_cover_the_video_without_gaps(timeline):
@@ -38,7 +38,9 @@ def test_segments_cover_the_video_without_gaps(timeline):
     assert [segment.end for segment in timeline.segments] == borders[1:]
 
 
-def test_the_actions_of_the_long_video_are_found_at_their_times(timeline, motion_data):
+@pytest.mark.integration
+def test_the_actions_of_the_long_video_are_found_at_their_times(trained, motion_data):
+    timeline = label_timeline(Predictor.from_checkpoint(trained.weights, device="cpu"), motion_data / "long.mp4")
     truth = json.loads((motion_data / "long.json").read_text())
     moments = np.arange(0.05, timeline.seconds, 0.1)
     right = 0
@@ -48,10 +50,10 @@ def test_the_actions_of_the_long_video_are_found_at_their_times(timeline, motion
     assert right / len(moments) > 0.5  # by a half-trained network; chance is 1/8
 
 
-def test_windows_are_scored_as_the_predictor_scores_the_same_frames(timeline, predictor, motion_data):
+def test_windows_are_scored_as_the_predictor_scores_the_same_frames(timeline, predictor, few_videos):
     """Each window cut out as a video of its own, one centre view."""
     single = Predictor(predictor.model, predictor.card, predictor.device, Protocol(1, 1))
-    reader = VideoReader(motion_data / "long.mp4")
+    reader = VideoReader(few_videos / "long.mp4")
     for place in (0, 5, len(timeline.times) - 1):
         first = round(timeline.times[place] * reader.fps - 12)
         [wanted] = single(reader.frames(range(first, first + 24)), top=8, fps=reader.fps)

@@ -109,6 +109,7 @@ def odd_names(few_videos, tmp_path):
     return folder
 
 
+@pytest.mark.integration
 def test_videos_of_any_name_are_predicted(run, odd_names, tmp_path, monkeypatch):
     code, out, err = run("predict", odd_names, "--json")
     assert (code, err) == (0, "")
@@ -266,6 +267,7 @@ def test_a_header_that_says_ten_hours_costs_nothing(run, tmp_path):
     assert json.loads((tmp_path / "out/timeline.json").read_text())["seconds"] == pytest.approx(1.2, abs=0.01)
 
 
+@pytest.mark.integration
 def test_a_timeline_leaves_its_files_which_agree(run, few_videos, tmp_path):
     words = ("predict", few_videos / "long.mp4", "--timeline", "--output", tmp_path / "out")
     code, out, err = run(*words)

@@ -76,6 +76,7 @@ def test_a_video_shorter_than_a_window_repeats_its_last_frame():
     assert numbers_of(window) == [0, 2, 2, 2]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("rate", [5.0, 30.0, 1000.0, 90_000.0])
 def test_held_frames_are_bounded_whatever_the_frame_rate(rate):
     settings = SETTINGS.model_copy(update={"num_frames": 16})

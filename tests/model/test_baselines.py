@@ -44,6 +44,7 @@ def test_models_lists_baselines_behind_our_networks():
     assert "mvitv2_s_16x4" in names[: -len(SMALL)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", SMALL)
 def test_a_baseline_returns_its_head_s_projection_in_training_and_evaluation(name):
     """Logits: what leaves the last Linear layer, averaged over places where it is applied at several; no softmax."""
@@ -71,6 +72,7 @@ def test_torchvision_baselines_have_the_published_parameters(name):
     assert sum(parameter.numel() for parameter in model.parameters()) == weights.DEFAULT.meta["num_params"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["slow_r50", "x3d_s", "mvit_base_16x4"])
 def test_pytorchvideo_baselines_are_the_hub_s_networks_up_to_the_softmax(name):
     hub = import_pytorchvideo("pytorchvideo.models.hub")

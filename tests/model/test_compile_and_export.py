@@ -9,7 +9,7 @@ def clips(seed=0, size=(8, 32, 32)):
     return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.integration)])
 def test_the_whole_network_is_one_graph(training):
     """`fullgraph` refuses a break; aot_eager also traces the backward pass, without generating code."""
     model = tiny_video(dropout_rate=0.0, drop_path_rate=0.0).train(training)
@@ -35,6 +35,7 @@ def test_compiled_code_gives_the_same_logits_and_gradients():
     )
 
 
+@pytest.mark.integration
 def test_an_exported_network_gives_the_same_logits_for_any_batch():
     model = tiny_video()
     batch = torch.export.Dim("batch", min=1, max=64)

@@ -167,6 +167,7 @@ def test_the_filter_learns_and_decays_with_its_block():
     assert id(model.blocks[0].attn.lepe.weight) in decayed
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("case", ["all", "hwin", "stripes"])
 def test_it_compiles_as_one_graph_with_the_same_gradients(case):
     model = randomise(

@@ -81,6 +81,7 @@ def changed(out):
     return (out[0].abs(), *out[1:]) if isinstance(out, tuple) else out.abs()
 
 
+@pytest.mark.integration
 def test_counters_agree_on_each_module_and_each_form_of_attention():
     """PyTorch's counter and fvcore's, which estimates norms besides; the fast attention costs what the formula does."""
     from fvcore.nn import FlopCountAnalysis
@@ -103,6 +104,7 @@ def test_counters_agree_on_each_module_and_each_form_of_attention():
     assert 2e9 * count_multiply_adds("mvitv2_nano_8x3")["giga_per_clip"] == pytest.approx(totals[0], rel=0.02)
 
 
+@pytest.mark.integration
 def test_a_profiler_sees_modules_and_operators_by_name():
     network, given = tiny_video(), clips(tiny_video())
     with torch.profiler.profile() as profile:

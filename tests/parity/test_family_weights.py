@@ -70,6 +70,7 @@ def test_video_swins_weights_give_its_logits(name, tmp_path):
     assert np.abs(logits[0].numpy() - wanted["logits"]).max() < 1e-4
 
 
+@pytest.mark.integration
 def test_the_baseline_of_the_published_size_gives_torchvisions_logits():
     wanted = recorded("swin3d_t_8x224")
     model = with_fixed_weights(build_model("torchvision/swin3d_t"))

@@ -24,6 +24,7 @@ def test_image_networks_have_timms_logits(name, tmp_path):
     assert relative_difference(found, wanted) < 1e-5
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "video"),
     [("mvitv2_tiny", "mvitv2_t_16x4"), ("mvitv2_small", "mvitv2_s_16x4"), ("mvitv2_base", "mvitv2_b_32x3")],

@@ -20,6 +20,7 @@ def small_input(monkeypatch):
     monkeypatch.setattr(video.mvit, "_mvit", lambda **words: build(**words | SMALL_INPUT))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", SIZES)
 def test_video_networks_have_torchvisions_logits_and_their_export_is_torchvisions_state(name, small_input, tmp_path):
     theirs = randomise(getattr(video, name)(num_classes=10), seed=3)

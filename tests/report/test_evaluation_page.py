@@ -56,6 +56,7 @@ def test_the_page_has_every_section_and_needs_no_other_file(scores, few_videos, 
     assert text.count("<script") == text.count("</script>") == 2
 
 
+@pytest.mark.integration
 def test_the_first_sentence_says_what_came_out_without_a_word_of_the_field(scores, few_videos, tmp_path):
     text, result = page(scores, few_videos, tmp_path)
     assert (
@@ -74,6 +75,7 @@ def test_many_classes_have_a_table_of_the_worst_and_one_of_the_best(few_videos, 
     assert "Worst classes" in headings(text) and "Best classes" in headings(text)
 
 
+@pytest.mark.integration
 def test_the_matrix_on_the_page_is_the_confusion_matrix(scores, few_videos, tmp_path):
     text, _ = page(scores, few_videos, tmp_path)
     data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', text, re.S)[1])
@@ -182,6 +184,7 @@ document.title = JSON.stringify(said);
 </script></body>"""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("width", [500, 1300])
 def test_the_page_works_in_a_browser(scores, few_videos, tmp_path, width):
     """Clicks, keys and the pointer in headless Chromium; what the page then says is written to its title."""

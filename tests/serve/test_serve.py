@@ -194,6 +194,7 @@ def watched_limits(watch, **changes):
     return limits
 
 
+@pytest.mark.integration
 def test_the_queue_has_an_end_and_one_job_runs_at_a_time(predictor, video):
     gate, at_once, most = threading.Event(), [], []
 
@@ -228,6 +229,7 @@ def hang(path, guard):
         reader.frames([0])
 
 
+@pytest.mark.integration
 def test_a_video_on_which_the_decoder_hangs_costs_itself_and_the_next_one_is_answered(predictor, video):
     paths = []
 
@@ -317,6 +319,7 @@ def test_any_origin_is_answered_and_a_foreign_one_refused(page, origin):
     assert page.ask("GET", "/about")[0] == 200
 
 
+@pytest.mark.integration
 def test_uploads_of_a_server_that_was_killed_are_deleted_by_the_next_one(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = (

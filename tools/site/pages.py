@@ -1,8 +1,10 @@
 """Hooks of `make docs`: pages from files outside docs/ and from the code, and links between them that work on the site."""
 
+import json
 import posixpath
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ def on_files(files: Files, config: Any) -> Files:
     made: dict[str, Callable[[], str]] = {"settings.md": settings_page, "commands.md": commands_page}
     for page, source in COPIED.items():
         files.append(File.generated(config, page, content=(REPOSITORY / source).read_text(encoding="utf-8")))
+    for notebook in sorted((REPOSITORY / "docs/notebooks").glob("*.ipynb")):
+        made[f"notebooks/{notebook.stem}.md"] = partial(notebook_page, notebook)
     for page, write in made.items():
         files.append(File.generated(config, page, content=write()))
     return files
@@ -50,6 +54,17 @@ def site_links(markdown: str, page: str) -> str:
         return f"[{text}]({posixpath.relpath(to, posixpath.dirname(page) or '.')}{anchor})"
 
     return LINK.sub(changed, markdown)
+
+
+def notebook_page(file: Path) -> str:
+    """The cells of a notebook, which is kept without outputs."""
+    parts = []
+    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    title, *rest = parts
+    note = f"A notebook: `docs/notebooks/{file.name}`. `make test-integration` executes it."
+    return "\n\n".join([title, note, *rest]) + "\n"
 
 
 def settings_page() -> str:

@@ -233,6 +233,7 @@ def test_a_process_that_was_killed_or_stopped_while_idle_is_replaced(video, how,
     assert gone_within(child, 5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=lambda how: how.name)
 def test_a_launcher_that_was_killed_or_stopped_is_replaced(video, how, monkeypatch):
     monkeypatch.setattr(launcher, "start_seconds", 4.0)

@@ -64,6 +64,7 @@ def test_skipping_trains_on_and_records_each_video_that_was_left_out(spoilt, tmp
     )
 
 
+@pytest.mark.integration
 def test_substituting_trains_on_whole_batches_and_records_who_took_the_place(spoilt, tmp_path):
     said = train(spoilt, tmp_path / "run", "data.on_error=substitute")
     found = events(tmp_path / "run")
@@ -76,6 +77,7 @@ def test_substituting_trains_on_whole_batches_and_records_who_took_the_place(spo
     assert read_metrics(skipped / "metrics.jsonl") != read_metrics(tmp_path / "run/metrics.jsonl")
 
 
+@pytest.mark.integration
 def test_stopping_records_the_video_first_and_the_run_may_resume_with_another_choice(spoilt, tmp_path):
     run, (step, epoch, name) = tmp_path / "run", planned()[0]
     with pytest.raises(
@@ -88,6 +90,7 @@ def test_stopping_records_the_video_first_and_the_run_may_resume_with_another_ch
     assert [(event["step"], event["epoch"], event["id"]) for event in events(run)] == planned()
 
 
+@pytest.mark.integration
 def test_events_after_the_resumed_state_are_made_again_and_not_twice(spoilt, tmp_path):
     run = tmp_path / "run"
     train(spoilt, run, "data.on_error=skip", "train.checkpoint_every_steps=3")
@@ -109,11 +112,13 @@ def test_a_step_without_any_clip_ends_the_run(spoilt, tmp_path):
     assert len(events(tmp_path / "run")) == 4
 
 
+@pytest.mark.integration
 def test_a_run_without_bad_videos_has_an_empty_record_and_says_nothing(few_videos, tmp_path):
     said = train(few_videos, tmp_path / "run", "train.epochs=1")
     assert events(tmp_path / "run") == [] and not any("could not be decoded" in text for text in said)
 
 
+@pytest.mark.integration
 def test_a_repeated_clip_counts_as_a_clip_of_the_step(few_videos, tmp_path):
     said = train(few_videos, tmp_path / "run", "data.repeated_aug=2", "train.epochs=1")
     assert any("1 epochs of 8 steps of 4 clips" in text for text in said)  # 16 videos, two a step

@@ -1,5 +1,6 @@
 """What a run prints while it trains."""
 
+import pytest
 import torch
 from conftest import REPOSITORY
 
@@ -11,6 +12,7 @@ from mvit_video.engine.run import train_run
 WORDS = ("data.val=null", "train.epochs=1", "train.clips_per_step=4", "data.workers=0", "data.crop_size=32")
 
 
+@pytest.mark.integration
 def test_each_validation_is_printed_with_the_best_one_so_far(few_videos, tmp_path):
     lines, answers = [], iter([50.0, 62.5, 37.5, 80.0])
     words = [f"data.root={few_videos}", *WORDS, "data.val=val.csv", "train.epochs=3", "train.validate_every_epochs=1"]

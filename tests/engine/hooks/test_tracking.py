@@ -27,6 +27,7 @@ def train(data, run, *words, **how):
     )
 
 
+@pytest.mark.integration
 def test_tensorboard_shows_the_numbers_of_the_records(few_videos, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -67,6 +68,7 @@ class FakeWandb(SimpleNamespace):
         self.finished += 1
 
 
+@pytest.mark.integration
 def test_wandb_gets_the_numbers_and_a_resumed_run_its_own_id(few_videos, tmp_path, monkeypatch):
     wandb = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", wandb)

@@ -25,6 +25,7 @@ def differences():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "part",
     [

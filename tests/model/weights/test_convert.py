@@ -59,6 +59,7 @@ def test_from_ours_to_torchvision_to_pyslowfast_and_back_is_bit_equal(pyslowfast
     assert names[0].read_bytes() == names[3].read_bytes()
 
 
+@pytest.mark.integration
 def test_what_the_zoo_knows_of_a_file_goes_into_its_card(tmp_path):
     """A file of S's shapes, all zeros, under the published name."""
     with torch.device("meta"):

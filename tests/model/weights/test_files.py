@@ -135,6 +135,7 @@ def check_whole_of(path):
     check_file(path, path)
 
 
+@pytest.mark.integration
 def test_a_pickle_that_alone_is_larger_than_weights_have_is_refused(tmp_path):
     random = np.random.default_rng(0).bytes(1 << 20)
     packed(tmp_path / "x.pth", "data.pkl", b"\x80\x02", random, count=70)

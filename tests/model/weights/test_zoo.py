@@ -100,6 +100,7 @@ def test_kinetics_classes_are_in_alphabetical_order():
     assert published_classes("kinetics400") == tuple(sorted(published_classes("kinetics400")))
 
 
+@pytest.mark.integration
 def test_the_verb_lists_networks_with_parameters_and_checkpoints_with_published_numbers(capsys):
     assert main(["models"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
