@@ -22,16 +22,20 @@ import torch
 from av import VideoFrame
 from av.video.reformatter import VideoReformatter
 from rich.table import Table
+from torch import Tensor
+from torch.utils.data import Subset
 
 from mvit_video.benchmark.clip_readers import Clip, draw_clips, readers_to_compare
 from mvit_video.config.schema import Config
 from mvit_video.data.dataset import SampleKey, ViewDataset, clip_dataset_from
 from mvit_video.data.lists.read import VideoList
 from mvit_video.data.lists.split import resolve_auto_lists
-from mvit_video.data.loader import StepSampler, collate, training_loader
+from mvit_video.data.loader import StepSampler, batch_loader, collate, training_loader
+from mvit_video.data.pixels import Normalise
 from mvit_video.data.prepare.verify import lists_to_verify
 from mvit_video.data.video.pyav import PyAvBackend
 from mvit_video.data.video.reader import Allocate, Reader, VideoReader
+from mvit_video.data.video.source import video_files_from
 from mvit_video.errors import ConfigError
 from mvit_video.progress import progress_bar
 
@@ -40,7 +44,7 @@ BATCH = 4  # clips that are collated together
 
 
 def benchmark_loading(config: Config, clips: int, against: str | None, originals: str | None) -> dict[str, Any]:
-    """Measure by the config's training list: `conditions`, `stages`, `loader`, `views`, `readers_to_compare` and `ratios`.
+    """Measure by the config's training list: `conditions`, `stages`, `loader`, `feed`, `views`, `contenders` and `ratios`.
 
     `against`: "pytorchvideo" or None. `originals`: the root that data.root was prepared from, measured as well.
     Raises ConfigError where there is no list or no video of it can be read.
@@ -54,11 +58,13 @@ def benchmark_loading(config: Config, clips: int, against: str | None, originals
     torch.set_num_threads(1)
     try:
         result: dict[str, Any] = {"conditions": _conditions(config, clips, len(videos))}
-        with progress_bar("benchmark-data", 5) as bar:
+        with progress_bar("benchmark-data", 6) as bar:
             result["stages"] = time_stages(videos, config, clips)
             bar.advance(1, "stages")
             result["loader"] = time_loader(videos, config, clips)
             bar.advance(1, "loader")
+            result["feed"] = time_feed(videos, config, clips)
+            bar.advance(1, "feed")
             result["views"] = compare_views(videos, config, clips)
             bar.advance(1, "views")
             drawn = draw_clips(videos, config.data, clips)
@@ -77,7 +83,8 @@ def time_stages(videos: VideoList, config: Config, clips: int) -> dict[str, Any]
     """
     watch, data = Stages(), config.data
     source = TimedFiles(data.root, data.decoder, watch)  # in this process: times of another could not be told apart
-    dataset, keys = clip_dataset_from(data, videos, config.train.seed, source), _keys(videos, clips)
+    dataset = clip_dataset_from(data, videos, config.train.seed, source, pixels=True)
+    keys = _keys(videos, clips)
     dataset[keys[0]]  # the first one pays for imports and memory
     samples: list[dict[str, float]] = []
     for first in range(0, clips, BATCH):
@@ -158,16 +165,60 @@ class TimedFiles:
 
 
 def time_loader(videos: VideoList, config: Config, clips: int) -> dict[str, Any]:
-    """Clips per second of wall time from the training loader with data.workers processes, after its first batch."""
+    """Clips per second of wall time from the training loader with data.workers processes, after its first batch; what each
+    hands over, in bytes."""
     size = max(min(BATCH, len(videos)), 1)
     steps = max(clips // size, 2) + 1
-    dataset = clip_dataset_from(config.data, videos, config.train.seed)
+    dataset = clip_dataset_from(config.data, videos, config.train.seed, pixels=True)
     batches = iter(training_loader(dataset, StepSampler(len(videos), size, 0, 0, steps), config.data.workers))
     next(batches)
     started = time.monotonic()
-    count = sum(len(batch.get("label", ())) for batch in batches)
+    made = [(len(batch["video"]), batch["video"].nbytes) for batch in batches if "video" in batch]
     seconds = time.monotonic() - started
-    return {"workers": config.data.workers, "clips_per_second": count / seconds, "clips": count, "seconds": seconds}
+    count, size = (sum(numbers) for numbers in zip(*made, strict=True))
+    return {
+        "workers": config.data.workers,
+        "clips_per_second": count / seconds,
+        "clips": count,
+        "seconds": seconds,
+        "bytes_per_clip": size / count,
+    }
+
+
+def time_feed(videos: VideoList, config: Config, count: int) -> dict[str, Any]:
+    """The one thread of an evaluation that takes views from the loader's processes and sends them to the device.
+
+    Its processor time alone, without the device's work: without a GPU they are sent to PyTorch's "meta" device, which has
+    no memory and computes nothing. Five views of each video, as many as `count` at least, after the first batch.
+    """
+    data, size = config.data, config.evaluation.views_per_batch
+    device = torch.device("cuda" if torch.cuda.is_available() else "meta")
+    source = video_files_from(data.root, data.decoding)
+    dataset = ViewDataset(videos, source, data.input, 5, 1, on_bad="return", pixels=True)
+    again = Subset(dataset, [number % len(videos) for number in range(-(-(count + size) // 5))])
+    loader = batch_loader(again, max(data.workers, 1), batch_size=None)
+    sizes: list[int] = []
+    started = time.thread_time()
+
+    def views() -> Iterator[Tensor]:
+        for sample in loader:
+            if isinstance(sample, dict):
+                sizes.append(sample["video"].nbytes)
+                yield sample["video"]
+
+    fed = 0
+    for number, clips in enumerate(Normalise(data.mean, data.std).batches(views(), size, device)):
+        if number:
+            fed += len(clips)
+        else:
+            started = time.thread_time()
+    seconds = time.thread_time() - started
+    return {
+        "device": device.type,
+        "clips": fed,
+        "clips_per_second": fed / seconds,
+        "bytes_per_clip": sum(sizes) / (5 * len(sizes)),
+    }
 
 
 def compare_views(videos: VideoList, config: Config, count: int) -> dict[str, Any]:
@@ -177,7 +228,7 @@ def compare_views(videos: VideoList, config: Config, count: int) -> dict[str, An
     """
     watch = Stages()
     source = TimedFiles(config.data.root, config.data.decoder, watch)
-    datasets = {views: ViewDataset(videos, source, config.data.input, views, 1) for views in (1, 5)}
+    datasets = {views: ViewDataset(videos, source, config.data.input, views, 1, pixels=True) for views in (1, 5)}
     spent: dict[int, list[dict[str, float]]] = {1: [], 5: []}
     for number in range(count):
         for views, dataset in datasets.items() if number % 2 else reversed(datasets.items()):
@@ -269,7 +320,7 @@ def _conditions(config: Config, clips: int, num_videos: int) -> dict[str, Any]:
 
 def loading_tables(result: dict[str, Any]) -> list[Table | str]:
     """The result for a terminal."""
-    stages, loader, views = result["stages"], result["loader"], result["views"]
+    stages, loader, feed, views = (result[name] for name in ("stages", "loader", "feed", "views"))
     where = _table("One process: processor time per training clip", "stage", "mean ms", "median ms", "share")
     total = stages["milliseconds"]["total"]["mean"]
     for stage, spread in stages["milliseconds"].items():
@@ -289,7 +340,9 @@ def loading_tables(result: dict[str, Any]) -> list[Table | str]:
         rows,
         "medians with quartiles; × is the time relative to the first reader, clip by clip",
         f"one process: {stages['clips_per_second_and_core']:.1f} clips/s; the loader with {loader['workers']} workers: "
-        f"{loader['clips_per_second']:.1f} clips/s of wall time",
+        f"{loader['clips_per_second']:.1f} clips/s of wall time, {loader['bytes_per_clip'] / 1e6:.2f} MB a clip",
+        f"evaluation: the thread that feeds the device ({feed['device']}) passes on {feed['clips_per_second']:,.0f} views/s, "
+        f"{feed['bytes_per_clip'] / 1e6:.2f} MB a view",
         f"5 views of a video against 1: {_range(views['ratio'], 2)} times the time, opening and decoding alone "
         f"{_range(views['decoding_ratio'], 2)} times",
         f"machine: {conditions['cpu']}, {conditions['cores']} cores, load {conditions['load_average']}; "

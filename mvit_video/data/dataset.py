@@ -2,8 +2,10 @@
 
 A sample is a dictionary with pytorchvideo's keys (`video`, `label`, `video_name`, `video_index`, `clip_index`,
 `aug_index`), so its transforms and models plug in, and `repeated_frames`: how many frames of a clip show one of the
-others again, because the video is too short. A video that cannot be decoded is a `BadVideo`. Another one takes its
-place only in training, only where the settings say so, and never without the `BadVideo` beside it.
+others again, because the video is too short. Where `video` is asked for as pixels (see `pixels`), which training and
+evaluation make clips of on the device, a training sample has an `erasing` too, an `Erasing` or None. A video that
+cannot be decoded is a `BadVideo`. Another one takes its place only in training, only where the settings say so, and never
+without the `BadVideo` beside it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from mvit_video.config.schema import DataSettings, InputSettings
 from mvit_video.data.draws import generator
 from mvit_video.data.lists.records import VideoList, VideoRecord
+from mvit_video.data.pixels import Erasing, Normalise
 from mvit_video.data.sampling import (
     clip_window,
     dense_indices,
@@ -34,6 +37,9 @@ from mvit_video.data.video.source import VideoSource, video_files_from
 from mvit_video.errors import DecodeError
 
 SUBSTITUTES = 10  # videos tried in place of a bad one
+
+Transform = Callable[[np.ndarray, np.random.Generator], Tensor | tuple[Tensor, Erasing | None]]
+"""(frames uint8 (T, H, W, 3), generator) -> clip (C, T, H, W), or what `TrainTransform.pixels` gives."""
 
 
 class SampleKey(NamedTuple):
@@ -90,14 +96,19 @@ def read_clips(reader: Reader, indices: Sequence[np.ndarray]) -> list[np.ndarray
     return [frames[row] for row in places.reshape(len(indices), -1)]
 
 
-def read_views(reader: Reader, input: InputSettings, num_clips: int, num_crops: int) -> torch.Tensor:
+def read_views(reader: Reader, input: InputSettings, num_clips: int, num_crops: int) -> Tensor:
     """All views of an open video with one decode: (num_clips · num_crops, C, T, H, W), clip after clip."""
+    return Normalise(input.mean, input.std)(read_pixels(reader, input, num_clips, num_crops))
+
+
+def read_pixels(reader: Reader, input: InputSettings, num_clips: int, num_crops: int) -> Tensor:
+    """The pixels that `read_views` makes views of."""
     transform = ViewTransform(input.crop_hw, input.mean, input.std, input.short_side, num_crops)
     indices = view_indices(len(reader), reader.fps, input, num_clips)
     distinct, places = np.unique(indices, return_inverse=True)
     frames = reader.frames(distinct)
     with _named(reader.path):
-        return transform(frames, places.reshape(indices.shape))
+        return transform.pixels(frames, places.reshape(indices.shape))
 
 
 @contextmanager
@@ -124,7 +135,7 @@ class ClipDataset(Dataset[Any]):
     Args:
         source: where the videos are opened.
         input: which frames make a clip.
-        transform: (frames uint8 (T, H, W, 3), generator) -> clip (C, T, H, W).
+        transform: (frames uint8 (T, H, W, 3), generator) -> clip (C, T, H, W); or pixels and an Erasing or None.
         repeated_aug: clips of each video, numbered by `aug_index`. With more than one, a sample is a list: see `loader.collate`.
         on_bad: what becomes of a video that cannot be decoded: raise DecodeError, or return a BadVideo in its place, or
             substitute the clips of another video with each BadVideo in front of them (a list too).
@@ -135,7 +146,7 @@ class ClipDataset(Dataset[Any]):
         videos: VideoList,
         source: VideoSource,
         input: InputSettings,
-        transform: Callable[[np.ndarray, np.random.Generator], torch.Tensor],
+        transform: Transform,
         *,
         repeated_aug: int = 1,
         seed: int = 0,
@@ -193,18 +204,20 @@ class ClipDataset(Dataset[Any]):
 
 
 def clip_dataset_from(
-    data: DataSettings, videos: VideoList, seed: int, source: VideoSource | None = None
+    data: DataSettings, videos: VideoList, seed: int, source: VideoSource | None = None, pixels: bool = False
 ) -> ClipDataset:
     """Build the training dataset of a list; bad videos stay in the batches, where a hook handles them.
 
-    Augmentation that is `auto` is what fits so many videos.
+    Augmentation that is `auto` is what fits so many videos. With `pixels`, `Normalise` and each sample's `erasing` are
+    still to make clips of them.
     """
     data = with_augmentation(data, len(videos))
+    transform = train_transform_from(data, data)
     return ClipDataset(
         videos,
         source or video_files_from(data.root, data.decoding),
         data.input,
-        train_transform_from(data, data),
+        transform.pixels if pixels else transform,
         repeated_aug=data.repeated_aug,
         seed=seed,
         on_bad="substitute" if data.on_error == "substitute" else "return",
@@ -218,6 +231,7 @@ class ViewDataset(Dataset[Any]):
         source: where the videos are opened.
         input: how clips are sampled, scaled and cropped.
         on_bad: what becomes of a video that cannot be decoded: raise DecodeError, or return a BadVideo in its place.
+        pixels: give pixels, of which `Normalise` is still to make clips.
     """
 
     def __init__(
@@ -228,9 +242,11 @@ class ViewDataset(Dataset[Any]):
         num_clips: int = 1,
         num_crops: int = 1,
         on_bad: Literal["raise", "return"] = "raise",
+        pixels: bool = False,
     ) -> None:
         self.videos, self.source, self.input = videos, source, input
         self.num_clips, self.num_crops, self.on_bad = num_clips, num_crops, on_bad
+        self.read = read_pixels if pixels else read_views
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -239,7 +255,7 @@ class ViewDataset(Dataset[Any]):
         record = self.videos.records[index]
         try:
             with self.source.open(record.path) as reader:
-                views = read_views(reader, self.input, self.num_clips, self.num_crops)
+                views = self.read(reader, self.input, self.num_clips, self.num_crops)
                 first_clip = view_indices(len(reader), reader.fps, self.input, self.num_clips)[0]
         except DecodeError as reason:
             bad = _bad(self.videos, index, reason)
@@ -250,10 +266,15 @@ class ViewDataset(Dataset[Any]):
 
 
 def _sample(
-    video: torch.Tensor, record: VideoRecord, index: int, repeat: int, frame_indices: np.ndarray
+    video: Tensor | tuple[Tensor, Erasing | None],
+    record: VideoRecord,
+    index: int,
+    repeat: int,
+    frame_indices: np.ndarray,
 ) -> dict[str, Any]:
+    shown = dict(video=video) if isinstance(video, Tensor) else dict(zip(("video", "erasing"), video, strict=True))
     return dict(
-        video=video,
+        **shown,
         label=record.label,
         video_name=record.path,
         video_index=index,

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
 from mvit_video.data.draws import generator
+from mvit_video.data.pixels import Normalise, stacked
 from mvit_video.data.video.guard import STOP_SIGNALS
 from mvit_video.data.video.guard_start import CAN_GUARD, launcher
 from mvit_video.errors import ConfigError, DecodeError
@@ -93,14 +94,16 @@ def training_loader(
     workers: int,
     clips_per_part: int | None = None,
     device: torch.device | None = None,
+    normalise: Normalise | None = None,
 ) -> "StepLoader":
     """Batches of the sampler's steps; see `collate`.
 
     Workers make a step in parts of about `clips_per_part` clips, in turn: so its first clips are there sooner, and what is made
-    ahead is two steps or two parts a worker, whichever is more. A step's parts are joined on `device`. With None, a
-    step is one worker's, and stays where it is.
+    ahead is two steps or two parts a worker, whichever is more. With None, a step is one worker's. A step's parts are
+    joined on `device`. With `normalise`, which a dataset of pixels needs, they are made clips of there; without, a step of
+    one part stays where it is.
     """
-    return StepLoader(dataset, sampler, workers, clips_per_part, device)
+    return StepLoader(dataset, sampler, workers, clips_per_part, device, normalise)
 
 
 class StepLoader:
@@ -113,8 +116,9 @@ class StepLoader:
         workers: int,
         clips_per_part: int | None,
         device: torch.device | None,
+        normalise: Normalise | None,
     ) -> None:
-        self.sampler, self.device = sampler, device
+        self.sampler, self.device, self.normalise = sampler, device, normalise
         self.videos_per_part = max(clips_per_part // dataset.repeated_aug, 1) if clips_per_part else None
         most = max((len(self._parts(keys)) for keys in islice(sampler, 1)), default=1)
         self.parts = batch_loader(dataset, workers, prefetched(most, workers), batch_sampler=_Flat(self))
@@ -125,7 +129,7 @@ class StepLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         parts = iter(self.parts)
         for keys in self.sampler:
-            yield joined([next(parts) for _ in self._parts(keys)], self.device)
+            yield joined([next(parts) for _ in self._parts(keys)], self.device, self.normalise)
 
     def _parts(self, keys: Sequence[SampleKey]) -> list[Sequence[SampleKey]]:
         size = self.videos_per_part or len(keys)
@@ -153,18 +157,26 @@ def clips_ahead(clips: int, clips_per_part: int | None, workers: int) -> int:
     return prefetched(-(-clips // size), workers) * workers * size + clips
 
 
-def joined(parts: Sequence[dict[str, Any]], device: torch.device | None) -> dict[str, Any]:
-    """One batch of several, in their order; tensors on `device`."""
-    if len(parts) == 1:
+def joined(
+    parts: Sequence[dict[str, Any]], device: torch.device | None, normalise: Normalise | None = None
+) -> dict[str, Any]:
+    """One batch of several, in their order; tensors on `device`. With `normalise`, of pixels, which become clips there."""
+    if len(parts) == 1 and normalise is None:
         return parts[0]
     good = [part for part in parts if "video" in part]
     batch: dict[str, Any] = {"bad": [bad for part in parts for bad in part["bad"]]}
     for key in good[0] if good else ():
         values = [part[key] for part in good]
-        if isinstance(values[0], torch.Tensor):
+        if key == "video" and normalise is not None:
+            batch[key] = normalise.joined(values, device)
+        elif isinstance(values[0], torch.Tensor):
             batch[key] = _in_one(values, device)
         elif key != "bad":
             batch[key] = [item for value in values for item in value]
+    if normalise is not None:
+        for clip, erasing in zip(batch.get("video", ()), batch.pop("erasing", ()), strict=False):
+            if erasing is not None:
+                erasing.fill(clip)
     return batch
 
 
@@ -194,7 +206,7 @@ def collate(items: Sequence[dict[str, Any] | BadVideo | Sequence[dict[str, Any] 
     good = [sample for sample in samples if not isinstance(sample, BadVideo)]
     batch: dict[str, Any] = {key: [sample[key] for sample in good] for key in (good[0] if good else ())}
     if good:
-        batch["video"] = default_collate(batch["video"])  # in a worker it stacks in shared memory, with one copy less
+        batch["video"] = stacked(batch["video"])
         batch["label"] = torch.tensor(batch["label"])
     return batch | {"bad": [sample for sample in samples if isinstance(sample, BadVideo)]}
 

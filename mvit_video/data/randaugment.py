@@ -22,9 +22,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from mvit_video.data.pixels import Box
 from mvit_video.errors import ConfigError
 
-Box = tuple[int, int, int, int]  # top, left, height, width
 Matrix = tuple[
     float, float, float, float, float, float
 ]  # a, b, c, d, e, f: (x, y) is taken from (ax + by + c, dx + ey + f)

@@ -31,10 +31,10 @@ def register_transform(name: str, transform: Transform | None = None) -> Transfo
     """Let `data.transforms` name a training augmentation; also a decorator: `@register_transform("grey")`.
 
     Args:
-        transform: (clip, rng) -> clip. The clip is float32 (C, T, H, W), RGB, from 0 to 1, cropped and mirrored, not yet
-            normalised, and may be written into; what comes back has its shape and type. Every random draw comes from `rng`,
-            a generator of this transform's own for each sample: whatever else is on, workers or a resumed run change
-            no draw.
+        transform: (clip, rng) -> clip. The clip is float32 (C, T, H, W), RGB, from 0 to 1 in whole grey levels, cropped and
+            mirrored, not yet normalised, and may be written into; what comes back has its shape and type, and is not
+            rounded. Every random draw comes from `rng`, a generator of this transform's own for each sample: whatever else
+            is on, workers or a resumed run change no draw.
 
     Raises ConfigError for a name that is taken.
     """

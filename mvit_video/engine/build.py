@@ -11,6 +11,7 @@ from mvit_video.data.dataset import clip_dataset_from
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
 from mvit_video.data.mixing import mixer_from
+from mvit_video.data.pixels import Normalise
 from mvit_video.engine.checkpoint import Learner, environment, load_state
 from mvit_video.engine.determinism import deterministic_algorithms, seed_step
 from mvit_video.engine.distributed import is_rank_zero, rank, world_size
@@ -60,9 +61,9 @@ def build(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None
 
     Raises ConfigError, DecodeError or CheckpointError for what cannot be trained. The plan is printed with `say`.
     """
-    settings = run.config.train
+    data, settings = run.config.data, run.config.train
     sampler, trainer = step_sampler(run.config, len(run.train)), _trainer(run, say)
-    dataset = clip_dataset_from(run.config.data, run.train, settings.seed)
+    dataset = clip_dataset_from(data, run.train, settings.seed, pixels=True)
     with deterministic_algorithms(settings.deterministic):
         checked = preflight(trainer, dataset, run.config, run.folder, run.val is not None)
     if run.state is not None:
@@ -75,7 +76,8 @@ def build(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None
     classes = len(run.train.classes)
     say(RunPlan(run.config, run.device, trainer.learner.model, classes, len(run.train)).text(steps.first))
     say(checked)
-    batches = training_loader(dataset, sampler, run.config.data.workers, settings.clips_per_pass, run.device)
+    normalise = Normalise(data.mean, data.std)
+    batches = training_loader(dataset, sampler, data.workers, settings.clips_per_pass, run.device, normalise)
     measure = make_measure(run.val) if run.val is not None else None
     step = GuardedStep(trainer.train_step, run.folder, settings.on_nonfinite == "stop")
     return Training(Loop(step, steps, _hooks(run, trainer, steps, measure, about, say)), batches, trainer.learner)

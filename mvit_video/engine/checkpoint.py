@@ -27,6 +27,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from mvit_video.config.schema import TrainSettings
+from mvit_video.data.transforms import SCALING
 from mvit_video.engine.distributed import is_rank_zero, world_size
 from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.metrics_log import read_metrics
@@ -192,6 +193,7 @@ def environment(device: torch.device, settings: TrainSettings) -> dict[str, Any]
         "processes": world_size(),
         "parallel": settings.parallel if world_size() > 1 else None,
         "clips_per_pass": settings.clips_per_pass,
+        "scaling": SCALING,
         **backends,
     }
 

@@ -90,7 +90,8 @@ def check_shared_memory(config: Config) -> list[str]:
     what they need, if anything."""
     if not SHARED_MEMORY.is_dir() or not config.data.workers:
         return []
-    clip = 4 * 3 * config.data.num_frames * math.prod(config.data.crop_hw)
+    value = 4 if config.data.transforms else 1  # bytes: plugins' transforms compute in float32
+    clip = value * 3 * config.data.num_frames * math.prod(config.data.crop_hw)
     clips = config.train.clips_per_step // world_size()
     needed = clip * clips_ahead(clips, config.train.clips_per_pass, config.data.workers) * local_world_size()
     free = shutil.disk_usage(SHARED_MEMORY).free

@@ -13,7 +13,11 @@ from mvit_video.engine.run_folder import weights_hint
 from mvit_video.errors import ConfigError
 from mvit_video.model.ops.cpu import CpuBackends
 
-BEFORE = {"products": CpuBackends().products, "attention": CpuBackends().attention}  # of states that do not say it
+BEFORE = {  # of states that do not say it
+    "products": CpuBackends().products,
+    "attention": CpuBackends().attention,
+    "scaling": "float32",
+}
 
 
 def agreed_state(run: Path, say: Callable[[str], None]) -> TrainingState | None:

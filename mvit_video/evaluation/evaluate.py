@@ -16,6 +16,7 @@ from mvit_video.data.lists.class_names import first_difference
 from mvit_video.data.lists.read import VideoList
 from mvit_video.data.lists.selection import held_out_list
 from mvit_video.data.loader import report_lost_workers, view_loader
+from mvit_video.data.pixels import Normalise
 from mvit_video.data.video.source import video_files_from
 from mvit_video.engine.distributed import all_gather_json, all_reduced, is_rank_zero, rank, world_size
 from mvit_video.errors import CheckpointError, ConfigError
@@ -36,7 +37,7 @@ from mvit_video.shards import WHOLE, Shard
 
 
 class Evaluator:
-    """Scores one list of videos under one protocol, as often as asked.
+    """Scores one list of videos, of which the dataset gives pixels, under one protocol, as often as asked.
 
     Under torchrun each process takes every world_size-th video, none twice, and all of them get the scores of all
     videos; every process must call `scores`. Of a `shard`, the videos of the others have no scores.
@@ -52,14 +53,15 @@ class Evaluator:
     ) -> None:
         self.dataset, self.precision, self.views_per_batch, self.workers = dataset, precision, views_per_batch, workers
         self.shard = shard
+        self.normalise = Normalise(dataset.input.mean, dataset.input.std)
         self.videos, self.labels = dataset.videos, true_labels(dataset.videos)
 
     def scores(self, model: nn.Module, reorder: Reorder | None = None, title: str = "evaluating") -> VideoScores:
         first, step = self.shard.number - 1 + self.shard.count * rank(), self.shard.count * world_size()
         loader = view_loader(self.dataset, self.workers, first, step)
         sizes = len(self.videos), len(self.videos.classes), self.views_per_batch
-        words = self.precision.device, self.labels.ndim == 2, self.precision.autocast
-        scorer = ViewScorer(model, *sizes, *words)
+        device, autocast = self.precision.device, self.precision.autocast
+        scorer = ViewScorer(model, *sizes, device, self.normalise, self.labels.ndim == 2, autocast)
         with report_lost_workers(), progress_bar(title, len(loader)) if is_rank_zero() else nullcontext() as bar:
             bad = score_views(scorer, loader, reorder, bar.advance if bar else lambda: None)
         return self._of_all_processes(scorer, bad)
@@ -86,7 +88,7 @@ def evaluator_from(
     shard: Shard = WHOLE,
 ) -> Evaluator:
     source = video_files_from(config.data.root, config.data.decoding)
-    dataset = ViewDataset(videos, source, input, protocol.clips, protocol.crops, on_bad="return")
+    dataset = ViewDataset(videos, source, input, protocol.clips, protocol.crops, on_bad="return", pixels=True)
     return Evaluator(dataset, precision, config.evaluation.views_per_batch, config.data.workers, shard)
 
 

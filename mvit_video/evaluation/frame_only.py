@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mvit_video.config.schema import DataSettings
 from mvit_video.data.lists.read import VideoList
-from mvit_video.data.transforms import crop_at, normalize_, scale_for_crop, to_clip
+from mvit_video.data.pixels import Normalise
+from mvit_video.data.transforms import crop_at, scale_for_crop, to_clip
 from mvit_video.data.video.guard import open_reader
 from mvit_video.errors import DecodeError
 
@@ -46,7 +47,7 @@ def _frames(videos: VideoList, data: DataSettings) -> tuple[Tensor, Tensor, Tens
                 clip = scale_for_crop(to_clip(reader.frames(at)), data.short_side, data.crop_hw)
         except DecodeError:
             continue
-        frames.append(normalize_(crop_at(clip, data.crop_hw, 1), data.mean, data.std).transpose(0, 1))
+        frames.append(Normalise(data.mean, data.std)(crop_at(clip, data.crop_hw, 1)).transpose(0, 1))
         labels += [record.label] * FRAMES_PER_VIDEO
         rows += [row] * FRAMES_PER_VIDEO
     return torch.cat(frames), torch.tensor(labels), torch.tensor(rows)

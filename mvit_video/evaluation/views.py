@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from mvit_video.data.dataset import BadVideo
+from mvit_video.data.pixels import Normalise
 from mvit_video.errors import ConfigError
 
 Reorder = Callable[[Tensor, int], Tensor]
+
+BATCHES_BEHIND = 8  # batches of scores that a device may have before they are fetched
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,9 @@ class ViewScorer:
     """Collects views across videos until a batch is full, runs the network, and adds each view to its video's scores.
 
     A view's scores are the softmax of its logits, or with `multi_label` the sigmoid of each, in float64; the network runs
-    in `autocast`. `sums` (n, K) float64 and
-    `counts` (n,) of several scorers with other videos may be added up.
+    in `autocast`. Views come as pixels, and become clips where they are scored. A device that works by itself, such as a
+    GPU, is some batches behind: what it has found is fetched later. After `finish`, `sums` (n, K) float64 and `counts` (n,) are
+    complete; those of several scorers with other videos may be added up.
     """
 
     def __init__(
@@ -52,34 +56,49 @@ class ViewScorer:
         num_classes: int,
         views_per_batch: int,
         device: torch.device,
+        normalise: Normalise,
         multi_label: bool = False,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.model, self.views_per_batch, self.device, self.autocast = model, views_per_batch, device, autocast
+        self.normalise = normalise
         self.activation = torch.sigmoid if multi_label else partial(torch.softmax, dim=1)
         self.sums = torch.zeros(num_videos, num_classes, dtype=torch.float64)
         self.counts = torch.zeros(num_videos, dtype=torch.int64)
         self._views: list[Tensor] = []
         self._owners: list[int] = []
+        self._scored: list[tuple[list[int], Tensor]] = []
 
     def process(self, row: int, views: Tensor) -> None:
-        """Take the views (V, C, T, H, W) of the video in `row`."""
-        for view in views:
-            self._views.append(view)
-            self._owners.append(row)
-            if len(self._views) == self.views_per_batch:
-                self.flush()
+        """Take the pixels (V, C, T, H, W) of the views of the video in `row`."""
+        while len(views):
+            taken = views[: self.views_per_batch - len(self._owners)]
+            views = views[len(taken) :]
+            self._views.append(taken)
+            self._owners += [row] * len(taken)
+            if len(self._owners) == self.views_per_batch:
+                self._score()
 
-    def flush(self) -> None:
-        """Run the network on what waits."""
-        if not self._views:
-            return
+    def finish(self) -> None:
+        """Run the network on what waits, and fetch all that it has found."""
+        if self._views:
+            self._score()
+        self._fetch()
+
+    def _score(self) -> None:
         with torch.inference_mode(), self.autocast():
-            logits = self.model(torch.stack(self._views).to(self.device))
-        owners = torch.tensor(self._owners)
-        self.sums.index_add_(0, owners, self.activation(logits.double()).cpu())
-        self.counts.index_add_(0, owners, torch.ones_like(owners))
+            logits = self.model(self.normalise.joined(self._views, self.device))
+            self._scored.append((self._owners, self.activation(logits.double())))
         self._views, self._owners = [], []
+        if len(self._scored) == BATCHES_BEHIND:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        for rows, scores in self._scored:
+            owners = torch.tensor(rows)
+            self.sums.index_add_(0, owners, scores.cpu())
+            self.counts.index_add_(0, owners, torch.ones_like(owners))
+        self._scored = []
 
 
 def score_views(
@@ -102,7 +121,7 @@ def score_views(
             row = sample["video_index"]
             scorer.process(row, sample["video"] if reorder is None else reorder(sample["video"], row))
         on_video()
-    scorer.flush()
+    scorer.finish()
     return bad
 
 

@@ -114,7 +114,7 @@ def _scaled(clip: HeatClip, best: float) -> HeatClip:
 
 
 def _heat_clips(predictor: Predictor, windows: list[Window], plan: WindowPlan, label: int) -> Iterator[HeatClip]:
-    clips = torch.stack([window.clip for window in windows]).to(predictor.device)
+    clips = predictor.normalise.joined([window.pixels[None] for window in windows], predictor.device)
     with predictor.precision.autocast():
         heat, logits = class_heat(predictor.model, clips, label)
     scores = logits.float().softmax(1)[:, label].tolist()

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvit_video.data.dataset import read_views, view_indices
+from mvit_video.data.dataset import read_pixels, view_indices
 from mvit_video.data.lists.records import NO_LABEL, VideoList, VideoRecord
+from mvit_video.data.pixels import pinned
 from mvit_video.data.video.guard import TIMEOUT, Guard
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.inference.predictor import READERS, Predictor, groups, read_ahead
@@ -53,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True)
 class _Read:
-    """A video's views (V, 3, T, H, W) and the second at which each begins; or why there are none."""
+    """The pixels of a video's views (V, 3, T, H, W) and the second at which each begins; or why there are none."""
 
     record: VideoRecord
     views: Tensor
@@ -149,8 +150,9 @@ class _Maker:
         with Guard(self.task.timeout).scoped() as guard:
             read = read_ahead(partial(self._read, guard=guard), records, READERS)
             for group in groups(read, lambda one: len(one.views), self.predictor.views_at_once):
-                views = torch.cat([one.views for one in group]).split(self.predictor.views_at_once)
-                features += [self.features(part).numpy() for part in views if len(part)]
+                views, size = [one.views for one in group], self.predictor.views_at_once
+                batches = self.predictor.normalise.batches(views, size, self.predictor.device)
+                features += [self.features(clips).numpy() for clips in batches]
                 for one in group:
                     video += [len(errors)] * len(one.views)
                     starts.append(one.starts)
@@ -199,11 +201,11 @@ class _Maker:
     def _read(self, record: VideoRecord, guard: Guard) -> _Read:
         try:
             with guard.open(record.path, self.task.root, self.task.decoder) as reader:
-                views = read_views(reader, self.settings, self.protocol.clips, self.protocol.crops)
+                views = read_pixels(reader, self.settings, self.protocol.clips, self.protocol.crops)
                 first = view_indices(len(reader), reader.fps, self.settings, self.protocol.clips)[:, 0]
                 times = reader.times()
                 starts = np.array([float(times[number] - times[0]) for number in first])
-                return _Read(record, views, starts.repeat(self.protocol.crops))
+                return _Read(record, pinned(views, self.predictor.device), starts.repeat(self.protocol.crops))
         except DecodeError as reason:
             size = (0, 3, self.settings.num_frames, *self.settings.crop_hw)
             return _Read(record, torch.zeros(size), np.zeros(0), str(reason))

@@ -6,7 +6,7 @@ import glob
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from mvit_video.config.schema import InputSettings
-from mvit_video.data.dataset import read_views, view_indices
+from mvit_video.data.dataset import read_pixels, view_indices
 from mvit_video.data.lists.files import videos_of_folder
+from mvit_video.data.pixels import Normalise, pinned
 from mvit_video.data.transforms import ViewTransform
 from mvit_video.data.video.guard import Guard
 from mvit_video.data.video.limits import short_reason
@@ -37,7 +38,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png"})
-READERS = 4  # videos that are decoded while the network works on others
+READERS = 8  # videos that are decoded while the network works on others
 MAX_VIEWS = 32
 VALUES_AT_ONCE = {"cpu": 4 * 16 * 224 * 224, "cuda": 32 * 16 * 224 * 224}  # pixels per forward: 4 and 32 views of S
 
@@ -98,6 +99,7 @@ class Predictor:
     ) -> None:
         self.precision = resolve_precision(precision, device)
         self.model, self.card, self.device = self.precision.held(model).to(device).eval(), card, device
+        self.normalise = Normalise(card.preprocessing.mean, card.preprocessing.std)
         self.guard = guard or Guard()
         self.protocol = protocol or Protocol.parse(card.protocol)
         self.protocol.check(card.preprocessing)
@@ -157,7 +159,7 @@ class Predictor:
             read = read_ahead(lambda video: (video, self._read(video, fps, guard)), videos, READERS)
             for group in groups(read, lambda pair: 0 if isinstance(pair[1], str) else len(pair[1]), self.views_at_once):
                 parts = [views for _, views in group if not isinstance(views, str)]
-                scores = iter(self.scores(torch.cat(parts)) if parts else ())
+                scores = iter(self.scores_of(parts) if parts else ())
                 for video, views in group:
                     if isinstance(views, str):
                         yield Prediction(name_of(video), (), views)
@@ -174,9 +176,20 @@ class Predictor:
 
     def scores(self, views: Tensor) -> np.ndarray:
         """Softmax scores of views (V, C, T, H, W): (V, K) float32, computed in equal batches."""
-        parts = views.chunk(ceil(len(views) / self.views_at_once))
+        return self._scores(part.to(self.device) for part in views.split(self._equal(len(views))))
+
+    def scores_of(self, parts: Sequence[Tensor]) -> np.ndarray:
+        """`scores` of the views whose pixels are given, in parts of any length: (V, K) float32."""
+        size = self._equal(sum(len(part) for part in parts))
+        return self._scores(self.normalise.batches(parts, size, self.device))
+
+    def _equal(self, count: int) -> int:
+        """The size of a batch, where so many views are shared out evenly."""
+        return ceil(count / ceil(count / self.views_at_once))
+
+    def _scores(self, batches: Iterable[Tensor]) -> np.ndarray:
         with torch.inference_mode(), self.precision.autocast():
-            logits = torch.cat([self.model(part.to(self.device)).float() for part in parts])
+            logits = torch.cat([self.model(clips).float() for clips in batches])
         return logits.softmax(1).cpu().numpy()
 
     def prediction(self, path: str, scores: np.ndarray, top: int = 5) -> Prediction:
@@ -185,22 +198,22 @@ class Predictor:
         return Prediction(path, tuple((self.card.classes[place], float(scores[place])) for place in best))
 
     def _read(self, video: Video, fps: float, guard: Guard) -> Tensor | str:
-        """The views of a video, or why there are none."""
+        """The pixels of a video's views, or why there are none."""
         settings, protocol = self.card.preprocessing, self.protocol
         if not is_file(video):
-            return _views_of_frames(as_frames(video), fps, settings, protocol)
+            return pinned(_pixels_of_frames(as_frames(video), fps, settings, protocol), self.device)
         with as_path(video) as path:
             try:
                 with open_video(path, guard) as reader:
-                    return read_views(reader, settings, protocol.clips, protocol.crops)
+                    return pinned(read_pixels(reader, settings, protocol.clips, protocol.crops), self.device)
             except DecodeError as reason:
                 return str(reason).replace(path, name_of(video), 1)
 
 
-def _views_of_frames(frames: np.ndarray, fps: float, settings: InputSettings, protocol: Protocol) -> Tensor:
+def _pixels_of_frames(frames: np.ndarray, fps: float, settings: InputSettings, protocol: Protocol) -> Tensor:
     transform = ViewTransform(settings.crop_hw, settings.mean, settings.std, settings.short_side, protocol.crops)
     indices = view_indices(len(frames), fps, settings, protocol.clips)
-    return torch.cat([transform(frames[row]) for row in indices])
+    return torch.cat([transform.pixels(frames[row]) for row in indices])
 
 
 def open_video(path: str | Path, guard: Guard, whole: bool = True, again: bool = False) -> Reader:

@@ -118,7 +118,7 @@ def live_predictions(
         reader.start()
         try:
             for window in waiting:
-                best = predictor.prediction(source.name, predictor.scores(window.clip[None])[0], top=1)
+                best = predictor.prediction(source.name, predictor.scores_of([window.pixels[None]])[0], top=1)
                 latency = time.monotonic() - window.arrived
                 yield LivePrediction(
                     round(window.end, 3), best.label, round(best.score, 4), round(latency, 3), waiting.dropped
@@ -130,7 +130,7 @@ def live_predictions(
 
 @dataclass(frozen=True)
 class _LiveWindow:
-    clip: Tensor  # (C, T, H, W)
+    pixels: Tensor  # (C, T, H, W)
     end: float
     arrived: float
 
@@ -188,11 +188,11 @@ def _read(
         for number, frame in frames:
             arrived = time.monotonic()
             for window in clips.push(number, frame):
-                waiting.put(_LiveWindow(window.clip, (window.start + plan.length) / fps, arrived))
+                waiting.put(_LiveWindow(window.pixels, (window.start + plan.length) / fps, arrived))
             if waiting.stopped:
                 return
         for window in clips.flush():
-            waiting.put(_LiveWindow(window.clip, (number + 1) / fps, time.monotonic()))
+            waiting.put(_LiveWindow(window.pixels, (number + 1) / fps, time.monotonic()))
     except Exception as reason:  # whatever it is, it belongs to the thread that waits
         waiting.end(reason)
     else:

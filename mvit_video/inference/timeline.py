@@ -10,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from mvit_video.data.video.reader import Reader
@@ -76,7 +75,7 @@ def label_timeline(
         clips = SlidingClips(predictor.card.preprocessing, plan, last=len(reader) - plan.length)
         for batch in groups(_windows(clips, source), lambda window: 1, predictor.views_at_once):
             starts += [window.start for window in batch]
-            scores.append(predictor.scores(torch.stack([window.clip for window in batch])))
+            scores.append(predictor.scores_of([window.pixels[None] for window in batch]))
     seconds, window = float(shown[source.seen]), min(plan.length, source.seen) / reader.fps
     ends = np.minimum(np.array(starts) + plan.length, source.seen)  # where decoding stops, a window may be given before
     times, table = (shown[starts] + shown[ends]) / 2, np.concatenate(scores)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import view_indices
+from mvit_video.data.pixels import from_zero_to_one
 from mvit_video.data.transforms import ViewTransform
 from mvit_video.data.video.reader import Reader
 from mvit_video.errors import ConfigError
@@ -63,10 +64,10 @@ def shown_at(reader: Reader) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Window:
-    """`clip` (C, T, H, W) from the frames `start` to `start + length - 1`."""
+    """A clip's `pixels` (C, T, H, W) from the frames `start` to `start + length - 1`."""
 
     start: int
-    clip: Tensor
+    pixels: Tensor
 
 
 @dataclass
@@ -149,7 +150,10 @@ class SlidingClips:
     def _give(self, window: _Open) -> Window:
         self._open.remove(window)
         self.any_given = True
-        return Window(window.start, torch.stack([window.frames[place] for place in self._places], 1))
+        frames = [window.frames[place] for place in self._places]
+        if len({frame.dtype for frame in frames}) > 1:  # a stream whose size has changed
+            frames = [from_zero_to_one(frame) for frame in frames]
+        return Window(window.start, torch.stack(frames, 1))
 
     def _scaled(self, frame: np.ndarray) -> Tensor:
-        return self._transform(frame[None])[0, :, 0]
+        return self._transform.pixels(frame[None])[0, :, 0]

@@ -43,9 +43,12 @@ def test_the_command_measures_everything_it_promises(folder, capsys):
     ]
     assert main(["benchmark-data", *map(str, [folder / "config.yaml", *words, "data.workers=1"])]) == 0
     result = json.loads((folder / "a.json").read_text())
-    assert set(result) == {"conditions", "stages", "loader", "views", "contenders", "ratios"}
+    assert set(result) == {"conditions", "stages", "loader", "feed", "views", "contenders", "ratios"}
     assert (result["conditions"]["videos"], result["conditions"]["clips"]) == (2, 4)
     assert result["loader"]["workers"] == 1 and result["loader"]["clips_per_second"] > 0
+    assert result["loader"]["bytes_per_clip"] == 3 * 4 * 48 * 144, "training clips travel as bytes"
+    assert result["feed"]["bytes_per_clip"] == 3 * 4 * 48 * 144, "so do views that need no scaling"
+    assert result["feed"]["clips_per_second"] > 0 and result["feed"]["clips"] >= 4
     others = ["ours on the originals", "pytorchvideo", "pytorchvideo on the originals"]
     assert list(result["contenders"]) == ["ours", *others] and list(result["ratios"]["reading"]) == others
     for kind, key in (("whole", "milliseconds"), ("reading", "reading_milliseconds")):

@@ -24,6 +24,7 @@ from mvit_video.data.dataset import (
 )
 from mvit_video.data.lists.read import VideoList, VideoRecord, read_videos
 from mvit_video.data.loader import StepSampler, clips_ahead, collate, steps_per_epoch, training_loader, view_loader
+from mvit_video.data.pixels import Normalise
 from mvit_video.data.video.source import VideoFiles
 from mvit_video.errors import ConfigError
 
@@ -192,15 +193,30 @@ def test_a_bad_video_that_is_not_replaced_makes_the_batch_smaller(spoilt, choice
     assert [(bad.path, bad.substitute) for bad in batch["bad"]] == [("train/00002.mp4", None)]
 
 
+def test_what_travels_to_the_device_is_a_byte_a_value_unless_a_view_is_scaled(few_videos):
+    data, videos = augmented(few_videos), read_videos("train.csv", str(few_videos))
+    [batch] = training_loader(clip_dataset_from(data, videos, 0, pixels=True), StepSampler(16, 4, 0, 0, 1), 0)
+    assert batch["video"].dtype == torch.uint8 and batch["video"].shape == (4, 3, 8, 48, 48)
+    for short_side, dtype in ((64, torch.uint8), (56, torch.float32)):
+        given = data.model_copy(update={"short_side": short_side})
+        views, clips = (
+            ViewDataset(videos, VideoFiles(str(few_videos)), given, 2, 3, pixels=pixels)[0]["video"]
+            for pixels in (True, False)
+        )
+        assert views.dtype == dtype and torch.equal(Normalise(data.mean, data.std)(views), clips)
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_batches_are_the_same_for_any_worker_count(few_videos, workers):
-    dataset = clip_dataset_from(
-        augmented(few_videos, "repeated_aug=2"), read_videos("train.csv", str(few_videos)), seed=0
-    )
+    data, videos = augmented(few_videos, "repeated_aug=2"), read_videos("train.csv", str(few_videos))
+    dataset = clip_dataset_from(data, videos, seed=0)
     plain, parallel = (list(training_loader(dataset, StepSampler(16, 8, 0, 2, 7, 2), count)) for count in (0, workers))
     assert len(plain) == 5 and plain[0]["video"].shape == (8, 3, 8, 48, 48)
     same_batches(plain, parallel)
+    pixels, normalise = clip_dataset_from(data, videos, seed=0, pixels=True), Normalise(data.mean, data.std)
+    steps = StepSampler(16, 8, 0, 2, 7, 2)
+    same_batches(plain, list(training_loader(pixels, steps, workers, 4, torch.device("cpu"), normalise)))
 
 
 @pytest.mark.parametrize(("clips_per_part", "workers"), [(2, 0), (4, 2), (6, 2), (1, 0), (64, 0)])

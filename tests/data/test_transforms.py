@@ -6,6 +6,7 @@ import torch
 
 from mvit_video.config.schema import DataSettings
 from mvit_video.data import transforms
+from mvit_video.data.pixels import Erasing
 from mvit_video.data.randaugment import RandAugment, augment
 from mvit_video.errors import DecodeError
 
@@ -30,9 +31,13 @@ def test_a_clip_is_rgb_from_zero_to_one():
     assert clip[1, 2, 4, 5].item() == pytest.approx(frames()[2, 4, 5, 1] / 255)
 
 
-def test_normalising_is_done_per_channel():
-    clip = transforms.normalize_(torch.ones(3, 2, 4, 4), (0.1, 0.2, 0.3), (0.5, 0.25, 0.1))
-    assert torch.allclose(clip[:, 0, 0, 0], torch.tensor([1.8, 3.2, 7.0]))
+def per_channel(values):
+    return torch.tensor(values).view(3, 1, 1, 1)
+
+
+def levels(clip):
+    """A clip from 0 to 1 in grey levels."""
+    return (clip * 255).round()
 
 
 def bilinear(picture, height, width):
@@ -70,6 +75,30 @@ def test_resizing_is_plain_bilinear_interpolation(size):
     ours = transforms.resize(clip, *size)
     assert ours.shape == (3, 3, *size)
     assert np.allclose(ours[2, 1].numpy(), bilinear(clip[2, 1].double().numpy(), *size), atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (61, 17), (1, 40), (40, 1)])
+@pytest.mark.parametrize("size", [(11, 16), (40, 41), (20, 7), (1, 1), (90, 33)])
+def test_levels_are_scaled_within_one_of_plain_bilinear_interpolation(height, width, size):
+    for given in (frames(1, height, width), np.where(frames(1, height, width) > 127, np.uint8(255), np.uint8(0))):
+        ours = transforms.resize_levels(transforms.as_pixels(given), *size)
+        assert ours.shape == (3, 1, *size) and ours.dtype == torch.uint8
+        for channel in range(3):
+            plain = bilinear(given[0, ..., channel].astype(float), *size).round()
+            assert np.abs(ours[channel, 0].numpy() - plain).max() <= 1
+
+
+def test_scaled_levels_are_the_same_bits_for_any_number_of_threads_and_in_any_order_of_bytes():
+    pixels, before = transforms.as_pixels(frames(8, 180, 240)), torch.get_num_threads()
+    try:
+        for size in ((72, 72), (224, 224), (48, 40)):
+            results = []
+            for threads in (1, 2, 4):
+                torch.set_num_threads(threads)
+                results += [transforms.resize_levels(given, *size) for given in (pixels, pixels.contiguous())]
+            assert all(torch.equal(result, results[0]) for result in results)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 340), (340, 256), (100, 100), (63, 117)])
@@ -214,11 +243,22 @@ def test_training_clips_are_those_of_the_plain_steps_on_the_whole_clip(height, w
         given, rng = frames(4, height, width, seed), np.random.default_rng(seed)
         top, left, tall, wide = transforms.draw_crop_box(rng, height, width, crop.area, (0.8 * 20 / 24, 1.2 * 20 / 24))
         clip = transforms.resize(transforms.to_clip(given[:, top : top + tall, left : left + wide]), 24, 20)
-        wanted = transforms.normalize_(clip.flip(-1) if rng.random() < 0.5 else clip, mean, std)
+        wanted = clip.flip(-1) if rng.random() < 0.5 else clip
         found = train_transform(size=(24, 20), mean=mean, std=std, crop=crop, flip=True)(
             given, np.random.default_rng(seed)
         )
-        assert found.is_contiguous() and torch.equal(found, wanted)
+        assert found.is_contiguous() and found.dtype == torch.float32
+        shown = levels(found * per_channel(std) + per_channel(mean))
+        assert (shown - levels(wanted)).abs().max() <= 1
+        exactly = (shown / 255 - per_channel(mean)) / per_channel(std)
+        assert torch.equal(found, exactly), "whole levels, normalised"
+
+
+def test_a_training_clip_that_is_not_scaled_is_the_decoded_frames_normalised_bit_for_bit():
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    crop = transforms.ResizedCrop((1, 1), (1, 1))
+    found = train_transform(size=(20, 20), mean=mean, std=std, crop=crop)(frames(4, 20, 20), np.random.default_rng(0))
+    assert torch.equal(found, (transforms.to_clip(frames(4, 20, 20)) - per_channel(mean)) / per_channel(std))
 
 
 def test_the_flip_happens_only_where_it_is_allowed_and_then_half_the_time():
@@ -233,7 +273,7 @@ def test_the_flip_happens_only_where_it_is_allowed_and_then_half_the_time():
 
 def test_a_whole_picture_crop_is_a_resize():
     clip = train_transform(crop=transforms.ResizedCrop((1, 1), (1.5, 1.5)))(frames(), np.random.default_rng(0))
-    assert torch.allclose(clip, transforms.resize(transforms.to_clip(frames()), 16, 16))
+    assert (levels(clip) - levels(transforms.resize(transforms.to_clip(frames()), 16, 16))).abs().max() <= 1
 
 
 def test_jitter_crops_have_short_sides_whose_inverse_is_uniform_and_lie_anywhere():
@@ -261,9 +301,9 @@ def test_a_jitter_crop_is_cut_out_of_the_scaled_picture_though_only_the_part_it_
         place = crop.draw(rng, height, width, (16, 16))
         rng.random()  # the flip
         jittered = augment(frames(2, height, width), transforms.draw_color_jitter(0.4, rng), (0, 0, height, width))
-        scaled = transforms.resize(transforms.to_clip(jittered), *place.scaled)
+        scaled = transforms.resize_levels(transforms.as_pixels(jittered), *place.scaled)
         top, left = place.target[:2]
-        assert torch.equal(clip, scaled[..., top : top + 16, left : left + 16])
+        assert torch.equal(levels(clip), scaled[..., top : top + 16, left : left + 16].float())
         smaller += place.source[2] * place.source[3] < height * width
     assert smaller > 20
 
@@ -279,7 +319,7 @@ def test_randaugment_and_jitter_come_before_the_crop_on_the_decoded_frames():
     whole = augment(frames(), steps, (0, 0, 20, 30))
     top, left, height, width = place.source
     wanted = transforms.resize(transforms.to_clip(whole[:, top : top + height, left : left + width]), 16, 16)
-    assert torch.allclose(clip, wanted, atol=1.5 / 255)  # one level: see randaugment.py
+    assert (levels(clip) - levels(wanted)).abs().max() <= 2  # one level each: see randaugment.py, and scaling
     assert not torch.equal(clip, train_transform()(frames(), np.random.default_rng(seed)))
 
 
@@ -309,7 +349,7 @@ def test_erasing_boxes_have_the_published_areas_and_shapes_and_the_noise_is_stan
     ratio = np.log(height / width) / np.log(1 / 0.3)
     assert distance(ratio[height * width < 224**2 * 0.2], uniform(-1, 1)) < 0.05
     clip = torch.zeros(3, 8, 32, 32)
-    transforms.erase(clip, (0, 0, 32, 32), rng)
+    Erasing((0, 0, 32, 32), rng.bit_generator.state, 8).fill(clip)
     assert distance(clip.flatten(), lambda values: torch.special.ndtr(torch.from_numpy(values)).numpy()) < 0.01
     assert transforms.draw_erasing_box(rng, 1, 100) is None
 
@@ -348,6 +388,49 @@ def test_clips_that_share_frames_are_the_same_as_one_by_one():
 def test_views_are_those_of_the_plain_steps_on_the_whole_clip(height, width):
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     given = frames(4, height, width)
-    clip = transforms.normalize_(transforms.scale_for_crop(transforms.to_clip(given), 16, (14, 12)), mean, std)
+    clip = transforms.scale_for_crop(transforms.to_clip(given), 16, (14, 12))
+    clip = (clip - per_channel(mean)) / per_channel(std)
     for view, position in zip(transforms.ViewTransform((14, 12), mean, std, 16, 3)(given), (0, 1, 2), strict=True):
         assert torch.equal(view, transforms.crop_at(clip, (14, 12), position))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "dtype"), [(16, 30, torch.uint8), (20, 16, torch.uint8), (20, 30, torch.float32)]
+)
+def test_views_travel_as_bytes_unless_they_are_scaled(height, width, dtype):
+    transform = transforms.ViewTransform((16, 16), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), short_side=16, num_crops=3)
+    clips = np.array([[0, 1, 2], [2, 2, 1]])
+    pixels = transform.pixels(frames(3, height, width), clips)
+    assert pixels.dtype == dtype and pixels.shape == (6, 3, 3, 16, 16)
+    assert torch.equal(
+        transform(frames(3, height, width), clips),
+        (pixels.float() / (255 if dtype == torch.uint8 else 1) - per_channel((0.4, 0.5, 0.6)))
+        / per_channel((0.2, 0.25, 0.3)),
+    )
+
+
+def test_the_training_transform_is_its_pixels_normalised_and_erased():
+    changes = dict(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), flip=True, erasing=0.5, color_jitter=0.3)
+    transform, erased = train_transform(**changes), 0
+    for seed in range(20):
+        pixels, erasing = transform.pixels(frames(), np.random.default_rng(seed))
+        assert pixels.dtype == torch.uint8 and pixels.shape == (3, 3, 16, 16)
+        clip = (pixels.float() / 255 - per_channel((0.4, 0.5, 0.6))) / per_channel((0.2, 0.25, 0.3))
+        if erasing is not None:
+            top, left, height, width = erasing.box
+            clip[..., top : top + height, left : left + width] = erasing.drawn()
+            erased += 1
+        assert torch.equal(clip, transform(frames(), np.random.default_rng(seed)))
+    assert 4 < erased < 16
+
+
+def test_the_noise_of_erased_boxes_is_what_the_sample_s_generator_draws_next():
+    transform = train_transform(erasing=1.0)
+    _, erasing = transform.pixels(frames(), np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    transform.crop.draw(rng, 20, 30, (16, 16))
+    rng.random(), rng.random()  # the flip, and whether to erase
+    box = transforms.draw_erasing_box(rng, 16, 16)
+    assert erasing.box == box
+    noise = rng.standard_normal((3, 3, *box[2:]), dtype=np.float32)
+    assert np.array_equal(erasing.drawn().numpy(), noise) and np.array_equal(erasing.drawn().numpy(), noise)

@@ -44,19 +44,19 @@ def test_a_disk_without_room_for_the_states_is_told_with_both_sizes(few_videos, 
 
 
 def test_shared_memory_without_room_for_the_clips_made_ahead_is_told(few_videos, tmp_path, monkeypatch):
-    """Four clips of 8×32×32 pixels in three colours, four bytes each, five times: two for each worker and the step's own."""
+    """Four clips of 8×32×32 pixels in three colours, a byte each, five times: two for each worker and the step's own."""
     usage, before = namedtuple("usage", "total used free"), shutil.disk_usage
     memory = tmp_path / "shm"
     memory.mkdir()
     monkeypatch.setattr(preflight, "SHARED_MEMORY", memory)
-    small = usage(2_000_000, 100_000, 1_900_000)
+    small = usage(500_000, 100_000, 400_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: small if path == memory else before(path))
-    told = r"data.workers = 2: prefetched clips may take 2.0 MB of shared memory, but \S+ has 1.9 MB free: lower"
+    told = r"data.workers = 2: prefetched clips may take 0.5 MB of shared memory, but \S+ has 0.4 MB free: lower"
     with pytest.raises(ConfigError, match=told):
         start(few_videos, tmp_path / "run", "data.workers=2")
     assert not (tmp_path / "run").exists()
     config = load_config(REPOSITORY / "configs/demo/motion.yaml", [*WORDS, "data.workers=1"])
-    assert preflight.check_shared_memory(config) == ["up to 1.2 MB of 1.9 MB free shared memory for prefetched clips"]
+    assert preflight.check_shared_memory(config) == ["up to 0.3 MB of 0.4 MB free shared memory for prefetched clips"]
     assert preflight.check_shared_memory(load_config(REPOSITORY / "configs/demo/motion.yaml", WORDS)) == []
 
 

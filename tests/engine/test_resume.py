@@ -42,5 +42,14 @@ def test_states_that_do_not_say_what_they_took_are_of_pytorchs_products_and_fuse
     ]
 
 
+def test_a_run_whose_clips_were_scaled_in_floats_says_that_it_goes_on_with_others(tmp_path):
+    now = environment_with(CpuBackends())
+    before = {name: value for name, value in now.items() if name != "scaling"}
+    assert said(tmp_path, now, now) == []
+    assert said(tmp_path, before, now) == [
+        "the environment has changed (scaling uint8, was float32): results will be similar, but not bit-exact"
+    ]
+
+
 def test_runs_on_other_devices_do_not_tell_what_the_cpu_takes():
     assert not {"products", "attention"} & environment_with(FAST, "meta").keys()

@@ -167,8 +167,8 @@ class BarePredictor:
         self.card = SimpleNamespace(preprocessing=InputSettings(**settings), classes=("a", "b", "c"))
         self.rng = np.random.default_rng(0)
 
-    def scores(self, clips):
-        return self.rng.dirichlet(np.ones(3), len(clips))
+    def scores_of(self, parts):
+        return self.rng.dirichlet(np.ones(3), len(parts))
 
 
 @pytest.mark.parametrize(

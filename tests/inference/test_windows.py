@@ -4,6 +4,7 @@ import torch
 from tiny_predictor import NANO
 
 from mvit_video.config.schema import InputSettings
+from mvit_video.data.pixels import Normalise
 from mvit_video.data.sampling import dense_indices, segment_indices
 from mvit_video.data.transforms import ViewTransform
 from mvit_video.errors import ConfigError
@@ -19,7 +20,7 @@ SETTINGS = InputSettings(num_frames=4, short_side=4, crop_size=4, mean=(0, 0, 0)
 
 
 def numbers_of(window):
-    return (window.clip[0, :, 0, 0] * 255).round().int().tolist()
+    return window.pixels[0, :, 0, 0].tolist()
 
 
 def slide(plan, numbers, last=None):
@@ -55,7 +56,16 @@ def test_clips_are_scaled_as_a_views():
     clips = SlidingClips(NANO, plan)
     [window] = [window for number in range(24) for window in clips.push(number, video[number])]
     view = ViewTransform(NANO.crop_hw, NANO.mean, NANO.std, NANO.short_side, 1)(video[dense_indices(24, 0, 24, 8)])
-    assert torch.equal(window.clip, view[0])
+    assert torch.equal(Normalise(NANO.mean, NANO.std)(window.pixels[None]), view)
+
+
+def test_a_stream_whose_pictures_change_their_size_gives_clips_of_one_kind():
+    plan = WindowPlan(length=4, step=4, taken=np.arange(4))
+    clips = SlidingClips(SETTINGS, plan)
+    pictures = [frame(50), frame(51), np.full((8, 12, 3), 52, np.uint8), np.full((8, 12, 3), 53, np.uint8)]
+    [window] = [window for number, picture in enumerate(pictures) for window in clips.push(number, picture)]
+    assert window.pixels.dtype == torch.float32
+    assert (window.pixels * 255).round()[:, :, 0, 0].tolist() == [[50, 51, 52, 53]] * 3
 
 
 def test_skipped_numbers_are_stood_in_for_by_the_frame_before():
