@@ -34,7 +34,7 @@ from mvit_video.data.loader import StepSampler, batch_loader, collate, training_
 from mvit_video.data.pixels import Normalise
 from mvit_video.data.prepare.verify import lists_to_verify
 from mvit_video.data.video.pyav import PyAvBackend
-from mvit_video.data.video.reader import Place, Reader, VideoReader
+from mvit_video.data.video.reader import Allocate, Reader, VideoReader
 from mvit_video.data.video.source import video_files_from
 from mvit_video.errors import ConfigError
 from mvit_video.progress import progress_bar
@@ -147,9 +147,9 @@ class TimedReader(VideoReader):
         with stages("open"):
             super().__init__(path, root, partial(PyAvBackend, converter=converter) if decoder == "pyav" else decoder)
 
-    def frames(self, indices: Sequence[int] | np.ndarray, place: Place | None = None) -> np.ndarray:
+    def frames(self, indices: Sequence[int] | np.ndarray, allocate: Allocate | None = None) -> np.ndarray:
         with self._stages("decode"):
-            return super().frames(indices, place)
+            return super().frames(indices, allocate)
 
 
 @dataclass(frozen=True)

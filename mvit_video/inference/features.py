@@ -147,7 +147,7 @@ class _Maker:
     def shard(self, records: Sequence[VideoRecord]) -> bytes:
         """An npz file: `features` (n, *shape) and, for each, `video` (its place in `names`), `clip`, `crop`, `start`."""
         features, video, starts, errors = list[np.ndarray](), list[int](), list[np.ndarray](), list[str]()
-        with Guard(self.task.timeout).for_now() as guard:
+        with Guard(self.task.timeout).scoped() as guard:
             read = read_ahead(partial(self._read, guard=guard), records, READERS)
             for group in groups(read, lambda one: len(one.views), self.predictor.views_at_once):
                 views, size = [one.views for one in group], self.predictor.views_at_once

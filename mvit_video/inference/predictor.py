@@ -155,7 +155,7 @@ class Predictor:
         return self._each(videos, int(top), float(fps))
 
     def _each(self, videos: Iterable[Video], top: int, fps: float) -> Iterator[Prediction]:
-        with self.guard.for_now() as guard:
+        with self.guard.scoped() as guard:
             read = read_ahead(lambda video: (video, self._read(video, fps, guard)), videos, READERS)
             for group in groups(read, lambda pair: 0 if isinstance(pair[1], str) else len(pair[1]), self.views_at_once):
                 parts = [views for _, views in group if not isinstance(views, str)]

@@ -112,7 +112,7 @@ def live_predictions(
     """
     plan_windows(predictor.card.preprocessing, 30.0, None, step_seconds)  # complains before anything is opened
     waiting = _Waiting()
-    with predictor.guard.for_now() as guard:
+    with predictor.guard.scoped() as guard:
         words = (source, guard, predictor.card.preprocessing, step_seconds, waiting)
         reader = threading.Thread(target=_read, args=words, daemon=True)
         reader.start()

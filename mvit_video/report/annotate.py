@@ -110,7 +110,9 @@ def _sound(
     with tempfile.NamedTemporaryFile(dir=output.parent, prefix=f".{output.name}.", suffix=".sound") as file:
         words = (os.path.abspath(path), file.name, begin.as_integer_ratio())
         found = (
-            guard.do(Job(str(path), "mvit_video.data.video.sound:copy_sound", words)) if os.path.isfile(path) else None
+            guard.run_job(Job(str(path), "mvit_video.data.video.sound:copy_sound", words))
+            if os.path.isfile(path)
+            else None
         )
         if found is None or not found.result:
             yield lambda seconds: None

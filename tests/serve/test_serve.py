@@ -300,7 +300,7 @@ def test_a_mistake_of_ours_is_told_on_the_page_and_in_the_servers_output(predict
 def test_pixels_frames_and_seconds_of_a_video_are_bounded_before_any_work(video, changes, sentence):
     limits = Limits(**{"upload_bytes": 1, "seconds": 60.0, "queue": 1} | changes)
     with pytest.raises(DecodeError, match=re.escape(f"{video}: {sentence}")):
-        limits.check(str(video), Guard(most_pixels=limits.frame_pixels))
+        limits.check(str(video), Guard(max_pixels=limits.frame_pixels))
     Limits(1, 60.0, 1).check(str(video), Guard())
 
 

@@ -1,6 +1,6 @@
-"""What is read inside packets without decoding them: headers that a stream may send once, and how images are turned."""
+"""Parses packets without decoding them: headers that a stream may send only once, and the orientation of frames."""
 
-# A unit is what a start code 00 00 01, or a length before it, sets apart.
+# Units are delimited by start codes 00 00 01 or preceded by their length.
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,23 +14,23 @@ START = b"\0\0\1"
 
 
 class Orientation(NamedTuple):
-    """How a stored image is to be shown: turned upside down if `mirrored`, then `turns` quarter turns to the left."""
+    """How to show a stored frame: flip it vertically if `mirrored`, then rotate by `turns` quarter turns to the left."""
 
     turns: int
     mirrored: bool
 
 
 class Headers(NamedTuple):
-    """What a packet carries besides its image: `sets` are the units that decoding needs, by their kind."""
+    """What a packet holds besides its picture: `sets` are the units required for decoding, by kind."""
 
     sets: dict[str, tuple[bytes, ...]]
     orientation: Orientation | None = None
-    refresh: bool = True  # whether no later frame refers to one before this packet, if this is a key frame
-    led: bool = False  # whether later packets may have frames that are shown before it, if this is a key frame
+    refresh: bool = True  # of a key frame: no later frame refers to an earlier one
+    has_leading: bool = False  # of a key frame: later packets may hold frames shown before it
 
 
 def length_bytes(codec: str, extradata: bytes | None) -> int:
-    """How many bytes state a unit's length in this stream's packets; 0 where start codes set units apart."""
+    """Number of bytes of a unit's length in this stream's packets; 0 if units are delimited by start codes."""
     if not extradata or extradata[0] != 1:
         return 0
     if codec == "h264" and len(extradata) > 6:
@@ -41,9 +41,9 @@ def length_bytes(codec: str, extradata: bytes | None) -> int:
 
 
 def headers_of(codec: str, content: bytes, lengths: int) -> Headers:
-    """The headers in a packet of H.264, HEVC, MPEG-4, MPEG-1 or MPEG-2; none of other codecs, whose key frames have all."""
+    """The headers in a packet of H.264, HEVC, MPEG-4, MPEG-1 or MPEG-2; other codecs' key frames contain all they need."""
     sets: dict[str, tuple[bytes, ...]] = {}
-    orientation, refresh, led = None, codec != "h264", False
+    orientation, refresh, has_leading = None, codec != "h264", False
     if codec not in ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"):
         return Headers(sets)
     for unit in _units(content, lengths):
@@ -55,12 +55,12 @@ def headers_of(codec: str, content: bytes, lengths: int) -> Headers:
         elif (codec == "h264" and unit[0] & 31 == H264_SEI) or (codec == "hevc" and unit[0] >> 1 & 63 == HEVC_SEI):
             orientation = _orientation_in(unit[1 if codec == "h264" else 2 :]) or orientation
         else:
-            led = led or _opens_group(codec, unit)
-    return Headers(sets, orientation, refresh, led or not refresh)
+            has_leading = has_leading or _is_open_group(codec, unit)
+    return Headers(sets, orientation, refresh, has_leading or not refresh)
 
 
-def _opens_group(codec: str, unit: bytes) -> bool:
-    """Whether frames that are stored behind this key frame of HEVC, MPEG-1 or MPEG-2 may be shown before it."""
+def _is_open_group(codec: str, unit: bytes) -> bool:
+    """Whether frames stored after this key frame of HEVC, MPEG-1 or MPEG-2 may be shown before it."""
     if codec == "hevc":
         return unit[0] >> 1 & 63 in HEVC_OPEN
     return (
@@ -72,22 +72,24 @@ def _opens_group(codec: str, unit: bytes) -> bool:
 
 
 def extradata_headers(codec: str, extradata: bytes | None) -> Headers:
-    """The headers that the container keeps for the whole stream."""
+    """The headers stored in the container for the whole stream."""
     if not extradata:
         return Headers({})
-    return headers_of(codec, extradata if not length_bytes(codec, extradata) else _listed_sets(codec, extradata), 0)
+    return headers_of(
+        codec, extradata if not length_bytes(codec, extradata) else _configuration_sets(codec, extradata), 0
+    )
 
 
 def holds_one_picture(content: bytes) -> bool:
-    """Whether an MPEG-4 packet is one coded picture; not so where it is packed, empty, or stands for a skipped picture."""
+    """Whether an MPEG-4 packet is one coded picture; not if it is packed, empty, or a skipped picture."""
     return len(content) > SKIPPED_BYTES and content.count(MPEG4_PICTURE) == 1
 
 
-SKIPPED_BYTES = 20  # an image that is not coded takes fewer
+SKIPPED_BYTES = 20  # a picture that is not coded is smaller
 
 
 def _units(content: bytes, lengths: int) -> Iterator[bytes]:
-    """Not empty."""
+    """The non-empty units of a packet."""
     if lengths:
         at = 0
         while at + lengths < len(content):
@@ -115,13 +117,13 @@ def _set_kind(codec: str, unit: bytes) -> str:
     return "sequence" if unit[0] == MPEG2_SEQUENCE else ""
 
 
-def _listed_sets(codec: str, record: bytes) -> bytes:
-    """The parameter sets of an MP4's decoder configuration, with start codes: lists, each with its length in front."""
+def _configuration_sets(codec: str, record: bytes) -> bytes:
+    """The parameter sets of an MP4's decoder configuration record, with start codes."""
     found, at = b"", 5 if codec == "h264" else 23
     for _ in range(2 if codec == "h264" else record[22]):
         if codec == "h264":
             count, at = int.from_bytes(record[at : at + 1], "big") & 31, at + 1
-        else:  # a byte for the kind, then two for how many
+        else:  # a byte for the kind, then two for the count
             count, at = int.from_bytes(record[at + 1 : at + 3], "big"), at + 3
         for _ in range(count):
             size = int.from_bytes(record[at : at + 2], "big")
@@ -131,14 +133,14 @@ def _listed_sets(codec: str, record: bytes) -> bytes:
 
 
 def _orientation_in(message: bytes) -> Orientation | None:
-    """The display orientation among the messages of an SEI unit (H.264 and HEVC, annex D)."""
+    """The display orientation message of an SEI unit (H.264 and HEVC, annex D), or None."""
     message, at = message.replace(b"\0\0\3", b"\0\0"), 0
     while at + 2 < len(message):
-        kind, at = _summed(message, at)
-        size, at = _summed(message, at)
+        kind, at = _read_sei_number(message, at)
+        size, at = _read_sei_number(message, at)
         if kind == DISPLAY_ORIENTATION and size >= 3:
             bits = int.from_bytes(message[at : at + 3], "big")
-            if bits >> 23:  # it takes back an earlier one
+            if bits >> 23:  # cancels an earlier one
                 return Orientation(0, False)
             across, down, angle = bits >> 22 & 1, bits >> 21 & 1, bits >> 5 & 0xFFFF
             return Orientation((round(angle / 0x4000) + 2 * across) % 4, bool(across ^ down))
@@ -146,8 +148,8 @@ def _orientation_in(message: bytes) -> Orientation | None:
     return None
 
 
-def _summed(message: bytes, at: int) -> tuple[int, int]:
-    """A number that is a sum of bytes up to the first that is not 255, and where it ends."""
+def _read_sei_number(message: bytes, at: int) -> tuple[int, int]:
+    """A number coded as a sum of bytes up to the first that is not 255, and the offset after it."""
     total = 0
     while at < len(message) and message[at] == 255:
         total, at = total + 255, at + 1

@@ -1,9 +1,8 @@
-"""decord, for those who compare with it. It is exact when it decodes from the start and wrong in many files when it seeks:
+"""decord, for comparisons. It is exact when it decodes from the start, and wrong in many files after a seek.
 
-it numbers the frames after a key frame as if none that is shown before it followed it in the file, and loses the last
-frames of a video after a seek to a key frame that is not a full refresh (IDR). In AVI and in transport streams it is off. Of
-several video streams it takes the largest, and it fails on images that are to be turned. Such files are refused, by
-what PyAV's scan tells.
+It numbers the frames after a key frame as if no frame shown earlier followed it in the file, and loses the last frames
+after a seek to a key frame that is not a full refresh (IDR). In AVI and transport streams it is off. Of several video
+streams it takes the largest, and it fails on rotated video. PyAV's scan detects such files, which are refused.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ BATCH = 32
 
 
 class DecordBackend:
-    """See VideoReader. Its retries at the end of a file repeat frames in silence, so none are allowed."""
+    """See VideoReader. decord's retries at the end of a file silently repeat frames, so they are disabled."""
 
     def __init__(self, file: Path, root: str | Path | None = None) -> None:
         try:
@@ -49,9 +48,9 @@ class DecordBackend:
     def times(self) -> list[Fraction]:
         return self._times
 
-    def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
-        for start in range(0, len(wanted), BATCH):
-            yield from self._batch(wanted[start : start + BATCH])
+    def read(self, numbers: list[int]) -> Iterator[np.ndarray]:
+        for start in range(0, len(numbers), BATCH):
+            yield from self._batch(numbers[start : start + BATCH])
 
     def stream(self) -> Iterator[np.ndarray]:
         yield from self.read(list(range(self.num_frames)))
@@ -72,7 +71,7 @@ class DecordBackend:
 
 
 def _check_fit(video: PyAvBackend) -> None:
-    """Unreadable where decord is known to give other frames than PyAV."""
+    """Raise Unreadable if decord is known to return other frames than PyAV."""
     container, codec = video.container_name, video.codec_name
     if container not in CONTAINERS:
         raise _unfit(f"it is in the container {container}, decord is only reliable for {', '.join(CONTAINERS)}")
@@ -86,12 +85,12 @@ def _check_fit(video: PyAvBackend) -> None:
         raise _unfit("it has frames without times or hidden frames")
     if not video.packets.closed or (codec == "h264" and not all(map(_is_idr, video.key_packets()))):
         raise _unfit("it has open groups of pictures, in which decord seeks wrongly")
-    if video.is_turned():
+    if video.is_rotated():
         raise _unfit("its frames are rotated, which decord does not support")
 
 
 def _is_idr(packet) -> bool:
-    """Whether an H.264 key frame lets go of all frames before: a unit of type 5 among its units, in either framing."""
+    """Whether an H.264 key frame is a full refresh: contains a unit of type 5, in either framing."""
     content, at = bytes(packet), 0
     if content[:3] == b"\0\0\1" or content[:4] == b"\0\0\0\1":
         return any(unit[:1] and unit[0] & 31 == 5 for unit in content.split(b"\0\0\1")[1:])

@@ -1,4 +1,4 @@
-"""Frame folders: images such as img_00001.jpg or 000001.png, one a frame, as datasets are often handed out."""
+"""Frame folders: one image per frame, such as img_00001.jpg or 000001.png, as many datasets are distributed."""
 
 import re
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ import numpy as np
 from mvit_video.data.video.limits import Unreadable, check_count, check_size, short_reason
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-FRAMES_FPS = 30.0  # a folder does not tell; segment sampling does not ask
-MODES = ("RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "YCbCr")  # Pillow's names; all have 8 bits a channel
+FRAMES_FPS = 30.0  # assumed; segment sampling does not use it
+MODES = ("RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "YCbCr")  # Pillow's names; all have 8 bits per channel
 
 
 class FramesBackend:
-    """See VideoReader. Frames are in the order of the last number in each name, which must rise by one; the first is free."""
+    """See VideoReader. Frames are ordered by the last number in each name, which must increase by one from any start."""
 
     fps = FRAMES_FPS
     pixel_aspect = Fraction(1)
@@ -31,8 +31,8 @@ class FramesBackend:
     def times(self) -> list[Fraction]:
         return []
 
-    def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
-        for number in wanted:
+    def read(self, numbers: list[int]) -> Iterator[np.ndarray]:
+        for number in numbers:
             self.num_decoded += 1
             yield _decode(self._pictures[number])
 
@@ -56,7 +56,7 @@ class FramesBackend:
 
 
 def _in_order(folder: Path) -> list[Path]:
-    """The images of a folder by number; DecodeError for a gap, a number that comes twice, or a name without one."""
+    """The images of a folder by number; Unreadable for a gap, a repeated number, or a name without one."""
     numbered: dict[int, Path] = {}
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() not in PICTURE_SUFFIXES or file.name.startswith("."):
@@ -81,7 +81,7 @@ def _in_order(folder: Path) -> list[Path]:
 
 
 def _decode(file: Path) -> np.ndarray:
-    """uint8 (H, W, 3). The size in the header is checked before the image is decoded."""
+    """An image as uint8 (H, W, 3). The size in its header is checked before decoding."""
     from PIL import Image
 
     try:

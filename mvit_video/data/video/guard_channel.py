@@ -1,4 +1,4 @@
-"""What a process and its decoding process have in common: messages over a socket, and memory for frames."""
+"""What a program and its decoding processes share: messages over a socket, and memory for frames."""
 
 import importlib
 import json
@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-WAITING, GOING_ON = "waiting", "going on"  # around what may take for ever, in what a decoding process plays
-MOST_FILES = 4  # that come with a message
+WAITING, RESUMED = "waiting", "resumed"  # yielded by a source around what may block for ever
+MAX_FILES = 4  # per message
 LENGTH = struct.Struct("<Q")
 CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Channel:
-    """JSON objects over one end of a socket, files with them. A message is whole or EOFError: the other end is gone."""
+    """JSON messages with file descriptors over a socket. Raises EOFError when the peer is gone."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
@@ -30,7 +30,7 @@ class Channel:
         return self._end.fileno()
 
     def send(self, message: dict, files: Sequence[int] = (), timeout: float | None = None) -> None:
-        """Raises OSError where nobody listens, TimeoutError where nobody takes it."""
+        """Raises OSError if the peer is gone, TimeoutError if it does not read."""
         content = json.dumps(message).encode()
         content = LENGTH.pack(len(content)) + content
         self._end.settimeout(timeout)
@@ -38,13 +38,13 @@ class Channel:
         self._end.sendall(content[sent:])
 
     def receive(self, timeout: float | None = None) -> tuple[dict, list[int]]:
-        """A message, and numbers of open files, which are the caller's to close."""
+        """A message and its file descriptors, which the caller must close."""
         self._end.settimeout(timeout)
         files: list[int] = []
         try:
-            start, files, _, _ = socket.recv_fds(self._end, LENGTH.size, MOST_FILES, CLOSE_ON_EXEC)
-            (length,) = LENGTH.unpack(start + self._exactly(LENGTH.size - len(start)))
-            return json.loads(self._exactly(length)), files
+            start, files, _, _ = socket.recv_fds(self._end, LENGTH.size, MAX_FILES, CLOSE_ON_EXEC)
+            (length,) = LENGTH.unpack(start + self._receive_exactly(LENGTH.size - len(start)))
+            return json.loads(self._receive_exactly(length)), files
         except BaseException as reason:
             for file in files:
                 os.close(file)
@@ -52,7 +52,7 @@ class Channel:
                 raise EOFError from None
             raise
 
-    def _exactly(self, count: int) -> bytes:
+    def _receive_exactly(self, count: int) -> bytes:
         content = bytearray()
         while len(content) < count:
             part = self._end.recv(min(count - len(content), 1 << 20))
@@ -62,15 +62,15 @@ class Channel:
         return bytes(content)
 
     def wait(self, seconds: float) -> bool:
-        """Whether there is something to receive, be it the end, within this time."""
+        """Whether a message, or the end of the stream, arrives within this time."""
         if self._end.fileno() < 0:
             return True
         poll = select.poll()
         poll.register(self._end, select.POLLIN)
         return bool(poll.poll(max(seconds, 0.0) * 1000))
 
-    def hang_up(self) -> None:
-        """End it for both sides and all copies, also in the midst of another thread's waiting."""
+    def shut_down(self) -> None:
+        """Shut down both directions for all copies of the socket, even while another thread waits."""
         with suppress(OSError):
             self._end.shutdown(socket.SHUT_RDWR)
 
@@ -79,18 +79,18 @@ class Channel:
 
 
 class SharedFrames:
-    """Memory that two processes share, for one clip. It is as large as the clip that is in it."""
+    """Memory shared by two processes, the size of one clip."""
 
     def __init__(self, memory: int) -> None:
         self.memory, self._mapped = memory, mmap.mmap(-1, 1)
 
-    def resized(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Room for a clip, uint8. Raises OSError where there is none."""
+    def allocate(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Resize for a clip, uint8. Raises OSError if there is no memory."""
         os.ftruncate(self.memory, int(np.prod(shape)))
         return self.view(shape)
 
     def view(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The clip of this shape that is there. Clips of one size keep the mapping: a new one costs 2 ms."""
+        """View the memory as a clip. The mapping is reused for clips of equal size: a new one costs 2 ms."""
         size = int(np.prod(shape))
         if len(self._mapped) != size:
             self._mapped = mmap.mmap(self.memory, size)
@@ -103,14 +103,14 @@ class SharedFrames:
 
 
 def new_memory() -> int:
-    """An open file that lies in memory and nowhere else."""
+    """Descriptor of an anonymous file, in memory if possible."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("frames")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
 
-def named_function(name: str) -> Any:
-    """By module:name; only this package's own code says which."""
+def load_function(name: str) -> Any:
+    """Import `module:name`; names come only from this package's own code."""
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)

@@ -1,6 +1,6 @@
-"""What runs in a decoding process: requests in, frames into shared memory, until the other end is gone.
+"""Runs in a decoding process: receives requests and writes frames to shared memory until the other end closes.
 
-It is a fork of the launcher (guard_launcher.py), never of the program that wants frames: nothing of that program is in it.
+It is forked from the launcher (guard_launcher.py), never from the program itself, and inherits nothing of the program.
 """
 
 import ctypes
@@ -21,19 +21,19 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mvit_video.data.video.guard_channel import GOING_ON, WAITING, Channel, SharedFrames, named_function, new_memory
+from mvit_video.data.video.guard_channel import RESUMED, WAITING, Channel, SharedFrames, load_function, new_memory
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import ConfigError, DecodeError
 
-CHUNK_FRAMES, CHUNK_BYTES, CHUNK_SECONDS = 8, 32 << 20, 0.5  # of the frames that `next` gives at once
+CHUNK_FRAMES, CHUNK_BYTES, CHUNK_SECONDS = 8, 32 << 20, 0.5  # limits of the frames in one reply to `next`
 PR_SET_PDEATHSIG = 1
 
 
-def be_the_child(end: socket.socket) -> NoReturn:
-    """Serve and end; never returns."""
+def run_child(end: socket.socket) -> NoReturn:
+    """Serve requests, then exit."""
     parent, channel = os.getppid(), Channel(end)
     try:
-        _bind_to(parent)
+        _die_with(parent)
         hello, _ = channel.receive()
         os.environ.clear()
         os.environ.update(hello["environment"])
@@ -42,7 +42,7 @@ def be_the_child(end: socket.socket) -> NoReturn:
             importlib.import_module(module)
         Server(channel, hello["memory"]).serve()
     except (EOFError, ConnectionError):
-        os._exit(0)  # nobody listens any more
+        os._exit(0)  # the peer is gone
     except BaseException:
         with suppress(BaseException):
             channel.send({"failure": traceback.format_exc()}, timeout=1.0)
@@ -51,15 +51,15 @@ def be_the_child(end: socket.socket) -> NoReturn:
 
 
 class Server:
-    """Answers one request after the other. One video is open at a time, one thing plays, and one job is worked at."""
+    """Answers requests one by one. Holds one open video, one iterator of frames and one job."""
 
     def __init__(self, channel: Channel, memory_limit: int) -> None:
         self._channel, self._memory_limit = channel, memory_limit
         self._clip = SharedFrames(new_memory())
         self._video: VideoReader | None = None
-        self._name, self._most_pixels = "", 0
-        self._playing: Iterator[Any] = iter(())
-        self._put_back: list[Any] = []  # of what plays: it comes with the next answer
+        self._name, self._max_pixels = "", 0
+        self._items: Iterator[Any] = iter(())
+        self._pending: list[Any] = []  # items of `_items` that were read too early
         self._job: Iterator[None] = iter(())
         self._verbs: dict[str, Callable[..., dict]] = {
             "ping": dict,
@@ -80,7 +80,7 @@ class Server:
             self._channel.send(self._answer(request, files), memory)
 
     def _new_clip(self) -> tuple[int, ...]:
-        """The other side keeps the clip of the last answer."""
+        """Allocate new shared memory: the peer keeps using that of the last reply."""
         self._clip.close()
         self._clip = SharedFrames(new_memory())
         return (self._clip.memory,)
@@ -101,77 +101,77 @@ class Server:
             return {"failure": traceback.format_exc()}
 
     def _open(
-        self, path: str, root: str | None, folder: str | None, backend: str, whole: bool, most_pixels: int
+        self, path: str, root: str | None, folder: str | None, backend: str, whole: bool, max_pixels: int
     ) -> dict:
-        """`folder` is where a relative path starts from; frames of more than `most_pixels` are refused."""
+        """`folder` is the base of relative paths; frames above `max_pixels` are refused."""
         if self._video is not None:
             self._video.close()
-        self._video, self._playing, self._put_back = None, iter(()), []
-        self._name, self._most_pixels = path, most_pixels
+        self._video, self._items, self._pending = None, iter(()), []
+        self._name, self._max_pixels = path, max_pixels
         if folder is not None:
             with suppress(OSError):
                 os.chdir(folder)
         self._video = VideoReader(path, root, backend, whole)
         os.chdir("/")
-        return self._learned() | {
+        return self._progress() | {
             "frames": len(self._video),
             "fps": self._video.fps,
             "shortfall": self._video.shortfall,
             "note": self._video.note,
         }
 
-    def _learned(self) -> dict:
-        """What a reader knows better with every frame."""
-        aspect = self._opened.pixel_aspect
-        return {"decoded": self._opened.num_decoded, "aspect": (aspect.numerator, aspect.denominator)}
+    def _progress(self) -> dict:
+        """What a reader updates with every frame."""
+        aspect = self._reader.pixel_aspect
+        return {"decoded": self._reader.num_decoded, "aspect": (aspect.numerator, aspect.denominator)}
 
     @property
-    def _opened(self) -> VideoReader:
+    def _reader(self) -> VideoReader:
         assert self._video is not None
         return self._video
 
     def _frames(self, indices: list[int]) -> dict:
-        return {"shape": self._opened.frames(indices, self._room_for_pictures).shape} | self._learned()
+        return {"shape": self._reader.frames(indices, self._allocate_frames).shape} | self._progress()
 
     def _times(self) -> dict:
         """Numerators and denominators of all times, as bytes."""
-        times = self._opened.times()
+        times = self._reader.times()
         try:
             parts = [[time.numerator for time in times], [time.denominator for time in times]]
             content = np.array(parts, np.int64).view(np.uint8)
         except OverflowError:
             raise DecodeError(f"{self._name}: its frame times are out of range") from None
-        self._room(content.shape)[:] = content
+        self._allocate(content.shape)[:] = content
         return {"shape": content.shape}
 
     def _stream(self) -> dict:
-        self._playing, self._put_back = enumerate(self._opened.stream()), []
+        self._items, self._pending = enumerate(self._reader.stream()), []
         return self._next()
 
     def _play(self, function: str, arguments: list) -> dict:
-        """Play what is no file: `function` yields a dictionary about it, then (number, frame), WAITING or GOING_ON."""
-        self._playing, self._put_back = named_function(function)(*arguments), []
-        self._name, self._most_pixels = arguments[0], 0
+        """Iterate over `function`, which yields a dictionary about its source, then (number, frame), WAITING or RESUMED."""
+        self._items, self._pending = load_function(function)(*arguments), []
+        self._name, self._max_pixels = arguments[0], 0
         return self._next()
 
     def _next(self) -> dict:
-        """Frames of one shape, at least one, until there are enough of them, time is up, or the source is silent."""
-        numbers, clip, until = list[int](), np.empty(0, np.uint8), time.monotonic() + CHUNK_SECONDS
+        """At least one frame, and more of the same shape until the chunk is full, time is up, or the source blocks."""
+        numbers, clip, deadline = list[int](), np.empty(0, np.uint8), time.monotonic() + CHUNK_SECONDS
         try:
-            while not numbers or (len(numbers) < len(clip) and time.monotonic() < until):
+            while not numbers or (len(numbers) < len(clip) and time.monotonic() < deadline):
                 item = self._next_item()
                 if isinstance(item, dict):
                     return {"about": item}
-                if numbers and (item in (WAITING, GOING_ON) or item[1].shape != clip.shape[1:]):
-                    self._put_back.append(item)
+                if numbers and (item in (WAITING, RESUMED) or item[1].shape != clip.shape[1:]):
+                    self._pending.append(item)
                     break
-                if item in (WAITING, GOING_ON):
+                if item in (WAITING, RESUMED):
                     self._channel.send({"waiting": item == WAITING})
                     continue
                 number, frame = item
                 if not numbers:
-                    most = min(max(CHUNK_BYTES // frame.nbytes, 1), CHUNK_FRAMES)
-                    clip = self._room_for_pictures((most, *frame.shape))
+                    count = min(max(CHUNK_BYTES // frame.nbytes, 1), CHUNK_FRAMES)
+                    clip = self._allocate_frames((count, *frame.shape))
                 clip[len(numbers)] = frame
                 numbers.append(number)
         except StopIteration:
@@ -180,41 +180,41 @@ class Server:
         except DecodeError as reason:
             if not numbers:
                 raise
-            self._put_back.append(reason)
-        learned = self._learned() if self._video is not None else {}
-        return {"numbers": numbers, "shape": (len(numbers), *clip.shape[1:])} | learned
+            self._pending.append(reason)
+        progress = self._progress() if self._video is not None else {}
+        return {"numbers": numbers, "shape": (len(numbers), *clip.shape[1:])} | progress
 
     def _next_item(self) -> Any:
-        item = self._put_back.pop() if self._put_back else next(self._playing)
+        item = self._pending.pop() if self._pending else next(self._items)
         if isinstance(item, DecodeError):
             raise item
         return item
 
     def _work(self, seconds: float, name: str = "", function: str = "", arguments: Sequence = ()) -> dict:
-        """Begin a job, or go on with it for some time: `function` yields as often as it can, and returns its result."""
+        """Start a job (with `function`, a generator that yields often and returns its result) or continue it for `seconds`."""
         if function:
-            self._name, self._job = name, named_function(function)(*arguments)
-        until = time.monotonic() + seconds
+            self._name, self._job = name, load_function(function)(*arguments)
+        deadline = time.monotonic() + seconds
         try:
-            while time.monotonic() < until:
+            while time.monotonic() < deadline:
                 next(self._job)
         except StopIteration as end:
             return {"done": True, "result": end.value}
         return {"done": False}
 
-    def _room_for_pictures(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Shared memory for frames (T, H, W, 3) of a size that is allowed."""
-        if self._most_pixels and shape[1] * shape[2] > self._most_pixels:
+    def _allocate_frames(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Shared memory for frames (T, H, W, 3), after checking their size."""
+        if self._max_pixels and shape[1] * shape[2] > self._max_pixels:
             raise DecodeError(
                 f"{self._name}: its frames of {shape[2]}×{shape[1]} pixels are above the limit of "
-                f"{self._most_pixels:,} pixels"
+                f"{self._max_pixels:,} pixels"
             )
-        return self._room(shape)
+        return self._allocate(shape)
 
-    def _room(self, shape: tuple[int, ...]) -> np.ndarray:
+    def _allocate(self, shape: tuple[int, ...]) -> np.ndarray:
         """Shared memory, uint8."""
         try:
-            return self._clip.resized(shape)
+            return self._clip.allocate(shape)
         except OSError as reason:
             if reason.errno == EFBIG:
                 raise ConfigError(
@@ -225,14 +225,14 @@ class Server:
 
 
 def check_video(path: str, root: str, backend: str) -> Generator[None, None, str]:
-    """A job: all of a video, decoded; its note. DecodeError where anything is not as it should be."""
+    """A job that decodes a whole video and returns its note. Raises DecodeError if anything is wrong."""
     with VideoReader(path, root, backend) as reader:
         yield from reader.check_steps()
         return reader.note
 
 
-def _bind_to(parent: int) -> None:
-    """Die with the launcher, where the system can promise that."""
+def _die_with(parent: int) -> None:
+    """Exit with the launcher, where the system supports that."""
     faulthandler.disable()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -241,10 +241,10 @@ def _bind_to(parent: int) -> None:
 
 
 def _limit_memory(limit: int) -> None:
-    """No core dumps, and not more memory than the limit and what is mapped already."""
+    """Disable core dumps, and limit memory beyond what is mapped already."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    with suppress(OSError, ValueError):  # no /proc, or a stricter limit is there already
+    with suppress(OSError, ValueError):  # no /proc, or a stricter limit is set already
         with open("/proc/self/statm") as file:
             mapped = int(file.read().split()[0]) * mmap.PAGESIZE
-        most = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + limit, most))
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + limit, hard))

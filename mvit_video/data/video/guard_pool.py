@@ -1,7 +1,7 @@
-"""Decoding processes, and the work that is shared among them: one that hangs or dies costs a video and a limited time.
+"""A pool of decoding processes: one that hangs or crashes costs one video and a bounded time.
 
-A `Decoder` is such a process as the program sees it. A `DecoderPool` keeps those that are idle for the next reader, and
-runs jobs (every video of a dataset, say) in several of them. All come from the program's launcher (guard_start.py).
+A `Decoder` is the program's handle of such a process. A `DecoderPool` keeps idle ones for the next reader, and runs jobs
+(such as checking every video of a dataset) in several of them. All are started by the program's launcher (guard_start.py).
 """
 
 import os
@@ -18,43 +18,43 @@ from typing import Any
 
 import numpy as np
 
-from mvit_video.data.video.guard_channel import SharedFrames, named_function
+from mvit_video.data.video.guard_channel import SharedFrames, load_function
 from mvit_video.data.video.guard_start import CAN_GUARD, launcher
 from mvit_video.data.video.limits import MAX_CLIP_BYTES
 from mvit_video.errors import ConfigError, DecodeError
 
-MEMORY = MAX_CLIP_BYTES + (4 << 30)  # bytes that a decoding process may take: a clip, and decoding it
-SLICE = 1.0  # seconds of one wait; a much longer one means that this program was stopped, which does not count
-COPIED_BYTES = 64 << 20  # larger clips stay in the shared memory that they came in
-BEAT = 2.0  # seconds of work at a job, or a share of the timeout, after which a process says that it goes on
-END_SECONDS = 0.5  # a process that reads from a dead network disk cannot be killed: it is not waited for any longer
-PING_SECONDS = 5.0  # for an idle process to answer, before another takes its place
-BEATS = 4  # of these in a timeout
-KEPT = max(os.cpu_count() or 1, 4)  # idle processes of a pool
+MEMORY = MAX_CLIP_BYTES + (4 << 30)  # bytes for a decoding process: one clip, and decoding it
+WAIT_SLICE = 1.0  # seconds of one wait; if it takes much longer this program was suspended, which does not count
+COPIED_BYTES = 64 << 20  # larger clips are returned in shared memory
+HEARTBEAT_SECONDS = 2.0  # seconds (at most) of work on a job between two replies
+END_SECONDS = 0.5  # longest wait for killed processes: one that reads from a dead network disk cannot be killed
+PING_SECONDS = 5.0  # for an idle process to reply before it is replaced
+HEARTBEATS = 4  # at least, per timeout
+MAX_IDLE = max(os.cpu_count() or 1, 4)  # idle processes per pool
 STOPPED = "decoding was stopped"
 
 
 class DecoderLost(Exception):
-    """A decoding process did not answer in time, or died. It is gone; the reason is said without the file's name."""
+    """A decoding process did not reply in time, or died, and is gone. The message does not name the file."""
 
 
 class Decoder:
-    """A decoding process. One request at a time: `send`, then `receive` within as many seconds of waiting.
+    """A decoding process. One request at a time: `send` with a timeout, then `receive`.
 
-    `fileno` and `left`, the seconds that are left, are for those who wait for several at once.
+    `fileno` and `time_left` (seconds) are for waiting for several at once.
     """
 
     def __init__(self, memory: int = MEMORY, imports: Sequence[str] = ()) -> None:
-        self.busy, self.left, self._timeout, self._source_is_silent = False, 0.0, 0.0, False
+        self.busy, self.time_left, self._timeout, self._waiting_for_source = False, 0.0, 0.0, False
         self._channel, self.pid, shared = launcher.connect(memory, imports)
-        self._frames, self._kept, self._stopped = SharedFrames(shared), False, False
+        self._frames, self._clip_in_use, self._stopped = SharedFrames(shared), False, False
         _decoders.add(self)
 
     def fileno(self) -> int:
         return self._channel.fileno()
 
-    def answers(self) -> bool:
-        """Whether an idle process is still there and well; if not, it is gone now, and has cost no video."""
+    def is_alive(self) -> bool:
+        """Whether an idle process still replies; if not, it is killed."""
         try:
             self.send("ping", PING_SECONDS)
             self.receive()
@@ -63,49 +63,49 @@ class Decoder:
         return True
 
     def send(self, verb: str, timeout: float, files: Sequence[int] = (), **arguments) -> None:
-        self.busy, self.left, self._timeout, self._source_is_silent = True, timeout, timeout, False
-        request, self._kept = {"verb": verb, "keep": self._kept, **arguments}, False
+        self.busy, self.time_left, self._timeout, self._waiting_for_source = True, timeout, timeout, False
+        request, self._clip_in_use = {"verb": verb, "keep": self._clip_in_use, **arguments}, False
         try:
-            self._channel.send(request, files, max(timeout, SLICE))
+            self._channel.send(request, files, max(timeout, WAIT_SLICE))
         except OSError:
             raise self._lost() from None
 
     def receive(self) -> dict:
-        """The answer. Raises DecodeError where the video is bad, DecoderLost where there is no answer in time."""
+        """The reply. Raises DecodeError for a bad video, DecoderLost if there is no reply in time."""
         reply: dict = {"waiting": False}
         while "waiting" in reply:
             self._wait()
             try:
-                reply, files = self._channel.receive(self._timeout + SLICE)
+                reply, files = self._channel.receive(self._timeout + WAIT_SLICE)
             except TimeoutError:
-                raise self._too_late() from None
+                raise self._timed_out() from None
             except (EOFError, OSError):
                 raise self._lost() from None
             if "waiting" in reply:
-                self._source_is_silent, self.left = reply["waiting"], self._timeout
+                self._waiting_for_source, self.time_left = reply["waiting"], self._timeout
         self.busy = False
         for file in files:
             self._frames.close()
             self._frames = SharedFrames(file)
-        return self._understood(reply)
+        return self._checked(reply)
 
     def _wait(self) -> None:
-        """Until there is something to receive. DecoderLost when time is up."""
+        """Wait for a reply. Raises DecoderLost when time is up."""
         while True:
             start = time.monotonic()
-            answered = self._channel.wait(min(self.left, SLICE))
-            if not self._source_is_silent:
-                self.spend(time.monotonic() - start)
+            answered = self._channel.wait(min(self.time_left, WAIT_SLICE))
+            if not self._waiting_for_source:
+                self.count_wait(time.monotonic() - start)
             if answered:
                 return
-            if self.left <= 0:
-                raise self._too_late()
+            if self.time_left <= 0:
+                raise self._timed_out()
 
-    def spend(self, seconds: float) -> None:
-        """Count what was waited. In a longer time than one wait takes, this program was stopped, and its decoders with it."""
-        self.left -= min(seconds, 2 * SLICE)
+    def count_wait(self, seconds: float) -> None:
+        """Count waiting time. What exceeds one wait is time in which this program and its decoders were suspended."""
+        self.time_left -= min(seconds, 2 * WAIT_SLICE)
 
-    def _understood(self, reply: dict) -> dict:
+    def _checked(self, reply: dict) -> dict:
         if "died" in reply:
             raise self._lost(reply["died"])
         if "failure" in reply:
@@ -117,28 +117,28 @@ class Decoder:
         return reply
 
     def clip(self, shape: Sequence[int]) -> np.ndarray:
-        """The frames that the last answer is about, for good."""
+        """The frames of the last reply; the caller owns them."""
         clip = self._frames.view(tuple(shape))
-        self._kept = clip.nbytes > COPIED_BYTES
-        return clip if self._kept else clip.copy()
+        self._clip_in_use = clip.nbytes > COPIED_BYTES
+        return clip if self._clip_in_use else clip.copy()
 
     def kill(self) -> None:
-        """End the process; the launcher kills it when nothing is left of this connection."""
-        self._channel.hang_up()
-        self.abandon()
+        """End the process: the launcher kills it when this connection is closed."""
+        self._channel.shut_down()
+        self.disconnect()
 
     def stop(self) -> None:
-        """From another thread: let go whoever waits for an answer, and end the process."""
+        """From another thread: interrupt a `receive`, and end the process."""
         self._stopped = True
-        self._channel.hang_up()
+        self._channel.shut_down()
 
-    def abandon(self) -> None:
-        """Let go of the connection; after a fork, where it is another process's."""
+    def disconnect(self) -> None:
+        """Close this side of the connection; after a fork the parent keeps its own."""
         self._channel.close()
         self._frames.close()
         _decoders.discard(self)
 
-    def _too_late(self) -> DecoderLost:
+    def _timed_out(self) -> DecoderLost:
         self.kill()
         return DecoderLost(f"the decoder did not answer within {self._timeout:.3g} s")
 
@@ -152,9 +152,9 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Job:
-    """`function` (module:name) of plain arguments, about the video `name`. It yields often and returns plain values.
+    """A generator `function` (module:name) of plain arguments, for the video `name`, that yields often and returns plain values.
 
-    Its module must not need torch: every decoding process would import it.
+    Its module must not import torch, which every decoding process would load.
     """
 
     name: str
@@ -163,8 +163,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a job has returned after so many seconds; or the reason why its video is bad, with the name in front."""
+class JobResult:
+    """A job's return value, or the reason why its video is bad, starting with its name; and the time it took."""
 
     job: Job
     result: Any
@@ -173,17 +173,17 @@ class Done:
 
 
 class DecoderPool:
-    """Decoding processes for this process, started when they are needed. Threads may share it.
+    """Decoding processes of this process, started on demand. Thread-safe.
 
     Args:
-        memory: bytes that each may take.
-        imports: modules that each imports first, such as one that adds a decoder.
-        of: another pool, whose processes this one borrows. Closing this one then ends those at work for it, and no others.
+        memory: limit in bytes for each.
+        imports: modules that each imports at start, such as one that registers a decoder.
+        parent: another pool to borrow processes from. Closing this one ends only those that it has borrowed.
     """
 
-    def __init__(self, memory: int = MEMORY, imports: Sequence[str] = (), of: "DecoderPool | None" = None) -> None:
-        self._of = of
-        self._new = of.take if of is not None else partial(Decoder, memory, tuple(imports))
+    def __init__(self, memory: int = MEMORY, imports: Sequence[str] = (), parent: "DecoderPool | None" = None) -> None:
+        self._parent = parent
+        self._new = parent.acquire if parent is not None else partial(Decoder, memory, tuple(imports))
         self._idle: list[Decoder] = []
         self._busy: weakref.WeakSet[Decoder] = weakref.WeakSet()
         self._pids: set[int] = set()
@@ -201,40 +201,43 @@ class DecoderPool:
     def closed(self) -> bool:
         return self._closed
 
-    def take(self, new: bool = False) -> Decoder:
-        """An idle process, or a new one, which knows the environment of now; `give` it back. DecoderLost if the pool is closed."""
+    def acquire(self, new: bool = False) -> Decoder:
+        """An idle or (with `new`, always) a new process; give it back with `release`. DecoderLost if the pool is closed.
+
+        A new process has the current environment variables.
+        """
         decoder: Decoder | None = None
         while decoder is None:
             with self._lock:
                 decoder = self._idle.pop() if self._idle and not new else None
             if decoder is None:
                 decoder = self._new()
-            elif not decoder.answers():
+            elif not decoder.is_alive():
                 decoder = None
         with self._lock:
             self._pids.add(decoder.pid)
             self._busy.add(decoder)
             closed = self._closed
         if closed:
-            self.give(decoder)
+            self.release(decoder)
             raise DecoderLost(STOPPED)
         return decoder
 
-    def give(self, decoder: Decoder) -> None:
-        """Take back a process that is no longer wanted; one that is still at work is killed."""
+    def release(self, decoder: Decoder) -> None:
+        """Return a process to the pool; it is killed if it is busy."""
         with self._lock:
             self._busy.discard(decoder)
-            kept = not decoder.busy and not self._closed and self._of is None and len(self._idle) < KEPT
-            if kept:
+            idle = not decoder.busy and not self._closed and self._parent is None and len(self._idle) < MAX_IDLE
+            if idle:
                 self._idle.append(decoder)
-        if self._of is not None:
+        if self._parent is not None:
             self._pids.discard(decoder.pid)
-            self._of.give(decoder)
-        elif not kept:
+            self._parent.release(decoder)
+        elif not idle:
             decoder.kill()
 
     def close(self) -> None:
-        """End all processes, and wait for that; whoever waits for one gets DecoderLost, as does whoever asks from now on."""
+        """End all processes and wait for them. Pending and later calls raise DecoderLost."""
         with self._lock:
             self._closed, idle, busy = True, self._idle, list(self._busy)
             self._idle = []
@@ -243,46 +246,46 @@ class DecoderPool:
         for decoder in busy:
             decoder.stop()
         end = time.monotonic() + END_SECONDS
-        while any(map(_is_there, self._pids)) and time.monotonic() < end:
+        while any(map(_is_running, self._pids)) and time.monotonic() < end:
             time.sleep(0.002)
 
-    def forget(self) -> None:
-        """After a fork: none of these processes is ours, and nobody holds the lock."""
+    def reset_after_fork(self) -> None:
+        """In a forked process: the parent's decoders are not ours, and the lock may be held by a thread that is gone."""
         self._lock = threading.Lock()
         self._idle.clear()
         self._busy.clear()
         self._pids.clear()
 
-    def run(self, jobs: Iterable[Job], workers: int, timeout: float) -> Iterator[Done]:
-        """Do jobs in `workers` processes, each job as long as it says within `timeout` seconds that it goes on.
+    def run(self, jobs: Iterable[Job], workers: int, timeout: float) -> Iterator[JobResult]:
+        """Run jobs in `workers` processes; yields results as they complete.
 
-        In the order in which they end. Without guarded decoding they are done here, one after the other.
+        A job may take any time if it makes progress within each `timeout`. Without guarded decoding jobs run in this process.
         """
         if not CAN_GUARD or not timeout:
-            yield from map(_done_here, jobs)
+            yield from map(_run_here, jobs)
             return
         waiting, busy = iter(jobs), dict[Decoder, tuple[Job, float]]()
         try:
             while True:
                 while len(busy) < workers and (job := next(waiting, None)) is not None:
-                    busy[self._begun(job, timeout)] = (job, time.monotonic())
+                    busy[self._start_job(job, timeout)] = (job, time.monotonic())
                 if not busy:
                     return
-                for decoder in _answered(list(busy)):
+                for decoder in _wait_for_any(list(busy)):
                     job, start = busy[decoder]
                     outcome = _outcome(decoder, job, timeout)
                     if outcome is not None:
                         del busy[decoder]
-                        self.give(decoder)
-                        yield Done(job, *outcome, time.monotonic() - start)
+                        self.release(decoder)
+                        yield JobResult(job, *outcome, time.monotonic() - start)
         finally:
             for decoder in busy:
-                self.give(decoder)
+                self.release(decoder)
 
-    def _begun(self, job: Job, timeout: float) -> Decoder:
-        decoder = self.take()
-        with suppress(DecoderLost):  # it is heard of again where its answer is asked for
-            seconds = min(BEAT, timeout / BEATS)
+    def _start_job(self, job: Job, timeout: float) -> Decoder:
+        decoder = self.acquire()
+        with suppress(DecoderLost):  # `receive` will report it
+            seconds = min(HEARTBEAT_SECONDS, timeout / HEARTBEATS)
             decoder.send(
                 "work", timeout, seconds=seconds, name=job.name, function=job.function, arguments=job.arguments
             )
@@ -290,12 +293,12 @@ class DecoderPool:
 
 
 def _outcome(decoder: Decoder, job: Job, timeout: float) -> tuple[Any, str] | None:
-    """The result of a job and the reason why its video is bad, of which one is empty; None: it goes on, with all the time anew."""
+    """(result, "") or (None, reason) of a finished job; None if it continues, with its timeout restarted."""
     try:
         reply = decoder.receive()
         if reply["done"]:
             return reply["result"], ""
-        decoder.send("work", timeout, seconds=min(BEAT, timeout / BEATS))
+        decoder.send("work", timeout, seconds=min(HEARTBEAT_SECONDS, timeout / HEARTBEATS))
     except DecodeError as reason:
         return None, str(reason)
     except DecoderLost as reason:
@@ -303,51 +306,51 @@ def _outcome(decoder: Decoder, job: Job, timeout: float) -> tuple[Any, str] | No
     return None
 
 
-def _answered(decoders: Sequence[Decoder]) -> list[Decoder]:
-    """Those that have answered, died, or run out of time; there is at least one."""
+def _wait_for_any(decoders: Sequence[Decoder]) -> list[Decoder]:
+    """Wait until at least one has replied, died or timed out; returns these."""
     poll = select.poll()
     for decoder in decoders:
         poll.register(decoder.fileno(), select.POLLIN)
     while True:
         start = time.monotonic()
-        seconds = min(SLICE, *(decoder.left for decoder in decoders))
+        seconds = min(WAIT_SLICE, *(decoder.time_left for decoder in decoders))
         ready = {file for file, _ in poll.poll(max(seconds, 0.0) * 1000)}
         for decoder in decoders:
-            decoder.spend(time.monotonic() - start)
-        ended = [decoder for decoder in decoders if decoder.fileno() in ready or decoder.left <= 0]
+            decoder.count_wait(time.monotonic() - start)
+        ended = [decoder for decoder in decoders if decoder.fileno() in ready or decoder.time_left <= 0]
         if ended:
             return ended
 
 
-def _is_there(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     with suppress(ProcessLookupError):
         os.kill(pid, 0)
         return True
     return False
 
 
-def _done_here(job: Job) -> Done:
-    start, work = time.monotonic(), named_function(job.function)(*job.arguments)
+def _run_here(job: Job) -> JobResult:
+    start, work = time.monotonic(), load_function(job.function)(*job.arguments)
     try:
         while True:
             next(work)
     except StopIteration as end:
-        return Done(job, end.value, "", time.monotonic() - start)
+        return JobResult(job, end.value, "", time.monotonic() - start)
     except DecodeError as reason:
-        return Done(job, None, str(reason), time.monotonic() - start)
+        return JobResult(job, None, str(reason), time.monotonic() - start)
 
 
 _decoders: "weakref.WeakSet[Decoder]" = weakref.WeakSet()
 _pools: "weakref.WeakSet[DecoderPool]" = weakref.WeakSet()
 
 
-def _begin_anew() -> None:
-    """A forked process has decoders of its own to start; those of its parent are not its business."""
+def _reset_after_fork() -> None:
+    """A forked process starts decoders of its own and leaves its parent's alone."""
     for decoder in list(_decoders):
-        decoder.abandon()
+        decoder.disconnect()
     for pool in _pools:
-        pool.forget()
+        pool.reset_after_fork()
 
 
 if CAN_GUARD:
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_reset_after_fork)

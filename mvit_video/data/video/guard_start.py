@@ -1,4 +1,4 @@
-"""How a program gets decoding processes: from its launcher, which is started once and shared with what is forked later."""
+"""How a program gets decoding processes: from its launcher, started once and shared with the processes forked later."""
 
 import os
 import socket
@@ -19,9 +19,9 @@ PROGRAM = f"import sys; sys.path[:] = sys.argv[2:]; from {MODULE} import main; m
 
 
 class Launcher:
-    """The program guard_launcher.py, seen from here. Threads, and processes that are forked, share one.
+    """Client of the program guard_launcher.py. Shared by threads and forked processes.
 
-    `start_seconds` is how long a new process may take to answer, on a machine that has much else to do.
+    `start_seconds` is the time allowed for a new process to reply, on a busy machine.
     """
 
     def __init__(self, start_seconds: float = 60.0) -> None:
@@ -31,7 +31,7 @@ class Launcher:
         self._program: subprocess.Popen | None = None
 
     def start(self) -> socket.socket:
-        """Start it where it is not there yet: also before processes are forked that would each start their own."""
+        """Start the launcher unless it runs. Call it before forking workers, or each starts its own."""
         with self._lock:
             if self._control is None:
                 self._control, theirs = socket.socketpair()
@@ -44,39 +44,39 @@ class Launcher:
                             "-c",
                             PROGRAM,
                             str(theirs.fileno()),
-                            *_path(),
+                            *_module_path(),
                         ],
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
                         pass_fds=[theirs.fileno()],
-                        start_new_session=True,  # Ctrl-C and hang-ups are for the program, whose end is the launcher's
+                        start_new_session=True,  # no Ctrl-C or hang-up: it ends with the program
                     )
                 self._control.settimeout(self.start_seconds)
-                Finalize(self, _end, (self._control, self._program), exitpriority=5)
+                Finalize(self, _shut_down, (self._control, self._program), exitpriority=5)
             return self._control
 
     def connect(self, memory: int, imports: Sequence[str]) -> tuple[Channel, int, int]:
-        """A new decoding process: what it listens to, its number, and the memory that it shares.
+        """A new decoding process: its channel, id and shared memory.
 
-        A launcher that was killed or stopped is replaced. ConfigError where the system lets no process start.
+        A launcher that was killed or stopped is replaced. ConfigError if the system cannot start a process.
         """
         hello = {"memory": memory, "imports": list(imports), "environment": dict(os.environ)}
         for last in (False, True):
             control: socket.socket | None = None
             try:
                 control = self.start()
-                return _introduced(control, hello, self.start_seconds)
+                return _handshake(control, hello, self.start_seconds)
             except (EOFError, OSError) as reason:
                 if last:
                     raise ConfigError(
                         f"no process for decoding can be started ({str(reason) or 'it ends at once'}): free memory, or raise "
                         "the limit on processes (ulimit -u)"
                     ) from None
-                self._lose(control)
+                self._discard(control)
         raise AssertionError
 
-    def _lose(self, control: socket.socket | None) -> None:
-        """Let go of a launcher that does not answer; one that another thread has replaced meanwhile stays."""
+    def _discard(self, control: socket.socket | None) -> None:
+        """Drop a launcher that does not reply, unless another thread has replaced it already."""
         with self._lock:
             if control is not None and control is self._control:
                 self._control = None
@@ -87,11 +87,11 @@ class Launcher:
                         self._program.wait(END_SECONDS)
 
     def renew_lock(self) -> None:
-        """After a fork, in which nobody is left who would unlock it. Only the process that started the launcher may kill it."""
+        """After a fork the lock's holder may be gone. Only the process that started the launcher may kill it."""
         self._lock, self._program = threading.Lock(), None
 
 
-def _introduced(control: socket.socket, hello: dict, timeout: float) -> tuple[Channel, int, int]:
+def _handshake(control: socket.socket, hello: dict, timeout: float) -> tuple[Channel, int, int]:
     ours, theirs = socket.socketpair()
     channel = Channel(ours)
     try:
@@ -109,12 +109,12 @@ def _introduced(control: socket.socket, hello: dict, timeout: float) -> tuple[Ch
         raise
 
 
-def _path() -> list[str]:
-    """Where modules are found, wherever this program goes later."""
-    return [os.path.abspath(place) for place in sys.path if isinstance(place, str)]
+def _module_path() -> list[str]:
+    """sys.path with absolute entries, valid after a change of the working directory."""
+    return [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
 
 
-def _end(control: socket.socket, program: subprocess.Popen) -> None:
+def _shut_down(control: socket.socket, program: subprocess.Popen) -> None:
     with suppress(OSError):
         control.shutdown(socket.SHUT_RDWR)
     try:

@@ -1,6 +1,6 @@
-"""What every decoder must keep to: sizes that are checked before memory is taken, and a reason where a file is refused.
+"""Limits of all decoders, checked before memory is allocated, and the exception that states why a file is refused.
 
-The limits are far above what videos of actions have; they are there for files that lie.
+The limits are far above those of real videos; they protect against files with false headers.
 """
 
 MAX_PIXELS = 36_000_000  # a frame of 8K video has 33 million
@@ -10,7 +10,7 @@ MAX_CLIP_BYTES = 4 << 30  # 40 frames of 8K video have 4.0 GB
 
 
 class Unreadable(Exception):
-    """A reason without the file's name, which the reader puts in front."""
+    """The reason why a file is refused; the reader adds the file's name."""
 
 
 def check_size(width: int, height: int) -> None:
@@ -29,7 +29,7 @@ def check_count(num_frames: int) -> None:
 
 
 def check_clip(num_frames: int, height: int, width: int) -> None:
-    """Before memory for `num_frames` frames at once is taken."""
+    """Check before memory for `num_frames` frames at once is allocated."""
     if num_frames * height * width * 3 > MAX_CLIP_BYTES:
         raise Unreadable(
             f"{num_frames} frames of {width}×{height} pixels at once need {num_frames * height * width * 3 / 1e9:.1f} GB, "
@@ -38,7 +38,7 @@ def check_clip(num_frames: int, height: int, width: int) -> None:
 
 
 def short_reason(reason: BaseException) -> str:
-    """The reason alone: FFmpeg's word for it, or the last line of a longer text."""
+    """A short reason: FFmpeg's message, or the last line of a longer text."""
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
     line = next((line for line in reversed(text.splitlines()) if line.strip()), "")
     return " ".join(line.split())[:160]

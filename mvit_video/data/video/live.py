@@ -1,6 +1,6 @@
-"""Frames of what happens now: a camera, a pipe, an address. A stream may be damaged or begin in the middle.
+"""Frames of live sources: a camera, a pipe, an address. A stream may be damaged or begin in the middle.
 
-`live_frames` runs in a decoding process (see guard.py); frames that cannot be decoded are left out.
+`live_frames` runs in a decoding process (see guard.py); frames that cannot be decoded are skipped.
 """
 
 # H/W pixels
@@ -12,12 +12,12 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from mvit_video.data.video.guard_channel import GOING_ON, WAITING
+from mvit_video.data.video.guard_channel import RESUMED, WAITING
 from mvit_video.data.video.limits import MAX_PIXELS, Unreadable, check_size, short_reason
 from mvit_video.errors import DecodeError
 
-PROBE = {"probesize": "1000000", "analyzeduration": "1000000"}  # bytes and microseconds to find out what comes
-LONGEST_JUMP = 60.0  # seconds; what the source's clock leaps beyond that, or backwards, did not happen
+PROBE = {"probesize": "1000000", "analyzeduration": "1000000"}  # bytes and microseconds to detect the format
+LONGEST_JUMP = 60.0  # seconds; larger jumps of the source's clock, or backward ones, are ignored
 
 Played: TypeAlias = dict | str | tuple[int, np.ndarray]
 
@@ -27,8 +27,8 @@ def live_frames(
 ) -> Iterator[Played]:
     """{"fps"}, then (number, frame), frames uint8 (H, W, 3), upright, numbered by their times at the source's usual rate.
 
-    WAITING and GOING_ON stand around what may take for ever: an open camera or pipe may be silent as long as it likes.
-    Raises DecodeError where the source cannot be opened, breaks off, or gives no frame.
+    WAITING and RESUMED are yielded around what may block for ever: an open camera or pipe may pause for any time.
+    Raises DecodeError if the source cannot be opened, breaks off, or has no decodable frame.
     """
     yield WAITING
     try:
@@ -37,7 +37,7 @@ def live_frames(
         )
     except (av.FFmpegError, ValueError) as reason:
         raise DecodeError(f"{name}: cannot be opened as a video stream ({short_reason(reason)})") from None
-    yield GOING_ON
+    yield RESUMED
     with container:
         stream = _checked(container, name)
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -68,7 +68,7 @@ def _numbered(packets: Iterator[av.Packet], fps: float, name: str) -> Iterator[P
             break
         except av.FFmpegError as reason:
             raise DecodeError(f"{name}: the stream broke off ({short_reason(reason)})") from None
-        yield GOING_ON
+        yield RESUMED
         for frame in _decoded(packet):
             number = numbers.next(frame.time)
             if number is not None:
@@ -79,7 +79,7 @@ def _numbered(packets: Iterator[av.Packet], fps: float, name: str) -> Iterator[P
 
 
 def _decoded(packet: av.Packet) -> list[av.VideoFrame]:
-    """The whole frames of a packet; none where it is damaged, or refers to what came before we listened."""
+    """The intact frames of a packet; none if it is damaged or refers to frames before the first one received."""
     try:
         frames = [frame for frame in packet.decode() if isinstance(frame, av.VideoFrame)]
     except av.FFmpegError:
@@ -93,7 +93,7 @@ def _upright(frame: av.VideoFrame, rotation: int) -> np.ndarray:
 
 
 class FrameNumbers:
-    """Rising frame numbers from times in seconds, so that frames that the source left out are missed."""
+    """Increasing frame numbers from times in seconds, with gaps where the source dropped frames."""
 
     def __init__(self, fps: float) -> None:
         self.fps = fps
@@ -101,7 +101,7 @@ class FrameNumbers:
         self._last, self._time = -1, 0.0
 
     def next(self, seconds: float | None) -> int | None:
-        """The number of the frame with this time; None for one that comes before the next number is due."""
+        """The number of the frame at this time; None if it comes before the next number is due."""
         if seconds is None:
             seconds = self._time + 1 / self.fps
         if self._zero is None:

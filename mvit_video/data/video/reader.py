@@ -20,7 +20,7 @@ from mvit_video.data.video.limits import Unreadable, check_clip, short_reason
 from mvit_video.data.video.pyav import PyAvBackend
 from mvit_video.errors import DecodeError
 
-Place = Callable[[tuple[int, ...]], np.ndarray]
+Allocate = Callable[[tuple[int, ...]], np.ndarray]
 
 
 class VideoReader:
@@ -85,23 +85,25 @@ class VideoReader:
         """Number of frames decoded so far, including those not requested: the cost of reading."""
         return self._backend.num_decoded
 
-    def frames(self, indices: Sequence[int] | np.ndarray, place: Place | None = None) -> np.ndarray:
+    def frames(self, indices: Sequence[int] | np.ndarray, allocate: Allocate | None = None) -> np.ndarray:
         """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB.
 
-        `place` allocates memory for a shape, once the frame size is known and checked.
+        `allocate` allocates memory for a shape, once the frame size is known and checked.
         """
-        wanted = np.asarray(indices, dtype=np.int64)
-        if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0 or wanted.max() >= len(self):
-            raise DecodeError(f"{self.path}: frames {_shortened(wanted)} were requested, it has 0 to {len(self) - 1}")
-        distinct, places = np.unique(wanted, return_inverse=True)
+        requested = np.asarray(indices, dtype=np.int64)
+        if requested.ndim != 1 or requested.size == 0 or requested.min() < 0 or requested.max() >= len(self):
+            raise DecodeError(
+                f"{self.path}: frames {_shortened(requested)} were requested, it has 0 to {len(self) - 1}"
+            )
+        distinct, positions = np.unique(requested, return_inverse=True)
         clip: np.ndarray | None = None
         try:
-            for place_of, picture in enumerate(self._backend.read(distinct.tolist())):
+            for position, picture in enumerate(self._backend.read(distinct.tolist())):
                 if clip is None:
-                    check_clip(len(wanted), *picture.shape[:2])
-                    clip = (place or _allocate)((len(wanted), *picture.shape))
+                    check_clip(len(requested), *picture.shape[:2])
+                    clip = (allocate or _new_array)((len(requested), *picture.shape))
                 _check_shape(picture, clip)
-                clip[places == place_of] = picture
+                clip[positions == position] = picture
         except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
         assert clip is not None
@@ -128,14 +130,14 @@ class VideoReader:
 
 
 class Reader(Protocol):
-    """The frames of one open video: VideoReader in this process, GuardedReader in another, or an object of a program's own.
+    """The frames of one open video: VideoReader in this process, GuardedReader in another, or a user's own class.
 
     All methods raise DecodeError with the video and the reason.
     """
 
     @property
     def path(self) -> str:
-        """What messages call the video."""
+        """The name of the video in messages."""
         ...
 
     @property
@@ -145,22 +147,22 @@ class Reader(Protocol):
 
     @property
     def shortfall(self) -> str:
-        """What a file that is cut short lacks, in words; empty for a whole one."""
+        """What a truncated file lacks; empty for a complete one."""
         ...
 
     @property
     def note(self) -> str:
-        """What is odd about a video that is read all the same; empty for most."""
+        """A warning about a video that can be read; usually empty."""
         ...
 
     @property
     def pixel_aspect(self) -> Fraction:
-        """Width over height of a pixel of the frames that were given so far."""
+        """Width over height of a pixel of the frames returned so far."""
         ...
 
     @property
     def num_decoded(self) -> int:
-        """Frames that were decoded so far, expected ones or not."""
+        """Number of frames decoded so far, requested or not."""
         ...
 
     def __len__(self) -> int:
@@ -176,7 +178,7 @@ class Reader(Protocol):
         ...
 
     def times(self) -> list[Fraction]:
-        """When each frame is shown, in seconds."""
+        """Presentation times of the frames in seconds."""
         ...
 
     def close(self) -> None: ...
@@ -189,7 +191,7 @@ class Reader(Protocol):
 
 
 class Backend(Protocol):
-    """Interface of decoders: frames by rising, distinct numbers, or all of them, uint8 (H, W, 3)."""
+    """Interface of decoders: frames by increasing, distinct numbers, or all of them, uint8 (H, W, 3)."""
 
     num_frames: int
     num_decoded: int
@@ -199,7 +201,7 @@ class Backend(Protocol):
 
     def times(self) -> list[Fraction]: ...
 
-    def read(self, wanted: list[int]) -> Iterator[np.ndarray]: ...
+    def read(self, numbers: list[int]) -> Iterator[np.ndarray]: ...
 
     def stream(self) -> Iterator[np.ndarray]: ...
 
@@ -239,7 +241,7 @@ def _existing(path: str, root: str | Path | None) -> Path:
     return file.absolute()
 
 
-def _allocate(shape: tuple[int, ...]) -> np.ndarray:
+def _new_array(shape: tuple[int, ...]) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
@@ -249,6 +251,6 @@ def _check_shape(picture: np.ndarray, clip: np.ndarray) -> None:
         raise Unreadable(f"the frame size changes within the video, from {old_width}×{old_height} to {width}×{height}")
 
 
-def _shortened(wanted: np.ndarray) -> str:
-    numbers = wanted.ravel().tolist()
+def _shortened(requested: np.ndarray) -> str:
+    numbers = requested.ravel().tolist()
     return str(numbers) if len(numbers) <= 16 else f"[{numbers[0]}, ..., {numbers[-1]}]"

@@ -9,15 +9,15 @@ from mvit_video.data.video.limits import short_reason
 from mvit_video.data.video.pyav import OPTIONS
 from mvit_video.errors import DecodeError
 
-FORM = "nut"  # holds sound of any kind, and its times as they are
+FORMAT = "nut"  # holds any codec, with exact times
 MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"})
 
 
 def copy_sound(path: str, target: str, begin: tuple[int, int]) -> Generator[None, None, bool]:
-    """A job: the first sound track of the video `path` into the file `target`, of the form FORM; whether there is one.
+    """A job that copies the first audio track of `path` to the file `target` (in FORMAT) and returns whether there is one.
 
-    Sound that MP4 cannot hold counts as none. `begin` is the time that becomes 0, as a fraction of seconds; sound before it is
-    left out, and damaged sound ends where the damage begins. Raises DecodeError for a file that cannot be opened.
+    Codecs that MP4 cannot hold count as none. `begin` is the time in seconds, as a fraction, that becomes 0; earlier sound is
+    dropped, and damaged sound ends at the damage. Raises DecodeError if the file cannot be opened.
     """
     try:
         source = av.open(path, options=OPTIONS)
@@ -27,7 +27,7 @@ def copy_sound(path: str, target: str, begin: tuple[int, int]) -> Generator[None
         tracks = [track for track in source.streams.audio if track.codec_context is not None]
         if not tracks or tracks[0].codec_context.name.removesuffix("float") not in MP4_SOUND:
             return False
-        with av.open(target, "w", format=FORM) as copy:
+        with av.open(target, "w", format=FORMAT) as copy:
             track, packets = copy.add_stream_from_template(tracks[0]), source.demux(tracks[0])
             while True:
                 yield
@@ -45,5 +45,5 @@ def copy_sound(path: str, target: str, begin: tuple[int, int]) -> Generator[None
 
 
 def sound_in(path: Path) -> av.container.InputContainer:
-    """What `copy_sound` has written: our own file, so nothing in it needs a guard."""
-    return av.open(str(path), format=FORM)
+    """Open a file written by `copy_sound`; being our own, it needs no guard."""
+    return av.open(str(path), format=FORMAT)

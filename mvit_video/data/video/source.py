@@ -1,4 +1,4 @@
-"""Where videos are opened: by the names that lists have for them, as files under a root or as whatever else a program has."""
+"""Where a dataset opens its videos by the paths in its lists: as files under a root, or from a program's own source."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,20 +9,20 @@ from mvit_video.data.video.reader import Reader
 
 
 class VideoSource(Protocol):
-    """What a dataset asks for its videos."""
+    """Where a dataset opens its videos."""
 
     def open(self, path: str) -> Reader:
-        """The video that a list calls `path`. Raises DecodeError where it cannot be opened."""
+        """Open the video that a list calls `path`. Raises DecodeError if it cannot be opened."""
         ...
 
 
 @dataclass(frozen=True)
 class VideoFiles:
-    """Videos and frame folders under a root, each decoded in a process of its own that may hang or crash.
+    """Videos and frame folders under a root, each decoded in a guarded process.
 
     Args:
         decoder: pyav, decord or frames: see VideoReader.
-        timeout: seconds for a call; with 0 the calling process decodes, unguarded.
+        timeout: seconds per call; 0 decodes in the calling process, unguarded.
     """
 
     root: str = "."
