@@ -2,7 +2,8 @@
 
 The recipe is timm's, as PySlowFast uses it for video (slowfast/datasets/rand_augment.py with configs/Kinetics/MVITv2_S_16x4.yaml):
 operations on uint8 images of the decoded size, before the crop; each one applied with probability one half; bicubic
-interpolation; grey (128) where an image is moved away. Pillow does the pixels, so they are timm's.
+interpolation; grey (128) where an image is moved away. Pillow does the pixels, or `shifts` as
+Pillow would, so they are timm's.
 
 What is new is the order of work. A training crop shows half of the image on average, so each operation is done only
 where the ones after it, and in the end the crop, look: the crop itself for an operation on single pixels, a margin more
