@@ -1,7 +1,8 @@
-"""Labels for videos from one ONNX file: needs onnxruntime, av and numpy, neither torch nor mvit_video.
+"""Labels for videos from one ONNX file: needs av, numpy and onnxruntime or openvino, neither torch nor mvit_video.
 
     mvit-video export --checkpoint model.safetensors --format onnx --output model.onnx
     python examples/onnx_runner.py model.onnx video.mp4 another.mp4
+    python examples/onnx_runner.py model.onnx video.mp4 --provider OpenVINO --precision bf16
 
 Prints a line of JSON for each video. Frames, scaling, crops and scores are those of `mvit-video predict`, so the answers
 are the same. A video with damage anywhere is refused; that a file is cut short, or lacks a part that FFmpeg jumps over, is for
@@ -13,24 +14,81 @@ are the same. A video with damage anywhere is refused; that a file is cut short,
 import argparse
 import json
 import math
+import os
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 
 import av
 import numpy as np
-import onnxruntime
 
+PROVIDERS = {"TensorRT": "TensorrtExecutionProvider", "CUDA": "CUDAExecutionProvider", "CPU": "CPUExecutionProvider"}
 CONTAINERS = "mov,3gp,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,gif,yuv4mpegpipe,mxf,dv,ivf"  # FFmpeg's names
 MOST_PIXELS = 36_000_000
 LEAP = 10  # seconds from one frame of a broadcast to the next that are a jump of its clock
 
 
+def installed() -> list[str]:
+    """The providers that this machine's packages have: onnxruntime's, and OpenVINO."""
+    known = import_module("onnxruntime").get_available_providers() if find_spec("onnxruntime") else []
+    return [name for name, long in PROVIDERS.items() if long in known] + ["OpenVINO"] * bool(find_spec("openvino"))
+
+
+def load(path: str, provider: str, precision: str):
+    """(clips (B, 3, T, H, W) -> logits (B, K), the file's metadata, its batch or None for any). ValueError for what is not here."""
+    if provider not in installed():
+        known = ", ".join(installed()) or "nothing: pip install onnxruntime or openvino"
+        raise ValueError(f"provider {provider} is not installed here: choose from {known}")
+    if precision != "fp32" and provider != "OpenVINO":
+        raise ValueError(f"--precision {precision} is for OpenVINO: {provider} computes in what the file says")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: no such file")
+    return in_openvino(path, precision) if provider == "OpenVINO" else in_onnxruntime(path, provider)
+
+
+def in_onnxruntime(path: str, provider: str):
+    """A provider takes what it can of the network, those behind it the rest."""
+    behind = list(PROVIDERS)[list(PROVIDERS).index(provider) :]
+    wanted = [PROVIDERS[name] for name in behind if name in installed()]
+    session = import_module("onnxruntime").InferenceSession(path, providers=wanted)
+    if wanted[0] not in session.get_providers():
+        raise ValueError(f"provider {provider} is installed but does not start: see onnxruntime's message, or use CPU")
+    batch = session.get_inputs()[0].shape[0]
+    metadata = session.get_modelmeta().custom_metadata_map
+
+    def logits(clips):
+        return session.run(["logits"], {"clips": clips})[0]
+
+    return logits, metadata, batch if isinstance(batch, int) else None
+
+
+def in_openvino(path: str, precision: str):
+    """OpenVINO on the CPU. In bf16 it rounds the factors of products, for which some CPUs have instructions."""
+    core = import_module("openvino").Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ValueError("--precision bf16: this CPU does not compute in it: use fp32")
+    network = core.read_model(path)
+    hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision], "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(network, "CPU", hints)
+    batch = network.input(0).partial_shape[0]
+    metadata = network.get_rt_info(["framework"]).astype(dict) if network.has_rt_info(["framework"]) else {}
+    metadata = {name: text.astype(str) for name, text in metadata.items()}
+
+    def logits(clips):
+        return compiled({"clips": clips})["logits"].copy()  # the next call writes into the same memory
+
+    return logits, metadata, batch.get_length() if batch.is_static else None
+
+
 class Runner:
     """The network of an ONNX file that `mvit-video export` has written, and what its metadata says about its input."""
 
-    def __init__(self, path: str) -> None:
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        card = json.loads(self.session.get_modelmeta().custom_metadata_map["mvit_video"])
+    def __init__(self, path: str, provider: str = "CPU", precision: str = "fp32") -> None:
+        self.logits, metadata, batch = load(path, provider, precision)
+        if "mvit_video" not in metadata:
+            raise ValueError(f"{path}: was not written by mvit-video export --format onnx")
+        self.batch, card = batch or 1, json.loads(metadata["mvit_video"])
         self.classes, self.settings = card["classes"], card["preprocessing"]
         clips, _, crops = card["protocol"].rpartition("-")[2].partition("x")  # 5x1, or kinetics-5x1
         self.num_clips, self.num_crops = int(clips), int(crops)
@@ -38,14 +96,9 @@ class Runner:
     def scores(self, path: str) -> np.ndarray:
         """The mean softmax over all views of a video: (K,)."""
         views = self.views(path)
-        batch = self.session.get_inputs()[0].shape[0]
-        size = batch if isinstance(batch, int) else 1
-        short = -len(views) % size  # a file of a fixed batch gets the last view again, whose answers are left out
+        short = -len(views) % self.batch  # a file of a fixed batch gets the last view again, whose answers are left out
         padded = np.concatenate([views, np.repeat(views[-1:], short, 0)])
-        logits = [
-            self.session.run(["logits"], {"clips": padded[place : place + size]})[0]
-            for place in range(0, len(padded), size)
-        ]
+        logits = [self.logits(padded[place : place + self.batch]) for place in range(0, len(padded), self.batch)]
         return softmax(np.concatenate(logits)[: len(views)].astype(np.float64)).mean(0)
 
     def views(self, path: str) -> np.ndarray:
@@ -237,8 +290,13 @@ def main() -> int:
     parser.add_argument("model", help="an ONNX file that `mvit-video export` has written")
     parser.add_argument("videos", nargs="+")
     parser.add_argument("--top", type=int, default=5)
+    parser.add_argument("--provider", default="CPU", choices=[*PROVIDERS, "OpenVINO"], help="what runs the file")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of OpenVINO")
     arguments = parser.parse_args()
-    runner, failed = Runner(arguments.model), False
+    try:
+        runner, failed = Runner(arguments.model, arguments.provider, arguments.precision), False
+    except ValueError as reason:
+        sys.exit(f"error: {reason}")
     for path in arguments.videos:
         try:
             scores = runner.scores(path)

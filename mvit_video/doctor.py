@@ -32,6 +32,7 @@ OPTIONAL = {
     "onnxruntime": "export",
     "onnx": "export",
     "onnxscript": "export",
+    "openvino": "benchmark --runner openvino",
     "starlette": "serve",
     "uvicorn": "serve",
 }
@@ -108,8 +109,8 @@ def works(checks: list[Check]) -> bool:
 def _packages() -> Iterator[Check]:
     for name in ("decord", "fvcore", "iopath", "safetensors"):
         yield _installed(name)
-    for name, extra in OPTIONAL.items():
-        yield _installed(name, extra)
+    for name, verb in OPTIONAL.items():
+        yield _installed(name, verb)
 
 
 def _torch() -> Iterator[Check]:
@@ -230,12 +231,12 @@ def _pytorchvideo_note(text: str) -> Check:
     )
 
 
-def _installed(name: str, extra: str = "") -> Check:
+def _installed(name: str, verb: str = "") -> Check:
     try:
         return Check(name, version(name))
     except PackageNotFoundError:
-        if extra:
-            return Check(name, "not installed", OK, f"`mvit-video {extra}` needs it: run 'pip install {name}'")
+        if verb:
+            return Check(name, "not installed", OK, f"`mvit-video {verb}` needs it: run 'pip install {name}'")
         needed = name != "decord"
         return Check(name, "not installed", BROKEN if needed else NOTE, f"run 'pip install {name}'" if needed else "")
 

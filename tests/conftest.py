@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from tiny_checkpoint import write_tiny
 
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config
@@ -16,6 +17,7 @@ from mvit_video.data.synthetic import write_dataset
 from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
 from mvit_video.evaluation.evaluate import validator
+from mvit_video.inference.export import export_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -50,6 +52,24 @@ def few_videos(tmp_path_factory) -> Path:
     return made_once(
         tmp_path_factory, "few", lambda folder: write_dataset(folder, num_train=16, num_val=8, seed=2, workers=2)
     )
+
+
+def _write_exported(folder: Path) -> None:
+    folder.mkdir()
+    write_tiny(folder / "model.safetensors")
+    export_checkpoint(folder / "model.safetensors", "onnx", folder / "model.onnx", None)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """The checkpoint of tiny_checkpoint.py."""
+    return made_once(tmp_path_factory, "exported", _write_exported) / "model.safetensors"
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny) -> Path:
+    """The same for any number of clips; an export takes seconds."""
+    return tiny.with_suffix(".onnx")
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,18 @@ input: neither changes what a step costs.
 """
 
 import json
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mvit_video.benchmark.resident import forget_peak, is_known, measured_apart, resident_peak
 from mvit_video.errors import ConfigError
 from mvit_video.model.precision import DTYPES
 from mvit_video.model.registry import build_model, model_entry
@@ -149,7 +147,7 @@ def peak_memory(subject: Subject, phase: str) -> int | None:
     """
     if subject.device.type == "cuda":
         return _peak_on_cuda(subject, phase)
-    if subject.mode != "eager" or not Path("/proc/self/status").exists():
+    if subject.mode != "eager" or not is_known():
         return None
     return _peak_in_fresh_process(subject, phase)
 
@@ -167,26 +165,10 @@ def _peak_on_cuda(subject: Subject, phase: str) -> int:
 
 
 def _peak_in_fresh_process(subject: Subject, phase: str) -> int:
-    """A process of its own, since in this one freed memory is used again and the peak belongs to someone else.
-
-    Its own high-water mark is read: ru_maxrss would start from this process's, which Linux hands on to a child.
-    """
     dtype = next(name for name, kind in DTYPES.items() if kind == subject.dtype)
     request = dict(name=subject.name, arguments=subject.arguments, batch=len(subject.clips), dtype=dtype, phase=phase)
-    command = [
-        sys.executable,
-        "-m",
-        __name__,
-        json.dumps(request | dict(threads=torch.get_num_threads(), plugins=named_plugins())),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it was killed, perhaps out of memory"])[-1]
-        raise ConfigError(
-            f"the memory of {subject.name} in {phase} at batch {len(subject.clips)} cannot be measured ({reason}): "
-            "make --batch smaller"
-        )
-    return int(done.stdout.split()[-1])
+    request |= dict(threads=torch.get_num_threads(), plugins=named_plugins())
+    return measured_apart(__name__, request, f"{subject.name} in {phase} at batch {len(subject.clips)}")
 
 
 def _first_step(
@@ -204,16 +186,10 @@ def _first_step(
     torch.set_num_threads(threads)
     subject = Subject(name, batch, dtype, torch.device("cpu"), arguments, size)
     subject.prepare(phase)
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of importing and building
-    before = _resident_peak()
+    forget_peak()  # of importing and building
+    before = resident_peak()
     subject.step(phase)
-    return _resident_peak() - before
-
-
-def _resident_peak() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return resident_peak() - before
 
 
 def _finish(device: torch.device) -> None:

@@ -115,7 +115,7 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, Any]:
             raise
         first_line = str(reason).strip().splitlines()[0]
         raise ConfigError(f"{benchmark.model} cannot be compiled here ({first_line}): drop --compile") from None
-    result["conditions"]["load_average_after"] = _load_average()
+    result["conditions"]["load_average_after"] = load_average()
     result["ratios"] = compare(result["networks"])
     return result
 
@@ -211,15 +211,9 @@ def speed_ratio(seconds: Sequence[float], against: Sequence[float]) -> dict[str,
 
 def describe_conditions(benchmark: Benchmark) -> dict[str, Any]:
     """The machine, the versions and what is measured: what somebody needs to get the same figures."""
-    return {
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_average_before": _load_average(),
+    return describe_machine("torch", "torchvision", "pytorchvideo", "fvcore") | {
         "gpu": torch.cuda.get_device_name(benchmark.device) if benchmark.device.type == "cuda" else None,
         "device": str(benchmark.device),
-        "versions": {name: _version(name) for name in ("torch", "torchvision", "pytorchvideo", "fvcore")},
-        "python": platform.python_version(),
         "dtype": benchmark.dtype if benchmark.dtype == "fp32" else f"{benchmark.dtype} (autocast, parameters in fp32)",
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "batch": benchmark.batch,
@@ -227,6 +221,31 @@ def describe_conditions(benchmark: Benchmark) -> dict[str, Any]:
         "warm_up_steps": WARM_UP,
         "memory_method": MEMORY_METHOD.get(benchmark.device.type),
     }
+
+
+def describe_machine(*packages: str) -> dict[str, Any]:
+    """The processor, how much of it is used, and versions."""
+    return {
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average_before": load_average(),
+        "versions": {name: _version(name) for name in packages},
+        "python": platform.python_version(),
+    }
+
+
+def machine_line(conditions: dict[str, Any], gpu: str = "") -> str:
+    """The processor and the versions for a reader."""
+    packages = ", ".join(f"{name} {number or 'missing'}" for name, number in conditions["versions"].items())
+    return (
+        f"machine: {conditions['cpu']}, {conditions['cores']} cores, {conditions['threads']} threads{gpu}; {packages}"
+    )
+
+
+def load_line(conditions: dict[str, Any]) -> str:
+    """How busy the machine was."""
+    return f"load average: {conditions['load_average_before']} before, {conditions['load_average_after']} after"
 
 
 def cpu_name() -> str:
@@ -238,7 +257,7 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _load_average() -> float | None:
+def load_average() -> float | None:
     """Processes that wanted a core in the last minute; more of them than cores, and the ratios spread."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
@@ -261,7 +280,7 @@ def benchmark_tables(result: dict[str, Any]) -> list[Table | str]:
 
 
 def _networks_table(networks: Sequence[dict]) -> Table:
-    table = _table("Networks", "network", "input (B×3×T×H×W)", "parameters", "multiply-adds")
+    table = new_table("Networks", "network", "input (B×3×T×H×W)", "parameters", "multiply-adds")
     for network in networks:
         if network["mode"] == "eager":
             size = "×".join(map(str, network["input"]))
@@ -271,7 +290,7 @@ def _networks_table(networks: Sequence[dict]) -> Table:
 
 
 def _speed_table(networks: Sequence[dict]) -> Table:
-    table = _table("Speed (median) and peak memory above the network", "network", "phase", "clips/s", "MiB")
+    table = new_table("Speed (median) and peak memory above the network", "network", "phase", "clips/s", "MiB")
     for phase in PHASES:
         for network in networks:
             if phase in network:
@@ -283,7 +302,7 @@ def _speed_table(networks: Sequence[dict]) -> Table:
 
 
 def _ratios_table(ratios: Sequence[dict]) -> Table:
-    table = _table(
+    table = new_table(
         f"Against {ratios[0]['against']}: times as fast, times the memory",
         *("network", "phase", "median", "min–max", "quartiles", "memory"),
     )
@@ -298,18 +317,16 @@ def _ratios_table(ratios: Sequence[dict]) -> Table:
 
 
 def _condition_lines(conditions: dict[str, Any]) -> list[str]:
-    packages = ", ".join(f"{name} {number or 'missing'}" for name, number in conditions["versions"].items())
     return [
-        f"machine: {conditions['cpu']}, {conditions['cores']} cores, {conditions['threads']} threads, "
-        f"GPU {conditions['gpu'] or 'not used'}; {packages}",
-        f"load average: {conditions['load_average_before']} before, {conditions['load_average_after']} after",
+        machine_line(conditions, f", GPU {conditions['gpu'] or 'not used'}"),
+        load_line(conditions),
         f"measured: {conditions['dtype']}, batch {conditions['batch']}, {conditions['repeats']} rounds after "
         f"{conditions['warm_up_steps']} warm-up steps; training is forward and backward, without an optimiser",
         f"memory: {conditions['memory_method'] or 'not measured on this device'}",
     ]
 
 
-def _table(title: str, *columns: str) -> Table:
+def new_table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 or column == "phase" else "right", overflow="fold")

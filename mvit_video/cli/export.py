@@ -50,7 +50,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="quantise the weights of linear layers to 8 bits (ONNX): smaller, slightly less accurate",
+        help="a smaller file (ONNX): weights of linear layers in 8 bits, uncalibrated; not for speed",
     )
     add_precision(parser, what="of the network that the file is compared with")
 

@@ -1,10 +1,8 @@
-"""Verbs about networks and checkpoints: models, convert, benchmark."""
+"""Verbs about networks and checkpoints: models, convert."""
 
 import argparse
 
-from rich.console import Console
-
-from mvit_video.cli.common import add_device, at_least_one, print_error, print_rows, say
+from mvit_video.cli.common import print_rows, say
 
 
 def models(arguments: argparse.Namespace) -> int:
@@ -71,48 +69,4 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="input of the network, for --to native")
 
 
-def benchmark(arguments: argparse.Namespace) -> int:
-    """Measure a network: parameters, multiply-adds, clips per second, peak memory; with --against two of them in turn."""
-    from mvit_video.benchmark.networks import Benchmark, benchmark_tables, run_benchmark
-    from mvit_video.inference.predictor import choose_device
-    from mvit_video.paths import output_file, write_json
-
-    output = output_file(arguments.json) if arguments.json else None
-    names = ("model", "against", "train", "compile", "dtype", "batch", "repeats")
-    what = {name: getattr(arguments, name) for name in names}
-    plan = Benchmark.of_words(arguments.overrides, device=choose_device(arguments.device), **what)
-    result = run_benchmark(plan)
-    for missing in result["failed"]:
-        print_error(f"{missing['name']} is skipped: {missing['reason']}")
-    if not result["networks"]:
-        return 1
-    Console(markup=False, highlight=False).print(*benchmark_tables(result), sep="\n")
-    if output:
-        write_json(output, result)
-    return 0
-
-
-def _add_benchmark(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="NAME", help="a name that `mvit-video models` prints")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="model.arguments.NAME of the model, such as model.arguments.token_mixing=hwin; data.num_frames and "
-        "data.crop_size of the clips",
-    )
-    parser.add_argument(
-        "--against",
-        metavar="NAME",
-        help="also measure this network, in alternation, and print ratios; reference/NAME is the plain formula",
-    )
-    parser.add_argument("--train", action="store_true", help="also measure forward and backward passes")
-    parser.add_argument("--compile", action="store_true", help="also measure the model with torch.compile")
-    parser.add_argument("--dtype", default="fp32", help="fp32 (default), bf16 or fp16, by autocast")
-    parser.add_argument("--batch", type=at_least_one, default=1, help="clips per step (default: 1)")
-    parser.add_argument("--repeats", type=at_least_one, default=10, help="measured steps per network (default: 10)")
-    parser.add_argument("--json", metavar="FILE", help="write all results, including raw times, to this file")
-    add_device(parser)
-
-
-VERBS = ((models, _add_models), (convert, _add_convert), (benchmark, _add_benchmark))
+VERBS = ((models, _add_models), (convert, _add_convert))

@@ -2,7 +2,8 @@
 
 The recipe is timm's, as PySlowFast uses it for video (slowfast/datasets/rand_augment.py with configs/Kinetics/MVITv2_S_16x4.yaml):
 operations on uint8 images of the decoded size, before the crop; each one applied with probability one half; bicubic
-interpolation; grey (128) where an image is moved away. Pillow does the pixels, so they are timm's.
+interpolation; grey (128) where an image is moved away. Pillow does the pixels, or `shifts` as
+Pillow would, so they are timm's.
 
 What is new is the order of work. A training crop shows half of the image on average, so each operation is done only
 where the ones after it, and in the end the crop, look: the crop itself for an operation on single pixels, a margin more
@@ -23,13 +24,10 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from mvit_video.data.pixels import Box
+from mvit_video.data.shifts import Matrix, Shift, moves_along_one_axis
 from mvit_video.errors import ConfigError
 
-Matrix = tuple[
-    float, float, float, float, float, float
-]  # a, b, c, d, e, f: (x, y) is taken from (ax + by + c, dx + ey + f)
-
-FILL = (128, 128, 128)
+GREY = 128
 PROBABILITY = 0.5
 MAX_MAGNITUDE = 10.0
 SPECIFICATION = re.compile(r"rand-m(\d+)-n(\d+)-mstd(\d+(?:\.\d+)?)-inc1")
@@ -168,10 +166,14 @@ def augment(frames: np.ndarray, steps: Sequence[Step], box: Box) -> np.ndarray:
     if not steps:
         return frames
     out = np.empty((len(frames), box[2], box[3], 3), np.uint8)
+    applied = [
+        _applied(step, source, target, (width, height))
+        for step, source, target in zip(steps, regions, regions[1:], strict=False)
+    ]
     for place, frame in enumerate(frames):
         picture = Image.fromarray(frame)
-        for step, source, target in zip(steps, regions, regions[1:], strict=False):
-            picture = _apply(step, picture, source, target, (width, height))
+        for apply in applied:
+            picture = apply(picture)
         out[place] = np.asarray(picture)
     return out
 
@@ -214,19 +216,29 @@ def _inside(top: int, left: int, bottom: int, right: int, height: int, width: in
     return top, left, max(min(bottom, height) - top, 1), max(min(right, width) - left, 1)
 
 
-def _apply(step: Step, picture: Image.Image, source: Box, target: Box, whole: tuple[int, int]) -> Image.Image:
-    """The part `target` of the result, from the part `source` of the image, whose full size is `whole`."""
+def _applied(step: Step, source: Box, target: Box, whole: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:
+    """The part `target` of the result, from the part `source` of an image whose full size is `whole`."""
     operation = OPERATIONS[step.name]
     down, right = target[0] - source[0], target[1] - source[1]
     if isinstance(operation, Move):
         a, b, c, d, e, f = operation.matrix(step.argument, *whole)
         c += a * target[1] + b * target[0] - source[1]
         f += d * target[1] + e * target[0] - source[0]
-        size = (target[3], target[2])
-        return picture.transform(
-            size, Image.Transform.AFFINE, (a, b, c, d, e, f), resample=Image.Resampling.BICUBIC, fillcolor=FILL
-        )
-    picture = operation.pixels(picture, step.argument)
-    if source == target:
-        return picture
-    return picture.crop((right, down, right + target[3], down + target[2]))
+        return _moved((a, b, c, d, e, f), source[2:], target[2:])
+
+    def changed(picture: Image.Image) -> Image.Image:
+        picture = operation.pixels(picture, step.argument)
+        return picture if source == target else picture.crop((right, down, right + target[3], down + target[2]))
+
+    return changed
+
+
+def _moved(matrix: Matrix, source: tuple[int, int], target: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:
+    """Images of the size `source` (height, width), moved: of the size `target`."""
+    if moves_along_one_axis(matrix):
+        shift = Shift(matrix, source, target, GREY)
+        return lambda picture: Image.fromarray(shift(np.asarray(picture)))
+    affine, bicubic = Image.Transform.AFFINE, Image.Resampling.BICUBIC
+    return lambda picture: picture.transform(
+        target[::-1], affine, matrix, resample=bicubic, fillcolor=(GREY, GREY, GREY)
+    )

@@ -1,4 +1,4 @@
-"""Networks as files that other programs run: ONNX, also with 8-bit weights, and torch.export's pt2.
+"""Networks as files that other programs run: ONNX, for a smaller file with 8-bit weights, and torch.export's pt2.
 
 Each file carries the checkpoint's card (class names, preprocessing, protocol) under the same key as our checkpoints do,
 and is compared with the network before it is written. examples/onnx_runner.py predicts from the ONNX file alone.
@@ -6,7 +6,6 @@ and is compared with the network before it is written. examples/onnx_runner.py p
 
 # B clips, T/H/W frames and pixels, K classes
 
-import importlib
 import io
 import logging
 import time
@@ -16,7 +15,6 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mvit_video.errors import CheckpointError, ConfigError
+from mvit_video.inference.runners import package, with_onnxruntime
 from mvit_video.model.precision import Precision, resolve_precision
 from mvit_video.model.weights.card import CARD_KEY, ModelCard
 from mvit_video.model.weights.convert import load_network
@@ -111,8 +110,8 @@ def export_checkpoint(
     output = output_file(output, overwrite)
     for (
         name
-    ) in exporter.packages:  # a conversion may take minutes: what it, and what follows it, needs is looked for first
-        _package(name)
+    ) in exporter.packages:  # a conversion may take minutes: what it, and what follows, needs is looked for first
+        package(name)
     model, card = load_network(source)
     model.eval()
     content = exporter.write(model, card, batch)
@@ -134,7 +133,7 @@ def export_checkpoint(
 
 def to_onnx(model: nn.Module, card: ModelCard, batch: int | None) -> bytes:
     """An ONNX file: input `clips` (B, 3, T, H, W) float32, normalised, output `logits` (B, K)."""
-    onnx = _package("onnx")
+    onnx = package("onnx")
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > MAX_ONNX_BYTES:
         raise ConfigError(f"'{card.name}' has {size:,} bytes of weights, an ONNX file holds 2 GiB: use --format pt2")
@@ -170,7 +169,7 @@ def to_int8(content: bytes) -> bytes:
 
     Their inputs are rounded to 8 bits as they come (dynamic quantisation); all else stays float32.
     """
-    onnx, quantization = _package("onnx"), _package("onnxruntime.quantization")
+    onnx, quantization = package("onnx"), package("onnxruntime.quantization")
     full = onnx.load_from_string(content)
     del full.graph.value_info[:]  # shapes of weights that the quantiser turns around, and then finds wrong
     with TemporaryDirectory(prefix="mvit_video_export_") as folder, _without_advice():
@@ -216,11 +215,8 @@ def _not_of_the_quantiser(record: logging.LogRecord) -> bool:
 
 def onnx_run(content: bytes) -> Run:
     """The file in onnxruntime, on the CPU."""
-    runtime = _package("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda clips: session.run(["logits"], {"clips": clips.numpy()})[0]
+    loaded = with_onnxruntime(content, torch.get_num_threads())
+    return lambda clips: loaded.run(clips.numpy())
 
 
 def pt2_run(content: bytes) -> Run:
@@ -239,14 +235,6 @@ def example_clips(card: ModelCard, count: int, seed: int = 0) -> Tensor:
     """Random clips of the checkpoint's input size, (B, 3, T, H, W)."""
     shape = (count, 3, card.preprocessing.num_frames, *card.preprocessing.crop_hw)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as reason:
-        package = name.partition(".")[0]
-        raise ConfigError(f"package '{package}' cannot be imported ({reason}): run 'pip install {package}'") from None
 
 
 def _dynamic(batch: int | None) -> tuple[dict[int, object]] | None:

@@ -1,4 +1,4 @@
-"""Small parts that network files share: MLP, and what every video network can be asked."""
+"""What network families share: the MLP, the base class of video networks, and checks of their arguments."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ class Mlp(nn.Module):
 class VideoBackbone(Pretrained, nn.Module, ABC):
     """A network of stages: clips (B, 3, T, H, W), RGB, normalised -> logits. A network of one frame also takes (B, 3, H, W).
 
-    A family gives `stage_maps(clips)`, the maps after each stage, and `feature(map)`, what its head classifies.
+    Subclasses implement `stage_maps(clips)`, the maps after each stage, and `feature(map)`, the head's input.
     """
 
     head: nn.Module
@@ -39,12 +39,12 @@ class VideoBackbone(Pretrained, nn.Module, ABC):
         self.activation_checkpointing = activation_checkpointing
 
     def forward(self, clips: Tensor, with_feature: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (B, K); with `with_feature` also `pooled`, in one call, so that wrappers of the network see both."""
+        """Logits (B, K); with `with_feature` also `pooled`, from one call, which wrappers such as DDP require."""
         feature = self.pooled(clips)
         return (self.head(feature), feature) if with_feature else self.head(feature)
 
     def pooled(self, clips: Tensor) -> Tensor:
-        """The feature that the head classifies (B, C)."""
+        """The head's input (B, C)."""
         return self.feature(self.stage_maps(self.checked(clips))[-1])
 
     def forward_features(self, clips: Tensor) -> list[Tensor]:
@@ -77,10 +77,10 @@ class VideoBackbone(Pretrained, nn.Module, ABC):
 
 def drop_path_rates(depths: Sequence[int], rate: float) -> list[list[float]]:
     """Stochastic depth of each block of each stage: grows linearly from 0 at the first block to `rate` at the last."""
-    total, place, rates = sum(depths), 0, []
+    total, first, rates = sum(depths), 0, []
     for depth in depths:
-        rates.append([rate * (place + k) / max(total - 1, 1) for k in range(depth)])
-        place += depth
+        rates.append([rate * (first + k) / max(total - 1, 1) for k in range(depth)])
+        first += depth
     return rates
 
 
@@ -90,7 +90,7 @@ def height_and_width(crop_size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def check_stages(depths: Sequence[int], **per_stage: Sequence[Any]) -> None:
-    """ConfigError where a list has not one number above 0 for each stage; None stands for a stage without."""
+    """Raise ConfigError unless each list has one number above 0 per stage; None means that a stage does without."""
     for name, values in {"depths": depths, **per_stage}.items():
         if len(values) != len(depths) or not depths:
             raise ConfigError(
@@ -100,8 +100,8 @@ def check_stages(depths: Sequence[int], **per_stage: Sequence[Any]) -> None:
             raise ConfigError(f"{name}={tuple(values)}: expected numbers above 0")
 
 
-def divides(*, embed_dims: Sequence[int], num_heads: Sequence[int]) -> None:
-    """ConfigError where a stage's width is not a multiple of its heads."""
+def check_head_widths(*, embed_dims: Sequence[int], num_heads: Sequence[int]) -> None:
+    """Raise ConfigError if a stage's width is not a multiple of its heads."""
     for stage, (dim, heads) in enumerate(zip(embed_dims, num_heads, strict=True), start=1):
         if heads < 1 or dim % heads:
             raise ConfigError(f"num_heads={heads} in stage {stage}: expected a divisor of its width {dim}")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mvit_video.model.backbone import (
     Mlp,
     VideoBackbone,
+    check_head_widths,
     check_stages,
-    divides,
     drop_path_rates,
     register_family,
 )
@@ -193,7 +193,7 @@ class PVTv2(VideoBackbone):
     ) -> None:
         super().__init__(num_frames, num_classes, activation_checkpointing)
         check_stages(depths, embed_dims=embed_dims, num_heads=num_heads, mlp_ratios=mlp_ratios, sr_ratios=sr_ratios)
-        divides(embed_dims=embed_dims, num_heads=num_heads)
+        check_head_widths(embed_dims=embed_dims, num_heads=num_heads)
         taps = 1 if num_frames == 1 else 3
         self.stage_dims = tuple(embed_dims)
         self.patch_embed = PatchEmbed(3, embed_dims[0], 7, 4, 3, taps, 1 if num_frames == 1 else 2)
@@ -269,7 +269,7 @@ class Twins(VideoBackbone):
         check_stages(depths, embed_dims=embed_dims, num_heads=num_heads, mlp_ratios=mlp_ratios, sr_ratios=sr_ratios)
         sides: Sequence[int | None] = windows or [None] * len(depths)
         check_stages(depths, windows=sides)
-        divides(embed_dims=embed_dims, num_heads=num_heads)
+        check_head_widths(embed_dims=embed_dims, num_heads=num_heads)
         taps, dims = 1 if num_frames == 1 else 3, (3, *embed_dims)
         self.stage_dims = tuple(embed_dims)
         self.patch_embeds = nn.ModuleList(

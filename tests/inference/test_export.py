@@ -4,7 +4,6 @@ import logging
 import runpy
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from conftest import REPOSITORY
 from numbered_video import write_numbered
 from odd_videos import SHORT, TABLE
+from onnx_files import with_metadata
 from tiny_checkpoint import write_tiny
 from tiny_models import randomise
 
@@ -33,18 +33,6 @@ from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import load_checkpoint
 
 RUNNER = REPOSITORY / "examples/onnx_runner.py"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_tiny(tmp_path_factory.mktemp("tiny") / "model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def tiny_onnx(tiny, tmp_path_factory):
-    output = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export_checkpoint(tiny, "onnx", output, None)
-    return output
 
 
 def logits_of(checkpoint, clips):
@@ -147,8 +135,8 @@ def test_a_package_that_is_not_there_is_told_before_the_conversion(tiny, tmp_pat
         export_checkpoint(tiny, "onnx", tmp_path / "model.onnx", None)
 
 
-def run_runner(*words):
-    """The runner in a process in which neither torch nor this package can be imported."""
+def run_runner(*words, error=False):
+    """The runner in a process in which neither torch nor this package can be imported: exit code, and answers or the error."""
     code = (
         "import runpy, sys\n"
         "for name in ('torch', 'mvit_video'): sys.modules[name] = None\n"
@@ -156,6 +144,8 @@ def run_runner(*words):
         f"runpy.run_path({str(RUNNER)!r}, run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if error:
+        return done.returncode, done.stderr
     assert not done.stderr, done.stderr
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -186,13 +176,13 @@ def varied(folder):
     return [vp9, write_numbered(folder / "vp8.webm", 70, "libvpx", hidden, gaps=True)]
 
 
-def check_runner(checkpoint, file, videos):
-    code, answers = run_runner(file, *videos)
+def check_runner(checkpoint, file, videos, *words, within=1e-3):
+    code, answers = run_runner(file, *videos, *words)
     assert code == 0
     for answer, prediction in zip(answers, Predictor.from_checkpoint(checkpoint, "cpu")(videos), strict=True):
         found = {entry["label"]: entry["score"] for entry in answer["predictions"]}
         assert answer["path"] == prediction.path
-        assert found == pytest.approx(dict(prediction.predictions), abs=1e-3)
+        assert found == pytest.approx(dict(prediction.predictions), abs=within)
     assert len({answer["predictions"][0]["score"] for answer in answers}) == len(videos)
 
 
@@ -224,18 +214,33 @@ def test_the_runner_reads_every_kind_of_file_as_we_do(kind, tmp_path):
     check_frames(TABLE[kind](tmp_path))
 
 
-def test_a_card_has_the_views_of_a_named_protocol_and_the_runner_takes_both(tmp_path):
+def test_a_card_has_the_views_of_a_named_protocol_and_the_runner_takes_both(tiny_onnx, tmp_path):
     config = Config.model_validate({"data": {"train": "list.csv"}, "evaluation": {"protocol": "kinetics-5x3"}})
     card = model_card(config, ("a", "b"))
     assert card.protocol == "5x3"
     kind = runpy.run_path(str(RUNNER))["Runner"]
     for protocol in ("5x3", "kinetics-5x3"):
         props = {CARD_KEY: card.model_copy(update={"protocol": protocol}).model_dump_json()}
-        session = SimpleNamespace(get_modelmeta=lambda props=props: SimpleNamespace(custom_metadata_map=props))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(onnxruntime, "InferenceSession", lambda path, session=session, **_: session)
-            runner = kind("model.onnx")
+        runner = kind(str(with_metadata(tiny_onnx, tmp_path / "model.onnx", props)))
         assert (runner.num_clips, runner.num_crops) == (5, 3)
+
+
+@pytest.mark.parametrize("words", [[], ["--precision", "bf16"]], ids=["fp32", "bf16"])
+def test_the_runner_gives_what_predict_gives_in_openvino(videos, tiny, tiny_onnx, words):
+    check_runner(tiny, tiny_onnx, videos, "--provider", "OpenVINO", *words, within=0.02 if words else 1e-3)
+
+
+def test_the_runner_names_what_is_installed_where_a_provider_is_not(tiny_onnx, tmp_path):
+    code, answers = run_runner(tiny_onnx, "a.mp4", "--provider", "TensorRT", error=True)
+    assert (code, answers) == (1, "error: provider TensorRT is not installed here: choose from CPU, OpenVINO\n")
+    _, error = run_runner(tiny_onnx, "a.mp4", "--precision", "bf16", error=True)
+    assert error == "error: --precision bf16 is for OpenVINO: CPU computes in what the file says\n"
+    _, error = run_runner(tmp_path / "missing.onnx", "a.mp4", error=True)
+    assert error.endswith("missing.onnx: no such file\n")
+    bare = with_metadata(tiny_onnx, tmp_path / "bare.onnx", {})
+    for provider in ("CPU", "OpenVINO"):
+        _, error = run_runner(bare, "a.mp4", "--provider", provider, error=True)
+        assert error == f"error: {bare}: was not written by mvit-video export --format onnx\n"
 
 
 @pytest.mark.parametrize(("step", "sampling"), [("linspace", "dense"), ("stride", "dense"), ("linspace", "segment")])

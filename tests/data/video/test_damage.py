@@ -16,7 +16,7 @@ from mvit_video.errors import DecodeError
 FAST = {"bf": "2", "g": "12"}
 
 
-def test_frames_after_damage_are_not_given_until_the_next_key_frame(tmp_path):
+def test_frames_after_damage_are_not_returned_until_the_next_key_frame(tmp_path):
     """FFmpeg conceals the damage and marks one frame; those that refer to it look whole and are wrong."""
     whole = write_numbered(tmp_path / "whole.mp4", 40, options={"bf": "0", "g": "20", "sc_threshold": "0"})
     with av.open(str(whole)) as container:
@@ -37,7 +37,7 @@ def test_frames_after_damage_are_not_given_until_the_next_key_frame(tmp_path):
             reader.check()
 
 
-def test_b_frames_shown_before_a_damaged_frame_that_they_refer_to_are_not_given(tmp_path):
+def test_b_frames_shown_before_a_damaged_frame_that_they_refer_to_are_not_returned(tmp_path):
     """FFmpeg gives them first and unmarked. One bit is flipped at a time, and each frame asked for alone.
 
     One bit in fifty gives other images without an error, also where FFmpeg is told to stop at errors (`accepted`).
@@ -63,7 +63,7 @@ def test_b_frames_shown_before_a_damaged_frame_that_they_refer_to_are_not_given(
     assert 20 < refused < 16 * 48
 
 
-def test_frames_before_damage_are_given_up_to_it_by_a_stream(tmp_path):
+def test_a_stream_returns_the_frames_before_damage(tmp_path):
     whole = write_numbered(tmp_path / "whole.mp4", 40, options=P | {"g": "40"})
     with av.open(str(whole)) as container:
         packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
@@ -104,7 +104,7 @@ def short_clusters(folder: Path) -> tuple[Path, list[int]]:
     return path, found
 
 
-def test_a_gap_that_a_demuxer_jumps_over_is_found(tmp_path):
+def test_a_gap_that_a_demuxer_skips_is_found(tmp_path):
     """FFmpeg looks for the next cluster, and goes on there."""
     whole, clusters = short_clusters(tmp_path)
     content = whole.read_bytes()
@@ -150,7 +150,7 @@ def test_a_clip_cut_short_by_15_percent_is_an_error(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["MP4, index first", "Matroska H.264", "AVI MPEG-4", "FLV H.264"])
-def test_a_clip_cut_short_is_read_as_far_as_it_goes_when_that_is_asked_for(name, tmp_path):
+def test_a_truncated_clip_is_read_up_to_its_end_on_request(name, tmp_path):
     path = TABLE[name](tmp_path)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 70 // 100])
@@ -164,7 +164,7 @@ def test_a_clip_cut_short_is_read_as_far_as_it_goes_when_that_is_asked_for(name,
         assert [read_number(frame) for frame in given] == list(range(len(given))) and len(given) > 5
 
 
-def test_padding_and_what_others_append_is_no_damage(tmp_path):
+def test_padding_and_appended_data_are_no_damage(tmp_path):
     for name in ("MP4 H.264", "Matroska H.264", "AVI MPEG-4", "FLV H.264", "GIF", "program stream MPEG-2"):
         folder = tmp_path / name
         folder.mkdir()

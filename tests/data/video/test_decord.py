@@ -78,7 +78,7 @@ def test_files_that_decord_reads_wrongly_are_refused(kind, tmp_path):
         VideoReader(path, backend="decord")
 
 
-def test_pictures_that_are_to_be_turned_are_refused(tmp_path):
+def test_rotated_video_is_refused(tmp_path):
     path = write_numbered(tmp_path / "a.mp4", 4)
     content, one = path.read_bytes(), 1 << 16
     straight = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)

@@ -34,7 +34,7 @@ def test_pictures_come_in_the_order_of_their_numbers(tmp_path, pattern, first, b
         reader.check()
 
 
-def test_png_frames_are_exact_and_only_those_that_are_wanted_are_decoded(tmp_path):
+def test_png_frames_are_exact_and_only_requested_ones_are_decoded(tmp_path):
     with VideoReader(write_pictures(tmp_path / "a", [f"{number:03d}.png" for number in range(9)])) as reader:
         assert np.array_equal(reader.frames([7, 1]), [numbered_frame(7), numbered_frame(1)])
         assert reader.num_decoded == 2
@@ -61,7 +61,7 @@ def refused(folder, reason):
         ([], "the folder contains no images"),
     ],
 )
-def test_folders_that_are_no_row_of_pictures_are_refused(tmp_path, names, reason):
+def test_folders_without_consecutive_images_are_refused(tmp_path, names, reason):
     refused(write_pictures(tmp_path / "a", names), reason)
 
 
@@ -112,7 +112,7 @@ def test_a_picture_above_the_limit_is_refused(tmp_path, monkeypatch):
     refused(folder, "0.png: its frames of 144×48 pixels are above the limit of 1,000 pixels")
 
 
-def test_a_picture_may_be_a_link_to_another_place(tmp_path):
+def test_an_image_may_be_a_symbolic_link(tmp_path):
     outside = write_pictures(tmp_path / "outside", ["0.png", "1.png"])
     root = tmp_path / "root"
     root.mkdir()

@@ -51,7 +51,7 @@ def video(tmp_path):
     return write_numbered(tmp_path / "a.mp4", 30, options={"bf": "2"})
 
 
-def test_a_guarded_reader_gives_what_a_plain_one_gives(video):
+def test_a_guarded_reader_returns_what_a_plain_one_returns(video):
     with open_reader(video) as guarded, VideoReader(video) as plain:
         assert isinstance(guarded, GuardedReader)
         assert (len(guarded), guarded.fps, guarded.shortfall) == (len(plain), plain.fps, plain.shortfall)
@@ -64,7 +64,7 @@ def test_a_guarded_reader_gives_what_a_plain_one_gives(video):
         assert [read_number(frame) for frame in guarded.stream()] == list(range(30))
 
 
-def test_what_a_reader_learns_from_the_first_frame_comes_across(tmp_path):
+def test_what_a_reader_learns_from_the_first_frame_is_passed_on(tmp_path):
     path = write_numbered(tmp_path / "a.mp4", 3, sample_aspect=Fraction(1, 2))
     with open_reader(path) as reader:
         reader.frames([0])
@@ -72,7 +72,7 @@ def test_what_a_reader_learns_from_the_first_frame_comes_across(tmp_path):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_file_that_is_cut_short_is_refused_or_read_as_far_as_it_goes(tmp_path, whole):
+def test_a_truncated_file_is_refused_or_read_up_to_its_end(tmp_path, whole):
     path = write_numbered(tmp_path / "a.mp4", 200, options={"g": "10"}, container={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with_plain = [
@@ -124,7 +124,7 @@ def test_a_stream_holds_a_bounded_number_of_frames_whatever_their_size(pool, tro
         assert number == 9 and max(held) <= 32 << 20
 
 
-def test_a_stream_that_nobody_reads_on_leaves_a_reader_that_works(video):
+def test_a_reader_works_after_an_abandoned_stream(video):
     with open_reader(video) as reader:
         stream = reader.stream()
         assert read_number(next(stream)) == 0
@@ -134,7 +134,7 @@ def test_a_stream_that_nobody_reads_on_leaves_a_reader_that_works(video):
         assert [read_number(frame) for frame in reader.stream()] == list(range(30))
 
 
-def test_frames_before_the_end_of_a_stream_are_given_before_the_reason(pool, trouble):
+def test_a_stream_returns_its_frames_before_it_raises(pool, trouble):
     with Guard(timeout=TIMEOUT, pool=pool).open(trouble("mid-die")) as reader:
         seen = []
         with pytest.raises(DecodeError, match=r"mid-die.bad: the decoder died \(SIGSEGV\)"):
@@ -160,7 +160,7 @@ def test_no_timeout_means_no_process(video):
         assert isinstance(reader, VideoReader)
 
 
-def test_bad_files_and_wrong_questions_are_the_same_errors_and_the_process_goes_on(video, tmp_path):
+def test_bad_files_and_requests_raise_the_same_errors_and_the_process_survives(video, tmp_path):
     (tmp_path / "empty.mp4").touch()
     with open_reader(video) as reader:
         child = reader.process
@@ -208,7 +208,7 @@ def test_a_decoder_that_takes_all_memory_is_a_bad_video(trouble, video):
             assert read_number(reader.frames([11])[0]) == 11
 
 
-def test_frames_above_a_limit_of_pixels_are_refused_wherever_they_are_asked_for(video):
+def test_frames_above_the_pixel_limit_are_refused_by_every_method(video):
     with Guard(max_pixels=48 * 144).open(video) as reader:
         assert reader.frames([0]).shape == (1, 48, 144, 3)
     with Guard(max_pixels=48 * 144 - 1).open(video) as reader:
@@ -217,7 +217,7 @@ def test_frames_above_a_limit_of_pixels_are_refused_wherever_they_are_asked_for(
                 ask()
 
 
-def test_a_mistake_of_ours_in_the_process_is_not_called_a_bad_video(pool, trouble):
+def test_a_bug_in_the_process_is_not_reported_as_a_bad_video(pool, trouble):
     with pytest.raises(RuntimeError, match="IndexError: a mistake of ours"):
         Guard(pool=pool).open(trouble("bug"))
 
@@ -248,7 +248,7 @@ def test_a_launcher_that_was_killed_or_stopped_is_replaced(video, how, monkeypat
     assert all(gone_within(process, 5) for process in before)
 
 
-def test_a_reader_that_is_forgotten_takes_its_process_along(video):
+def test_a_garbage_collected_reader_ends_its_process(video):
     reader = open_reader(video)
     child = reader.process
     assert alive(child)
@@ -257,7 +257,7 @@ def test_a_reader_that_is_forgotten_takes_its_process_along(video):
     assert gone_within(child, 5)
 
 
-def test_a_reader_that_lost_its_decoder_says_so(pool, trouble):
+def test_a_reader_reports_that_it_lost_its_decoder(pool, trouble):
     reader = Guard(timeout=TIMEOUT, pool=pool).open(trouble("late-die"))
     with pytest.raises(DecodeError, match="SIGSEGV"):
         reader.frames([0])
@@ -265,7 +265,7 @@ def test_a_reader_that_lost_its_decoder_says_so(pool, trouble):
         reader.frames([0])
 
 
-def test_closing_a_pool_lets_go_whoever_waits_and_ends_every_process(pool, trouble, video):
+def test_closing_a_pool_interrupts_waiting_threads_and_ends_every_process(pool, trouble, video):
     reasons, before = [], decoding_processes()
 
     def wait():
@@ -293,7 +293,7 @@ def test_closing_a_pool_lets_go_whoever_waits_and_ends_every_process(pool, troub
         Guard(pool=pool).open(video)
 
 
-def test_threads_share_a_pool_and_a_thread_that_ends_takes_no_process_along(video, pool):
+def test_threads_share_a_pool_whose_processes_outlive_them(video, pool):
     numbers = []
 
     def read(number):
@@ -311,7 +311,7 @@ def test_threads_share_a_pool_and_a_thread_that_ends_takes_no_process_along(vide
     assert len(pool._idle) >= 1 and all(alive(decoder.pid) for decoder in pool._idle)
 
 
-def test_jobs_are_done_several_at_a_time_and_only_one_that_is_silent_is_given_up(pool):
+def test_jobs_run_in_parallel_and_only_one_without_progress_is_given_up(pool):
     jobs = [
         Job(name, f"misbehaving:{name}", (1.6,) if name == "slow" else ()) for name in ("slow", "hang", "die", "bad")
     ]
@@ -330,7 +330,7 @@ def alive_or_gone(pid: int) -> bool:
     return pid != os.getpid()
 
 
-def test_training_goes_on_past_videos_whose_decoder_hangs_or_dies(tmp_path, pool, monkeypatch):
+def test_training_continues_past_videos_whose_decoder_hangs_or_dies(tmp_path, pool, monkeypatch):
     names = []
     for number in range(6):
         names.append(f"{number}.mp4")
@@ -399,7 +399,7 @@ time.sleep(600)
 @pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a child with its parent")
 @pytest.mark.parametrize("how", ["kill", "end", "interrupt"])
-def test_processes_end_with_a_program_that_ends_or_is_killed_idle_or_at_work(video, how):
+def test_processes_end_with_a_program_that_ends_or_is_killed_idle_or_busy(video, how):
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(video), how],
         stdout=subprocess.PIPE,
@@ -447,7 +447,7 @@ def test_the_process_holds_no_file_of_the_program_open(video, tmp_path):
     assert any("a.mp4" in name for name in held)
 
 
-def test_memory_of_a_clip_is_given_back_by_the_next(video):
+def test_memory_of_a_clip_is_freed_by_the_next(video):
     with open_reader(video) as reader:
         reader.frames(list(range(30)) * 20)
         links = Path(f"/proc/{reader.process}/fd").iterdir()
@@ -458,7 +458,7 @@ def test_memory_of_a_clip_is_given_back_by_the_next(video):
 
 
 @pytest.mark.parametrize("root", ["data", None])
-def test_relative_paths_start_from_the_folder_one_is_in_now(tmp_path, monkeypatch, root):
+def test_relative_paths_start_from_the_current_folder(tmp_path, monkeypatch, root):
     """Processes outlive a change of the current folder, as in a notebook."""
     for place, count in (("one", 5), ("two", 8)):
         (tmp_path / place / "data").mkdir(parents=True)

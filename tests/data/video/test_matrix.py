@@ -28,7 +28,7 @@ def decoded_through(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_frames_are_those_of_a_plain_decode_however_they_are_asked_for(kind, tmp_path):
+def test_the_frames_are_those_of_a_plain_decode_for_any_request(kind, tmp_path):
     path = TABLE[kind](tmp_path)
     wanted = decoded_through(path)
     rng = np.random.default_rng(0)
@@ -66,20 +66,20 @@ def in_a_fork(path: Path, wanted: np.ndarray) -> bool:
     return child.exitcode == 0
 
 
-def test_times_are_evenly_spaced_where_the_frames_were_though_the_clock_jumps(tmp_path):
+def test_times_stay_evenly_spaced_when_the_clock_jumps(tmp_path):
     with VideoReader(TABLE["transport stream, joined"](tmp_path)) as reader:
         assert reader.fps == pytest.approx(25)
         assert np.allclose(np.diff([float(time) for time in reader.times()]), 1 / 25)
         assert "its clock jumps before frame 30" in reader.note
 
 
-def test_a_clock_that_wraps_in_the_midst_changes_nothing(tmp_path):
+def test_a_clock_that_wraps_changes_nothing(tmp_path):
     with VideoReader(TABLE["transport stream, clock wraps"](tmp_path)) as reader:
         assert reader.fps == pytest.approx(25) and reader.note == ""
         assert np.allclose(np.diff([float(time) for time in reader.times()]), 1 / 25)
 
 
-def test_a_video_that_does_not_begin_with_a_key_frame_says_so(tmp_path):
+def test_a_video_that_does_not_begin_with_a_key_frame_has_a_note(tmp_path):
     for name in ("transport stream", "transport stream MPEG-2", "Matroska"):
         folder = tmp_path / name
         folder.mkdir()

@@ -78,7 +78,7 @@ def right(number: int, frame: np.ndarray, reference: list, frames: list, any_pla
     return any(np.array_equal(frame, other) for other in near)
 
 
-def test_most_of_the_damage_is_seen_and_not_all_of_it_is_refused(whole, tmp_path):
+def test_most_damage_is_detected_and_not_all_of_it_is_refused(whole, tmp_path):
     """The test above would also pass if everything were refused, or nothing were damaged."""
     source, _ = whole("MP4 H.264")
     refused = 0

@@ -68,7 +68,7 @@ def numbered(request, tmp_path_factory):
     return write_kind(request.param, tmp_path_factory.mktemp("numbered"), 75)
 
 
-def test_frames_are_the_ones_asked_for_in_any_order(numbered):
+def test_frames_are_the_requested_ones_in_any_order(numbered):
     with VideoReader(numbered) as reader:
         assert len(reader) == 75
         for wanted in ([0], [74], [50, 3, 3, 74, 26], list(range(75)), [73], [1, 2]):
@@ -77,7 +77,7 @@ def test_frames_are_the_ones_asked_for_in_any_order(numbered):
             assert [read_number(frame) for frame in frames] == wanted
 
 
-def test_every_frame_alone_is_that_of_decoding_through(numbered):
+def test_every_single_frame_is_that_of_a_sequential_decode(numbered):
     whole = list(VideoReader(numbered).stream())
     for seed in (0, 1):
         with VideoReader(numbered) as reader:
@@ -85,7 +85,7 @@ def test_every_frame_alone_is_that_of_decoding_through(numbered):
                 assert np.array_equal(reader.frames([number])[0], whole[number]), number
 
 
-def test_frames_with_gaps_between_are_those_of_decoding_through(numbered):
+def test_frames_with_gaps_are_those_of_a_sequential_decode(numbered):
     """Frames between, that no other refers to, are not decoded; what is wanted must not change by that."""
     whole = np.stack(list(VideoReader(numbered).stream()))
     for wanted in (range(0, 75, 4), range(1, 75, 5), [2, 23, 24, 25, 47, 49, 70]):
@@ -109,7 +109,7 @@ def test_no_declared_duration_means_none(tmp_path):
         assert container.duration is None
 
 
-def test_frames_that_share_a_time_are_read_as_the_decoder_gives_them(tmp_path):
+def test_frames_with_equal_times_are_in_the_decoders_order(tmp_path):
     whole = write_numbered(tmp_path / "whole.mkv", 20, options={"bf": "0"})
 
     def repeat(packet):
@@ -137,7 +137,7 @@ def test_frames_before_an_edit_lists_start_are_not_frames_of_the_video(tmp_path)
             assert read_number(reader.frames([number])[0]) == number + 10
 
 
-def test_pictures_that_are_only_referred_to_are_not_counted(tmp_path):
+def test_hidden_reference_frames_are_not_counted(tmp_path):
     """As VP8's alternate references. Here a shown frame is made one, by the bit of its header that says so."""
     options = {"g": "20", "deadline": "realtime", "cpu-used": "8"}
     whole = write_numbered(tmp_path / "whole.webm", 30, codec="libvpx", options=options)
@@ -159,7 +159,7 @@ def decoded(path, wanted):
         return reader.num_decoded
 
 
-def test_no_more_is_decoded_than_what_is_wanted_and_what_it_refers_to(tmp_path):
+def test_only_requested_and_referenced_frames_are_decoded(tmp_path):
     """Chains of P-frames: from the key frame (every 20th) to the wanted one. Frame 59 ends a group, 60 starts one."""
     path = write_numbered(
         tmp_path / "p.mp4", 80, options={"bf": "0", "g": "20", "keyint_min": "20", "sc_threshold": "0"}
@@ -172,7 +172,7 @@ def test_no_more_is_decoded_than_what_is_wanted_and_what_it_refers_to(tmp_path):
     assert decoded(path, range(80)) == 80
 
 
-def test_frames_that_nobody_refers_to_are_not_decoded_unless_wanted(tmp_path):
+def test_unreferenced_frames_are_decoded_only_on_request(tmp_path):
     """I b P b P ...: of frames 0 to 40 the even ones refer to each other."""
     options = {"bf": "1", "b_strategy": "0", "b-pyramid": "none", "g": "80", "sc_threshold": "0"}
     path = write_numbered(tmp_path / "b.mp4", 80, options=options)
@@ -180,7 +180,7 @@ def test_frames_that_nobody_refers_to_are_not_decoded_unless_wanted(tmp_path):
     assert decoded(path, [39, 40]) in (22, 23)
 
 
-def test_clips_are_those_of_decoding_through_though_frames_between_are_left_out(numbered):
+def test_clips_are_those_of_a_sequential_decode_though_frames_are_skipped(numbered):
     whole = list(VideoReader(numbered).stream())
     rng = np.random.default_rng(0)
     with VideoReader(numbered) as reader:
@@ -209,7 +209,7 @@ def test_the_frame_rate_is_the_mean_rate(tmp_path):
 
 
 @pytest.mark.parametrize("gaps", [False, True])
-def test_a_header_that_lies_about_the_duration_does_not_change_the_frame_rate(tmp_path, gaps):
+def test_a_false_duration_in_the_header_does_not_change_the_frame_rate(tmp_path, gaps):
     path = write_numbered(tmp_path / "a.mp4", 30, options=B_FRAMES, gaps=gaps)
     rate = VideoReader(path).fps
     content = bytearray(path.read_bytes())
@@ -266,7 +266,7 @@ def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("turn", [(1, 0), (0, 1), (-1, 0), (0, -1)])
-def test_a_video_filmed_with_a_turned_or_mirrored_camera_is_shown_as_the_file_says(tmp_path, turn, mirrored):
+def test_rotated_and_mirrored_videos_are_shown_upright(tmp_path, turn, mirrored):
     """Each stored pixel must be where the matrix maps it."""
     a, b = turn
     c, d = (b, -a) if mirrored else (-b, a)

@@ -136,7 +136,7 @@ PLAYLISTS = {
 
 @pytest.mark.parametrize("suffix", ["mp4", "avi", "m3u8", "ts"])
 @pytest.mark.parametrize("kind", PLAYLISTS)
-def test_playlists_in_disguise_are_refused_without_a_connection(kind, suffix, listener, tmp_path):
+def test_disguised_playlists_are_refused_without_a_connection(kind, suffix, listener, tmp_path):
     port, connections = listener
     local = write_numbered(tmp_path / "local.mp4", 3)
     path = tmp_path / f"list.{suffix}"
@@ -189,7 +189,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def test_a_picture_that_turns_out_giant_takes_no_memory(tmp_path):
+def test_a_frame_that_turns_out_giant_allocates_no_memory(tmp_path):
     """The container says 144×48, the stream 16383×16383, which is 403 MB a frame."""
     options = {"deadline": "realtime", "cpu-used": "8"}
     content = write_numbered(tmp_path / "a.webm", 6, codec="libvpx", options=options).read_bytes()
@@ -221,7 +221,7 @@ def test_a_size_that_changes_in_mid_stream_is_an_error_at_that_frame(tmp_path, m
             reader.frames([3, 15])
 
 
-def test_too_many_frames_at_once_are_refused_before_memory_is_taken(tmp_path):
+def test_too_many_frames_at_once_are_refused_before_allocation(tmp_path):
     with VideoReader(write_numbered(tmp_path / "a.mp4", 3)) as reader:
         with pytest.raises(
             DecodeError, match=r"300000 frames of 144×48 pixels at once need 6.2 GB, above the limit of 4.3 GB: request"
@@ -241,7 +241,7 @@ def test_too_many_frames_and_too_long_videos_are_refused(tmp_path, monkeypatch):
     refused(tmp_path / "long.mkv", "its length of 100 hours is above the limit of 48")
 
 
-def test_every_byte_of_a_small_file_may_be_wrong(tmp_path):
+def test_any_byte_of_a_small_file_may_be_wrong(tmp_path):
     """No error but ours, whatever is flipped; frames that are given have the video's size."""
     content = write_numbered(tmp_path / "a.mp4", 4, options={"bf": "1"}).read_bytes()
     rng = np.random.default_rng(0)
