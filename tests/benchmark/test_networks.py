@@ -61,6 +61,7 @@ def test_json_ratios_are_those_of_the_raw_times(nano_run):
         assert ratio[phase]["memory"] == pytest.approx(memory)
 
 
+@pytest.mark.integration
 def test_json_states_the_conditions(nano_run):
     conditions = nano_run["conditions"]
     assert conditions["cpu"] and conditions["cores"] >= 1 and conditions["gpu"] is None
@@ -301,6 +302,7 @@ def test_a_batch_that_does_not_fit_a_gpu_is_one_sentence(monkeypatch):
     assert str(caught.value) == "batch 7 in fp32 does not fit the memory of cpu: make --batch smaller"
 
 
+@pytest.mark.integration
 def test_the_tables_fit_80_columns_and_show_the_figures(nano_run, monkeypatch):
     from io import StringIO
 

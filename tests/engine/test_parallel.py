@@ -50,11 +50,13 @@ def test_two_processes_make_the_step_of_one(folders, parallel, name):
     assert difference.max() < (1e-5 if name == "adamw" else 1e-6)
 
 
+@pytest.mark.integration
 def test_mixing_made_a_difference(folders):
     records = [json.loads((folders[1] / f"{name}_ddp.json").read_text()) for name in ("plain", "mixed")]
     assert records[0][0]["loss"] != pytest.approx(records[1][0]["loss"], abs=1e-3)
 
 
+@pytest.mark.integration
 def test_a_step_that_is_no_number_in_one_process_is_none_in_all_and_reported_with_all_clips(folders):
     report = json.loads((folders[1] / "nonfinite_step_00000001.json").read_text())
     losses = {clip["video_index"]: clip["loss"] for clip in report["clips"]}
@@ -62,6 +64,7 @@ def test_a_step_that_is_no_number_in_one_process_is_none_in_all_and_reported_wit
     assert losses[0] == "nan" and all(isinstance(losses[place], float) for place in range(1, 8))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("parallel", PARALLEL)
 def test_a_state_does_not_tell_how_many_processes_saved_it_or_read_it(folders, parallel, tmp_path):
     """Both went on from one process's state; here one process reads what two have saved."""

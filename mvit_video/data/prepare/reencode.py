@@ -23,10 +23,11 @@ from mvit_video.version import __version__
 
 GROUP = 24  # frames from one key frame to the next
 OPTIONS = {
-    "crf": "23",
+    "crf": "22",
     "preset": "medium",
     "x264-params": f"keyint={GROUP}:min-keyint={GROUP}:scenecut=0:open-gop=0:bframes=7:b-adapt=0:b-pyramid=none:"
-    "no-cabac=1:no-deblock=1:weightp=0:weightb=0",
+    "no-cabac=1:no-deblock=1:weightp=0:weightb=0:"
+    "no-mbtree=1",  # with AVX-512 x264's mbtree reads memory that nobody wrote, so that each run would write other files
 }
 MPEG_RANGE, BT601 = 1, 6  # FFmpeg's numbers; what untagged video is taken for
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOENT)
