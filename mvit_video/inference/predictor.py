@@ -179,16 +179,13 @@ class Predictor:
 
     def scores(self, views: Tensor) -> np.ndarray:
         """Softmax scores of views (V, C, T, H, W): (V, K) float32, computed in equal batches."""
-        return self._scores(part.to(self.device) for part in views.split(self._equal(len(views))))
+        return self._scores(part.to(self.device) for part in views.chunk(ceil(len(views) / self.views_at_once)))
 
     def scores_of(self, parts: Sequence[Tensor]) -> np.ndarray:
         """`scores` of the views whose pixels are given, in parts of any length: (V, K) float32."""
-        size = self._equal(sum(len(part) for part in parts))
+        count = sum(len(part) for part in parts)
+        size = ceil(count / ceil(count / self.views_at_once))
         return self._scores(self.normalise.batches(parts, size, self.device))
-
-    def _equal(self, count: int) -> int:
-        """The size of a batch, where so many views are shared out evenly."""
-        return ceil(count / ceil(count / self.views_at_once))
 
     def _scores(self, batches: Iterable[Tensor]) -> np.ndarray:
         with torch.inference_mode(), self.precision.autocast():
