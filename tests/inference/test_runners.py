@@ -30,6 +30,7 @@ def difference(loaded, tiny):
     return most
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("word", ["torch", "onnxruntime", "openvino"])
 def test_each_runner_gives_the_networks_logits_in_fp32(word, tiny, tiny_onnx):
     name, precision = runner_named(word)
@@ -37,6 +38,7 @@ def test_each_runner_gives_the_networks_logits_in_fp32(word, tiny, tiny_onnx):
     assert difference(RUNNERS[name].load(str(file), 1, precision), tiny) < 1e-5
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("word", ["torch:bf16", "openvino:bf16"])
 def test_bf16_rounds_but_little(word, tiny, tiny_onnx):
     name, precision = runner_named(word)
@@ -48,6 +50,7 @@ def test_bf16_rounds_but_little(word, tiny, tiny_onnx):
     assert 1e-5 < difference(loaded, tiny) < 0.05
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_runners_of_files_tell_the_batch_and_the_card(name, tiny, tiny_onnx, tmp_path):
     loaded = RUNNERS[name].load(str(tiny_onnx), 1, RUNNERS[name].precisions[0])
@@ -57,6 +60,7 @@ def test_runners_of_files_tell_the_batch_and_the_card(name, tiny, tiny_onnx, tmp
     assert RUNNERS[name].load(str(two), 1, RUNNERS[name].precisions[0]).batch == 2
 
 
+@pytest.mark.integration
 def test_a_runs_answer_stays_when_the_next_is_made(tiny_onnx, tiny):
     loaded, card = runners.with_openvino(str(tiny_onnx), 1), load_checkpoint(tiny)[1]
     first, second = (loaded.run(example_clips(card, 1, seed).numpy()) for seed in (1, 2))
@@ -113,6 +117,7 @@ def test_runners_are_named_with_their_precisions():
             runner_named(word)
 
 
+@pytest.mark.integration
 def test_the_process_of_another_runner_never_loads_torch(tiny_onnx):
     code = (
         "import sys\n"
