@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from math import ceil
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,8 @@ def mixer_arguments(mixer: str, network: str) -> dict[str, Any]:
     if mixer == "hwin":
         return {"token_mixing": "hwin"}
     if mixer == "stripes":
-        widths = [side[0] // given.q_stride[1] ** stage for stage in range(len(given.depths))]
+        steps = accumulate((stride[1] for stride in given.q_strides), mul)
+        widths = [side[0] // step for step in steps]
         stripes = [f"stripes {frames}x{largest_divisor(w, ceil(rows * columns / w))}" for w in widths]
         return unpooled | {"token_mixing": stripes, "num_heads": 2 * given.num_heads}
     return unpooled | {"token_mixing": ", ".join(f"{word} {window}" for word in mixer.split(", "))}

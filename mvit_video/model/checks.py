@@ -26,6 +26,21 @@ def check_lists(**lists: tuple[object, int | None]) -> None:
             raise ConfigError(f"{name}={values!r}: expected {wanted} from 1")
 
 
+def is_nested(values: object) -> bool:
+    """Whether this is a list of lists."""
+    return isinstance(values, Sequence) and any(isinstance(value, Sequence) for value in values)
+
+
+def check_strides(name: str, value: object, starts: int) -> None:
+    """ConfigError for what is neither three whole numbers from 1 nor three for each of so many stage starts."""
+    triples, wanted = (value, starts) if isinstance(value, Sequence) and is_nested(value) else ([value], 1)
+    counted = [each for each in triples if isinstance(each, Sequence) and len(each) == 3 and all(map(_is_count, each))]
+    if not len(counted) == len(triples) == wanted:
+        raise ConfigError(
+            f"{name}={value!r}: expected 3 whole numbers from 1, or a list of 3 for each of the {starts} stage starts"
+        )
+
+
 def check_rates(**rates: object) -> None:
     for name, value in rates.items():
         if not isinstance(value, int | float) or not 0 <= value < 1:

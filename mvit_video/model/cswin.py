@@ -227,6 +227,7 @@ CSWIN = Capabilities(
     evidence=entering(_last_stage, channels_last=True),
     activation_checkpointing=True,
     formats=(CheckpointFormat("CSWin", has("stage1_conv_embed.0.weight")),),
+    graphs=True,
     meta=True,
 )
 register_family("cswin", CSWin, SIZES, CSWIN, "arXiv 2107.00652")

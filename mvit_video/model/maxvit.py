@@ -373,6 +373,7 @@ MAXVIT = Capabilities(
     evidence=entering(_last_stage),
     activation_checkpointing=True,
     formats=(CheckpointFormat("timm MaxViT", has("stages.0.blocks.0.attn_block.attn.qkv.weight")),),
+    graphs=True,
     meta=True,
 )
 register_family("maxvit", MaxViT, SIZES, MAXVIT, "arXiv 2204.01697")

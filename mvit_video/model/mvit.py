@@ -18,7 +18,16 @@ from torch.utils.checkpoint import checkpoint
 
 from mvit_video.errors import ConfigError, InputError
 from mvit_video.model.attention import ATTENTION
-from mvit_video.model.checks import check_choice, check_counts, check_lists, check_rates, check_ratios, check_switches
+from mvit_video.model.checks import (
+    check_choice,
+    check_counts,
+    check_lists,
+    check_rates,
+    check_ratios,
+    check_strides,
+    check_switches,
+    is_nested,
+)
 from mvit_video.model.heads import Grid
 from mvit_video.model.layers import DropPath, Mlp, PatchConv
 from mvit_video.model.ops.attend import add_to_grid
@@ -65,13 +74,22 @@ class BlockStyle:
     """Arguments shared by all blocks."""
 
     mlp_ratio: float
-    pool_kernel: Grid
+    pool_kernel: Grid | None  # None: the windows follow from the strides
     num_cls: int
     relative_positions: bool
     filter_values: bool
     residual_pooling: bool
     pool_all_queries: bool
     attention: str
+
+    def kernel(self, stride: Grid) -> Grid:
+        """Of the filter that pools with this stride."""
+        return self.pool_kernel or _grid(step + (step > 1) for step in stride)
+
+    def pools(self, name: str, stride: Grid) -> bool:
+        """Whether "q", "k" or "v" has a filter: MViTv1 pools queries, or everything, only where they are strided."""
+        always = self.pool_kernel is not None and (name != "q" or self.pool_all_queries)
+        return always or prod(stride) > 1
 
 
 class PooledAttention(nn.Module):
@@ -102,11 +120,11 @@ class PooledAttention(nn.Module):
         self.qkv = Linear(plan.dim, 3 * dim)
         self.proj = Linear(dim, dim)
         for name, stride in (("q", plan.q_stride), ("k", plan.kv_stride), ("v", plan.kv_stride)):
-            pools = name != "q" or style.pool_all_queries or prod(stride) > 1
-            setattr(self, f"pool_{name}", _depthwise(head_dim, style.pool_kernel, stride) if pools else None)
+            pools = style.pools(name, stride)
+            setattr(self, f"pool_{name}", _depthwise(head_dim, style.kernel(stride), stride) if pools else None)
             setattr(self, f"norm_{name}", nn.LayerNorm(head_dim, LAYER_NORM_EPS) if pools else None)
         self._make_tables(plan, head_dim, style.relative_positions)
-        self.lepe = _depthwise(dim, style.pool_kernel, plan.q_stride) if style.filter_values else None
+        self.lepe = _depthwise(dim, style.kernel(plan.q_stride), plan.q_stride) if style.filter_values else None
 
     def _make_tables(self, plan: BlockPlan, head_dim: int, relative_positions: bool) -> None:
         q_grid, k_grid = _divide(plan.grid, plan.q_stride), _divide(plan.grid, plan.kv_stride)
@@ -192,12 +210,16 @@ class MViTArguments:
     depths: blocks per stage; the first block of each later stage strides the queries and doubles the heads.
     embed_dim, num_heads: width and heads of the first stage; both double from stage to stage.
     kv_stride: stride (t, h, w) of keys and values in the first stage; divided by `q_stride` at each stage start.
-    q_stride: stride (t, h, w) of the queries at each stage start.
-    patch_kernel, patch_stride, pool_kernel: of the 3D convolutions that embed patches and pool q, k, v.
+    q_stride: stride (t, h, w) of the queries at each stage start, or one for each of them.
+    patch_kernel, patch_stride, pool_kernel: of the 3D convolutions that embed patches and pool q, k, v. With
+        pool_kernel="stride" windows are one longer than their stride, and what is not strided is not pooled (MViTv1).
     mlp_ratio: hidden width of the MLP over its width.
     drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
     dropout_rate: before the head.
-    cls_token: classify from a class token; otherwise from the mean of the last tokens.
+    head_init_scale: factor of the head's initial weights.
+    cls_token: put a class token in front of the patches.
+    pooling: what the head classifies: "cls", the class token, the default with one; "mean" of all tokens, the default
+        without; both after the last norm. "mean_without_cls": the norm of the mean of the patches' tokens (MaskFeat).
     width_growth: the width doubles in the "attention" of a stage's first block (MViTv2), or in the "mlp" of the
         last block before it (MViTv1, and the published IN-1K image model L).
     positions: "relative", decomposed, in every attention (MViTv2); "lepe", these and a depth-wise filter of the values,
@@ -221,12 +243,14 @@ class MViTArguments:
     mlp_ratio: float = 4.0
     patch_kernel: Sequence[int] = (3, 7, 7)
     patch_stride: Sequence[int] = (2, 4, 4)
-    pool_kernel: Sequence[int] = (3, 3, 3)
-    q_stride: Sequence[int] = (1, 2, 2)
+    pool_kernel: Sequence[int] | str = (3, 3, 3)
+    q_stride: Sequence[int] | Sequence[Sequence[int]] = (1, 2, 2)
     kv_stride: Sequence[int] = (1, 8, 8)
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.5
+    head_init_scale: float = 1.0
     cls_token: bool = True
+    pooling: str | None = None
     width_growth: str = "attention"
     positions: str = "relative"
     residual_pooling: bool = True
@@ -238,13 +262,17 @@ class MViTArguments:
     def __post_init__(self) -> None:
         counts = ("num_frames", "num_classes", "in_channels", "embed_dim", "num_heads")
         check_counts(**{name: getattr(self, name) for name in counts})
-        three = ("patch_kernel", "patch_stride", "pool_kernel", "q_stride", "kv_stride")
+        by_stride = self.pool_kernel == "stride"
+        if isinstance(self.pool_kernel, str) and not by_stride:
+            raise ConfigError(f"pool_kernel={self.pool_kernel!r}: expected 3 odd whole numbers from 1, or 'stride'")
+        three = ("patch_kernel", "patch_stride", "kv_stride") + (() if by_stride else ("pool_kernel",))
         check_lists(
             depths=(self.depths, None), crop_size=(self.crop, 2), **{name: (getattr(self, name), 3) for name in three}
         )
+        check_strides("q_stride", self.q_stride, len(self.depths) - 1)
         self._check_together()
         check_rates(drop_path_rate=self.drop_path_rate, dropout_rate=self.dropout_rate)
-        check_ratios(mlp_ratio=self.mlp_ratio)
+        check_ratios(mlp_ratio=self.mlp_ratio, head_init_scale=self.head_init_scale)
         switches = ("cls_token", "residual_pooling", "pool_all_queries", "activation_checkpointing")
         check_switches(**{name: getattr(self, name) for name in switches})
         check_choice("attention", self.attention, ATTENTION)
@@ -253,27 +281,50 @@ class MViTArguments:
         if not isinstance(self.token_mixing, str):
             object.__setattr__(self, "token_mixing", tuple(self.token_mixing))
         self.block_plans()
-        for name in three:  # lists from a file become tuples, which are hashable
+        self._settle(three)
+
+    def _settle(self, three: Iterable[str]) -> None:
+        """Lists from a file become tuples, which are hashable, and defaults that follow from other arguments are put in."""
+        for name in three:
             object.__setattr__(self, name, _grid(getattr(self, name)))
+        object.__setattr__(self, "q_stride", self.q_strides[1:] if is_nested(self.q_stride) else tuple(self.q_stride))
         object.__setattr__(self, "depths", tuple(self.depths))
+        object.__setattr__(self, "pooling", self.pooling or ("cls" if self.cls_token else "mean"))
 
     def _check_together(self) -> None:
         if self.embed_dim % self.num_heads:
             raise ConfigError(f"embed_dim={self.embed_dim} is not a multiple of num_heads={self.num_heads}")
-        if any(length % 2 == 0 for length in self.pool_kernel):
+        if self.pool_kernel == "stride":
+            self._check_steps("kv_stride", self.kv_stride, "the filters' windows of step + 1")
+        elif any(int(length) % 2 == 0 for length in self.pool_kernel):
             raise ConfigError(
                 f"pool_kernel={tuple(self.pool_kernel)}: expected odd lengths, so that a window has a middle"
             )
-        if any(step % 2 and step > 1 for step in self.q_stride):
+        for stride in self.q_strides:
+            self._check_steps("q_stride", stride, "the shortcut's windows of step + 1")
+        if self.pooling is not None:
+            check_choice("pooling", self.pooling, ("cls", "mean", "mean_without_cls"))
+        if self.pooling == "cls" and not self.cls_token:
+            raise ConfigError("pooling='cls' needs a class token: set cls_token=True, or pooling to mean")
+        if self.pool_kernel == "stride" and self.positions == "lepe":
             raise ConfigError(
-                f"q_stride={tuple(self.q_stride)}: expected 1 or even steps, so that the shortcut's windows of step + 1 "
-                "have a middle"
+                "positions='lepe' needs pool_kernel as three lengths: with 'stride' most filters are of one token"
             )
         if any(length < step for length, step in zip(self.size, self.patch_stride, strict=True)):
             raise ConfigError(
                 f"num_frames and crop_size {self.size} are smaller than one patch step {tuple(self.patch_stride)}: "
                 "make them larger"
             )
+
+    def _check_steps(self, name: str, stride: Sequence[int], windows: str) -> None:
+        if any(step % 2 and step > 1 for step in stride):
+            raise ConfigError(f"{name}={tuple(stride)}: expected 1 or even steps, so that {windows} have a middle")
+
+    @property
+    def q_strides(self) -> tuple[Grid, ...]:
+        """Stride of the queries at the start of each stage; the first has none."""
+        starts: Any = self.q_stride if is_nested(self.q_stride) else [self.q_stride] * (len(self.depths) - 1)
+        return ((1, 1, 1), *map(_grid, starts))
 
     @property
     def crop(self) -> tuple[int, int]:
@@ -293,7 +344,7 @@ class MViTArguments:
     def block_style(self) -> BlockStyle:
         return BlockStyle(
             mlp_ratio=self.mlp_ratio,
-            pool_kernel=_grid(self.pool_kernel),
+            pool_kernel=None if self.pool_kernel == "stride" else _grid(map(int, self.pool_kernel)),
             num_cls=int(self.cls_token),
             relative_positions=self.positions != "absolute",
             filter_values=self.positions == "lepe",
@@ -309,8 +360,8 @@ class MViTArguments:
         mixings = plan_mixing(self.token_mixing, self.depths)
         for stage, depth in enumerate(self.depths):
             for index in range(depth):
-                starts, ends = stage > 0 and index == 0, index == depth - 1 and stage < len(self.depths) - 1
-                q = _grid(self.q_stride) if starts else (1, 1, 1)
+                ends = index == depth - 1 and stage < len(self.depths) - 1
+                q = self.q_strides[stage] if index == 0 else (1, 1, 1)
                 kv = _divide(kv, q)
                 dim_attention = self.embed_dim * 2**stage if self.width_growth == "attention" else dim
                 dim_out = 2 * dim if self.width_growth == "mlp" and ends else dim_attention
@@ -337,7 +388,7 @@ class MViT(Pretrained, nn.Module):
         args = self.arguments_class(**arguments)
         self.num_frames, self.in_channels, self.num_classes = args.num_frames, args.in_channels, args.num_classes
         self.patch_stride, self.grid = _grid(args.patch_stride), args.grid
-        self.activation_checkpointing = args.activation_checkpointing
+        self.activation_checkpointing, self.pooling = args.activation_checkpointing, args.pooling
         self.patch_embed = PatchEmbed(args.in_channels, args.embed_dim, _grid(args.patch_kernel), self.patch_stride)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, args.embed_dim)) if args.cls_token else None
         self._make_absolute_positions(args)
@@ -347,7 +398,7 @@ class MViT(Pretrained, nn.Module):
         self.stage_dims = tuple(plans[end].dim_out for end in self.stage_ends)
         self.norm = nn.LayerNorm(self.stage_dims[-1], LAYER_NORM_EPS)
         self.head = Head(self.stage_dims[-1], args.num_classes, args.dropout_rate)
-        self.init_weights()
+        self.init_weights(args.head_init_scale)
 
     def _make_absolute_positions(self, args: MViTArguments) -> None:
         absolute, dim, (t, h, w) = args.positions == "absolute", args.embed_dim, args.grid
@@ -355,8 +406,8 @@ class MViT(Pretrained, nn.Module):
         self.pos_embed_temporal = nn.Parameter(torch.zeros(1, t, dim)) if absolute else None
         self.pos_embed_class = nn.Parameter(torch.zeros(1, 1, dim)) if absolute and args.cls_token else None
 
-    def init_weights(self) -> None:
-        """Weights, class token and position tables from a normal (σ .02); biases and `lepe` 0; norms 1.
+    def init_weights(self, head_scale: float = 1.0) -> None:
+        """Weights, class token and position tables from a normal (σ .02), the head's scaled; biases and `lepe` 0; norms 1.
 
         PySlowFast cuts the normal at ±2, a hundred σ away, where older versions of PyTorch's `trunc_normal_` put single
         weights. Biases start at 0 as in torchvision; PySlowFast starts those of Linear and LayerNorm at .02.
@@ -368,6 +419,8 @@ class MViT(Pretrained, nn.Module):
                 nn.init.ones_(parameter)
             else:
                 nn.init.zeros_(parameter)
+        with torch.no_grad():
+            self.head.projection.weight.mul_(head_scale)
 
     def forward(self, clips: Tensor, with_feature: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Logits; with `with_feature` logits and `pooled` from one call, which wrappers such as DDP require."""
@@ -375,12 +428,13 @@ class MViT(Pretrained, nn.Module):
         return (self.head(feature), feature) if with_feature else self.head(feature)
 
     def pooled(self, clips: Tensor) -> Tensor:
-        """The head's input (B, C): the class token, or the mean of the tokens, after the last norm."""
+        """The head's input (B, C), as the argument `pooling` says."""
         x, thw = self._embed(clips)
         for block in self.blocks:
             x, thw = self._run(block, x, thw)
-        x = x[:, :1] if self.cls_token is not None else x
-        return self.norm(x).mean(1)
+        if self.pooling == "mean_without_cls":
+            return self.norm(self._patches(x).mean(1))
+        return self.norm(x[:, :1] if self.pooling == "cls" else x).mean(1)
 
     def forward_features(self, clips: Tensor) -> list[Tensor]:
         """The map after each stage, for use as a backbone: (B, C, T', H', W') with C as in `stage_dims`; no norm."""
@@ -389,9 +443,12 @@ class MViT(Pretrained, nn.Module):
         for index, block in enumerate(self.blocks):
             x, thw = self._run(block, x, thw)
             if index in self.stage_ends:
-                tokens = x if self.cls_token is None else x[:, 1:]
-                maps.append(tokens.transpose(1, 2).unflatten(2, thw))
+                maps.append(self._patches(x).transpose(1, 2).unflatten(2, thw))
         return maps
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """The tokens of patches, without the class token."""
+        return x if self.cls_token is None else x[:, 1:]
 
     def _run(self, block: nn.Module, x: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
         if self.activation_checkpointing and self.training and torch.is_grad_enabled():

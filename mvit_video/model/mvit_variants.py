@@ -69,6 +69,7 @@ MVIT = Capabilities(
     activation_checkpointing=True,
     formats=MVIT_FORMATS,
     plain={"attention": "reference"},
+    graphs=True,
     meta=True,
 )
 for _name, _arguments in VARIANTS.items():

@@ -347,6 +347,7 @@ def _capabilities(timm: CheckpointFormat) -> Capabilities:
         evidence=entering(lambda network: _stages(network)[-1], channels_last=True),
         activation_checkpointing=True,
         formats=(timm,),
+        graphs=True,
         meta=True,
     )
 

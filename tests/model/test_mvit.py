@@ -207,6 +207,15 @@ def test_batches_do_not_mix():
     assert torch.allclose(model(clips)[1], model(clips[1:2])[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("positions", ["relative", "absolute"])
+def test_filters_as_long_as_their_strides_give_equal_outputs_and_gradients_on_both_paths(positions):
+    pair = same_weights(
+        pool_kernel="stride", positions=positions, q_stride=((1, 2, 2), (2, 1, 1)), pool_all_queries=False
+    )
+    flash, plain = (output_and_gradients(lambda m, x: m(x), model, torch.ones(1, 3, 4, 32, 32)) for model in pair)
+    assert_equal_within(1e-4, flash, plain)
+
+
 @pytest.mark.parametrize("cls_token", [True, False])
 @pytest.mark.parametrize("width_growth", ["attention", "mlp"])
 def test_features_are_the_stage_maps(cls_token, width_growth):
@@ -273,10 +282,24 @@ def test_clips_of_a_wrong_shape_are_refused(clips, message):
         (dict(depths=3), r"depths=3: expected a list of whole numbers, blocks of each stage, from 1$"),
         (dict(kv_stride=(1, 8)), r"kv_stride=\(1, 8\): expected 3 whole numbers from 1$"),
         (dict(kv_stride=(0, 8, 8)), r"kv_stride=\(0, 8, 8\): expected 3 whole numbers from 1$"),
-        (dict(q_stride="122"), r"q_stride='122': expected 3 whole numbers from 1$"),
+        (
+            dict(q_stride="122"),
+            r"q_stride='122': expected 3 whole numbers from 1, or a list of 3 for each of the 2 stage starts$",
+        ),
         (dict(patch_kernel=3), r"patch_kernel=3: expected 3 whole numbers from 1$"),
         (dict(crop_size=(32, 32, 32)), r"crop_size=\(32, 32, 32\): expected 2 whole numbers from 1$"),
         (dict(crop_size=0), r"crop_size=\(0, 0\): expected 2 whole numbers from 1$"),
+        (dict(q_stride=[(1, 2, 2)]), r"q_stride=\[\(1, 2, 2\)\]: .*, or a list of 3 for each of the 2 stage starts$"),
+        (dict(q_stride=[(1, 2, 2), 2, (1, 2, 2)]), r"or a list of 3 for each of the 2 stage starts$"),
+        (dict(pool_kernel="strided"), r"pool_kernel='strided': expected 3 odd whole numbers from 1, or 'stride'$"),
+        (dict(pool_kernel="stride", kv_stride=(1, 3, 3)), r"kv_stride=\(1, 3, 3\): expected 1 or even steps"),
+        (dict(pool_kernel="stride", positions="lepe"), r"positions='lepe' needs pool_kernel as three lengths"),
+        (dict(pooling="max"), r"pooling='max': choose from cls, mean, mean_without_cls$"),
+        (
+            dict(pooling="cls", cls_token=False),
+            r"pooling='cls' needs a class token: set cls_token=True, or pooling to mean$",
+        ),
+        (dict(head_init_scale=0), r"head_init_scale=0: expected a number above 0$"),
         (dict(pool_kernel=(3, 2, 3)), r"pool_kernel=\(3, 2, 3\): expected odd lengths, so that a window has a middle$"),
         (
             dict(q_stride=(1, 3, 2)),
@@ -320,6 +343,27 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         ConfigError, match=r"model 'mvitv2_s_16x' is unknown \(did you mean 'mvitv2_s_16x4'\?\): choose from"
     ):
         build_model("mvitv2_s_16x")
+
+
+def test_the_head_is_initialised_at_its_scale_and_nothing_else_changes():
+    states = []
+    for scale in (1.0, 0.001):
+        torch.manual_seed(0)
+        states.append(build_model("mvitv2_s_16x4", **TINY, head_init_scale=scale).state_dict())
+    for name, own in states[0].items():
+        assert torch.equal(own * 0.001 if name == "head.projection.weight" else own, states[1][name]), name
+
+
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_what_is_pooled_is_the_mean_of_all_tokens_or_the_norm_of_that_of_the_patches(cls_token):
+    clips, tokens, found = torch.randn(2, 3, 8, 32, 32), [], {}
+    for pooling in ("mean", "mean_without_cls"):
+        network = tiny_video(pooling=pooling, cls_token=cls_token)
+        network.blocks[-1].register_forward_hook(lambda module, inputs, output: tokens.append(output[0]))
+        found[pooling] = network.pooled(clips)
+    patches = tokens[1][:, int(cls_token) :]
+    assert torch.allclose(found["mean"], network.norm(tokens[0]).mean(1), atol=1e-6)
+    assert torch.allclose(found["mean_without_cls"], network.norm(patches.mean(1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("network", [tiny_video(), tiny_video(cls_token=False)], ids=["class token", "mean"])
