@@ -62,7 +62,7 @@ def _features(arguments: argparse.Namespace, survey, plan, folder: Path):
     from mvit_video.inference.features import Task, extract_features, read_features
 
     if arguments.features:
-        found = {}
+        found: dict = {}
         for place in arguments.features:
             found |= read_features(place)
         return found

@@ -131,7 +131,7 @@ def with_doubts(survey: Survey, features: dict[str, np.ndarray], seed: int) -> S
     single = [len(entry.record.labels) == 1 for entry in survey.entries]
     known = [entry.record.path in features for entry in survey.entries]
     numbers = numbers_of_groups(survey.groups, len(survey.entries))
-    places = np.flatnonzero(np.array(single, bool) & np.array(known, bool))
+    places = np.flatnonzero(np.array(single, bool) & np.array(known, bool)).tolist()
     labels = np.array([survey.entries[place].record.label for place in places], np.int64)
     counts = {
         "without exactly one label": single.count(False),
@@ -142,7 +142,7 @@ def with_doubts(survey: Survey, features: dict[str, np.ndarray], seed: int) -> S
     if len(places):
         table = np.stack([features[survey.entries[place].record.path] for place in places])
         found = label_doubts(table, labels, numbers[places], seed)
-        doubts = [replace(doubt, place=int(places[doubt.place])) for doubt in found]
+        doubts = [replace(doubt, place=places[doubt.place]) for doubt in found]
     return replace(survey, doubts=doubts, not_judged=[f"{count} {why}" for why, count in counts.items() if count])
 
 

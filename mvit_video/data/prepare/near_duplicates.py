@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-MOTION_LIMIT = 0.06
+MOTION_LIMIT = 0.1
 """Of the motion in two videos, the share that may differ. Measured: docs/browse.md."""
 STILL_LIMIT = 0.03
 """Of the contrast in two videos, the share that their mean frames may differ by."""
