@@ -54,22 +54,26 @@ def few_videos(tmp_path_factory) -> Path:
     )
 
 
-def _write_exported(folder: Path) -> None:
+def _write_checkpoint(folder: Path) -> None:
     folder.mkdir()
     write_tiny(folder / "model.safetensors")
-    export_checkpoint(folder / "model.safetensors", "onnx", folder / "model.onnx", None)
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """The checkpoint of tiny_checkpoint.py."""
-    return made_once(tmp_path_factory, "exported", _write_exported) / "model.safetensors"
+    return made_once(tmp_path_factory, "tiny", _write_checkpoint) / "model.safetensors"
 
 
 @pytest.fixture(scope="session")
-def tiny_onnx(tiny) -> Path:
-    """The same for any number of clips; an export takes seconds."""
-    return tiny.with_suffix(".onnx")
+def tiny_onnx(tiny, tmp_path_factory) -> Path:
+    """The same for any number of clips. An export takes seconds: for the integration tier."""
+
+    def export(folder: Path) -> None:
+        folder.mkdir()
+        export_checkpoint(tiny, "onnx", folder / "model.onnx", None)
+
+    return made_once(tmp_path_factory, "tiny_onnx", export) / "model.onnx"
 
 
 @dataclass(frozen=True)

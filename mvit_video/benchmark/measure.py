@@ -19,7 +19,8 @@ from torch import nn
 
 from mvit_video.benchmark.resident import forget_peak, is_known, measured_apart, resident_peak
 from mvit_video.errors import ConfigError
-from mvit_video.model.precision import DTYPES
+from mvit_video.model.graphs import graphed
+from mvit_video.model.precision import DTYPES, Precision
 from mvit_video.model.registry import build_model, model_entry
 from mvit_video.plugins import load_plugins, named_plugins
 
@@ -58,7 +59,7 @@ def input_size(name: str, arguments: Arguments | None = None) -> tuple[int, int,
 
 class Subject:
     """A network on a device with one batch of its input (B, 3, T, H, W), the usual one, that of `arguments`, or `size`;
-    `mode` is eager or compiled."""
+    `mode` is eager, compiled or graphs."""
 
     def __init__(
         self,
@@ -85,6 +86,18 @@ class Subject:
         twin = object.__new__(Subject)
         twin.__dict__.update(self.__dict__, mode="compiled", run=torch.compile(self.model))
         return twin
+
+    def graphed(self) -> "Subject":
+        """The same, recorded as a CUDA graph and replayed: inference only."""
+        precision = Precision(next(name for name, dtype in DTYPES.items() if dtype == self.dtype), self.device)
+        twin = object.__new__(Subject)
+        twin.__dict__.update(self.__dict__, mode="graphs", run=graphed(self.model, precision))
+        return twin
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """What it can be measured in."""
+        return PHASES[:1] if self.mode == "graphs" else PHASES
 
     def step(self, phase: str) -> None:
         """One forward pass, or one forward and backward pass, as far as it has been queued to the device."""
@@ -142,9 +155,12 @@ def count_multiply_adds(
 def peak_memory(subject: Subject, phase: str) -> int | None:
     """Bytes that one step needs at its peak, above the network and its input; MEMORY_METHOD says how they are found.
 
-    On a CPU None where they cannot be told: for a compiled network, whose compiler's own memory would count, and on
-    systems without /proc. Raises ConfigError where the step itself fails for want of memory.
+    None where they cannot be told: for graphs, which keep their memory between steps, and on a CPU for a compiled network, whose
+    compiler's own memory would count, and on systems without /proc. Raises ConfigError where the step itself fails for want of
+    memory.
     """
+    if subject.mode == "graphs":
+        return None
     if subject.device.type == "cuda":
         return _peak_on_cuda(subject, phase)
     if subject.mode != "eager" or not is_known():

@@ -47,6 +47,7 @@ class Benchmark:
     against: str | None = None
     train: bool = False
     compile: bool = False
+    graphs: bool = False
     dtype: str = "fp32"
     batch: int = 1
     repeats: int = 10
@@ -61,6 +62,10 @@ class Benchmark:
                 model_entry(name.removeprefix(REFERENCE))
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype '{self.dtype}' is unknown: choose from {', '.join(DTYPES)}")
+        if self.graphs and (self.device.type != "cuda" or not model_entry(self.model).capabilities.graphs):
+            raise ConfigError(
+                f"--graphs records CUDA graphs: {self.model} on {self.device} has none: take a network of ours and --device cuda"
+            )
         for name in ("batch", "repeats"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} is too small: at least 1 is needed")
@@ -101,11 +106,11 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, Any]:
             for key, subject in {_key(subject): subject for subject in subjects}.items()
         }
         result["networks"] = [_describe(subject) | {"multiply_adds": counts[_key(subject)]} for subject in subjects]
-        with progress_bar(
-            "benchmark", len(benchmark.phases) * len(subjects) * (WARM_UP + 1 + benchmark.repeats)
-        ) as bar:
-            for phase in benchmark.phases:
-                _measure_phase(subjects, result["networks"], phase, benchmark.repeats, bar)
+        pairs = list(zip(subjects, result["networks"], strict=True))
+        tasks = {phase: [pair for pair in pairs if phase in pair[0].phases] for phase in benchmark.phases}
+        with progress_bar("benchmark", sum(map(len, tasks.values())) * (WARM_UP + 1 + benchmark.repeats)) as bar:
+            for phase, measured in tasks.items():
+                _measure_phase(measured, phase, benchmark.repeats, bar)
     except RuntimeError as reason:
         if isinstance(reason, torch.OutOfMemoryError) or "can't allocate memory" in str(reason):  # of a GPU, of a CPU
             raise ConfigError(
@@ -121,13 +126,10 @@ def run_benchmark(benchmark: Benchmark) -> dict[str, Any]:
 
 
 def _build_subjects(benchmark: Benchmark, failed: list[dict[str, str]]) -> list[Subject]:
-    """The networks in the order of a round: the model, its compiled twin, the one to compare with."""
+    """The networks in the order of a round: the model, its compiled twin, its graphs, the one to compare with."""
     subjects: list[Subject] = []
     own, size = dict(benchmark.arguments), dict(benchmark.size)
-    for name, compiled, arguments in (
-        (benchmark.model, benchmark.compile, own | size),
-        (benchmark.against, False, size),
-    ):
+    for name, is_model, arguments in ((benchmark.model, True, own | size), (benchmark.against, False, size)):
         if name is None:
             continue
         try:
@@ -135,7 +137,9 @@ def _build_subjects(benchmark: Benchmark, failed: list[dict[str, str]]) -> list[
         except ConfigError as reason:
             failed.append({"name": name, "reason": str(reason)})
         else:
-            subjects += [subject, subject.compiled()] if compiled else [subject]
+            subjects.append(subject)
+            subjects += [subject.compiled()] if is_model and benchmark.compile else []
+            subjects += [subject.graphed()] if is_model and benchmark.graphs else []
     return subjects
 
 
@@ -158,21 +162,21 @@ def _describe(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _measure_phase(subjects: Sequence[Subject], records: list[dict], phase: str, repeats: int, bar: Bar) -> None:
+def _measure_phase(pairs: Sequence[tuple[Subject, dict]], phase: str, repeats: int, bar: Bar) -> None:
     """Put seconds, clips per second and peak memory of one phase into the networks' records."""
-    for subject, record in zip(subjects, records, strict=True):
+    for subject, record in pairs:
         record[phase] = {"seconds": [], "peak_memory_bytes": peak_memory(subject, phase)}
         bar.advance(1, f"{subject.name}, {phase}, memory")
-    for subject in subjects:
+    for subject, _ in pairs:
         subject.prepare(phase)
         for _ in range(WARM_UP):
             subject.step(phase)
             bar.advance(1, f"{subject.name}, {phase}, warm-up")
     for _ in range(repeats):
-        for subject, record in zip(subjects, records, strict=True):
+        for subject, record in pairs:
             record[phase]["seconds"].append(subject.seconds(phase))
             bar.advance(1, f"{subject.name}, {phase}")
-    for subject, record in zip(subjects, records, strict=True):
+    for subject, record in pairs:
         record[phase]["clips_per_second"] = len(subject.clips) / median(record[phase]["seconds"])
 
 

@@ -44,7 +44,7 @@ def _networks(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]
     from mvit_video.inference.predictor import choose_device
 
     _refuse(arguments, ONLY_RUNNERS, "is for --runner: add --runner torch, or drop it")
-    names = ("model", "against", "train", "compile", "dtype", "batch", "repeats")
+    names = ("model", "against", "train", "compile", "graphs", "dtype", "batch", "repeats")
     what = {name: getattr(arguments, name) for name in names}
     result = run_benchmark(Benchmark.of_words(arguments.overrides, device=choose_device(arguments.device), **what))
     return result, benchmark_tables(result) if result["networks"] else []
@@ -99,6 +99,11 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--train", action="store_true", help="also measure forward and backward passes")
     parser.add_argument("--compile", action="store_true", help="also measure the model with torch.compile")
+    parser.add_argument(
+        "--graphs",
+        action="store_true",
+        help="also measure inference by CUDA graphs, as predict and evaluate run it on GPUs",
+    )
     parser.add_argument("--dtype", default="fp32", help="fp32 (default), bf16 or fp16, by autocast")
     parser.add_argument("--batch", type=at_least_one, default=1, help="clips per step (default: 1)")
     parser.add_argument("--repeats", type=at_least_one, default=10, help="measured steps per network (default: 10)")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.dataset import BadVideo, ViewDataset
@@ -29,6 +29,7 @@ from mvit_video.evaluation.results import (
     results,
 )
 from mvit_video.evaluation.views import Reorder, VideoScores, ViewScorer, frame_order, score_views
+from mvit_video.model.graphs import graphed
 from mvit_video.model.precision import Precision, resolve_precision
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.convert import load_network
@@ -56,12 +57,19 @@ class Evaluator:
         self.normalise = Normalise(dataset.input.mean, dataset.input.std)
         self.videos, self.labels = dataset.videos, true_labels(dataset.videos)
 
-    def scores(self, model: nn.Module, reorder: Reorder | None = None, title: str = "evaluating") -> VideoScores:
+    def scores(
+        self,
+        model: nn.Module,
+        reorder: Reorder | None = None,
+        title: str = "evaluating",
+        forward: Callable[[Tensor], Tensor] | None = None,
+    ) -> VideoScores:
+        """Scores of all videos. `forward` runs the network in place of calling it."""
         first, step = self.shard.number - 1 + self.shard.count * rank(), self.shard.count * world_size()
         loader = view_loader(self.dataset, self.workers, first, step)
         sizes = len(self.videos), len(self.videos.classes), self.views_per_batch
         device, autocast = self.precision.device, self.precision.autocast
-        scorer = ViewScorer(model, *sizes, device, self.normalise, self.labels.ndim == 2, autocast)
+        scorer = ViewScorer(model, *sizes, device, self.normalise, self.labels.ndim == 2, autocast, forward)
         with report_lost_workers(), progress_bar(title, len(loader)) if is_rank_zero() else nullcontext() as bar:
             bad = score_views(scorer, loader, reorder, bar.advance if bar else lambda: None)
         return self._of_all_processes(scorer, bad)
@@ -140,7 +148,8 @@ class EvaluationTask:
         shown, start = self.shown or self.card.preprocessing, time.monotonic()
         evaluator = evaluator_from(self.config, self.videos, shown, self.protocol, self.precision, shard)
         held = self.precision.held(self.model).to(self.precision.device)
-        return evaluator.scores(held, frame_order(self.frames)), time.monotonic() - start
+        forward = graphed(held, self.precision)
+        return evaluator.scores(held, frame_order(self.frames), forward=forward), time.monotonic() - start
 
     def origin(self) -> dict[str, Any]:
         """What results.json says of where its numbers come from."""

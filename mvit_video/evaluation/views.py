@@ -44,7 +44,8 @@ class ViewScorer:
     """Collects views across videos until a batch is full, runs the network, and adds each view to its video's scores.
 
     A view's scores are the softmax of its logits, or with `multi_label` the sigmoid of each, in float64; the network runs
-    in `autocast`. Views come as pixels, and become clips where they are scored. A device that works by itself, such as a
+    in `autocast`, called through `forward` if that is given.
+    Views come as pixels, and become clips where they are scored. A device that works by itself, such as a
     GPU, is some batches behind: what it has found is fetched later. After `finish`, `sums` (n, K) float64 and `counts` (n,) are
     complete; those of several scorers with other videos may be added up.
     """
@@ -59,7 +60,9 @@ class ViewScorer:
         normalise: Normalise,
         multi_label: bool = False,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        forward: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        self.forward = forward or model
         self.model, self.views_per_batch, self.device, self.autocast = model, views_per_batch, device, autocast
         self.normalise = normalise
         self.activation = torch.sigmoid if multi_label else partial(torch.softmax, dim=1)
@@ -87,7 +90,7 @@ class ViewScorer:
 
     def _score(self) -> None:
         with torch.inference_mode(), self.autocast():
-            logits = self.model(self.normalise.joined(self._views, self.device))
+            logits = self.forward(self.normalise.joined(self._views, self.device))
             self._scored.append((self._owners, self.activation(logits.double())))
         self._views, self._owners = [], []
         if len(self._scored) == BATCHES_BEHIND:

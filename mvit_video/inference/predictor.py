@@ -30,6 +30,7 @@ from mvit_video.data.video.reader import Reader
 from mvit_video.errors import ConfigError, DecodeError, InputError
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.inference.inputs import Video, as_frames, as_path, is_file, name_of, several
+from mvit_video.model.graphs import graphed
 from mvit_video.model.precision import resolve_precision
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.convert import load_network
@@ -80,7 +81,8 @@ class Predictor:
     """A network with its class names and preprocessing; `guard` determines how files are decoded.
 
     `precision` is fp32, bf16, fp16, or auto: bf16 on GPUs that have it, else fp32. In half precision `model` is a copy with
-    rounded weights, to be called in `precision.autocast()`.
+    rounded weights, to be called in `precision.autocast()`. On a GPU, scores come from CUDA graphs (`model/graphs.py`) through
+    `forward`; set it to `model` to do without.
 
     >>> predictor = Predictor.from_checkpoint("model.safetensors")  # doctest: +SKIP
     >>> [prediction] = predictor("video.mp4")  # doctest: +SKIP
@@ -99,6 +101,7 @@ class Predictor:
     ) -> None:
         self.precision = resolve_precision(precision, device)
         self.model, self.card, self.device = self.precision.held(model).to(device).eval(), card, device
+        self.forward = graphed(self.model, self.precision)
         self.normalise = Normalise(card.preprocessing.mean, card.preprocessing.std)
         self.guard = guard or Guard()
         self.protocol = protocol or Protocol.parse(card.protocol)
@@ -176,20 +179,17 @@ class Predictor:
 
     def scores(self, views: Tensor) -> np.ndarray:
         """Softmax scores of views (V, C, T, H, W): (V, K) float32, computed in equal batches."""
-        return self._scores(part.to(self.device) for part in views.split(self._equal(len(views))))
+        return self._scores(part.to(self.device) for part in views.chunk(ceil(len(views) / self.views_at_once)))
 
     def scores_of(self, parts: Sequence[Tensor]) -> np.ndarray:
         """`scores` of the views whose pixels are given, in parts of any length: (V, K) float32."""
-        size = self._equal(sum(len(part) for part in parts))
+        count = sum(len(part) for part in parts)
+        size = ceil(count / ceil(count / self.views_at_once))
         return self._scores(self.normalise.batches(parts, size, self.device))
-
-    def _equal(self, count: int) -> int:
-        """The size of a batch, where so many views are shared out evenly."""
-        return ceil(count / ceil(count / self.views_at_once))
 
     def _scores(self, batches: Iterable[Tensor]) -> np.ndarray:
         with torch.inference_mode(), self.precision.autocast():
-            logits = torch.cat([self.model(clips).float() for clips in batches])
+            logits = torch.cat([self.forward(clips).float() for clips in batches])
         return logits.softmax(1).cpu().numpy()
 
     def prediction(self, path: str, scores: np.ndarray, top: int = 5) -> Prediction:

@@ -94,6 +94,7 @@ MVIT = Capabilities(
     formats=MVIT_FORMATS,
     form=_form,
     plain={"attention": "reference"},
+    graphs=True,
     meta=True,
 )
 for _name, _arguments in VARIANTS.items():

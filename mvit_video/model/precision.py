@@ -37,9 +37,11 @@ class Precision:
         """Of products and convolutions."""
         return DTYPES[self.name]
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """What networks run in."""
-        return nullcontext() if self.name == "fp32" else torch.autocast(self.device.type, self.dtype)
+    def autocast(self, cached: bool = True) -> AbstractContextManager[Any]:
+        """What networks run in. Weights that it rounds are `cached` until it ends."""
+        if self.name == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype, cache_enabled=cached)
 
     def held(self, model: nn.Module) -> nn.Module:
         """The network for inference under `autocast`: itself in fp32, else a copy with rounded weights.

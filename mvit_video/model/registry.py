@@ -57,6 +57,9 @@ class Capabilities:
     None where it is not a form of this name. Without it files are recognised that are of the name exactly."""
     plain: Mapping[str, Any] = field(default_factory=dict)
     """Arguments that make a network whose operations a counter sees, such as attention by the plain formula."""
+    graphs: bool = False
+    """In eval mode its forward pass depends on nothing but the shape of the clips: no value is read on the host, and from the
+    second batch of a shape on no tensor is made from host data. On GPUs it then runs as a CUDA graph (`model/graphs.py`)."""
     meta: bool = False
     """Can be built on PyTorch's meta device, where weights take no memory: reads no value of a tensor while being built."""
 

@@ -338,6 +338,22 @@ def test_a_network_can_be_measured_against_its_own_plain_formula():
         Subject("reference/torchvision/mvit_v2_s", 1, "fp32", CPU)
 
 
+def test_graphs_are_measured_on_gpus_in_inference_alone(monkeypatch):
+    for name, device in ((NANO, CPU), ("torchvision/mvit_v2_s", torch.device("cuda"))):
+        with pytest.raises(ConfigError, match=rf"--graphs records CUDA graphs: {name} on {device} has none: take "):
+            Benchmark(name, device, graphs=True)
+    eager, order = Subject(NANO, 1, "fp32", CPU), []
+    graphs = eager.graphed()
+    assert (graphs.mode, graphs.phases, peak_memory(graphs, "inference")) == ("graphs", ("inference",), None)
+    monkeypatch.setattr(Subject, "seconds", lambda subject, phase: order.append((subject.mode, phase)) or 1.0)
+    monkeypatch.setattr(benchmark, "peak_memory", lambda subject, phase: None)
+    monkeypatch.setattr(benchmark, "_build_subjects", lambda *_: [eager, graphs])
+    result = run_benchmark(Benchmark(NANO, CPU, train=True, repeats=1))
+    assert order == [("eager", "inference"), ("graphs", "inference"), ("eager", "training")]
+    [ratio] = result["ratios"]
+    assert (ratio["of"], ratio["against"], "training" in ratio) == (f"{NANO}, graphs", NANO, False)
+
+
 def test_a_batch_that_does_not_fit_the_memory_of_a_cpu_is_one_sentence():
     with pytest.raises(ConfigError) as caught:
         run_benchmark(Benchmark(NANO, CPU, batch=10**9, repeats=1))

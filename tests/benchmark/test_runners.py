@@ -99,6 +99,7 @@ def test_runs_alternate_after_the_warm_up(tiny, no_memory, monkeypatch):
     assert [len(record["seconds"]) for record in result["runners"]] == [3, 3]
 
 
+@pytest.mark.integration
 def test_every_runner_of_files_runs_every_file_and_the_tables_name_it(tiny, tiny_onnx, no_memory, tmp_path):
     int8 = tmp_path / "int8.onnx"
     int8.write_bytes(to_int8(tiny_onnx.read_bytes()))
@@ -116,6 +117,7 @@ def test_every_runner_of_files_runs_every_file_and_the_tables_name_it(tiny, tiny
     assert max(map(len, lines)) <= 80 and "100.00 %" in text.getvalue() and "8 clips" in text.getvalue()
 
 
+@pytest.mark.integration
 def test_a_file_of_a_fixed_batch_is_measured_with_it_and_with_no_other(tiny, tiny_onnx, videos, no_memory, tmp_path):
     two = str(with_batch(tiny_onnx, tmp_path / "two.onnx", 2))
     result = run_runner_benchmark(
@@ -127,6 +129,7 @@ def test_a_file_of_a_fixed_batch_is_measured_with_it_and_with_no_other(tiny, tin
         run_runner_benchmark(RunnerBenchmark(("onnxruntime",), str(tiny), (two,), repeats=1))
 
 
+@pytest.mark.integration
 def test_a_file_of_another_checkpoint_is_refused(tiny, tiny_onnx, no_memory, tmp_path):
     import onnx
 

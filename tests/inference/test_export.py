@@ -214,6 +214,7 @@ def test_the_runner_reads_every_kind_of_file_as_we_do(kind, tmp_path):
     check_frames(TABLE[kind](tmp_path))
 
 
+@pytest.mark.integration
 def test_a_card_has_the_views_of_a_named_protocol_and_the_runner_takes_both(tiny_onnx, tmp_path):
     config = Config.model_validate({"data": {"train": "list.csv"}, "evaluation": {"protocol": "kinetics-5x3"}})
     card = model_card(config, ("a", "b"))
@@ -225,11 +226,13 @@ def test_a_card_has_the_views_of_a_named_protocol_and_the_runner_takes_both(tiny
         assert (runner.num_clips, runner.num_crops) == (5, 3)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("words", [[], ["--precision", "bf16"]], ids=["fp32", "bf16"])
 def test_the_runner_gives_what_predict_gives_in_openvino(videos, tiny, tiny_onnx, words):
     check_runner(tiny, tiny_onnx, videos, "--provider", "OpenVINO", *words, within=0.02 if words else 1e-3)
 
 
+@pytest.mark.integration
 def test_the_runner_names_what_is_installed_where_a_provider_is_not(tiny_onnx, tmp_path):
     code, answers = run_runner(tiny_onnx, "a.mp4", "--provider", "TensorRT", error=True)
     assert (code, answers) == (1, "error: provider TensorRT is not installed here: choose from CPU, OpenVINO\n")

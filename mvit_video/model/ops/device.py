@@ -55,6 +55,11 @@ def try_kernels(device: torch.device) -> tuple[Any, str]:
     return kernels, ""
 
 
+def hook_tables(module: nn.Module) -> list[dict[int, Any]]:
+    """The dictionaries of a module's hooks, then those of global hooks: all empty if nobody listens."""
+    return [getattr(module, hooks) for hooks in _HOOKS] + _GLOBAL_HOOKS
+
+
 def can_fuse(types: Collection[type[nn.Module]], *modules: nn.Module) -> bool:
     """Whether modules are exactly of these types and have no hooks, so that their weights fully describe them."""
     if any(_GLOBAL_HOOKS):

@@ -9,7 +9,7 @@ no coordinates: zeros. Channels are zero-padded to a multiple of 8 for the kerne
 # D = d + the three K, rounded up to a multiple of 8. R (·, K, d) is an axis' embedding, read from its table.
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor
 from mvit_video.model.heads import Grid, Heads
 from mvit_video.model.ops import device
 from mvit_video.model.ops.operators import differentiable_grad, operator, pack_grads, register_autograd, unpack_grads
+from mvit_video.model.ops.tables import cached_table
 from mvit_video.model.relative_position import axis_embedding, distance_rows, resampling, table_rows
 
 Tables = Sequence[Tensor | None]  # of t, h, w; None for an axis without positions
@@ -267,13 +268,13 @@ def tables_fit(tables: Tables, q_thw: Sequence[int], k_thw: Sequence[int]) -> bo
 
 
 # Cached per size, since they depend on sizes only. Not inference tensors, because training may use them later.
-@lru_cache(maxsize=1024)
+@cached_table
 def _cached_rows(q_size: int, k_size: int, at: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return distance_rows(q_size, k_size, at)
 
 
-@lru_cache(maxsize=1024)
+@cached_table
 def _cached_resampling(q_size: int, k_size: int, rows: int, dtype: torch.dtype, at: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return resampling(q_size, k_size, rows, torch.promote_types(dtype, torch.float32), at).to(dtype).flatten(0, 1)

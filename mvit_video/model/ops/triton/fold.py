@@ -3,13 +3,13 @@
 # B batch, N = c + T*H*W tokens, h heads, d channels of a head, K key positions on one axis, R (·, K, d) an axis' embedding
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from mvit_video.model.ops.tables import cached_table
 from mvit_video.model.ops.triton.device import on_tensor_device
 from mvit_video.model.relative_position import distance_rows
 
@@ -144,7 +144,7 @@ def _row_sum(grad_pairs, table_rows, pairs, row, c, D: tl.constexpr, PAIRS: tl.c
     return tl.sum(total, 0)
 
 
-@lru_cache(maxsize=1024)
+@cached_table
 def _table_rows(q_thw: Grid, k_thw: Grid, sizes: Grid, heads: int, device: torch.device) -> Tensor:
     """Table row of each (query, key) pair of all axes (w: for each head), -1 for padding beyond K: int32."""
     parts = []
