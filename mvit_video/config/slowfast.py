@@ -4,6 +4,7 @@ Values are read by PySlowFast's rules: `_BASE_`, literals in texts such as "(3, 
 """
 
 import ast
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -92,6 +93,11 @@ def convert_slowfast(path: str | Path) -> Conversion:
     duplicates: dict[str, list[int]] = {}
     file = _SlowFastConfig(_flat(read_yaml(path, duplicates)), Conversion(str(path), duplicates=duplicates))
     network = file.value("MODEL.ARCH", "slowfast"), file.value("MODEL.MODEL_NAME", "SlowFast")
+    if network == ("maskmvit", "MaskMViT"):
+        raise ConfigError(
+            f"{path}: MODEL.MODEL_NAME is 'MaskMViT', MaskFeat's pre-training, and only training with labels is converted: convert "
+            "the file of its fine-tuning (..._FT.yaml), and start from the published weights, model.weights=maskfeat_s_16x4_k400"
+        )
     if network != ("mvit", "MViT"):
         raise ConfigError(
             f"{path}: only MViT is converted, and MODEL.ARCH and MODEL.MODEL_NAME are {network[0]!r} and {network[1]!r} "
@@ -277,14 +283,16 @@ def _network(file: _SlowFastConfig) -> None:
     """model.name, and in model.arguments what differs from its defaults."""
     arguments = {name: file.value(key, default) for key, default, name in ARGUMENTS}
     arguments |= _stages(file) | _positions(file)
+    arguments["pool_kernel"] = arguments["pool_kernel"] or "stride"
+    arguments["pooling"] = "mean_without_cls" if file.value("MVIT.USE_MEAN_POOLING", False) else None
     padding = file.value("MVIT.PATCH_PADDING", [2, 4, 4])
     if padding != [size // 2 for size in arguments["patch_kernel"]]:
         file.refuse("MVIT.PATCH_PADDING", f"is {padding}, but patches are padded by half their kernel")
     size = tuple(arguments[name] for name in ("depths", "embed_dim", "num_heads"))
     letter = next((letter for letter, known in SIZES.items() if size == known), "")
     frames = file.value("DATA.NUM_FRAMES", 8)
-    if arguments["positions"] == "absolute" and letter == "s":
-        name, usual = f"mvitv1_b_{'32x3' if frames == 32 else '16x4'}", MVITV1
+    if arguments["positions"] == "absolute" and size[1:] == SIZES["s"][1:]:
+        letter, name, usual = "s", f"mvitv1_b_{'32x3' if frames == 32 else '16x4'}", MVITV1
     else:
         name, usual = _mvitv2(letter, frames), MVITV2
     depths, dim, heads = SIZES[letter or "s"]
@@ -316,21 +324,18 @@ def _stages(file: _SlowFastConfig) -> dict[str, Any]:
     strides = {block: stride for block, *stride in file.value("MVIT.POOL_Q_STRIDE", [])}
     strided = {block: stride for block, stride in strides.items() if max(stride) > 1}
     pool_all = list(strides) == list(range(depth))
-    if (
-        list(strided) != starts
-        or len({tuple(stride) for stride in strided.values()}) > 1
-        or not (pool_all or strides == strided)
-    ):
-        file.refuse("MVIT.POOL_Q_STRIDE", "queries must be pooled in all blocks or at stage starts, with one stride")
-    for key, missing in (
-        ("POOL_KVQ_KERNEL", "only one kernel for all blocks is supported, not kernels that grow with the strides"),
-        ("POOL_KV_STRIDE_ADAPTIVE", "only adaptive strides are supported, not strides of single blocks"),
-    ):
-        if file.value(f"MVIT.{key}", None) is None:
-            file.refuse(f"MVIT.{key}", missing)
+    if not strided.keys() <= set(starts) or not (pool_all or strides == strided):
+        file.refuse(
+            "MVIT.POOL_Q_STRIDE", "queries must be pooled in all blocks or at stage starts, and strided there only"
+        )
+    if file.value("MVIT.POOL_KV_STRIDE_ADAPTIVE", None) is None:
+        missing = "only adaptive strides are supported, not strides of single blocks"
+        file.refuse("MVIT.POOL_KV_STRIDE_ADAPTIVE", missing)
+    by_stage = [strided.get(start, [1, 1, 1]) for start in starts]
+    one = not by_stage or all(stride == by_stage[0] for stride in by_stage)
     return {
         "depths": [end - start for start, end in pairwise([0, *starts, depth])],
-        "q_stride": next(iter(strided.values()), [1, 2, 2]),
+        "q_stride": next(iter(by_stage), [1, 2, 2]) if one else by_stage,
         "pool_all_queries": pool_all,
         "width_growth": "attention" if file.value("MVIT.DIM_MUL_IN_ATT", False) else "mlp",
     }
@@ -367,7 +372,8 @@ def _crops(file: _SlowFastConfig) -> None:
 def _augmentation(file: _SlowFastConfig) -> None:
     enabled = file.value("AUG.ENABLE", False)
     kind = file.value("AUG.AA_TYPE", "rand-m9-mstd0.5-inc1") if enabled else ""
-    file.put("data.randaugment", kind or None, "renamed", "AUG.AA_TYPE")
+    operations = re.sub(r"^(rand-m\d+)-(?!n\d)", r"\1-n2-", kind)  # two where none are said, as in timm
+    file.put("data.randaugment", operations or None, "renamed", "AUG.AA_TYPE")
     file.put("data.erasing", file.value("AUG.RE_PROB", 0.25) if enabled else 0.0, "renamed", "AUG.RE_PROB")
     file.record("derived", "switches data.randaugment and data.erasing", "AUG.ENABLE")
     file.record("ignored", "replaced by RandAugment" if kind else "AUG is not enabled", "AUG.COLOR_JITTER")

@@ -8,7 +8,9 @@ torch is imported only where it is the runner, so that a process with another on
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -79,9 +81,15 @@ def with_onnxruntime(file: str | bytes, threads: int, precision: str = "file") -
     )
 
 
+@cache
+def _openvino_core() -> Any:
+    """One for the whole process: each sets a stack for signal handlers, and of several the first to go leaves an invalid one."""
+    return package("openvino").Core()
+
+
 def with_openvino(file: str, threads: int, precision: str = "fp32") -> Loaded:
     """An ONNX file in OpenVINO, which rounds products to bf16 where it is asked to."""
-    frontend, core = package("openvino.frontend"), package("openvino").Core()
+    frontend, core = package("openvino.frontend"), _openvino_core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError("runner openvino:bf16: this CPU does not compute in bf16: use openvino")
     hints = {

@@ -12,6 +12,11 @@ def has(name: str) -> Callable[[Set[str]], bool]:
     return lambda names: name in names
 
 
+def no_name(name: str) -> bool:
+    """For `CheckpointFormat.unused`: all tensors are used."""
+    return False
+
+
 def same_names(state: Mapping[str, Tensor]) -> Callable[[str], str]:
     """For `CheckpointFormat.renamer`: their names are ours."""
     return str
@@ -28,7 +33,11 @@ class CheckpointFormat:
     """From all tensors of a file: what gives our name for each of theirs."""
     write: Callable[[Mapping[str, Tensor]], Mapping[str, Any]] | None = None
     """From our tensors: what a file of that project holds, for `convert --to`; None where none is written."""
-    numbered: bool = False
-    """Blocks are called blocks.0, blocks.1 and so on, as many as the argument `depths` says, by which sizes are told apart."""
+    arranged: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    """Tensors under our names, arranged as ours: several that are one of ours are joined."""
+    unused: Callable[[str], bool] = no_name
+    """Whether a tensor of this name is of no network: what pre-training predicts with, constants of a data loader."""
+    lacks: tuple[str, ...] = ()
+    """Beginnings of our names of what follows the blocks and no file has, since it is trained later; beside the head."""
     knows: Mapping[str, Collection[Any]] = field(default_factory=dict, hash=False)
     """Arguments of the network with the values that this project has, too; `convert --to` refuses networks of others."""

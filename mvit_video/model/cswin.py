@@ -25,7 +25,7 @@ from mvit_video.model.backbone import (
 )
 from mvit_video.model.checkpoint_format import CheckpointFormat, has
 from mvit_video.model.evidence import entering
-from mvit_video.model.layers import DropPath
+from mvit_video.model.layers import DropPath, init_normal
 from mvit_video.model.partition import Grid, from_windows, padded, unpadded, windows
 from mvit_video.model.registry import Capabilities
 
@@ -178,7 +178,7 @@ class CSWin(VideoBackbone):
         """Linear layers from a normal (σ .02) with biases of 0; convolutions and norms as PyTorch starts them."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
+                init_normal(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

@@ -44,3 +44,9 @@ class PatchConv(nn.Conv3d):
 
     def forward(self, clips: Tensor) -> Tensor:
         return patch_conv(clips, self)
+
+
+def init_normal(weight: Tensor, std: float = 0.02) -> None:
+    """Fill from a normal. Tensors on the meta device have nothing to fill, and PyTorch would load its compiler for them."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)

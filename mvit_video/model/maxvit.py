@@ -26,7 +26,7 @@ from mvit_video.model.backbone import (
 )
 from mvit_video.model.checkpoint_format import CheckpointFormat, has
 from mvit_video.model.evidence import entering
-from mvit_video.model.layers import DropPath
+from mvit_video.model.layers import DropPath, init_normal
 from mvit_video.model.partition import Grid, from_grids, from_windows, grids, largest_divisor, windows
 from mvit_video.model.registry import Capabilities
 
@@ -301,7 +301,7 @@ class MaxViT(VideoBackbone):
         """Filters, linear layers and position tables from a normal (σ .02), biases 0, norms 1."""
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.02)
+                init_normal(parameter)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 

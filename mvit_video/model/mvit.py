@@ -29,7 +29,7 @@ from mvit_video.model.checks import (
     is_nested,
 )
 from mvit_video.model.heads import Grid
-from mvit_video.model.layers import DropPath, Mlp, PatchConv
+from mvit_video.model.layers import DropPath, Mlp, PatchConv, init_normal
 from mvit_video.model.ops.attend import add_to_grid
 from mvit_video.model.ops.linear import Linear
 from mvit_video.model.ops.norm import LayerNorm
@@ -414,7 +414,7 @@ class MViT(Pretrained, nn.Module):
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and not name.endswith(VALUE_FILTER):
-                nn.init.normal_(parameter, std=0.02)
+                init_normal(parameter)
             elif parameter.ndim == 1 and name.endswith("weight"):
                 nn.init.ones_(parameter)
             else:

@@ -1,10 +1,11 @@
 """Names of MViTs and the plain arguments they stand for (RECIPES of the paper, Table 8 and PySlowFast's configs)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import count, groupby, takewhile
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mvit_video.model.evidence import entering
 from mvit_video.model.mvit import MViT
@@ -51,6 +52,9 @@ for _size, _arguments in _SIZES.items():
 VARIANTS["mvitv2_l_in1k"]["width_growth"] = "mlp"  # as published; every other MViTv2 grows in the attention
 
 
+MOST_BLOCKS = 100  # of a file whose form is looked for; the largest network here has 80
+
+
 def _blocks(network: nn.Module) -> Sequence[nn.Module]:
     return list(network.get_submodule("blocks").children())
 
@@ -58,6 +62,26 @@ def _blocks(network: nn.Module) -> Sequence[nn.Module]:
 def _last_stage(network: nn.Module) -> Sequence[nn.Module]:
     ends: Any = network.stage_ends
     return _blocks(network)[ends[-2] + 1 if len(ends) > 1 else 0 :]
+
+
+def _form(state: Mapping[str, Tensor], kind: str, usual: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What tells the MViT of these tensors from `usual`, where that is a matter of depths, growth, filters and pooling only."""
+    blocks = list(takewhile(lambda block: f"{block}.attn.proj.weight" in state, map("blocks.{}".format, count())))
+    widths, outputs, pools = (
+        [state[f"{block}.{part}.weight"].shape if f"{block}.{part}.weight" in state else () for block in blocks]
+        for part in ("attn.proj", "mlp.fc2", "attn.pool_k")
+    )
+    depths = tuple(len(list(same)) for _, same in groupby(widths))
+    if len(depths) != len(usual["depths"]) or len(blocks) > MOST_BLOCKS:
+        return None
+    grows = any(width[:1] != output[:1] for width, output in zip(widths, outputs, strict=True))
+    growth = usual["width_growth"] if len(depths) == 1 else "mlp" if grows else "attention"
+    kernel = usual["pool_kernel"] if {shape[2:] for shape in pools} == {usual["pool_kernel"]} else "stride"
+    masked = growth == "mlp" and {"cls_token", "blocks.0.attn.rel_pos_t"} <= state.keys()
+    # No tensor tells: with this growth PySlowFast has published MaskFeat only. MMAction2's classifies the class token.
+    pooling = "mean_without_cls" if masked and "PySlowFast" in kind else usual["pooling"]
+    told = dict(depths=depths, width_growth=growth, pool_kernel=kernel, pooling=pooling)
+    return {name: value for name, value in told.items() if usual[name] != value}
 
 
 MVIT = Capabilities(
@@ -68,6 +92,7 @@ MVIT = Capabilities(
     evidence=entering(_last_stage),
     activation_checkpointing=True,
     formats=MVIT_FORMATS,
+    form=_form,
     plain={"attention": "reference"},
     graphs=True,
     meta=True,

@@ -24,7 +24,7 @@ from mvit_video.model.backbone import (
 )
 from mvit_video.model.checkpoint_format import CheckpointFormat, has
 from mvit_video.model.evidence import entering
-from mvit_video.model.layers import DropPath
+from mvit_video.model.layers import DropPath, init_normal
 from mvit_video.model.partition import from_windows, padded, unpadded, windows
 from mvit_video.model.registry import Capabilities
 
@@ -323,10 +323,10 @@ def init_weights(model: nn.Module) -> None:
     """Linear layers from a normal (σ .02), filters from a normal by their fan-out; biases 0, norms 1."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.02)
+            init_normal(module.weight)
         elif isinstance(module, nn.Conv3d):
             fan_out = module.weight.shape[0] * module.weight[0, 0].numel() // module.groups
-            nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+            init_normal(module.weight, std=(2 / fan_out) ** 0.5)
         if isinstance(module, nn.Linear | nn.Conv3d) and module.bias is not None:
             nn.init.zeros_(module.bias)
 

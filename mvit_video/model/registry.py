@@ -52,6 +52,9 @@ class Capabilities:
     """`network.activation_checkpointing` may be set to True: for the setting of that name."""
     formats: tuple[CheckpointFormat, ...] = ()
     """Formats of other projects that its weights are read from and written in, besides ours: see `model/checkpoint_format.py`."""
+    form: Callable[[Mapping[str, Tensor], str, Mapping[str, Any]], dict[str, Any] | None] | None = None
+    """(tensors under our names, their format, the arguments of a name) -> those of their network that differ, such as depths;
+    None where it is not a form of this name. Without it files are recognised that are of the name exactly."""
     plain: Mapping[str, Any] = field(default_factory=dict)
     """Arguments that make a network whose operations a counter sees, such as attention by the plain formula."""
     graphs: bool = False

@@ -1,5 +1,7 @@
 """PySlowFast's MViT files as ours. The texts below are written here, with the values that the published files have."""
 
+import json
+
 import pytest
 import torch
 import yaml
@@ -212,6 +214,42 @@ def test_mvitv1_is_recognised_by_its_positions(tmp_path):
     assert settings["model.name"] == "mvitv1_b_16x4" and settings["model.arguments"] == {"drop_path_rate": 0.2}
 
 
+FORMS = {
+    "masked_ssl__k400_MVITv2_S_16x4_FT": (
+        "mvitv2_s_16x4",
+        dict(
+            dropout_rate=0.0, head_init_scale=0.001, width_growth="mlp", pooling="mean_without_cls", drop_path_rate=0.1
+        ),
+        "maskfeat_s_16x4_finetuned",
+    ),
+    "Kinetics__MVIT_B_32x3_CONV": (
+        "mvitv1_b_32x3",
+        dict(depths=[2, 3, 16, 3], pool_kernel="stride", drop_path_rate=0.3),
+        "mvitv1_b_32x3_as_in_public_yaml",
+    ),
+}
+
+
+@pytest.mark.parametrize("file", FORMS)
+def test_the_form_of_a_published_file_is_that_of_its_weights(file):
+    name, arguments, keys = FORMS[file]
+    config = convert_slowfast(shared(f"reference/slowfast_yaml/{file}.yaml")).config()
+    assert (config.model.name, config.model.arguments) == (name, arguments)
+    assert config.data.randaugment == f"rand-m7-n{2 if 'FT' in file else 4}-mstd0.5-inc1"  # none said: timm's two
+    wanted = json.loads(shared("reference/maskfeat/checkpoint_keys_ssl.json").read_text())[keys]["keys"]
+    with torch.device("meta"):
+        model = build_model(name, num_frames=config.data.num_frames, crop_size=config.data.crop_size, **arguments)
+    assert {key: list(tensor.shape) for key, tensor in model.state_dict().items()} == wanted
+
+
+def test_strides_may_differ_by_stage(tmp_path):
+    tree = kinetics("s", 16, 4, 0.2)
+    tree["MVIT"]["POOL_Q_STRIDE"][14] = [14, 1, 1, 1]
+    arguments = converted(tmp_path, tree).settings["model.arguments"]
+    assert arguments["q_stride"] == [[1, 2, 2], [1, 2, 2], [1, 1, 1]]
+    assert build_model("mvitv2_s_16x4", **arguments).blocks[15].attn.rel_pos_h.shape[0] == 27  # as in MaskFeat's file
+
+
 def test_a_size_without_a_name_is_written_out(tmp_path):
     tree = kinetics("s", 16, 4, 0.2)
     doubled = [[1, 2.0], [3, 2.0]]
@@ -264,13 +302,13 @@ EXAMPLES = {"kept": "SOLVER.WEIGHT_DECAY", "renamed": "AUG.AA_TYPE", "derived": 
 PUBLISHED = {
     "ImageNet__MVITv2_T": "TRAIN.DATASET (is 'imagenet', but only kinetics and ssv2",
     "Kinetics__MVIT_B_16x4_CONV": "",
-    "Kinetics__MVIT_B_32x3_CONV": "MVIT.POOL_KVQ_KERNEL (by default; only one kernel for all blocks is supported",
+    "Kinetics__MVIT_B_32x3_CONV": "",
     "Kinetics__MVITv2_B_32x3": "",
     "Kinetics__MVITv2_S_16x4": "",
     "SSv2__MVITv2_L_40x3": "",
     "SSv2__MVITv2_S_16x4": "",
-    "masked_ssl__k400_MVITv2_S_16x4_FT": "MVIT.USE_MEAN_POOLING (is True, but the class token is classified)",
-    "masked_ssl__k400_MVITv2_S_16x4_MaskFeat_PT": "only MViT is converted, and MODEL.ARCH and MODEL.MODEL_NAME are 'maskmvit'",
+    "masked_ssl__k400_MVITv2_S_16x4_FT": "",
+    "masked_ssl__k400_MVITv2_S_16x4_MaskFeat_PT": "MODEL.MODEL_NAME is 'MaskMViT', MaskFeat's pre-training, and only training with",
 }
 
 
@@ -350,9 +388,13 @@ def test_mixed_precision_weights_and_a_data_folder_are_taken_over(tmp_path):
     [
         ("MVIT", {"MODE": "max"}, "MVIT.MODE (is 'max', but queries, keys and values are pooled by convolutions)"),
         ("MVIT", {"REV": {"ENABLE": True}}, "MVIT.REV.ENABLE (is True, but blocks are not reversible)"),
-        ("MVIT", {"POOL_KVQ_KERNEL": None}, "MVIT.POOL_KVQ_KERNEL (only one kernel for all blocks is supported"),
+        (
+            "MVIT",
+            {"POOL_KV_STRIDE_ADAPTIVE": None},
+            "MVIT.POOL_KV_STRIDE_ADAPTIVE (only adaptive strides are supported",
+        ),
         ("MVIT", {"HEAD_MUL": [[1, 2.0]]}, "MVIT.HEAD_MUL (heads and width must double together"),
-        ("MVIT", {"POOL_Q_STRIDE": [[1, 1, 2, 2]]}, "MVIT.POOL_Q_STRIDE (queries must be pooled in all blocks or"),
+        ("MVIT", {"POOL_Q_STRIDE": [[2, 1, 2, 2]]}, "MVIT.POOL_Q_STRIDE (queries must be pooled in all blocks or"),
         ("MVIT", {"USE_ABS_POS": True}, "MVIT.USE_ABS_POS (positions must be relative in space and time, or absolute"),
         ("MVIT", {"PATCH_PADDING": [2, 4, 4]}, "MVIT.PATCH_PADDING (is [2, 4, 4], but patches are padded by half"),
         ("MODEL", {"LOSS_FUNC": "bce"}, "MODEL.LOSS_FUNC (is 'bce', but the loss must be the cross entropy)"),

@@ -126,3 +126,18 @@ def test_the_process_of_another_runner_never_loads_torch(tiny_onnx):
         "print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.integration
+def test_signal_handlers_work_after_several_openvino_networks_have_gone(tiny_onnx):
+    code = (
+        "import signal, subprocess, sys\n"
+        "from mvit_video.inference.runners import with_openvino\n"
+        f"networks = [with_openvino({str(tiny_onnx)!r}, 1) for _ in range(3)]\n"
+        "while networks:\n"
+        "    del networks[0]\n"
+        "signal.signal(signal.SIGCHLD, lambda *_: print('told'))\n"
+        "subprocess.run([sys.executable, '-c', ''], check=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr

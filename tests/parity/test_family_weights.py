@@ -122,7 +122,7 @@ def test_a_published_list_of_names_is_recognised_and_fits(keys, kind, name):
         state = {key: torch.zeros([side for side in shape if isinstance(side, int)]) for key, shape in listed.items()}
     found, ours = convert_to_ours(state, keys)
     weights = Weights(keys, found, ours, ())
-    assert (found, recognise_model(weights)) == (kind, name)
+    assert (found, recognise_model(weights)) == (kind, (name, {}))
 
 
 IMAGES = {

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from fixed_weights import fixed_values, with_fixed_weights
 from shared_files import shared
 
-from mvit_video import build_model
+from mvit_video import build_model, load_weights
+from mvit_video.model.weights.formats import convert_to_ours
 
 SMALL = dict(depths=(1, 1, 2, 1), num_frames=8, crop_size=96, num_classes=11)
 FORMS = {
@@ -71,3 +72,28 @@ def test_a_last_stage_without_a_stride_gives_maskfeats_predictions():
     assert np.abs(found.flatten()[:16].numpy() - all_tokens["first16"]).max() < 1e-4
     assert np.abs(found.flatten()[-16:].numpy() - all_tokens["last16"]).max() < 1e-4
     assert found.double().std().item() == pytest.approx(all_tokens["std"], abs=1e-4)
+
+
+@pytest.mark.parametrize("golden", ["maskfeat_finetune_separate_qkv_8x96", "maskfeat_finetune_8x96"])
+def test_a_pyslowfast_file_gives_its_logits_also_with_separate_projections(golden, tmp_path):
+    wanted = recorded(golden)
+    state = {key: fixed_values(key, tuple(shape)) for key, shape in wanted["parameters"].items()}
+    torch.save({"epoch": 3, "model_state": state}, tmp_path / "file.pyth")
+    model = build_model("mvitv2_s_16x4", **SMALL, **FORMS["maskfeat_finetune_8x96"][1]).eval()
+    report = load_weights(model, tmp_path / "file.pyth")
+    assert set(report.copied) == set(model.state_dict()) and report.ignored == ("epoch",)
+    assert np.abs(logits_of(model, wanted) - wanted["logits"]).max() < 1e-4
+
+
+def test_an_mmaction2_file_gives_its_logits(tmp_path):
+    wanted = recorded("mmaction2_small_8x96")
+    model = build_model("mvitv2_s_16x4", **SMALL).eval()
+    kind, ours = convert_to_ours({key: torch.empty(shape) for key, shape in wanted["keys"].items()}, "x")
+    names = dict(zip(wanted["keys"], ours, strict=True))  # renamed one by one, in order
+    state = {key: fixed_values(names[key], tuple(shape)) for key, shape in wanted["keys"].items()}
+    state["data_preprocessor.mean"] = torch.full((3, 1, 1), 114.75)
+    torch.save({"meta": {"CLASSES": None}, "state_dict": state}, tmp_path / "file.pth")
+    report = load_weights(model, tmp_path / "file.pth")
+    assert report.format == kind == "MMAction2" and set(report.copied) == set(model.state_dict())
+    assert set(report.ignored) == {"meta", "data_preprocessor.mean"}
+    assert np.abs(logits_of(model, wanted) - wanted["logits"]).max() < 1e-4

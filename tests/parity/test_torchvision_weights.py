@@ -81,4 +81,4 @@ def test_the_full_mvit_v1_b_is_recognised(tmp_path):
         theirs = video.mvit_v1_b()
     state = {name: torch.zeros(tensor.shape) for name, tensor in theirs.state_dict().items()}
     torch.save(state, tmp_path / "tv.pth")
-    assert recognise_model(read_weights(tmp_path / "tv.pth")) == "mvitv1_b_16x4"
+    assert recognise_model(read_weights(tmp_path / "tv.pth")) == ("mvitv1_b_16x4", {})

@@ -5,7 +5,8 @@ from typing import Any
 from mvit_video.config.load import config_from_dict
 from mvit_video.config.schema import AUTO, Config, InputSettings
 from mvit_video.errors import ConfigError
-from mvit_video.model.weights.load import read_weights
+from mvit_video.model.weights.convert import usual_input
+from mvit_video.model.weights.load import read_weights, recognise_model
 from mvit_video.model.weights.zoo import zoo_entry
 
 
@@ -36,9 +37,13 @@ def _network_of(source: str | None) -> tuple[str, dict[str, Any], InputSettings]
             f"model.name = auto: {source} is a network for images: name one for videos, such as model.name=mvitv2_s_16x4, "
             "which then starts from it"
         )
-    if entry is not None:
-        return entry.model, {}, entry.preprocessing
-    card = read_weights(source).card
+    if entry is not None and entry.arguments is not None:
+        return entry.model, entry.arguments, entry.preprocessing
+    weights = read_weights(source)
+    found = recognise_model(weights) if entry is not None or weights.lacks else None
+    if found is not None:
+        return *found, entry.preprocessing if entry else usual_input(found[0])
+    card = weights.card
     if card is None:
         raise ConfigError(
             f"model.name = auto: {source} does not say which network it is of, as checkpoints of ours and names of "

@@ -21,8 +21,10 @@ from mvit_video.model.weights.formats import known_formats
 from mvit_video.model.weights.load import (
     LoadReport,
     Weights,
+    described,
     filled,
     fit_weights,
+    form_of,
     model_of_weights,
     read_weights,
     recognise_model,
@@ -64,14 +66,15 @@ def convert(
         output.parent.mkdir(parents=True, exist_ok=True)
     output = output_file(output, overwrite)
     weights = _with_head(read_weights(source))
-    network = model_entry(_network_name(weights, name))
+    name, arguments = _network(weights, name)
+    network = model_entry(name)
     form = {each.name.lower(): each for each in network.capabilities.formats if each.write is not None}.get(to)
     if form is None and to != "native":
         raise ConfigError(f"{source}: is of {network.name}, which cannot be written --to {to}: use --to native")
-    if form is not None and weights.card is not None:
-        _check_known(form, network.defaults | weights.card.arguments, source)
-    card = _with_overrides(_native_card(weights, network.name, classes), overrides) if to == "native" else None
-    model = _empty_model(network, weights, card if overrides else None, source)
+    if form is not None:
+        _check_known(form, network.defaults | arguments, source)
+    card = _with_overrides(_native_card(weights, name, arguments, classes), overrides) if to == "native" else None
+    model = _empty_model(network, arguments, weights, card if overrides else None, source)
     state, report = fit_weights(weights, model.state_dict(), head_layer=head_name(model))
     if report.new:
         raise CheckpointError(f"{source}: lacks '{report.new[0]}', which a conversion cannot create: train it first")
@@ -102,14 +105,16 @@ def _check_target(to: str, classes: Sequence[str] | None, overrides: Sequence[st
         )
 
 
-def _empty_model(network: ModelEntry, weights: Weights, card: ModelCard | None, source: str) -> nn.Module:
+def _empty_model(
+    network: ModelEntry, arguments: Mapping[str, Any], weights: Weights, card: ModelCard | None, source: str
+) -> nn.Module:
     """Build the network of `card`, else of the weights' own card, else by name; on the meta device if it supports that."""
     with torch.device("meta" if network.capabilities.meta else "cpu"):
         if card is not None:
             return model_from_card(card)
         if weights.card is not None:
             return model_of_file(weights.card, source)
-        return build_model(network.name, num_classes=weights.num_classes)
+        return build_model(network.name, num_classes=weights.num_classes, **arguments)
 
 
 def _check_known(form: CheckpointFormat, arguments: Mapping[str, Any], source: str) -> None:
@@ -138,10 +143,11 @@ def load_network(source: str | Path) -> tuple[nn.Module, ModelCard]:
     if weights.card is not None:
         return model_of_weights(weights.card, weights.state, source)
     weights = _with_head(weights)
-    name, count = _recognised(weights), weights.num_classes or 0
-    card = _card(weights, name, weights.classes or tuple(f"class {number}" for number in range(count)))
+    (name, arguments), count = _recognised(weights), weights.num_classes or 0
+    card = _card(weights, name, arguments, weights.classes or tuple(f"class {number}" for number in range(count)))
     if weights.classes is None:
-        known = "" if weights.entry else f", and its input is taken to be {input_text(card.preprocessing)}"
+        assumed = f", it is taken to be {described(name, arguments)}, and its input {input_text(card.preprocessing)}"
+        known = "" if weights.entry else assumed
         _logger.warning(
             f"{source}: no names are known for its {count} classes, which are called class 0 to class {count - 1}{known}: "
             f"`mvit-video convert {source} --to native --classes FILE --output FILE` makes a checkpoint that knows both"
@@ -157,49 +163,51 @@ def load_network(source: str | Path) -> tuple[nn.Module, ModelCard]:
 
 def _with_head(weights: Weights) -> Weights:
     if weights.num_classes is None:
-        raise CheckpointError(
-            f"{weights.source}: has no head, so it cannot predict labels: use it with load_weights only"
-        )
+        if not weights.lacks:
+            cure = "use it with load_weights only"
+        else:
+            cure = f"fine-tune it, `mvit-video train finetune data.root=FOLDER model.weights={weights.source} --output DIR`"
+        what = "is pre-trained without labels and has no head" if weights.lacks else "has no head"
+        raise CheckpointError(f"{weights.source}: {what}, so it cannot predict labels: {cure}")
     return weights
 
 
-def _network_name(weights: Weights, name: str | None) -> str:
-    """The network's name: the card's, or the one that the user gives, or that of the network with these shapes."""
+def _network(weights: Weights, name: str | None) -> tuple[str, dict[str, Any]]:
+    """Name and arguments: the card's, or of the name that the user gives, or of the network with these shapes."""
     if weights.card is None:
-        return name or _recognised(weights)
+        return (name, form_of(model_entry(name), weights) or {}) if name else _recognised(weights)
     if name not in (None, weights.card.name):
         raise ConfigError(f"{weights.source}: is of {weights.card.name} by its card, not of {name}: drop --model")
-    return weights.card.name
+    return weights.card.name, weights.card.arguments
 
 
-def _recognised(weights: Weights) -> str:
-    name = recognise_model(weights)
-    if name is None:
+def _recognised(weights: Weights) -> tuple[str, dict[str, Any]]:
+    found = recognise_model(weights)
+    if found is None:
         raise CheckpointError(
             f"{weights.source}: its shapes match no network of `mvit-video models`: name one with --model"
         )
-    return name
+    return found
 
 
-def _native_card(weights: Weights, name: str, classes: Sequence[str] | None) -> ModelCard:
+def _native_card(weights: Weights, name: str, arguments: dict[str, Any], classes: Sequence[str] | None) -> ModelCard:
     """The checkpoint's own card, where it has one, else one that is made for it; with these classes if there are any."""
     names = tuple(classes or weights.classes or ())
     if len(names) != weights.num_classes:
         what = f"{len(names)} class names for" if names else "no class names are known for"
         raise ConfigError(f"{weights.source}: {what} its {weights.num_classes} classes: pass them with --classes FILE")
     if weights.card is None:
-        return _card(weights, name, names)
+        return _card(weights, name, arguments, names)
     return weights.card.model_copy(update={"classes": names})
 
 
-def _card(weights: Weights, name: str, classes: tuple[str, ...]) -> ModelCard:
+def _card(weights: Weights, name: str, arguments: dict[str, Any], classes: tuple[str, ...]) -> ModelCard:
     """What a foreign checkpoint's card says: the zoo's facts for this file, else the usual ones of its network."""
     entry = weights.entry
     if entry is None or entry.model != name:
-        return ModelCard(name=name, arguments={}, classes=classes, preprocessing=_usual_input(name))
-    return ModelCard(
-        name=name, arguments={}, classes=classes, preprocessing=entry.preprocessing, protocol=entry.protocol
-    )
+        return ModelCard(name=name, arguments=arguments, classes=classes, preprocessing=usual_input(name))
+    inputs, protocol = entry.preprocessing, entry.protocol
+    return ModelCard(name=name, arguments=arguments, classes=classes, preprocessing=inputs, protocol=protocol)
 
 
 def _with_overrides(card: ModelCard, overrides: Sequence[str]) -> ModelCard:
@@ -221,7 +229,7 @@ def _with_overrides(card: ModelCard, overrides: Sequence[str]) -> ModelCard:
     return card.model_copy(update={"preprocessing": config.data.input, "protocol": protocol, "measured": None})
 
 
-def _usual_input(name: str) -> InputSettings:
+def usual_input(name: str) -> InputSettings:
     """The input that a network is named for (16x4 is every 4th of 16 frames), scaled to 8/7 of the crop before it."""
     entry = model_entry(name)
     crop = entry.defaults["crop_size"]

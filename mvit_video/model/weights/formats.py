@@ -8,14 +8,18 @@ Ours are PySlowFast's names, so its video files need no map. Its image files kee
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from mvit_video.errors import CheckpointError
 from mvit_video.model.checkpoint_format import CheckpointFormat, has
 from mvit_video.model.registry import MODELS
 from mvit_video.model.weights.inflate import INDEX_TABLE, is_image
+from mvit_video.model.weights.mmaction_formats import MMACTION_FORMATS
 
+Value = TypeVar("Value")
 PATCH_FILTER = "patch_embed.proj.weight"
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and DDP, and of torch.compile
 
@@ -58,6 +62,11 @@ def format_of(names: Iterable[str], source: str | Path) -> CheckpointFormat:
             f"{source}: contains torchvision's MaxViT, another network than the paper's (other scale, activation and padding), "
             "which is not built here: take timm's maxvit_*_tf_* files"
         )
+    if _is_pyslowfast(names) and not any(".attn.pool_k." in name for name in names):
+        raise CheckpointError(
+            f"{source}: contains a transformer whose blocks do not pool, such as the plain ViT of MAE, which is not built here: "
+            "take weights of an MViT"
+        )
     found = next((each for each in known_formats() if each.matches(names)), None)
     if found is None:
         raise CheckpointError(
@@ -82,9 +91,20 @@ def convert_to_ours(state: Mapping[str, Tensor], source: str | Path) -> tuple[st
         mine = rename(name)
         if mine in ours:
             raise CheckpointError(f"{source}: contains two tensors for '{mine}', one of them is '{name}'")
-        if not mine.endswith(".attn_mask"):  # shifted windows' masks in Microsoft's files: made of sizes alone
+        if not kind.unused(name):
             ours[mine] = _our_shape(mine, tensor)
-    return kind.name, ours
+    return kind.name, kind.arranged(ours)
+
+
+def unused_names(names: Iterable[str], source: str | Path) -> tuple[str, ...]:
+    """Those of a file's tensors that `convert_to_ours` leaves out, because no network has them."""
+    names = list(without_wrappers(dict.fromkeys(names)))
+    return tuple(filter(format_of(names, source).unused, names))
+
+
+def format_named(name: str) -> CheckpointFormat | None:
+    """The format of this name; None for our own."""
+    return next((each for each in known_formats() if each.name == name), None)
 
 
 def head_names(kind: str) -> tuple[str, str]:
@@ -95,7 +115,7 @@ def head_names(kind: str) -> tuple[str, str]:
     return f"{head}.weight", f"{head}.bias"
 
 
-def without_wrappers(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def without_wrappers(state: Mapping[str, Value]) -> Mapping[str, Value]:
     """Tensors without what wrappers of the network put in front of every name."""
     for prefix in WRAPPER_PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
@@ -181,17 +201,48 @@ def _is_timm(names: Set[str]) -> bool:
     return any(name.startswith("stages.") and ".attn.pool_k." in name for name in names)
 
 
+def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Separate projections of queries, keys and values (PySlowFast's SEPARATE_QKV) as the rows of one."""
+    joined: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        found = _SEPARATE.search(name)
+        parts = [name.replace(found[0], f".attn.{part}.") for part in "qkv"] if found else []
+        if not found or not all(part in state for part in parts):
+            joined[name] = tensor
+        elif found[1] == "q":
+            joined[name.replace(found[0], ".attn.qkv.")] = torch.cat([state[part] for part in parts])
+    return joined
+
+
+def _of_maskfeat(name: str) -> bool:
+    return name == "mask_token" or name.startswith(("pred_head.", "hogs."))
+
+
+_SEPARATE = re.compile(r"\.attn\.([qkv])\.")
 _KNOWN = {"token_mixing": ("all",), "positions": ("relative", "absolute")}
+MASKFEAT = "PySlowFast MaskFeat"
 MVIT_FORMATS = (
-    CheckpointFormat("timm", _is_timm, _timm_renamer, numbered=True),
+    CheckpointFormat("timm", _is_timm, _timm_renamer),
     CheckpointFormat(
-        "torchvision", has("conv_proj.weight"), _torchvision_renamer, to_torchvision, numbered=True, knows=_KNOWN
+        "torchvision",
+        has("conv_proj.weight"),
+        _torchvision_renamer,
+        to_torchvision,
+        knows=_KNOWN | {"pooling": (None, "cls")},
+    ),
+    CheckpointFormat(
+        MASKFEAT,
+        lambda names: _is_pyslowfast(names) and "pred_head.projections.0.weight" in names,
+        arranged=_joined,
+        unused=_of_maskfeat,
+        lacks=("norm.",),
     ),
     CheckpointFormat(
         "PySlowFast",
         _is_pyslowfast,
         write=lambda state: {"model_state": to_pyslowfast(state)},
-        numbered=True,
-        knows=_KNOWN,
+        arranged=_joined,
+        knows=_KNOWN | {"pooling": (None, "cls", "mean_without_cls")},
     ),
+    *MMACTION_FORMATS,
 )

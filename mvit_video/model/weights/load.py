@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from math import isqrt
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from mvit_video.model.registry import MODELS, ModelEntry, build_model, head_name
 from mvit_video.model.relative_position import resample_table
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
 from mvit_video.model.weights.files import check_file, read_checkpoint, read_tensors
-from mvit_video.model.weights.formats import convert_to_ours, head_names, known_formats
+from mvit_video.model.weights.formats import convert_to_ours, format_named, head_names, known_formats, unused_names
 from mvit_video.model.weights.hub import hub_file, is_hub
 from mvit_video.model.weights.inflate import INDEX_TABLE, VALUE_FILTER, check_inflation, inflate, is_image
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
@@ -31,14 +32,20 @@ class Weights:
     source: str
     """What the user named: a file, an address or a name of the zoo."""
     format: str
-    """native, PySlowFast, torchvision or timm."""
+    """native, or another project's: PySlowFast, torchvision, timm, MMAction2 and the like."""
     state: dict[str, Tensor]
     ignored: tuple[str, ...]
-    """What lies beside the weights: optimiser state, epoch and the like."""
+    """What lies beside the weights: optimiser state, epoch and the like, and what only pre-training needs."""
     card: ModelCard | None = None
     """Of our own checkpoints."""
     entry: ZooEntry | None = None
     """Of public checkpoints that the zoo lists."""
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Beginnings of names of what pre-trained weights have not got beside a head; nothing for others."""
+        form = format_named(self.format)
+        return form.lacks if form else ()
 
     @property
     def has_no_format(self) -> bool:
@@ -76,9 +83,11 @@ class LoadReport:
     interpolated: tuple[str, ...]
     """Position tables read at another number of rows."""
     new: tuple[str, ...]
-    """Left as the model had them: a new head, a class token or filters of values that the source does not have."""
+    """Left as the model had them: a new head, a class token or filters of values that the source does not have, and the last
+    norm behind pre-trained blocks."""
     ignored: tuple[str, ...]
-    """In the checkpoint, not used: what lies beside the weights, and its head where the model keeps its own."""
+    """In the checkpoint, not used: what lies beside the weights or is of pre-training alone, and its head where the model
+    keeps its own."""
 
     def summary(self) -> str:
         """One line: counts, and the names of what is new."""
@@ -130,7 +139,8 @@ def unchecked_weights(source: str | Path) -> Weights:
     if card is not None:
         return Weights(name, "native", tensors, (), card)
     kind, state = convert_to_ours(tensors, source)
-    return Weights(name, kind, state, tuple(metadata), entry=zoo_entry(name))
+    ignored = (*metadata, *unused_names(tensors, source))
+    return Weights(name, kind, state, ignored, entry=zoo_entry(name))
 
 
 def checkpoint_file(source: str | Path) -> Path:
@@ -223,6 +233,7 @@ def fit_weights(
     check_inflation(inflation)
     state, inflated, head = dict(weights.state), list[str](), _head_of(wanted, head_layer)
     new = list(head) if reset_head or not any(name in state for name in head) else []
+    new += _beginning_with(weights.lacks, wanted)
     if not _value_filters(state):
         new += _value_filters(wanted)  # zeros: networks can be given them after training
     if not weights.has_no_format and is_image(state):
@@ -277,6 +288,10 @@ def _difference(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], excep
     return f"{what} ({len(missing)} missing, {len(unknown)} unknown)"
 
 
+def _beginning_with(beginnings: tuple[str, ...], names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(beginnings)]
+
+
 def _value_filters(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.endswith(VALUE_FILTER)]
 
@@ -321,25 +336,51 @@ def _resample_square(positions: Tensor, side: int) -> Tensor:
     return F.interpolate(grid, size=(side, side), mode="bilinear").flatten(2).transpose(1, 2)
 
 
-def recognise_model(weights: Weights) -> str | None:
-    """The registered network that has exactly these shapes, whatever its head; None where there is none."""
-    shapes = _shapes(weights.state, head_names(weights.format))
-    blocks = len({name.split(".")[1] for name in weights.state if name.startswith("blocks.")})
-    own = [each for each in known_formats() if weights.format in (each.name, "native")]
-    for entry in map(MODELS.get, MODELS.names()):
-        formats = [each for each in entry.capabilities.formats if each in own]
-        if not formats or (formats[0].numbered and sum(entry.defaults["depths"]) != blocks):
-            continue  # building takes time
+def recognise_model(weights: Weights) -> tuple[str, dict[str, Any]] | None:
+    """The registered network that has exactly these shapes, whatever its head, and what differs from its usual arguments.
+
+    Those are told by the tensors, such as other depths; of several networks the one with the fewest is found. None where there
+    is none. Position tables of pre-trained weights may have other rows: their last stage is not strided.
+    """
+    lacks = weights.lacks
+    shapes = _shapes(weights.state, head_names(weights.format), lacks)
+    for entry, arguments in _candidates(weights):
         with torch.device("meta" if entry.capabilities.meta else "cpu"):
-            wanted = build_model(entry.name).state_dict()
-        if shapes == _shapes(wanted, _head_of(wanted, entry.capabilities.head)):
-            return entry.name
+            wanted = build_model(entry.name, **arguments).state_dict()
+        if shapes == _shapes(wanted, _head_of(wanted, entry.capabilities.head), lacks):
+            return entry.name, arguments
     return None
 
 
-def _shapes(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, torch.Size]:
-    """By name, without the head, and without tables that follow from sizes alone."""
-    return {name: each.shape for name, each in state.items() if name not in head and not name.endswith(INDEX_TABLE)}
+def form_of(entry: ModelEntry, weights: Weights) -> dict[str, Any] | None:
+    """Arguments of the weights' network that differ from the entry's; None where it cannot be of that name."""
+    form = entry.capabilities.form
+    return {} if form is None else form(weights.state, weights.format, entry.defaults)
+
+
+def _candidates(weights: Weights) -> list[tuple[ModelEntry, dict[str, Any]]]:
+    """Networks that files of this format may be of, with the arguments that differ from the usual ones: the fewest first."""
+    entries = [MODELS.get(name) for name in MODELS.names()]
+    own = [each for each in known_formats() if weights.format in (each.name, "native")]
+    fitting = [entry for entry in entries if any(each in own for each in entry.capabilities.formats)]
+    found = [(entry, arguments) for entry in fitting if (arguments := form_of(entry, weights)) is not None]
+    return sorted(found, key=lambda each: len(each[1]))
+
+
+def described(name: str, arguments: Mapping[str, Any]) -> str:
+    """A network in words: its name, and arguments that are not its usual ones."""
+    changed = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
+    return f"{name} with {changed}" if changed else name
+
+
+def _shapes(state: Mapping[str, Tensor], head: tuple[str, ...], lacks: tuple[str, ...]) -> dict[str, torch.Size]:
+    """By name, without the head, tables that follow from sizes alone, what pre-trained weights lack and rows of their tables."""
+    left_out = {*head, *_beginning_with(lacks, state)}
+    return {
+        name: each.shape[-1:] if lacks and ".rel_pos_" in name else each.shape
+        for name, each in state.items()
+        if name not in left_out and not name.endswith(INDEX_TABLE)
+    }
 
 
 def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
@@ -348,9 +389,10 @@ def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
         return f"these are weights of {weights.card.name}, so build that one for the same clips"
     if _value_filters(weights.state) and not _value_filters(wanted):
         return "these are weights of a network with positions='lepe', so build one"
-    name = recognise_model(weights)
-    if name is None:
+    found = recognise_model(weights)
+    if found is None:
         return "they are weights of no network that is known here"
+    name = described(*found)
     if is_image(weights.state) and not is_image(wanted):
         return (
             f"these are weights of {name}, so build a video network with its depths, embed_dim, num_heads and "

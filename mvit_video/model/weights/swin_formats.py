@@ -51,5 +51,6 @@ SWIN_FORMATS = (
     CheckpointFormat(
         "torchvision image Swin", has("features.1.0.attn.relative_position_bias_table"), _swin_pictures_renamer
     ),
-    CheckpointFormat("Swin", _is_swin_of_layers, _swin_renamer),
+    # Masks of shifted windows, in Microsoft's files, are made of sizes alone.
+    CheckpointFormat("Swin", _is_swin_of_layers, _swin_renamer, unused=lambda name: name.endswith(".attn_mask")),
 )

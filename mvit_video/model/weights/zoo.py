@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -16,6 +17,12 @@ from mvit_video.model.registry import build_model, list_models, model_entry
 
 _VIDEO = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models/"
 _IMAGE = "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/"
+_PYSLOWFAST = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvit/"
+_MASKED = "https://dl.fbaipublicfiles.com/pyslowfast/masked_models/"
+_MMACTION = "https://download.openmmlab.com/mmaction/v1.0/recognition/mvit/"
+_MMSELFSUP = "https://download.openmmlab.com/mmselfsup/1.x/maskfeat/maskfeat_mvit-small_16xb32-amp-coslr-300e_k400/"
+_MMSELFSUP_FILE = "maskfeat_mvit-small_16xb32-amp-coslr-300e_k400_20230131-87d60b6f.pth"
+_MMSELFSUP_TWIN = "mvit-small_ft-8xb16-coslr-100e_k400/mvit-small_ft-8xb16-coslr-100e_k400_20230131-5e8303f5.pth"
 _TORCHVISION = "https://download.pytorch.org/models/"
 _CSWIN = "https://github.com/microsoft/CSWin-Transformer/releases/download/v0.1.0/"
 _VIDEO_SWIN = "https://github.com/SwinTransformer/storage/releases/download/v1.0.4/"
@@ -38,10 +45,12 @@ class ZooEntry(Settings):
     """Where its file is."""
     model: str
     """The network, a name that `build_model` takes."""
+    arguments: dict[str, Any] | None = Field(default_factory=dict)
+    """What differs from its usual arguments; None where only the file tells."""
     dataset: str
     """What it was trained on, for people."""
     num_classes: int
-    """Rows of its head."""
+    """Rows of its head; 0 for pre-trained weights, which have none."""
     classes: str | None = None
     """The shipped list of its class names, where there is one: kinetics400 or ssv2."""
     preprocessing: InputSettings
@@ -89,6 +98,68 @@ def _something(file: str, model: str, inputs: InputSettings, top1: float, top5: 
         published_by="MViTv2 paper",
         licence=APACHE,
     )
+
+
+def _maskfeat(url: str, size: str, top1: float, pooling: str = "mean_without_cls") -> ZooEntry:
+    """Pre-trained by masked feature prediction; the number is that of its authors' fine-tuning, by 10x1 views."""
+    return ZooEntry(
+        url=url,
+        model=f"mvitv2_{size}_16x4",
+        arguments={"width_growth": "mlp"} | ({"pooling": pooling} if pooling != "cls" else {}),
+        dataset=f"Kinetics-400 without labels; {top1:.1f} after fine-tuning",
+        num_classes=0,
+        preprocessing=_INPUT_S,
+        licence=APACHE,
+    )
+
+
+def _mvitv1(file: str, data: str, num_classes: int, classes: str | None, top1: float, top5: float) -> ZooEntry:
+    """The public yaml says 24 blocks and filters by stride, the paper 16: the file tells."""
+    entry = _kinetics("", "mvitv1_b_32x3", _INPUT_B, "5x1", top1, top5)
+    changes: dict[str, Any] = {"arguments": None, "dataset": data, "num_classes": num_classes, "classes": classes}
+    return entry.model_copy(update=changes | {"url": _PYSLOWFAST + file, "published_by": "PySlowFast"})
+
+
+def _mmaction(file: str, like: ZooEntry, protocol: str, top1: float, top5: float, **changes: Any) -> ZooEntry:
+    """MMAction2 scales the short side to the crop, and normalises every network's input alike."""
+    mean, std = _INPUT_S.mean, _INPUT_S.std
+    shown = {"short_side": like.preprocessing.crop_size, "mean": mean, "std": std}
+    own = {"url": file, "protocol": protocol, "top1": top1, "top5": top5, "published_by": "MMAction2"}
+    return like.model_copy(update=own | {"preprocessing": like.preprocessing.model_copy(update=shown)} | changes)
+
+
+def _masked_and_mmaction(ours: dict[str, ZooEntry]) -> dict[str, ZooEntry]:
+    """MaskFeat's weights, PySlowFast's MViTv1-B 32x3, and MMAction2's MViTv2 with those of MMSelfSup."""
+    rows = {
+        "maskfeat_s_16x4_k400": _maskfeat(f"{_MASKED}k400_MVIT_S_MaskFeat_PT_epoch_00300.pyth", "s", 82.2),
+        "maskfeat_l_16x4_k400": _maskfeat(f"{_MASKED}k400_MVIT_L_MaskFeat_PT_epoch_00800.pyth", "l", 84.3),
+        "maskfeat_s_16x4_k400_mmselfsup": _maskfeat(f"{_MMSELFSUP}{_MMSELFSUP_FILE}", "s", 81.8, "cls"),
+        "mvitv1_b_32x3_k400": _mvitv1("k400.pyth", "Kinetics-400", 400, "kinetics400", 80.4, 94.8),
+        "mvitv1_b_32x3_k600": _mvitv1("k600.pyth", "Kinetics-600", 600, None, 83.9, 96.5),
+    }
+    for name, file, protocol, top1, top5 in (
+        ("s_16x4_k400", "small-p244_16x4x1_kinetics400-rgb_20221021-9ebaaeed", "5x1", 81.1, 94.7),
+        ("b_32x3_k400", "base-p244_32x3x1_kinetics400-rgb_20221021-f392cd2d", "5x1", 82.6, 95.8),
+        ("l_40x3_k400", "large-p244_40x3x1_kinetics400-rgb_20221021-11fe1f97", "5x3", 85.4, 96.2),
+        ("s_16x4_ssv2", "small-p244_u16_sthv2-rgb_20221021-65ecae7d", "1x3", 68.1, 91.0),
+        ("b_32x3_ssv2", "base-p244_u32_sthv2-rgb_20221021-d5de5da6", "1x3", 70.8, 92.7),
+        ("l_40x3_ssv2", "large-p244_u40_sthv2-rgb_20221021-61696e07", "1x3", 73.2, 94.0),
+    ):
+        url = f"{_MMACTION}converted/mvit-{file}.pth"
+        rows[f"mvitv2_{name}_mmaction2"] = _mmaction(url, ours[f"mvitv2_{name}"], protocol, top1, top5)
+    masked = {"arguments": {"width_growth": "mlp"}, "dataset": "Kinetics-400, from MaskFeat"}
+    for name, like, folder, digest, protocol, top1, top5, changes in (
+        ("mvitv2_s_16x4_k400_mmaction2_own", "k400", "32xb16-16x4x1-200e_kinetics400-rgb", "23284ff3", "5x1", 80.6, 94.7, {}),
+        ("mvitv2_s_16x4_ssv2_mmaction2_own", "ssv2", "k400-pre_16xb16-u16-100e_sthv2-rgb", "4065c1b9", "1x3", 68.2, 91.3, {}),
+        ("maskfeat_s_16x4_k400_finetuned_mmaction2", "k400", "k400-maskfeat-pre_8xb32-16x4x1-100e_kinetics400-rgb",
+         "5bced1d0", "10x1", 81.8, 95.2, masked),
+    ):  # fmt: skip
+        stem = f"mvit-small-p244_{folder}"
+        url = f"{_MMACTION}{stem}/{stem}_20230201-{digest}.pth"
+        rows[name] = _mmaction(url, ours[f"mvitv2_s_16x4_{like}"], protocol, top1, top5, **changes)
+    twin = rows["maskfeat_s_16x4_k400_finetuned_mmaction2"]
+    told: dict[str, Any] = {"url": _MMSELFSUP + _MMSELFSUP_TWIN, "top5": None, "published_by": "MMSelfSup"}
+    return rows | {"maskfeat_s_16x4_k400_finetuned_mmselfsup": twin.model_copy(update=told)}
 
 
 def _torchvision(file: str, model: str, top1: float, top5: float) -> ZooEntry:
@@ -198,6 +269,7 @@ ZOO: dict[str, ZooEntry] = {
     "mvitv2_h_in21k": _picture("H", pretraining="in21k"),
     **_families(),
 }
+ZOO |= _masked_and_mmaction(ZOO)
 _ONE_NAME_FOR_ALL = "model.safetensors"  # of every repository on the Hugging Face hub, and of our runs
 
 
@@ -282,10 +354,12 @@ def model_zoo_page() -> str:
             "clips × crops per video. The MViTv2 paper is arXiv 2112.01526, and PySlowFast's zoo repeats its numbers for these files;",
             "the image MViTv2 zoo is github.com/facebookresearch/mvit; torchvision's are for clips at 7.5 frames a second (MViT)",
             "or 15 (Swin). The files of MaxViT, PVT v2 and Twins are timm's, the numbers their authors'. Files of image",
-            "Swin are inflated into torchvision's video networks. The licence is that of the code that a file is published with. An",
-            "image checkpoint can start a video network of its size (`mvit_video/model/weights/inflate.py`); that of mvitv2_l_in1k needs",
-            "`width_growth='mlp'`. Downloads are kept in $MVIT_VIDEO_CACHE, or ~/.cache/mvit_video, at host/path; a file that is put",
-            "there by hand is used like a downloaded one.",
+            "Swin are inflated into torchvision's video networks. MaskFeat's pre-trained files have no head: they start a training.",
+            "MMAction2's number for its L on Something-Something v2 is for crops of 224; its network is made for 312. No source says",
+            "whether PySlowFast's MViTv1-B 32x3 has 16 blocks or 24: the file does. The licence is that of the code that a file is",
+            "published with. An image checkpoint can start a video network of its size (`mvit_video/model/weights/inflate.py`); that of",
+            "mvitv2_l_in1k needs `width_growth='mlp'`. Downloads are kept in $MVIT_VIDEO_CACHE, or ~/.cache/mvit_video, at",
+            "host/path; a file that is put there by hand is used like a downloaded one.",
             "",
             *_markdown((*ZOO_COLUMNS, "network", "trained on", "licence", "file", "preprocessing"), rows),
             "",
@@ -296,7 +370,9 @@ def model_zoo_page() -> str:
 def _page_cells(entry: ZooEntry) -> tuple[str, str, str, str, str]:
     seen = entry.dataset if entry.preprocessing.num_frames > 1 else f"{entry.dataset}; untrained on video"
     file = f"[{entry.url.rpartition('/')[2]}]({entry.url})"
-    return entry.model, seen, entry.licence, file, input_text(entry.preprocessing)
+    told = {"depth and filters": "of the file"} if entry.arguments is None else entry.arguments
+    network = ", ".join([entry.model, *(f"{name} {value}" for name, value in told.items())])
+    return network, seen, entry.licence, file, input_text(entry.preprocessing)
 
 
 def input_text(inputs: InputSettings) -> str:

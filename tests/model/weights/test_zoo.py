@@ -32,7 +32,9 @@ def test_an_entry_is_valid_and_feeds_its_network_what_it_was_made_for(name):
     inflated = name.startswith("swin_")  # images' weights for a video network
     assert entry.preprocessing.num_frames == (1 if inflated else usual["num_frames"])
     assert entry.preprocessing.crop_size == usual["crop_size"]
-    classes = 1000 if inflated else usual["num_classes"]
+    others = {"maskfeat_s_16x4_k400": 0, "maskfeat_l_16x4_k400": 0, "maskfeat_s_16x4_k400_mmselfsup": 0}  # no head
+    others["mvitv1_b_32x3_k600"] = 600
+    classes = 1000 if inflated else others.get(name, usual["num_classes"])
     assert entry.num_classes == (len(published_classes(entry.classes)) if entry.classes else classes)
     assert (entry.top1 is None) == (entry.published_by == "")
     assert entry.licence in ("Apache-2.0", "BSD-3-Clause", "MIT")
@@ -61,7 +63,8 @@ PIXELS = {
 def test_a_pixel_is_normalised_as_the_published_code_does(name):
     inputs = ZOO[name].preprocessing
     frames = np.broadcast_to(np.array([200, 100, 50], np.uint8), (1, *inputs.crop_hw, 3)).copy()
-    wanted = PIXELS.get(name, IMAGENET)  # Swin's and the image networks' are ImageNet's
+    plain = name.startswith(("maskfeat", "mvitv1_b_32x3")) or "mmaction2" in name  # .45 and .225 in all of theirs
+    wanted = PLAIN if plain else PIXELS.get(name, IMAGENET)  # Swin's and the image networks' are ImageNet's
     view = ViewTransform(inputs.crop_hw, inputs.mean, inputs.std, inputs.short_side, 1)(frames)
     assert view[0, :, 0, 0, 0].tolist() == pytest.approx(wanted, abs=1e-6)
 
