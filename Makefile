@@ -41,7 +41,7 @@ $(OLDEST)/.installed: pyproject.toml setup.py tools/oldest.py
 	$(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) tools/oldest.py > $(OLDEST)/oldest.txt
 	$(OLDEST)/bin/python -m pip install $(PIP_ARGS) --quiet --constraint $(OLDEST)/oldest.txt --editable ".[all]" \
-		"pytest>=8" "pytest-xdist>=3.6" "timm>=1.0" "scikit-learn>=1.5" filelock setuptools
+		"pytest>=8" "pytest-xdist>=3.6" "timm>=1.0" filelock setuptools
 	touch $@
 
 test-oldest: $(OLDEST)/.installed

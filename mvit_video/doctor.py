@@ -35,6 +35,8 @@ OPTIONAL = {
     "openvino": "benchmark --runner openvino",
     "starlette": "serve",
     "uvicorn": "serve",
+    "scikit-learn": "browse --checkpoint",
+    "cleanlab": "browse --checkpoint",
 }
 TRIAL_FRAMES = 6
 GREY_STEP = 40  # each frame of the trial clip is this much brighter than the one before

@@ -13,7 +13,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import NoReturn
 
-from mvit_video.cli import benchmark, data, doctor, evaluation, export, inference, models, serve, training
+from mvit_video.cli import benchmark, browse, data, doctor, evaluation, export, inference, models, serve, training
 from mvit_video.cli.common import print_error, say
 from mvit_video.errors import Interrupted, MvitVideoError
 from mvit_video.paths import ODD_BYTES
@@ -23,6 +23,7 @@ from mvit_video.version import __version__
 
 VERBS = (
     *data.VERBS,
+    *browse.VERBS,
     *training.VERBS,
     *evaluation.VERBS,
     *inference.VERBS,

@@ -211,6 +211,31 @@ class _Maker:
             return _Read(record, torch.zeros(size), np.zeros(0), str(reason))
 
 
+def read_features(folder: str | Path) -> dict[str, np.ndarray]:
+    """The mean over its views (C,) of each video's pooled features, by its path in the list; bad videos are left out.
+
+    ConfigError where the folder holds no pooled features.
+    """
+    folder, features = Path(folder), dict[str, np.ndarray]()
+    try:
+        job = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+        if job["stage"] != POOLED:
+            raise ConfigError(
+                f"{folder}: holds features of stage {job['stage']}, expected pooled ones: leave out --stage"
+            )
+        for number in range(-(-job["videos"] // job["videos_per_shard"])):
+            with np.load(folder / shard_name(number), allow_pickle=False) as shard:
+                arrays, video, names = shard["features"], shard["video"], shard["names"].tolist()
+            for place in np.unique(video).tolist():
+                features[names[place]] = arrays[video == place].mean(0)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as reason:
+        raise ConfigError(
+            f"{folder}: holds no features that can be read ({type(reason).__name__}): expected what "
+            "`mvit-video features --output` has written"
+        ) from None
+    return features
+
+
 def stages_of(model: torch.nn.Module) -> list[str]:
     """Allowed values of `Task.stage` for a network."""
     capabilities, dims = capabilities_of(model), getattr(model, "stage_dims", ())

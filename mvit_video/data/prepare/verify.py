@@ -47,15 +47,19 @@ class Decoding:
 
 def lists_to_verify(data: DataSettings) -> list[VideoList]:
     """Read all lists of the settings, with the classes of the first."""
-    data = resolve_auto_lists(data)
+    return list(lists_by_split(resolve_auto_lists(data)).values())
+
+
+def lists_by_split(data: DataSettings) -> dict[str, VideoList]:
+    """The lists that are set, by the name of their setting; all have the classes of the first."""
     classes = read_classes(str(Path(data.root) / data.classes)) if data.classes else None
-    lists: list[VideoList] = []
+    lists: dict[str, VideoList] = {}
     for name in SPLITS:
         source = getattr(data, name)
         if source is not None:
-            known = lists[0].classes if lists else classes
+            known = next(iter(lists.values())).classes if lists else classes
             frames = data.decoder == "frames"
-            lists.append(read_videos(source, data.root, known, frames, False, data.follow_links, keep_refused=True))
+            lists[name] = read_videos(source, data.root, known, frames, False, data.follow_links, keep_refused=True)
     if not lists:
         raise ConfigError("none of data.train, data.val and data.test is set: name a list of videos or a folder")
     return lists
