@@ -270,13 +270,14 @@ ZOO: dict[str, ZooEntry] = {
     **_families(),
 }
 ZOO |= _masked_and_mmaction(ZOO)
-_ONE_NAME_FOR_ALL = "model.safetensors"  # of every repository on the Hugging Face hub, and of our runs
+# Names that tell nothing: that of every repository on the Hugging Face hub and of our runs, and two that anybody may give.
+_ANYBODYS = ("model.safetensors", "k400.pyth", "k600.pyth")
 
 
 def zoo_entry(source: str) -> ZooEntry | None:
     """The entry of this name, or of this file name or address: published names tell one file from another."""
     file = source.rpartition("/")[2]
-    named = [e for e in ZOO.values() if e.url == source or (file != _ONE_NAME_FOR_ALL and e.url.endswith(f"/{file}"))]
+    named = [e for e in ZOO.values() if e.url == source or (file not in _ANYBODYS and e.url.endswith(f"/{file}"))]
     return ZOO.get(source) or next(iter(named), None)
 
 

@@ -81,7 +81,7 @@ def test_names_file_names_and_addresses_find_the_entry():
     entry = ZOO["mvitv2_s_16x4_ssv2"]
     for source in ("mvitv2_s_16x4_ssv2", "folder/MViTv2_S_16x4_ssv2_f308341823.pyth", entry.url):
         assert zoo_entry(source) is entry
-    for source in ("x.pyth", "", "folder/", "runs/mine/model.safetensors", "model.safetensors"):
+    for source in ("x.pyth", "", "folder/", "runs/mine/model.safetensors", "model.safetensors", "my/k400.pyth"):
         assert zoo_entry(source) is None
     for name, entry in ZOO.items():
         assert zoo_entry(name) is zoo_entry(entry.url) is entry
