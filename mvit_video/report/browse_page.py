@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mvit_video.data.draws import generator
 from mvit_video.data.lists.failures import group_by_cause
@@ -256,6 +257,7 @@ def class_bars(counts: dict[str, np.ndarray], names: Sequence[str]) -> Figure:
     axes.set_yticks(rows, [shortened(name).replace("$", r"\$") for name in names], fontsize=8)
     axes.tick_params("x", labelsize=8)
     axes.set(xlabel="videos", ylim=(len(names) - 0.5, -0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(counts), frameon=False, fontsize=8)
     return figure
