@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mvit_video.model.ops.device import hook_tables, must_decompose
+from mvit_video.model.ops.device import hook_tables, skip_fusion
 from mvit_video.model.ops.tables import held_tables
 from mvit_video.model.precision import Precision
 from mvit_video.model.registry import capabilities_of
@@ -117,7 +117,7 @@ class GraphedNetwork:
 
     def _can_replay(self) -> bool:
         """Whether a forward pass depends on the clips alone, and nobody observes it."""
-        observed = any(self._hooks) or must_decompose() or torch.compiler.is_compiling()
+        observed = any(self._hooks) or skip_fusion()
         return torch.is_inference_mode_enabled() and not self.model.training and not observed
 
     def _forget_replaced_weights(self) -> None:

@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-MOST = 1024  # of each function
+MAX_TABLES = 1024  # of each function
 
 _holders: list[list[Tensor]] = []
 
 
 def cached_table(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A decorator: an `lru_cache` of tensors, which `held_tables` can keep alive."""
-    cached = lru_cache(maxsize=MOST)(make)
+    cached = lru_cache(maxsize=MAX_TABLES)(make)
 
-    @wraps(make)
+    @wraps(cached)
     def table(*sizes: Any) -> Tensor:
         found: Tensor = cached(*sizes)
         for holder in _holders:

@@ -63,7 +63,7 @@ def test_a_changed_table_is_read_again_however_it_was_changed(other_rows):
 
 @pytest.mark.parametrize("other_rows", [0, 4])
 def test_what_depends_on_the_sizes_alone_is_computed_once(other_rows):
-    cached = folding._cached_resampling if other_rows else folding._cached_rows
+    cached = (folding._cached_resampling if other_rows else folding._cached_rows).__wrapped__
     cached.cache_clear()
     for _ in range(3):
         folding.fold(tokens(THW, 1), tokens(K_THW, 1), tables("h", other_rows), SCALE)
