@@ -25,7 +25,7 @@ PUBLISHED = {
     "mmaction2_mvit_base_32x3_k400": ("MMAction2", "mvitv2_b_32x3", {}, "mvitv2_b_32x3_k400_mmaction2"),
     "mmaction2_mvit_large_40x3_k400": ("MMAction2", "mvitv2_l_40x3", {}, "mvitv2_l_40x3_k400_mmaction2"),
     "mmaction2_mvit_small_maskfeat_ft_k400": (
-        "MMAction2", "mvitv2_s_16x4", {"width_growth": "mlp"}, "maskfeat_s_16x4_k400_finetuned_mmaction2",
+        "MMAction2", "mvitv2_s_16x4", {"width_growth": "mlp"}, "maskfeat_s_16x4_k400_ft_mmaction2",
     ),
 }  # fmt: skip
 PLAIN_VITS = ("vit_b_16x4_mae_pretrained", "vit_b_16x4_mae_finetuned")

@@ -151,15 +151,15 @@ def _masked_and_mmaction(ours: dict[str, ZooEntry]) -> dict[str, ZooEntry]:
     for name, like, folder, digest, protocol, top1, top5, changes in (
         ("mvitv2_s_16x4_k400_mmaction2_own", "k400", "32xb16-16x4x1-200e_kinetics400-rgb", "23284ff3", "5x1", 80.6, 94.7, {}),
         ("mvitv2_s_16x4_ssv2_mmaction2_own", "ssv2", "k400-pre_16xb16-u16-100e_sthv2-rgb", "4065c1b9", "1x3", 68.2, 91.3, {}),
-        ("maskfeat_s_16x4_k400_finetuned_mmaction2", "k400", "k400-maskfeat-pre_8xb32-16x4x1-100e_kinetics400-rgb",
+        ("maskfeat_s_16x4_k400_ft_mmaction2", "k400", "k400-maskfeat-pre_8xb32-16x4x1-100e_kinetics400-rgb",
          "5bced1d0", "10x1", 81.8, 95.2, masked),
     ):  # fmt: skip
         stem = f"mvit-small-p244_{folder}"
         url = f"{_MMACTION}{stem}/{stem}_20230201-{digest}.pth"
         rows[name] = _mmaction(url, ours[f"mvitv2_s_16x4_{like}"], protocol, top1, top5, **changes)
-    twin = rows["maskfeat_s_16x4_k400_finetuned_mmaction2"]
+    twin = rows["maskfeat_s_16x4_k400_ft_mmaction2"]
     told: dict[str, Any] = {"url": _MMSELFSUP + _MMSELFSUP_TWIN, "top5": None, "published_by": "MMSelfSup"}
-    return rows | {"maskfeat_s_16x4_k400_finetuned_mmselfsup": twin.model_copy(update=told)}
+    return rows | {"maskfeat_s_16x4_k400_ft_mmselfsup": twin.model_copy(update=told)}
 
 
 def _torchvision(file: str, model: str, top1: float, top5: float) -> ZooEntry:
