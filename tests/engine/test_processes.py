@@ -158,6 +158,7 @@ def test_an_error_in_one_process_ends_all_and_is_told_once(spoilt, tmp_path):
     done = torchrun(*MODULE, *words(spoilt, run), timeout=100)
     assert done.returncode == 1 and done.stderr.count("error: ") == 1
     assert "cannot be opened" in done.stderr and "remove it from the list" in done.stderr
+    (run / "model.safetensors").touch()  # a run that has ended does not give way
     done = torchrun(*MODULE, *words(spoilt, run), timeout=100)
     assert done.returncode == 1 and done.stderr.count("error: ") == 1, done.stderr
     assert "already contains config.yaml of another run" in done.stderr and "]: Traceback" not in done.stderr

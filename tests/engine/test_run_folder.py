@@ -201,8 +201,15 @@ def test_processes_that_outlived_their_torchrun_keep_the_folder_until_they_are_g
             with suppress(ProcessLookupError):
                 os.kill(rank, signal.SIGKILL)
     wait_for(lambda: not any(map(alive, ranks)))
-    with alone_in(run, silent):  # at once
-        pass
+    wait_for(lambda: is_free(run), seconds=20)  # the last thread of a killed process lets go of the lock
+
+
+def is_free(folder):
+    try:
+        with alone_in(folder, silent):
+            return True
+    except ConfigError:
+        return False
 
 
 def children_of(pid):
