@@ -248,7 +248,7 @@ def random_entries(survey: Survey, per_class: int, seed: int) -> tuple[list[Entr
 
 def class_bars(counts: dict[str, np.ndarray], names: Sequence[str]) -> Figure:
     """The videos of each class, a bar for each list."""
-    figure, axes = new_figure(5.6, 0.9 + len(names) * max(0.3, 0.16 * len(counts)))
+    figure, axes = new_figure(7.0, 0.9 + len(names) * max(0.3, 0.16 * len(counts)))
     rows, height = np.arange(len(names)), 0.8 / len(counts)
     for number, (split, of) in enumerate(counts.items()):
         middle = rows + (number - (len(counts) - 1) / 2) * height
