@@ -1,5 +1,6 @@
 """Read lists of labelled videos in any format, from `path label` rows to the official lists of datasets."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def read_videos(
     if need_labels and not any(row.label for row in listing.rows):
         raise AnnotationError(
             f"{place}: none of its {len(listing.rows)} videos has a label, row {listing.rows[0].number} is "
-            f"'{clipped(listing.rows[0].path)}', expected a path and a label (only prediction accepts lists without labels)"
+            f"'{clipped(listing.rows[0].path)}', expected a path and a label (prediction and `mvit-video pretrain` need none)"
         )
     to_labels = _labeller(names, listing.by_name, need_labels, place)
     paths, note = checked_paths(listing.rows, root, place, follow_links, written=read.paths == "files")
@@ -89,6 +90,31 @@ def _records(
                 raise AnnotationError(f"{place}: {where} is '{path}', which {path.reason}")
 
     return VideoRecords.of(kept()), refused
+
+
+def unlabelled_list(source: str, data: DataSettings, keep_missing: bool = False) -> VideoList:
+    """All videos of a list of any format, or of a folder at any depth, without labels; checked as by `checked_list`."""
+    frames, place = data.decoder == "frames", str(Path(data.root) / source)
+    if os.path.isdir(place) and not frames:
+        listing, written = _videos_of(place, data.root, data.follow_links), False
+    else:
+        read = reader_of(place).read(place, data.root)
+        listing, written = resolve_paths(read, place, data.root, frames, data.follow_links), read.paths == "files"
+    paths, note = checked_paths(listing.rows, data.root, place, data.follow_links, written=written)
+    records, _ = _records(listing.rows, paths, lambda row: (), place, keep_refused=False)
+    notes = (*listing.notes, *([note] if note else []), *note_duplicates(records, place))
+    videos = VideoList(records, (), place, notes, named=False)
+    return check_files_exist(videos, data.root, frames, data.allow_missing, keep_missing)
+
+
+def _videos_of(folder: str, root: str, follow_links: bool) -> Listing:
+    found = videos_of_folder(folder, inside=None if follow_links else root)
+    note = found.note(folder)
+    if not found.videos:
+        raise AnnotationError(f"{note or folder}: contains no videos, expected files such as VIDEO.mp4, at any depth")
+    inside = Path(os.path.relpath(folder, root)).as_posix()
+    start = "" if inside == "." else f"{inside}/"
+    return Listing([Row(0, f"{start}{video}", "") for video in found.videos], notes=(note,) if note else ())
 
 
 def locate_list(annotations: str, root: str) -> str:
