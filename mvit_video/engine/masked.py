@@ -79,9 +79,9 @@ def hidden_weights(clips: Tensor, masks: Tensor, rng: np.random.Generator | None
     So the mean over all clips of `MaskedObjective`'s losses is the mean over all hidden cells, however a step is split. Takes
     the place of mixing; every process must call this.
     """
-    hidden, count = masks.float(), masks.new_tensor([masks.sum(), len(masks)], dtype=torch.float64)
-    cells, number = sum_on_device(count)
-    return clips, hidden * (number / cells.clamp(min=1)).float()
+    hidden = masks.float()
+    cells, number = sum_on_device(torch.stack([hidden.sum(), hidden.new_full((), len(masks))]))
+    return clips, hidden * (number / cells.clamp(min=1))
 
 
 class MaskedObjective:

@@ -9,6 +9,7 @@ import torch
 from fixed_weights import fixed_values, with_fixed_weights
 from shared_files import shared
 
+from mvit_video.benchmark.pretraining import seconds_of_steps
 from mvit_video.config.schema import PretrainSettings
 from mvit_video.engine.masked import hidden_weights, masked_objective_from
 from mvit_video.model.maskfeat import enlarged
@@ -44,6 +45,11 @@ def test_predictions_loss_and_gradients_are_the_public_codes(which):
     assert norm.item() == pytest.approx(wanted["gradient_norm"], rel=1e-5)
     found = model.mask_token.grad.flatten()[:16].numpy()
     assert np.abs(found - wanted["mask_token_gradient_first16"]).max() < 1e-5
+
+
+def test_the_benchmark_lets_three_forms_take_turns():
+    found = seconds_of_steps("mvitv2_nano_8x3", frames=4, crop=32, clips=1, cell=8, rounds=1)
+    assert len(found) == 3 and "pre-training" in found and all(seconds > 0 for seconds in found.values())
 
 
 def test_the_mean_over_hidden_cells_does_not_depend_on_how_they_are_spread_over_clips():

@@ -181,6 +181,17 @@ def test_labels_of_a_list_are_not_used(few_videos, tmp_path, train):
     assert videos.classes == () and val is None and not any(record.labels for record in videos.records)
 
 
+def test_a_folder_of_videos_can_be_verified_before(short_run, capsys):
+    """Which needs no labels either."""
+    folder = short_run[0].parent / "videos"
+    assert cli.main(["verify", "custom/pretrain", f"data.root={folder}", "--workers", "1"]) == 0
+    (flat := short_run[0].parent / "flat").mkdir()
+    for file in folder.rglob("*.mp4"):
+        shutil.copy(file, flat)
+    assert cli.main(["verify", "--annotations", ".", "--root", str(flat), "--workers", "1"]) == 0
+    assert "0 bad videos of 4" in capsys.readouterr().err
+
+
 def test_a_mask_follows_from_seed_epoch_and_video(few_videos):
     config = config_for(few_videos, "data.decode_timeout=0", "data.repeated_aug=2")
     videos, mask = unlabelled_lists(config.data)[0], mask_from(config.pretrain, (4, 3, 3))
