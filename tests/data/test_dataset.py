@@ -63,7 +63,7 @@ class Counted:
     path, fps = "counted.mp4", 25.0
 
     def __init__(self, size, later=None):
-        self.size, self.later, self.most = size, later or size, 0
+        self.size, self.later, self.most, self.num_pixels = size, later or size, 0, size[0] * size[1]
 
     def __len__(self):
         return 60
