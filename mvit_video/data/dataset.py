@@ -37,6 +37,7 @@ from mvit_video.data.video.source import VideoSource, video_files_from
 from mvit_video.errors import DecodeError
 
 SUBSTITUTES = 10  # videos tried in place of a bad one
+PART_BYTES = 1 << 29  # of decoded frames at once, where a video gives several clips
 
 Transform = Callable[[np.ndarray, np.random.Generator], Tensor | tuple[Tensor, Erasing | None]]
 """(frames uint8 (T, H, W, 3), generator) -> clip (C, T, H, W), or what `TrainTransform.pixels` gives."""
@@ -102,13 +103,26 @@ def read_views(reader: Reader, input: InputSettings, num_clips: int, num_crops: 
 
 
 def read_pixels(reader: Reader, input: InputSettings, num_clips: int, num_crops: int) -> Tensor:
-    """The pixels that `read_views` makes views of."""
+    """The pixels that `read_views` makes views of. Frames of several clips are in memory in parts of about PART_BYTES."""
     transform = ViewTransform(input.crop_hw, input.mean, input.std, input.short_side, num_crops)
     indices = view_indices(len(reader), reader.fps, input, num_clips)
     distinct, places = np.unique(indices, return_inverse=True)
-    frames = reader.frames(distinct)
-    with _named(reader.path):
-        return transform.pixels(frames, places.reshape(indices.shape))
+    views: Tensor | None = None
+    part = max(PART_BYTES // (3 * reader.num_pixels), 1) if num_clips > 1 else len(distinct)
+    shape = None
+    for first in range(0, len(distinct), part):
+        frames = reader.frames(distinct[first : first + part])
+        if frames.shape[1:] != (shape := shape or frames.shape[1:]):
+            raise _size_changed(reader.path, shape, frames.shape[1:])
+        with _named(reader.path):
+            views = transform.pixels(frames, places.reshape(indices.shape) - first, views)
+        del frames  # before the next part is decoded
+    assert views is not None
+    return views
+
+
+def _size_changed(path: str, old: tuple[int, ...], new: tuple[int, ...]) -> DecodeError:
+    return DecodeError(f"{path}: the frame size changes within the video, from {old[1]}×{old[0]} to {new[1]}×{new[0]}")
 
 
 @contextmanager
