@@ -44,10 +44,11 @@ Transform = Callable[[np.ndarray, np.random.Generator], Tensor | tuple[Tensor, E
 
 
 class SampleKey(NamedTuple):
-    """Which sample: the epoch it is drawn in and the video's place in the list."""
+    """Which sample: the epoch it is drawn in, the video's place in the list, and how often the epoch has shown it before."""
 
     epoch: int
     video: int
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -178,31 +179,31 @@ class ClipDataset(Dataset[Any]):
         return len(self.videos)
 
     def __getitem__(self, key: SampleKey | int) -> dict[str, Any] | BadVideo | list[dict[str, Any] | BadVideo]:
-        epoch, index = key if isinstance(key, tuple) else (self._epoch, int(key))
+        epoch, index, turn = SampleKey(*key) if isinstance(key, tuple) else (self._epoch, int(key), 0)
         path = self.videos.records[index].path
         try:
-            samples = self._samples(index, epoch, path)
+            samples = self._samples(index, epoch, path, turn)
         except DecodeError as reason:
             bad = _bad(self.videos, index, reason)
             if self.on_bad == "raise":
                 raise DecodeError(f"{bad.reason} ({bad.where})") from None
-            samples = self._substituted(epoch, bad) if self.on_bad == "substitute" else [bad]
+            samples = self._substituted(epoch, bad, turn) if self.on_bad == "substitute" else [bad]
         return samples[0] if len(samples) == 1 else samples
 
-    def _samples(self, index: int, epoch: int, drawn_by: str) -> list[dict[str, Any] | BadVideo]:
+    def _samples(self, index: int, epoch: int, drawn_by: str, turn: int) -> list[dict[str, Any] | BadVideo]:
         """Clips of a video with one decode, drawn with the generators of the video `drawn_by`."""
-        record = self.videos.records[index]
-        rngs = [sample_generator(self.seed, epoch, drawn_by, repeat) for repeat in range(self.repeated_aug)]
+        record, first = self.videos.records[index], turn * self.repeated_aug
+        rngs = [sample_generator(self.seed, epoch, drawn_by, first + repeat) for repeat in range(self.repeated_aug)]
         with self.source.open(record.path) as reader:
             indices = [training_indices(len(reader), reader.fps, self.input, rng) for rng in rngs]
             clips = read_clips(reader, indices)
         with _named(record.path):
             return [
                 _sample(self.transform(frames, rng), record, index, repeat, chosen)
-                for repeat, (frames, rng, chosen) in enumerate(zip(clips, rngs, indices, strict=True))
+                for repeat, (frames, rng, chosen) in enumerate(zip(clips, rngs, indices, strict=True), first)
             ]
 
-    def _substituted(self, epoch: int, bad: BadVideo) -> list[dict[str, Any] | BadVideo]:
+    def _substituted(self, epoch: int, bad: BadVideo, turn: int) -> list[dict[str, Any] | BadVideo]:
         """Clips of a substitute, drawn with the lost video's generator, after all BadVideos on the way."""
         lost: list[dict[str, Any] | BadVideo] = []
         drawn_by = bad.path
@@ -211,7 +212,7 @@ class ClipDataset(Dataset[Any]):
         for index in rng.permutation(others)[:SUBSTITUTES]:
             lost.append(replace(bad, substitute=self.videos.records[index].path))
             try:
-                return lost + self._samples(int(index), epoch, drawn_by)
+                return lost + self._samples(int(index), epoch, drawn_by, turn)
             except DecodeError as reason:
                 bad = _bad(self.videos, int(index), reason)
         return [*lost, bad]
