@@ -17,7 +17,7 @@ ORDINARY = reader.BACKENDS["pyav"]
 
 
 class Misbehaving:
-    num_frames, num_decoded, fps, pixel_aspect, shortfall, note = 10, 0, 25.0, 1, "", ""
+    num_frames, num_pixels, num_decoded, fps, pixel_aspect, shortfall, note = 10, 1, 0, 25.0, 1, "", ""
 
     def __init__(self, file, root=None, whole=True) -> None:
         self.trouble = file.read_text()

@@ -61,11 +61,9 @@ def test_the_network_of_the_page_has_what_it_promises(plugin):
 
 def test_the_loss_and_the_augmentation_of_the_page_do_what_they_say(plugin):
     logits, targets = torch.randn(6, 4, dtype=torch.float64), torch.eye(4)[[0, 1, 2, 3, 0, 1]].double()
-    wanted = [
-        -((1 - row.softmax(0)[k]) ** 2) * row.softmax(0)[k].log()
-        for row, k in zip(logits, targets.argmax(1), strict=True)
-    ]
-    torch.testing.assert_close(LOSSES.get("focal")(logits, targets), torch.stack(wanted))
+    scores = [row.softmax(0)[k] for row, k in zip(logits, targets.argmax(1), strict=True)]
+    wanted = [1 - score - score.log() for score in scores]
+    torch.testing.assert_close(LOSSES.get("poly")(logits, targets), torch.stack(wanted))
     clip, count = torch.rand(3, 2, 4, 4), 0
     for seed in range(200):
         made = AddedTransforms(("grey",))(clip.clone(), np.random.default_rng(seed))
@@ -89,11 +87,11 @@ def test_the_list_format_of_the_page_is_read_as_ours_are(folder, plugin):
 
 def test_a_dry_run_names_what_comes_from_the_plugin(folder, plugin, few_videos, capsys):
     words = [f"data.root={few_videos}", "train.clips_per_step=8", "model.name=tiny3d_8x3"]
-    words += ["data.transforms=[grey]", "train.loss=focal", "train.trackers=[lines]", "train.epochs=2"]
+    words += ["data.transforms=[grey]", "train.loss=poly", "train.trackers=[lines]", "train.epochs=2"]
     assert cli.main(["train", "configs/demo/motion.yaml", "--dry-run", "--plugin", "my_plugin", *words]) == 0
     plan = capsys.readouterr().out
     assert all(
-        part in plan for part in ("tiny3d_8x3: ", "grey of the plugin my_plugin", "focal of the plugin my_plugin")
+        part in plan for part in ("tiny3d_8x3: ", "grey of the plugin my_plugin", "poly of the plugin my_plugin")
     )
 
 
@@ -145,7 +143,7 @@ def test_every_command_of_the_page_works_and_touches_no_file_of_ours(folder):
         outputs[verb] = done.stdout + done.stderr
     assert ours() == before
     assert "tiny3d_8x3" in outputs["models"] and "my_plugin" in outputs["models"]
-    assert "focal of the plugin my_plugin" in outputs["train"]
+    assert "poly of the plugin my_plugin" in outputs["train"]
     lines = (folder / "run/lines.txt").read_text().splitlines()
     assert lines[0].startswith("1 {'train/loss':") and any("validation/top1" in line for line in lines)
     assert "plugins:\n- my_plugin" in (folder / "run/config.yaml").read_text()

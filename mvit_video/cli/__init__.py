@@ -13,7 +13,19 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import NoReturn
 
-from mvit_video.cli import benchmark, browse, data, doctor, evaluation, export, inference, models, serve, training
+from mvit_video.cli import (
+    benchmark,
+    browse,
+    data,
+    doctor,
+    evaluation,
+    export,
+    inference,
+    models,
+    probe,
+    serve,
+    training,
+)
 from mvit_video.cli.common import print_error, say
 from mvit_video.errors import Interrupted, MvitVideoError
 from mvit_video.paths import ODD_BYTES
@@ -26,6 +38,7 @@ VERBS = (
     *browse.VERBS,
     *training.VERBS,
     *evaluation.VERBS,
+    *probe.VERBS,
     *inference.VERBS,
     *export.VERBS,
     *serve.VERBS,

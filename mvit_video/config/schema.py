@@ -179,6 +179,8 @@ class ListSettings(Settings):
     """Number of training videos that --dry-run assumes if data.train is missing: that of the published list."""
     planned_classes: Positive | None = None
     """Number of classes that --dry-run assumes if data.train is missing."""
+    sampling_balance: Literal["none", "sqrt", "class"] = "none"
+    """none: each video once in an epoch; class: as many videos of each class; sqrt: in proportion to the root of a class's number."""
     split_group: str | None = None
     """Regular expression for file names: videos for which it (or its first group) matches the same text are not split up."""
     follow_links: bool = True
@@ -320,7 +322,9 @@ class TrainSettings(Settings):
     objective: Literal["labels", "masked"] = "labels"
     """labels: train a classifier; masked: predict what is hidden, without labels, as `mvit-video pretrain` sets it."""
     loss: str = "cross_entropy"
-    """Loss: cross_entropy, or one registered by a plugin (docs/extending.md)."""
+    """Loss: cross_entropy, focal, logit_adjusted (for uneven classes), or one registered by a plugin (docs/extending.md)."""
+    class_weights: dict[str, Above0] | Literal["balanced"] | None = None
+    """Factor of a clip's loss by its class: names with factors, such as {fall: 5}, others 1; or balanced: the rarer the larger, mean 1."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Fraction of the target that is spread evenly over all classes."""
     mixup: Annotated[float, Field(ge=0)] = 0.0

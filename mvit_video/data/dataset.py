@@ -38,16 +38,18 @@ from mvit_video.data.video.source import VideoSource, video_files_from
 from mvit_video.errors import DecodeError
 
 SUBSTITUTES = 10  # videos tried in place of a bad one
+PART_BYTES = 1 << 29  # of decoded frames at once, where a video gives several clips
 
 Transform = Callable[[np.ndarray, np.random.Generator], Tensor | tuple[Tensor, Erasing | None]]
 """(frames uint8 (T, H, W, 3), generator) -> clip (C, T, H, W), or what `TrainTransform.pixels` gives."""
 
 
 class SampleKey(NamedTuple):
-    """Which sample: the epoch it is drawn in and the video's place in the list."""
+    """Which sample: the epoch it is drawn in, the video's place in the list, and how often the epoch has shown it before."""
 
     epoch: int
     video: int
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,26 @@ def read_views(reader: Reader, input: InputSettings, num_clips: int, num_crops: 
 
 
 def read_pixels(reader: Reader, input: InputSettings, num_clips: int, num_crops: int) -> Tensor:
-    """The pixels that `read_views` makes views of."""
+    """The pixels that `read_views` makes views of. Frames of several clips are in memory in parts of about PART_BYTES."""
     transform = ViewTransform(input.crop_hw, input.mean, input.std, input.short_side, num_crops)
     indices = view_indices(len(reader), reader.fps, input, num_clips)
     distinct, places = np.unique(indices, return_inverse=True)
-    frames = reader.frames(distinct)
-    with _named(reader.path):
-        return transform.pixels(frames, places.reshape(indices.shape))
+    views: Tensor | None = None
+    part = max(PART_BYTES // (3 * reader.num_pixels), 1) if num_clips > 1 else len(distinct)
+    shape = None
+    for first in range(0, len(distinct), part):
+        frames = reader.frames(distinct[first : first + part])
+        if frames.shape[1:] != (shape := shape or frames.shape[1:]):
+            raise _size_changed(reader.path, shape, frames.shape[1:])
+        with _named(reader.path):
+            views = transform.pixels(frames, places.reshape(indices.shape) - first, views)
+        del frames  # before the next part is decoded
+    assert views is not None
+    return views
+
+
+def _size_changed(path: str, old: tuple[int, ...], new: tuple[int, ...]) -> DecodeError:
+    return DecodeError(f"{path}: the frame size changes within the video, from {old[1]}×{old[0]} to {new[1]}×{new[0]}")
 
 
 @contextmanager
@@ -167,21 +182,21 @@ class ClipDataset(Dataset[Any]):
         return len(self.videos)
 
     def __getitem__(self, key: SampleKey | int) -> dict[str, Any] | BadVideo | list[dict[str, Any] | BadVideo]:
-        epoch, index = key if isinstance(key, tuple) else (self._epoch, int(key))
+        epoch, index, turn = SampleKey(*key) if isinstance(key, tuple) else (self._epoch, int(key), 0)
         path = self.videos.records[index].path
         try:
-            samples = self._samples(index, epoch, path)
+            samples = self._samples(index, epoch, path, turn)
         except DecodeError as reason:
             bad = _bad(self.videos, index, reason)
             if self.on_bad == "raise":
                 raise DecodeError(f"{bad.reason} ({bad.where})") from None
-            samples = self._substituted(epoch, bad) if self.on_bad == "substitute" else [bad]
+            samples = self._substituted(epoch, bad, turn) if self.on_bad == "substitute" else [bad]
         return samples[0] if len(samples) == 1 else samples
 
-    def _samples(self, index: int, epoch: int, drawn_by: str) -> list[dict[str, Any] | BadVideo]:
+    def _samples(self, index: int, epoch: int, drawn_by: str, turn: int) -> list[dict[str, Any] | BadVideo]:
         """Clips of a video with one decode, drawn with the generators of the video `drawn_by`."""
-        record = self.videos.records[index]
-        rngs = [sample_generator(self.seed, epoch, drawn_by, repeat) for repeat in range(self.repeated_aug)]
+        record, first = self.videos.records[index], turn * self.repeated_aug
+        rngs = [sample_generator(self.seed, epoch, drawn_by, first + repeat) for repeat in range(self.repeated_aug)]
         with self.source.open(record.path) as reader:
             indices = [training_indices(len(reader), reader.fps, self.input, rng) for rng in rngs]
             clips = read_clips(reader, indices)
@@ -189,13 +204,13 @@ class ClipDataset(Dataset[Any]):
             return [
                 _sample(self.transform(frames, rng), record, index, repeat, chosen)
                 | self._mask(epoch, drawn_by, repeat)
-                for repeat, (frames, rng, chosen) in enumerate(zip(clips, rngs, indices, strict=True))
+                for repeat, (frames, rng, chosen) in enumerate(zip(clips, rngs, indices, strict=True), first)
             ]
 
     def _mask(self, epoch: int, drawn_by: str, repeat: int) -> dict[str, Any]:
         return {"mask": self.mask(mask_random("mask", self.seed, epoch, drawn_by, repeat))} if self.mask else {}
 
-    def _substituted(self, epoch: int, bad: BadVideo) -> list[dict[str, Any] | BadVideo]:
+    def _substituted(self, epoch: int, bad: BadVideo, turn: int) -> list[dict[str, Any] | BadVideo]:
         """Clips of a substitute, drawn with the lost video's generator, after all BadVideos on the way."""
         lost: list[dict[str, Any] | BadVideo] = []
         drawn_by = bad.path
@@ -204,7 +219,7 @@ class ClipDataset(Dataset[Any]):
         for index in rng.permutation(others)[:SUBSTITUTES]:
             lost.append(replace(bad, substitute=self.videos.records[index].path))
             try:
-                return lost + self._samples(int(index), epoch, drawn_by)
+                return lost + self._samples(int(index), epoch, drawn_by, turn)
             except DecodeError as reason:
                 bad = _bad(self.videos, int(index), reason)
         return [*lost, bad]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mvit_video.data.balance import balanced_order, check_labels
 from mvit_video.data.dataset import BadVideo, ClipDataset, SampleKey, ViewDataset
 from mvit_video.data.draws import generator
 from mvit_video.data.pixels import Normalise, stacked
@@ -26,10 +27,12 @@ class StepSampler(Sampler[list[SampleKey]]):
     """Keys of each training step's videos, from `first_step` to `last_step` (not included), across epochs.
 
     Each epoch is a permutation of all videos drawn from (seed, epoch). What does not fill a step is left out that
-    epoch; another permutation leaves out others. Each video gives `repeated_aug` of the step's clips. A rank gets its
-    part of every step: all ranks' parts together are the step of a single process. A part holds, with each video, the
-    one in the step's mirrored place, in the step's order (four videos over two ranks: 0 1 1 0), since mixing
-    pairs these: reversing a part is then reversing the step. Parts of an odd length cannot be `mirrored`.
+    epoch; another permutation leaves out others. With a `balance` of classes and the videos' `labels`, an epoch is as
+    long, and shows of each class exactly as many videos as `balance.shown_counts` says. Each video gives
+    `repeated_aug` of the step's clips. A rank gets its part of every step: all ranks' parts together are the step of a
+    single process. A part holds, with each video, the one in the step's mirrored place, in the step's order (four
+    videos over two ranks: 0 1 1 0), since mixing pairs these: reversing a part is then reversing the step. Parts of an
+    odd length cannot be `mirrored`.
     """
 
     def __init__(
@@ -42,8 +45,12 @@ class StepSampler(Sampler[list[SampleKey]]):
         repeated_aug: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        labels: np.ndarray | None = None,
+        balance: str = "none",
     ) -> None:
-        self.num_videos, self.seed = num_videos, seed
+        self.num_videos, self.seed, self.labels, self.balance = num_videos, seed, labels, balance
+        if labels is not None:
+            check_labels(labels, balance)
         self.first_step, self.last_step = first_step, last_step
         self.steps_per_epoch = steps_per_epoch(num_videos, clips_per_step, repeated_aug)
         self.videos_per_step = clips_per_step // repeated_aug
@@ -66,9 +73,17 @@ class StepSampler(Sampler[list[SampleKey]]):
         for step in range(self.first_step, self.last_step):
             epoch, place = divmod(step, self.steps_per_epoch)
             if step == self.first_step or place == 0:
-                order = generator("order", self.seed, epoch).permutation(self.num_videos)
-            chosen = order[place * self.videos_per_step : (place + 1) * self.videos_per_step]
-            yield [SampleKey(epoch, int(index)) for index in chosen[self.places]]
+                videos, turns = self._epoch(epoch)
+            chosen = place * self.videos_per_step + self.places
+            yield [SampleKey(epoch, *one) for one in zip(videos[chosen].tolist(), turns[chosen].tolist(), strict=True)]
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Videos in the order of an epoch, and how often each has been in it before."""
+        if self.labels is None or self.balance == "none":
+            order = generator("order", self.seed, epoch).permutation(self.num_videos)
+            return order, np.zeros_like(order)
+        shown = self.steps_per_epoch * self.videos_per_step
+        return balanced_order(self.labels, shown, self.balance, self.seed, epoch)
 
 
 def steps_per_epoch(num_videos: int, clips_per_step: int, repeated_aug: int = 1) -> int:

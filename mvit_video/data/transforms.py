@@ -283,40 +283,52 @@ class ViewTransform:
     def __call__(self, frames: np.ndarray, clips: np.ndarray | None = None) -> Tensor:
         return Normalise(self.mean, self.std)(self.pixels(frames, clips))
 
-    def pixels(self, frames: np.ndarray, clips: np.ndarray | None = None) -> Tensor:
+    def pixels(self, frames: np.ndarray, clips: np.ndarray | None = None, views: Tensor | None = None) -> Tensor:
         """The views before they are normalised: uint8 of frames that have the right size, float32 of those that must be scaled.
 
         Each frame is scaled once, alone, and what no crop shows is not converted: no more than one image is in memory
-        beside the views.
+        beside the views. Of a video in parts, `views` are those of the parts before, to be continued, and `clips` counts
+        from this part's first frame.
         """
         clips = np.arange(len(frames))[None] if clips is None else clips
         whole = (frames.shape[1], frames.shape[2])
         scaled = scaled_size(*whole, self.short_side, self.size)
         boxes = [crop_box(*scaled, self.size, position) for position in crop_positions(self.num_crops)]
-        return _cut_out(frames, clips, boxes) if scaled == whole else _scaled(frames, clips, boxes, scaled)
+        if views is None:
+            views = self._allocate(len(clips) * len(boxes), clips.shape[1], as_bytes=scaled == whole)
+        if scaled == whole:
+            _cut_out(frames, clips, boxes, views)
+        else:
+            _scaled(frames, clips, boxes, scaled, views)
+        return views
+
+    def _allocate(self, count: int, num_frames: int, as_bytes: bool) -> Tensor:
+        if as_bytes:
+            return as_pixels(np.empty((count, num_frames, *self.size, 3), np.uint8))
+        return clip_memory(count, 3, num_frames, *self.size)
 
 
-def _cut_out(frames: np.ndarray, clips: np.ndarray, boxes: Sequence[Box]) -> Tensor:
-    views = np.empty((len(clips), len(boxes), clips.shape[1], *boxes[0][2:], 3), np.uint8)
-    for crop, (top, left, height, width) in enumerate(boxes):
-        shown = frames[:, top : top + height, left : left + width]
-        for clip, places in enumerate(clips):
-            np.take(shown, places, axis=0, out=views[clip, crop], mode="clip")
-    return as_pixels(views).flatten(0, 1)
+def _cut_out(frames: np.ndarray, clips: np.ndarray, boxes: Sequence[Box], views: Tensor) -> None:
+    out = views.movedim(1, -1).numpy().reshape(len(clips), len(boxes), clips.shape[1], *boxes[0][2:], 3)
+    for number, frame in enumerate(frames):
+        for clip, place in np.argwhere(clips == number):
+            for crop, (top, left, height, width) in enumerate(boxes):
+                out[clip, crop, place] = frame[top : top + height, left : left + width]
 
 
-def _scaled(frames: np.ndarray, clips: np.ndarray, boxes: Sequence[Box], scaled: tuple[int, int]) -> Tensor:
+def _scaled(
+    frames: np.ndarray, clips: np.ndarray, boxes: Sequence[Box], scaled: tuple[int, int], views: Tensor
+) -> None:
     whole = (frames.shape[1], frames.shape[2])
     source = top, left, height, width = _box_read(whole, scaled, _box_around(boxes))
     canvas = torch.zeros(3, 1, *whole)  # outside of `source` nothing is read that is shown
-    views = clip_memory(len(clips), len(boxes), 3, clips.shape[1], *boxes[0][2:])
+    out = views.unflatten(0, (len(clips), len(boxes)))
     for number, frame in enumerate(frames):
         cut(canvas, source).copy_(to_clip(frame[None, top : top + height, left : left + width]))
         picture = resize(canvas, *scaled)
         for clip, place in np.argwhere(clips == number):
             for crop, box in enumerate(boxes):
-                views[clip, crop, :, place] = cut(picture, box)[:, 0]
-    return views.flatten(0, 1)
+                out[clip, crop, :, place] = cut(picture, box)[:, 0]
 
 
 def _box_around(boxes: Sequence[Box]) -> Box:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from mvit_video.data.masking import Window, mask_from
 from mvit_video.data.mixing import mixer_from
 from mvit_video.data.pixels import Normalise
 from mvit_video.engine.checkpoint import Learner, environment, load_state
+from mvit_video.engine.data_warnings import shown_in_an_epoch
 from mvit_video.engine.determinism import deterministic_algorithms, seed_step
 from mvit_video.engine.distributed import is_rank_zero, rank, world_size
 from mvit_video.engine.hooks.averaging import AverageWeights
@@ -31,7 +33,7 @@ from mvit_video.engine.hooks.speed import Speed
 from mvit_video.engine.hooks.tracking import Track
 from mvit_video.engine.hooks.validation import Measure, Validation
 from mvit_video.engine.loop import Hook, Loop, Steps
-from mvit_video.engine.losses import check_resolutions, objective_from
+from mvit_video.engine.losses import ShownClasses, check_resolutions, objective_from
 from mvit_video.engine.masked import MaskedObjective, hidden_weights, mask_window, masked_objective_from
 from mvit_video.engine.nonfinite import GuardedStep
 from mvit_video.engine.plan import RunPlan
@@ -68,7 +70,7 @@ def build(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None
     Raises ConfigError, DecodeError or CheckpointError for what cannot be trained. The plan is printed with `say`.
     """
     data, settings = run.config.data, run.config.train
-    sampler, trainer = step_sampler(run.config, len(run.train)), _trainer(run, say)
+    sampler, trainer = step_sampler(run.config, len(run.train), run.train.records.labels), _trainer(run, say)
     window = mask_window(run.config, trainer.learner.model) if run.masked else None
     mask = mask_from(run.config.pretrain, window) if window else None
     dataset = clip_dataset_from(data, run.train, settings.seed, pixels=True, mask=mask)
@@ -110,7 +112,8 @@ def _trainer(run: ResolvedRun, say: Callable[[str], None]) -> Trainer:
     if run.masked:
         objective = masked_objective_from(run.config.pretrain, learner.model)
         return trainer_from(settings, learner, rate, hidden_weights, objective, run.device, run.precision)
-    mixer, labelled = mixer_from(settings, len(run.train.classes)), objective_from(settings, teacher)
+    mixer = mixer_from(settings, len(run.train.classes))
+    labelled = objective_from(settings, teacher, _shown(run))
     return trainer_from(settings, learner, rate, mixer, labelled, run.device, run.precision)
 
 
@@ -171,12 +174,19 @@ def _about(run: ResolvedRun) -> dict[str, Any]:
     }
 
 
-def step_sampler(config: Config, num_videos: int) -> StepSampler:
+def _shown(run: ResolvedRun) -> ShownClasses:
+    counts = torch.from_numpy(shown_in_an_epoch(run.config, run.train, run.steps_per_epoch))
+    return ShownClasses(run.train.classes, counts.float().to(run.device))
+
+
+def step_sampler(config: Config, num_videos: int, labels: np.ndarray | None = None) -> StepSampler:
     """Sampler of this process's videos for every step of a run."""
     settings, repeated_aug = config.train, config.data.repeated_aug
     last_step = steps_per_epoch(num_videos, settings.clips_per_step, repeated_aug) * settings.epochs
-    share = rank(), world_size()
-    sampler = StepSampler(num_videos, settings.clips_per_step, settings.seed, 0, last_step, repeated_aug, *share)
+    share, classes = (rank(), world_size()), (labels, config.data.sampling_balance)
+    sampler = StepSampler(
+        num_videos, settings.clips_per_step, settings.seed, 0, last_step, repeated_aug, *share, *classes
+    )
     if (settings.mixup or settings.cutmix) and settings.mix_probability and not sampler.mirrored:
         raise ConfigError(
             f"train.clips_per_step = {settings.clips_per_step} gives each of {world_size()} processes an odd number of videos "

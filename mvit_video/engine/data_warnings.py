@@ -1,16 +1,23 @@
 """Warnings about the training data before a run: how many videos each class has, and where that is too few."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
 
 from mvit_video.config.schema import Config
+from mvit_video.data.balance import shown_counts
 from mvit_video.data.lists.records import VideoList
+from mvit_video.engine.losses import ShownClasses, class_weights
 
 NAMED_CLASSES = 12  # with up to this many classes, each is listed
 FEW_VIDEOS = 5  # per class
 FEW_STEPS = 200
 FEW_FROM_SCRATCH = 200  # training videos
 UNEVEN = 20
+OFTEN = 10  # times that an epoch shows a video
+FOR_UNEVEN = ("focal", "logit_adjusted")
 COARSE_VALIDATION = 20  # videos
 
 
@@ -19,21 +26,46 @@ def describe_lists(config: Config, train: VideoList, val: VideoList | None, last
     if config.train.objective == "masked":
         return [f"training videos: {len(train)}, without labels"]
     warnings = (f"warning: {sentence}" for sentence in data_warnings(config, train, val, last_step))
-    return [f"training videos: {class_counts(train)}", *warnings]
+    return [f"training videos: {class_counts(train)}", *_describe_balance(config, train, last_step), *warnings]
 
 
 def class_counts(videos: VideoList) -> str:
     """Videos per class as text: `walk 8, run 7`; for many classes the fewest, the most and the median."""
-    counts = _counts(videos)
-    if len({*counts.values()}) == 1:
-        return f"{counts[0]} in each of {len(counts)} classes"
-    ranked = sorted(counts, key=lambda label: counts[label])
+    return _by_class(_counts(videos), videos.classes)
+
+
+def shown_in_an_epoch(config: Config, train: VideoList, steps: int) -> np.ndarray:
+    """How many videos of each class an epoch of so many steps shows (K,)."""
+    counts, shown = (
+        np.array([*_counts(train).values()]),
+        steps * config.train.clips_per_step // config.data.repeated_aug,
+    )
+    return (
+        counts if config.data.sampling_balance == "none" else shown_counts(counts, shown, config.data.sampling_balance)
+    )
+
+
+def _describe_balance(config: Config, train: VideoList, last_step: int) -> Iterator[str]:
+    """What is done about uneven classes."""
+    balance, given = config.data.sampling_balance, config.train.class_weights
+    shown = shown_in_an_epoch(config, train, last_step // config.train.epochs)
+    if balance != "none":
+        yield f"shown in an epoch (data.sampling_balance {balance}): {_by_class(dict(enumerate(shown.tolist())), train.classes)}"
+    if given is not None:
+        weights = class_weights(given, ShownClasses(train.classes, torch.from_numpy(shown).float())).tolist()
+        yield f"weights in the loss: {_by_class({label: round(one, 3) for label, one in enumerate(weights)}, train.classes)}"
+
+
+def _by_class(numbers: Mapping[int, float], classes: Sequence[str]) -> str:
+    if len({*numbers.values()}) == 1:
+        return f"{numbers[0]:g} in each of {len(numbers)} classes"
+    ranked = sorted(numbers, key=lambda label: numbers[label])
     if len(ranked) <= NAMED_CLASSES:
-        return ", ".join(f"{videos.classes[label]} {counts[label]}" for label in sorted(counts))
+        return ", ".join(f"{classes[label]} {numbers[label]:g}" for label in sorted(numbers))
     fewest, middle, most = (ranked[place] for place in (0, (len(ranked) - 1) // 2, -1))
     return (
-        f"{counts[fewest]} ({videos.classes[fewest]}) to {counts[most]} ({videos.classes[most]}) in each of {len(ranked)} "
-        f"classes, median {counts[middle]}"
+        f"{numbers[fewest]:g} ({classes[fewest]}) to {numbers[most]:g} ({classes[most]}) in each of {len(ranked)} "
+        f"classes, median {numbers[middle]:g}"
     )
 
 
@@ -49,9 +81,20 @@ def data_warnings(config: Config, train: VideoList, val: VideoList | None, last_
     most = max(counts, key=lambda label: counts[label])
     least = min((label for label in counts if counts[label]), key=lambda label: counts[label])
     if counts[most] >= UNEVEN * counts[least]:
+        handled = (
+            config.data.sampling_balance != "none" or config.train.class_weights or config.train.loss in FOR_UNEVEN
+        )
+        advice = "" if handled else "the network will favour the larger class: try data.sampling_balance=sqrt; "
         yield (
-            f"'{train.classes[most]}' has {counts[most]} training videos, '{train.classes[least]}' only {counts[least]}: the network "
-            "will favour the larger class; judge it by mean class accuracy, not by top-1"
+            f"'{train.classes[most]}' has {counts[most]} training videos, '{train.classes[least]}' only {counts[least]}: {advice}"
+            "judge it by mean class accuracy, not by top-1"
+        )
+    shown = shown_in_an_epoch(config, train, last_step // config.train.epochs)
+    often = max((label for label in counts if counts[label]), key=lambda label: shown[label] / counts[label])
+    if shown[often] >= OFTEN * counts[often]:
+        yield (
+            f"each of the {counts[often]} videos of '{train.classes[often]}' is shown about {shown[often] / counts[often]:.0f} times in an "
+            "epoch, and may be learned by heart: lower train.epochs, or set data.sampling_balance=sqrt"
         )
     if config.model.weights is None and len(train) < FEW_FROM_SCRATCH:
         yield (

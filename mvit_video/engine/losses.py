@@ -5,8 +5,10 @@ Several resolutions: arXiv 2212.00776 (ResFormer). Distillation: arXiv 2012.1287
 
 # B clips, K classes, D numbers of a feature. Clips (B, C, T, H, W); logits and targets (B, K).
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
@@ -14,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.config.schema import TrainSettings, height_width
-from mvit_video.errors import ConfigError
+from mvit_video.errors import ConfigError, clipped, did_you_mean
 from mvit_video.model.registry import lacks, model_entry
 from mvit_video.plugins import Registry, calling_module, entered
 
 TeacherLogits = Callable[[Tensor], Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
+FOCUS = 2.0  # γ of the focal loss
 
 LOSSES: Registry[Loss] = Registry("loss")
 
@@ -33,11 +36,12 @@ def register_loss(name: str, loss: Loss) -> Loss: ...
 
 
 def register_loss(name: str, loss: Loss | None = None) -> Loss | Callable[[Loss], Loss]:
-    """Register a loss for `train.loss`; also a decorator: `@register_loss("focal")`.
+    """Register a loss for `train.loss`; also a decorator: `@register_loss("mine")`.
 
     Args:
         loss: (logits (B, K), targets (B, K)) -> the loss of each clip (B,). Both are float32; targets sum to 1, and are mixed and
-            smoothed as the settings say. The step minimises the mean.
+            smoothed as the settings say. The step minimises the mean. One that also has an argument named `class_shares`
+            is given each class's share (K,) of the videos that an epoch shows.
 
     Raises ConfigError for a name that is taken.
     """
@@ -47,6 +51,32 @@ def register_loss(name: str, loss: Loss | None = None) -> Loss | Callable[[Loss]
 @register_loss("cross_entropy")
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, reduction="none")
+
+
+@register_loss("focal")
+def focal(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of which easy classes count less, by (1 − p)²: arXiv 1708.02002, without its weights."""
+    log = logits.log_softmax(1)
+    return -(targets * (1 - log.exp()) ** FOCUS * log).sum(1)
+
+
+@register_loss("logit_adjusted")
+def logit_adjusted(logits: Tensor, targets: Tensor, class_shares: Tensor) -> Tensor:
+    """Cross-entropy of logits + log of each class's share, which the network then need not learn: arXiv 2007.07314, eq. 10, τ = 1."""
+    smallest = class_shares[class_shares > 0].min()
+    return cross_entropy(logits + class_shares.clamp(min=smallest).log(), targets)
+
+
+@dataclass(frozen=True)
+class ShownClasses:
+    """The classes of a run, and how many videos of each an epoch shows: counts (K,) float32, where the logits are."""
+
+    names: Sequence[str]
+    counts: Tensor
+
+    @property
+    def shares(self) -> Tensor:
+        return self.counts / self.counts.sum()
 
 
 class Objective:
@@ -119,19 +149,24 @@ class Objective:
         return torch.lerp(losses, distilled, self.distillation_weight)
 
 
-def objective_from(settings: TrainSettings, teacher: TeacherLogits | None = None) -> Objective:
-    """Build the objective of the settings. Raises ConfigError for an unknown loss."""
-    loss, hard = checked_loss(settings.loss), settings.distillation == "hard"
+def objective_from(
+    settings: TrainSettings, teacher: TeacherLogits | None = None, shown: ShownClasses | None = None
+) -> Objective:
+    """Build the objective of the settings. Raises ConfigError for an unknown loss, and weights of unknown classes."""
+    loss, hard = checked_loss(settings.loss, shown), settings.distillation == "hard"
+    if settings.class_weights is not None and shown is not None:
+        loss = weighted(loss, class_weights(settings.class_weights, shown))
     distillation = hard, settings.distillation_weight, settings.distillation_temperature
     return Objective(loss, settings.resolutions, teacher, *distillation)
 
 
-def checked_loss(name: str) -> Loss:
+def checked_loss(name: str, shown: ShownClasses | None = None) -> Loss:
     """Wrap a registered loss; it raises ConfigError if it does not return one number per clip."""
     loss = LOSSES.get(name)
+    more = {"class_shares": shown.shares} if shown and "class_shares" in inspect.signature(loss).parameters else {}
 
     def checked(logits: Tensor, targets: Tensor) -> Tensor:
-        losses = loss(logits, targets)
+        losses = loss(logits, targets, **more)
         if losses.shape != (len(logits),):
             raise ConfigError(
                 f"train.loss = {name}: returned shape {tuple(losses.shape)} for {len(logits)} clips, expected one loss per clip: "
@@ -140,6 +175,25 @@ def checked_loss(name: str) -> Loss:
         return losses
 
     return checked
+
+
+def class_weights(given: Mapping[str, float] | str, shown: ShownClasses) -> Tensor:
+    """The weight (K,) of each class. "balanced" is inverse to what an epoch shows, with the mean 1 over it; 0 where it shows none."""
+    if isinstance(given, str):
+        classes = (shown.counts > 0).sum()
+        return torch.where(shown.counts > 0, shown.counts.sum() / classes / shown.counts.clamp(min=1), 0.0)
+    for name in given:
+        if name not in shown.names:
+            raise ConfigError(
+                f"train.class_weights names '{name}', which is no class of data.train{did_you_mean(name, shown.names)}: "
+                f"its classes are {clipped(', '.join(shown.names))}"
+            )
+    return torch.tensor([float(given.get(name, 1.0)) for name in shown.names], device=shown.counts.device)
+
+
+def weighted(loss: Loss, weights: Tensor) -> Loss:
+    """`loss` times the mean weight of each clip's targets."""
+    return lambda logits, targets: loss(logits, targets) * (targets @ weights)
 
 
 def soft_distillation(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

@@ -18,6 +18,8 @@ from mvit_video.model.maskfeat import errors_of_cells, masked_targets
 
 NEED_LABELS = (  # setting, value that does without labels, as it is written
     ("train.loss", "cross_entropy", "cross_entropy"),
+    ("train.class_weights", None, "null"),
+    ("data.sampling_balance", "none", "none"),
     ("train.trainable", "all", "all"),
     ("train.teacher", None, "null"),
     ("train.resolutions", (), "[]"),

@@ -211,23 +211,38 @@ class _Maker:
             return _Read(record, torch.zeros(size), np.zeros(0), str(reason))
 
 
+def cached_features(predictor: Predictor, task: Task, cache: Path) -> tuple[Path, list[tuple[str, str]]]:
+    """The folder in `cache` with the features of exactly this task, extracted where it is not there or not complete yet.
+
+    Also returns what `extract_features` does.
+    """
+    job = json.dumps(_Maker(predictor, task).job(), sort_keys=True)
+    folder = cache / f"{task.stage}-{hashlib.sha256(job.encode()).hexdigest()[:16]}"
+    return folder, extract_features(predictor, task, folder, overwrite=False)
+
+
 def read_features(folder: str | Path) -> dict[str, np.ndarray]:
     """The mean over its views (C,) of each video's pooled features, by its path in the list; bad videos are left out.
 
     ConfigError where the folder holds no pooled features.
     """
+    return {name: views.mean(0) for name, views in read_views(folder).items()}
+
+
+def read_views(folder: str | Path, stage: str = POOLED) -> dict[str, np.ndarray]:
+    """The features (V, C) of each video's views, of a stage (V, C, T, H, W), by path as `read_features`; ConfigError like it."""
     folder, features = Path(folder), dict[str, np.ndarray]()
     try:
         job = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
-        if job["stage"] != POOLED:
+        if job["stage"] != stage:
             raise ConfigError(
-                f"{folder}: holds features of stage {job['stage']}, expected pooled ones: leave out --stage"
+                f"{folder}: holds features of stage {job['stage']}, expected {stage} ones: leave out --stage"
             )
         for number in range(-(-job["videos"] // job["videos_per_shard"])):
             with np.load(folder / shard_name(number), allow_pickle=False) as shard:
                 arrays, video, names = shard["features"], shard["video"], shard["names"].tolist()
             for place in np.unique(video).tolist():
-                features[names[place]] = arrays[video == place].mean(0)
+                features[names[place]] = arrays[video == place]
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as reason:
         raise ConfigError(
             f"{folder}: holds no features that can be read ({type(reason).__name__}): expected what "

@@ -19,6 +19,7 @@ from mvit_video.data.dataset import (
     SampleKey,
     ViewDataset,
     clip_dataset_from,
+    read_pixels,
     sample_generator,
     view_indices,
 )
@@ -26,7 +27,7 @@ from mvit_video.data.lists.read import VideoList, VideoRecord, read_videos
 from mvit_video.data.loader import StepSampler, clips_ahead, collate, steps_per_epoch, training_loader, view_loader
 from mvit_video.data.pixels import Normalise
 from mvit_video.data.video.source import VideoFiles
-from mvit_video.errors import ConfigError
+from mvit_video.errors import ConfigError, DecodeError
 
 PLAIN = dict(mean=(0, 0, 0), std=(1, 1, 1), short_side=48, crop_size=(48, 144), target_fps=25, num_frames=4)
 
@@ -54,6 +55,41 @@ def test_views_hold_the_frames_of_the_protocol(numbered_list, tmp_path, decoder)
     dataset = ViewDataset(numbered_list, VideoFiles(str(tmp_path), decoder), settings, 3, 1, "return")
     assert view_numbers(dataset, 0, 1) == [[0, 6, 12, 19], [20, 26, 32, 39], [40, 46, 52, 59]]
     assert view_numbers(dataset, 1, 1) == [[0, 4, 4, 4]] * 3
+
+
+class Counted:
+    """A reader of random frames (H, W) that remembers how many were asked for at once; from frame 40 on of another `later` size."""
+
+    path, fps = "counted.mp4", 25.0
+
+    def __init__(self, size, later=None):
+        self.size, self.later, self.most, self.num_pixels = size, later or size, 0, size[0] * size[1]
+
+    def __len__(self):
+        return 60
+
+    def frames(self, indices):
+        self.most = max(self.most, len(indices))
+        size = self.size if max(indices) < 40 else self.later
+        return np.stack([np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8) for number in indices])
+
+
+@pytest.mark.parametrize("size", [(40, 50), (32, 48)])
+def test_views_read_in_parts_are_those_read_at_once_and_hold_no_more_frames_than_fit(size, monkeypatch):
+    settings = InputSettings(num_frames=4, sampling_rate=5, target_fps=25, short_side=32, crop_size=32)
+    whole = read_pixels(Counted(size), settings, 5, 3)
+    reader = Counted(size)
+    monkeypatch.setattr(dataset_module, "PART_BYTES", 3 * size[0] * size[1] * 3 + 1)
+    parts = read_pixels(reader, settings, 5, 3)
+    assert torch.equal(parts, whole) and parts.dtype == whole.dtype and parts.shape == (15, 3, 4, 32, 32)
+    assert reader.most == 3
+
+
+def test_a_size_that_changes_between_parts_is_refused_as_within_one(monkeypatch):
+    settings = InputSettings(num_frames=4, sampling_rate=5, target_fps=25, short_side=32, crop_size=32)
+    monkeypatch.setattr(dataset_module, "PART_BYTES", 1)
+    with pytest.raises(DecodeError, match=r"counted.mp4: the frame size changes within the video, from 50×40 to 40×50"):
+        read_pixels(Counted((40, 50), (50, 40)), settings, 5, 1)
 
 
 def test_views_of_segment_sampling_hold_the_middles(numbered_list, tmp_path):

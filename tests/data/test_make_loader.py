@@ -22,7 +22,7 @@ MILD = AugmentationSettings(crop_area=(0.5, 1.0), flip=True)
 class Numbers:
     """An open video of 1 × 2 pixels whose frames hold their number."""
 
-    path, fps = "numbers", 15.0
+    path, fps, num_pixels = "numbers", 15.0, 2
 
     def __len__(self):
         return 60

@@ -88,11 +88,12 @@ SWITCHES = (
     ("train.optimizer=sgd", "train.ema_decay=0.9", "train.clips_per_pass=3", "train.layer_decay=0.8"),
     ("train.precision=fp16", "train.ema_decay=0.99", "train.activation_checkpointing=true"),
     ("train.resolutions=[16]", "train.ema_decay=0.9", "train.mixup=0.8", "train.teacher=TEACHER"),
+    ("data.sampling_balance=class", "train.class_weights=balanced", "train.loss=logit_adjusted", "train.ema_decay=0.9"),
 )
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("switches", SWITCHES, ids=["sgd", "fp16", "taught at two resolutions"])
+@pytest.mark.parametrize("switches", SWITCHES, ids=["sgd", "fp16", "taught at two resolutions", "balanced"])
 def test_a_resumed_run_with_averaged_weights_is_bit_for_bit_the_one_that_was_not_stopped(
     few_videos, tmp_path, switches, whole_run
 ):

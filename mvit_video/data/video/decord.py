@@ -35,6 +35,7 @@ class DecordBackend:
             _check_fit(by_pyav)
             self._reader = decord.VideoReader(str(file), num_threads=1, fault_tol=0)
             self.num_frames, self.fps, self.num_decoded = by_pyav.num_frames, by_pyav.fps, 0
+            self.num_pixels = by_pyav.num_pixels
             self.pixel_aspect, self._times, self.note = by_pyav.pixel_aspect, by_pyav.times(), by_pyav.note
             if len(self._reader) != self.num_frames:
                 raise _unfit(f"decord counts {len(self._reader)} frames in it, PyAV {self.num_frames}")

@@ -1,5 +1,6 @@
 """Frame folders: one image per frame, such as img_00001.jpg or 000001.png, as many datasets are distributed."""
 
+import math
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -27,6 +28,10 @@ class FramesBackend:
             raise Unreadable("is a file, but data.decoder=frames reads folders of images: use data.decoder=pyav")
         self._pictures = _in_order(folder)
         self.num_frames, self.num_decoded = len(self._pictures), 0
+
+    @property
+    def num_pixels(self) -> int:
+        return _num_pixels(self._pictures[0])
 
     def times(self) -> list[Fraction]:
         return []
@@ -78,6 +83,17 @@ def _in_order(folder: Path) -> list[Path]:
                 f"image {number + 1} is missing: {numbered[following].name} follows {numbered[number].name}"
             )
     return [numbered[number] for number in order]
+
+
+def _num_pixels(file: Path) -> int:
+    """By the header of an image; 1 of a broken one, which decoding will refuse."""
+    from PIL import Image
+
+    try:
+        with Image.open(file, formats=("JPEG", "PNG")) as picture:
+            return max(math.prod(picture.size), 1)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        return 1
 
 
 def _decode(file: Path) -> np.ndarray:

@@ -155,7 +155,7 @@ class GuardedReader:
         except BaseException:
             self.close()
             raise
-        self._num_frames, self.fps = int(opened["frames"]), float(opened["fps"])
+        self._num_frames, self.num_pixels, self.fps = int(opened["frames"]), int(opened["pixels"]), float(opened["fps"])
         self.shortfall, self.note = opened["shortfall"], opened["note"]
 
     def __len__(self) -> int:

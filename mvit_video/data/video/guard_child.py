@@ -115,6 +115,7 @@ class Server:
         os.chdir("/")
         return self._progress() | {
             "frames": len(self._video),
+            "pixels": self._video.num_pixels,
             "fps": self._video.fps,
             "shortfall": self._video.shortfall,
             "note": self._video.note,

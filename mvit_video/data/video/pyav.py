@@ -173,6 +173,10 @@ class PyAvBackend:
             raise Unreadable(f"frames are missing or duplicated: {missing}")
         self.packets.order_as_decoded(places)
 
+    @property
+    def num_pixels(self) -> int:
+        return max(self._codec.width * self._codec.height, 1)
+
     def times(self) -> list[Fraction]:
         return [time * self._time_base for time in self.packets.times.tolist()]
 

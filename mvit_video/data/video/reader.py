@@ -81,6 +81,11 @@ class VideoReader:
         return self._backend.pixel_aspect
 
     @property
+    def num_pixels(self) -> int:
+        """Pixels of a frame as the file states them; what is decoded tells."""
+        return self._backend.num_pixels
+
+    @property
     def num_decoded(self) -> int:
         """Number of frames decoded so far, including those not requested: the cost of reading."""
         return self._backend.num_decoded
@@ -161,6 +166,11 @@ class Reader(Protocol):
         ...
 
     @property
+    def num_pixels(self) -> int:
+        """Pixels of a frame, about: what memory frames will take, before one is decoded."""
+        ...
+
+    @property
     def num_decoded(self) -> int:
         """Number of frames decoded so far, requested or not."""
         ...
@@ -198,6 +208,9 @@ class Backend(Protocol):
     fps: float
     pixel_aspect: Fraction
     note: str
+
+    @property
+    def num_pixels(self) -> int: ...
 
     def times(self) -> list[Fraction]: ...
 

@@ -1,0 +1,291 @@
+"""Classifiers of a frozen network's features: nearest neighbours, logistic regression and an attentive probe.
+
+Each is trained on the views of some videos and gives scores (n, K) to others: the softmax of each view, averaged over a
+video's views, as `predict` and `evaluate` do.
+"""
+
+# n videos, V views of all of them, K classes, C channels, N tokens of a view, Q queries
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mvit_video.errors import ConfigError
+from mvit_video.evaluation.metrics import interval, top_k_hits, wilson
+
+NEIGHBOURS, TEMPERATURE = 20, 0.07  # of DINO's evaluation, arXiv 2104.14294, appendix F
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse strengths of the regularisation
+USUAL_STRENGTH = 1e-2  # where a class has a single video, and none can be held out
+FOLDS = 5
+NEVER = -1e4  # bias of a class without a training video
+QUERIES, STEPS, BATCH, RATE, DECAY = 8, 100, 64, 3e-3, 0.05  # of the attentive probe
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class VideoViews:
+    """What n videos are known by: the features (V, C), or (V, C, T, H, W), of their views, which video each view is of (V,), and
+    labels (n,). A video that could not be decoded has no view."""
+
+    features: np.ndarray
+    video: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def view_labels(self) -> np.ndarray:
+        """(V,)"""
+        return self.labels[self.video]
+
+    @property
+    def decoded(self) -> np.ndarray:
+        """(n,) whether a video has views."""
+        return np.bincount(self.video, minlength=len(self.labels)) > 0
+
+    def of(self, places: np.ndarray) -> "VideoViews":
+        """These of the videos, in this order."""
+        numbers = np.full(len(self.labels), -1)
+        numbers[places] = np.arange(len(places))
+        kept = numbers[self.video] >= 0
+        return VideoViews(self.features[kept], numbers[self.video[kept]], self.labels[places])
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """The mean (n, D) over its views of each video's values (V, D); 0 for a video without views."""
+        sums = np.zeros((len(self.labels), values.shape[1]))
+        np.add.at(sums, self.video, values)
+        return sums / np.maximum(np.bincount(self.video, minlength=len(self.labels)), 1)[:, None]
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear layer on features as they come out of the network: weight (K, C), bias (K,).
+
+    `strength` is the inverse strength of the regularisation that it was fitted with.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    strength: float
+
+    def scores(self, views: VideoViews) -> np.ndarray:
+        logits = views.features.astype(np.float64) @ self.weight.T + self.bias
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        return views.mean(powers / powers.sum(1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Which test videos a classifier has right, (draws, n) bool, trained on `shots` videos of each class; None: on all, once."""
+
+    method: str
+    shots: int | None
+    hits: np.ndarray
+
+    @property
+    def top1(self) -> float:
+        """Mean over the draws, in percent."""
+        return 100.0 * float(self.hits.mean())
+
+    @property
+    def interval_95(self) -> list[float]:
+        """Wilson's of one draw; of several the middle 95 % when draws and test videos are drawn again, in percent."""
+        draws, videos = self.hits.shape
+        if draws == 1:
+            return wilson(int(self.hits.sum()), videos)
+        rng, values = np.random.default_rng(0), []
+        for _ in range(RESAMPLES):
+            rows, columns = (np.bincount(rng.integers(size, size=size), minlength=size) for size in (draws, videos))
+            values.append(100.0 * float(rows @ self.hits @ columns) / (draws * videos))
+        return interval(np.array(values))
+
+
+Classifier = Callable[[VideoViews, VideoViews, int, int], np.ndarray]
+"""(training views, test views, K, seed) -> scores (n, K)"""
+
+
+def require_scikit_learn() -> None:
+    """Raise ConfigError if it is missing, which is found out before hours of work."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise ConfigError(
+            "the package scikit-learn, which fits the classifiers, is not installed: run 'pip install scikit-learn'"
+        )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Computes with one thread: products are so small here that several cost more than they give, tenfold on a busy machine."""
+    import sklearn.linear_model  # noqa: F401  which loads libraries with threads of their own
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield
+
+
+def nearest_scores(train: VideoViews, test: VideoViews, num_classes: int, seed: int) -> np.ndarray:
+    """Votes of the nearest training videos by the cosine of their features' means, the nearer the heavier.
+
+    As in DINO's evaluation (arXiv 2104.14294), with the mean of the training videos taken away first (arXiv 1911.04623).
+    """
+    known, asked = (views.mean(views.features) for views in (train, test))
+    known, asked = (_unit(means - known.mean(0)) for means in (known, asked))
+    near = asked @ known.T
+    places = np.argsort(-near, axis=1, kind="stable")[:, :NEIGHBOURS]
+    votes = np.exp((np.take_along_axis(near, places, 1) - 1) / TEMPERATURE)
+    scores = np.zeros((len(asked), num_classes))
+    np.add.at(scores, (np.arange(len(asked))[:, None], train.labels[places]), votes)
+    return scores / scores.sum(1, keepdims=True)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def linear_scores(train: VideoViews, test: VideoViews, num_classes: int, seed: int) -> np.ndarray:
+    """Scores of logistic regression."""
+    return fit_linear(train, num_classes, seed).scores(test)
+
+
+def fit_linear(train: VideoViews, num_classes: int, seed: int) -> LinearHead:
+    """Logistic regression of standardised features.
+
+    The strength of its regularisation is the one with the least log loss on videos held out in turn.
+    """
+    strength = _best_strength(train, num_classes, seed)
+    return _fitted(train, num_classes, strength)
+
+
+def _best_strength(train: VideoViews, num_classes: int, seed: int) -> float:
+    from sklearn.model_selection import StratifiedKFold
+
+    counts = np.bincount(train.labels)
+    folds = min(FOLDS, int(counts[counts > 0].min()))
+    if folds < 2:
+        return USUAL_STRENGTH
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    losses = np.zeros(len(STRENGTHS))
+    for rest, held_out in splitter.split(train.labels, train.labels):
+        known, asked = train.of(rest), train.of(held_out)
+        for place, strength in enumerate(STRENGTHS):
+            scores = _fitted(known, num_classes, strength).scores(asked)
+            right = scores[np.arange(len(held_out)), asked.labels]
+            losses[place] -= np.log(np.maximum(right, 1e-12)).sum()
+    return STRENGTHS[int(losses.argmin())]
+
+
+def _fitted(train: VideoViews, num_classes: int, strength: float) -> LinearHead:
+    """Fit at this strength, and put the standardisation into the layer: W(x − m)/s + b = (W/s)x + (b − (W/s)m)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    scaler, features = StandardScaler(), train.features.astype(np.float64)
+    fitted = LogisticRegression(C=strength, max_iter=1000).fit(scaler.fit_transform(features), train.view_labels)
+    slopes, offsets = fitted.coef_, fitted.intercept_
+    if len(fitted.classes_) == 2:  # one row for the second class: softmax(−z/2, z/2) is its sigmoid
+        slopes, offsets = (np.concatenate([-values, values]) / 2 for values in (slopes, offsets))
+    weight, bias = np.zeros((num_classes, slopes.shape[1])), np.full(num_classes, NEVER)
+    weight[fitted.classes_] = slopes / scaler.scale_
+    bias[fitted.classes_] = offsets - weight[fitted.classes_] @ scaler.mean_
+    return LinearHead(weight, bias, strength)
+
+
+class AttentiveProbe(nn.Module):
+    """Learned queries attend to the tokens (B, N, C) of a frozen network, each for a slice of the channels; a linear layer
+    classifies what they gather.
+
+    Without projections of queries and keys, which such queries make up for: "efficient probing", arXiv 2506.10178.
+    """
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.queries = nn.Parameter(0.02 * torch.randn(gcd(QUERIES, dim), dim))
+        self.value = nn.Linear(dim, dim)
+        self.head = nn.Linear(dim, num_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.norm(tokens)
+        attention = (x @ self.queries.T).softmax(1)  # (B, N, Q)
+        gathered = attention.transpose(1, 2) @ x  # (B, Q, C)
+        slices = self.value.weight.unflatten(0, (len(self.queries), -1))  # (Q, C/Q, C)
+        values = torch.einsum("bqc,qdc->bqd", gathered, slices).flatten(1) + self.value.bias
+        return self.head(values)
+
+
+def attentive_scores(train: VideoViews, test: VideoViews, num_classes: int, seed: int) -> np.ndarray:
+    """Scores of an attentive probe, trained by AdamW with a cosine schedule. The features are maps (V, C, T, H, W)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        probe = AttentiveProbe(train.features.shape[1], num_classes)
+        _train_probe(probe, torch.from_numpy(train.features), torch.from_numpy(train.view_labels))
+    with torch.inference_mode():
+        batches = torch.from_numpy(test.features).split(BATCH)
+        scores = [probe(_tokens(maps)).softmax(1) for maps in batches] or [torch.zeros(0, num_classes)]
+    return test.mean(torch.cat(scores).numpy())
+
+
+def _train_probe(probe: AttentiveProbe, maps: Tensor, labels: Tensor) -> None:
+    optimizer = torch.optim.AdamW(probe.parameters(), RATE, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    for _ in range(STEPS):
+        rows = torch.randperm(len(maps))[:BATCH]
+        optimizer.zero_grad()
+        F.cross_entropy(probe(_tokens(maps[rows])), labels[rows]).backward()
+        optimizer.step()
+        schedule.step()
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> (B, N, C)"""
+    return maps.flatten(2).transpose(1, 2)
+
+
+METHODS: Mapping[str, Classifier] = {
+    "nearest neighbours": nearest_scores,
+    "logistic regression": linear_scores,
+    "attentive probe": attentive_scores,
+}
+
+
+def choose(labels: np.ndarray, shots: int, rng: np.random.Generator) -> np.ndarray:
+    """Places of `shots` random videos of each class that occurs."""
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return np.sort(np.concatenate([rng.choice(places, shots, replace=False) for places in classes]))
+
+
+def usual_shots(labels: np.ndarray) -> list[int]:
+    """1, 2, 4 and so on, as long as each class has more videos."""
+    fewest = int(np.unique(labels, return_counts=True)[1].min())
+    return [shots for shots in (2**power for power in range(10)) if shots < fewest]
+
+
+def measure(
+    views: Mapping[str, tuple[VideoViews, VideoViews]],
+    num_classes: int,
+    shots: Sequence[int | None],
+    draws: int,
+    seed: int,
+    advance: Callable[[], object] = lambda: None,
+) -> list[Shots]:
+    """Train each method on `shots` videos of each class, in as many draws, or on all videos (None), and test it.
+
+    `views` has training and test views by the method; draw i of a number of shots has the same videos for every method.
+    `advance` is called for each classifier trained.
+    """
+    found = []
+    for method, (train, test) in views.items():
+        for count in shots:
+            hits = []
+            for draw in range(draws if count is not None else 1):
+                rng = np.random.default_rng((seed, count or 0, draw))
+                known = train if count is None else train.of(choose(train.labels, count, rng))
+                scores = METHODS[method](known, test, num_classes, seed)
+                hits.append(top_k_hits(scores, test.labels, test.decoded, 1))
+                advance()
+            found.append(Shots(method, count, np.stack(hits)))
+    return found

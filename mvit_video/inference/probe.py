@@ -1,0 +1,172 @@
+"""Probe a frozen network: classifiers of its features, and a checkpoint with the linear one as its head."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mvit_video.data.lists.records import VideoList
+from mvit_video.errors import ConfigError
+from mvit_video.evaluation import metrics
+from mvit_video.evaluation.probes import (
+    METHODS,
+    LinearHead,
+    Shots,
+    VideoViews,
+    fit_linear,
+    measure,
+    one_thread,
+    usual_shots,
+)
+from mvit_video.inference.features import POOLED, Task, cached_features, read_views, stages_of
+from mvit_video.inference.predictor import Predictor
+from mvit_video.model.registry import head_name, lacks
+from mvit_video.model.weights.card import Measured, ModelCard, model_from_card
+from mvit_video.progress import progress_bar
+
+NEAREST, LINEAR, ATTENTIVE = METHODS
+Bad = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """Which videos a network is probed with, and how: `train` and `test` are read as `Task`s of pooled features.
+
+    `shots` are numbers of training videos of each class, () for 1, 2, 4 and so on; each is drawn `draws` times.
+    """
+
+    train: Task
+    test: Task
+    shots: tuple[int, ...] = ()
+    draws: int = 10
+    attentive: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What probing has found: numbers of each method and number of shots, the linear layer that was fitted to all training
+    videos, its accuracies, and the videos that could not be decoded."""
+
+    found: list[Shots]
+    head: LinearHead
+    percent: dict[str, float]
+    undecodable: Bad
+    seconds: dict[str, float]
+
+    def content(self) -> dict[str, Any]:
+        """For results.json."""
+        rows = [
+            {
+                "classifier": one.method,
+                "videos_per_class": one.shots,
+                "draws": len(one.hits),
+                "top1": one.top1,
+                "interval_95": one.interval_95,
+                "top1_of_draws": (100.0 * one.hits.mean(1)).tolist(),
+            }
+            for one in self.found
+        ]
+        undecodable = [{"path": path, "reason": reason} for path, reason in self.undecodable]
+        saved = {"classifier": LINEAR, "strength": self.head.strength} | self.percent
+        return {"results": rows, "saved": saved, "undecodable": undecodable, "seconds": self.seconds}
+
+
+def probe(predictor: Predictor, task: ProbeTask, cache: Path) -> Probed:
+    """Train and test the classifiers on features that are extracted once, to a folder in `cache`.
+
+    Training videos that cannot be decoded are left out, test videos count as wrong. Raises ConfigError for a network without
+    features, and where a class has not as many training videos as `shots` says.
+    """
+    start = time.monotonic()
+    stages = _stages(predictor, task.attentive)
+    read = {stage: _both_lists(predictor, task, stage, cache) for stage in stages}
+    extracted = time.monotonic()
+    train, test, bad = read[POOLED]
+    classes = task.train.videos.classes
+    shots = _shots(task, train.labels)
+    views = {NEAREST: (train, test), LINEAR: (train, test)}
+    if task.attentive:
+        views[ATTENTIVE] = read[stages[1]][:2]
+    fits = len(views) * (task.draws * len(shots) + 1)
+    with one_thread(), progress_bar("classifiers", fits) as bar:
+        found = measure(views, len(classes), (*shots, None), task.draws, task.seed, bar.advance)
+        head = fit_linear(train, len(classes), task.seed)
+    scores = head.scores(test), test.labels, test.decoded
+    percent = {
+        "top1": metrics.top_k_accuracy(*scores, 1),
+        "top5": metrics.top_k_accuracy(*scores, 5),
+        "mean_class_accuracy": metrics.mean_class_accuracy(*scores),
+    }
+    seconds = {"features": extracted - start, "classifiers": time.monotonic() - extracted}
+    return Probed(found, head, percent, bad, seconds)
+
+
+def with_head(
+    model: nn.Module, card: ModelCard, head: LinearHead, classes: Sequence[str]
+) -> tuple[nn.Module, ModelCard]:
+    """The network with this linear layer as its head, and its card."""
+    new_card = card.model_copy(update={"classes": tuple(classes), "measured": None})
+    new, name = model_from_card(new_card).eval(), head_name(model)
+    layer = {"weight": torch.from_numpy(head.weight).float(), "bias": torch.from_numpy(head.bias).float()}
+    new.load_state_dict(model.state_dict() | {f"{name}.{key}": value for key, value in layer.items()})
+    return new, new_card
+
+
+def measured(probed: Probed, predictor: Predictor, videos: VideoList) -> Measured:
+    """What the card says of the linear layer's accuracy."""
+    return Measured(
+        protocol=str(predictor.protocol), num_videos=len(videos), list=videos.source, percent=probed.percent
+    )
+
+
+def _stages(predictor: Predictor, attentive: bool) -> list[str]:
+    """Which features are needed: pooled ones, and for an attentive probe the maps of the last stage."""
+    known, name = stages_of(predictor.model), predictor.card.name
+    if POOLED not in known:
+        cure = "use a checkpoint of one of the mvit networks"
+        raise lacks(name, "feature", "does not provide the feature that its head classifies", cure)
+    if attentive and known == [POOLED]:
+        raise lacks(name, "stage_maps", "does not provide the maps that an attentive probe needs", "drop --attentive")
+    return [POOLED, known[-1]] if attentive else [POOLED]
+
+
+def _both_lists(predictor: Predictor, task: ProbeTask, stage: str, cache: Path) -> tuple[VideoViews, VideoViews, Bad]:
+    """Views of the training videos that could be decoded, of all test videos, and what could not be."""
+    (train, bad), (test, bad_too) = (_views(predictor, one, stage, cache) for one in (task.train, task.test))
+    decoded = np.flatnonzero(train.decoded)
+    if not len(decoded) or not test.decoded.any():
+        source = (task.test if len(decoded) else task.train).videos.source
+        raise ConfigError(f"{source}: none of its videos can be decoded, the first: {[*bad, *bad_too][0][1]}")
+    return train.of(decoded), test, [*bad, *bad_too]
+
+
+def _views(predictor: Predictor, task: Task, stage: str, cache: Path) -> tuple[VideoViews, Bad]:
+    asked = Task(task.videos, task.root, stage, task.decoder, task.timeout)
+    folder, bad = cached_features(predictor, asked, cache)
+    by_path, records = read_views(folder, stage), list(task.videos.records)
+    parts = [by_path.get(record.path) for record in records]
+    there = [part for part in parts if part is not None]
+    video = np.repeat(np.arange(len(records)), [0 if part is None else len(part) for part in parts])
+    features = np.concatenate(there) if there else np.zeros((0, 1), np.float32)
+    return VideoViews(features, video, np.array([record.label for record in records])), bad
+
+
+def _shots(task: ProbeTask, labels: np.ndarray) -> list[int]:
+    """The numbers of shots; ConfigError where a class has fewer videos than one of them, or there is one class."""
+    names, counts = np.unique(labels, return_counts=True)
+    classes, source = task.train.videos.classes, task.train.videos.source
+    if len(names) < 2:
+        raise ConfigError(
+            f"{source}: all its videos are of the class '{classes[names[0]]}', expected two or more classes"
+        )
+    most, fewest = max(task.shots, default=0), int(counts.min())
+    if most > fewest:
+        name = classes[names[counts.argmin()]]
+        raise ConfigError(f"--shots {most}: '{name}' has only {fewest} training videos that can be decoded: lower it")
+    return list(task.shots) or usual_shots(labels)

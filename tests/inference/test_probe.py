@@ -1,0 +1,135 @@
+"""Few labels: classifiers of features, and the checkpoint that they leave."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoint import write_tiny
+
+from mvit_video import cli, evaluate
+from mvit_video.config.schema import InputSettings
+from mvit_video.evaluation.probes import LinearHead
+from mvit_video.inference import features
+from mvit_video.inference.predictor import Predictor
+from mvit_video.inference.probe import with_head
+from mvit_video.model.registry import build_model
+from mvit_video.model.weights.card import ModelCard
+
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture(scope="module")
+def probed(few_videos, tmp_path_factory):
+    """A probe of 16 videos of the demonstration, tested on 8."""
+    folder = tmp_path_factory.mktemp("probe")
+    checkpoint = write_tiny(folder / "network.safetensors")
+    config = folder / "config.yaml"
+    config.write_text(
+        f"data: {{root: {few_videos}, train: train.csv, test: val.csv, num_frames: 8, sampling_rate: 2, short_side: 44,\n"
+        "  crop_size: [32, 40], mean: [0.4, 0.45, 0.5]}\nmodel: {name: mvitv2_s_16x4}\nevaluation: {protocol: 2x1}\n"
+    )
+    words = ["probe", str(config), "--checkpoint", str(checkpoint), "--device", "cpu", "--draws", "2"]
+    assert cli.main([*words, "--attentive", "--output", str(folder / "out")]) == 0
+    return folder, words
+
+
+def test_the_saved_checkpoint_scores_in_evaluate_and_predict_what_the_probe_has_measured(probed, few_videos):
+    folder, words = probed
+    content = json.loads((folder / "out/results.json").read_text())
+    saved = folder / "out/model.safetensors"
+    result = evaluate(words[1], saved, device="cpu")
+    assert {name: content["saved"][name] for name in result.accuracies} == pytest.approx(result.accuracies)
+    predictor = Predictor.from_checkpoint(saved, "cpu")
+    assert str(predictor.protocol) == "2x1" and predictor.card.measured.percent["top1"] == result.top1
+    [prediction] = predictor(few_videos / result.scores.names[3], top=8)
+    order = np.argsort(-result.scores.scores[3], kind="stable")
+    assert [label for label, _ in prediction.predictions] == [result.classes[place] for place in order]
+
+
+def test_each_number_of_shots_has_its_draws_and_an_interval(probed):
+    content = json.loads((probed[0] / "out/results.json").read_text())
+    rows = [(row["classifier"], row["videos_per_class"], row["draws"]) for row in content["results"]]
+    methods = ("nearest neighbours", "logistic regression", "attentive probe")
+    assert rows == [(method, *shots) for method in methods for shots in ((1, 2), (None, 1))]
+    for row in content["results"]:
+        low, high = row["interval_95"]
+        assert low <= row["top1"] <= high and np.mean(row["top1_of_draws"]) == pytest.approx(row["top1"])
+
+
+def test_features_are_extracted_once_and_kept_for_other_outputs(probed, monkeypatch, tmp_path):
+    folder, words = probed
+    cache = folder / "out/features"
+    assert sorted(path.name.partition("-")[0] for path in cache.iterdir()) == ["2", "2", "pooled", "pooled"]
+
+    def never(maker, records):
+        raise AssertionError("extracted again")
+
+    monkeypatch.setattr(features._Maker, "shard", never)
+    before = (folder / "out/results.json").read_text()
+    assert cli.main([*words, "--attentive", "--output", str(folder / "out"), "--overwrite"]) == 0
+    again = [json.loads(text) | {"seconds": 0} for text in (before, (folder / "out/results.json").read_text())]
+    assert again[0] == again[1]
+    assert cli.main([*words, "--output", str(tmp_path / "other"), "--features", str(cache), "--shots", "2"]) == 0
+    rows = json.loads((tmp_path / "other/results.json").read_text())["results"]
+    assert [row["videos_per_class"] for row in rows] == [2, None] * 2
+
+
+def test_any_network_with_a_feature_gets_the_layer_as_its_head():
+    rng = np.random.default_rng(0)
+    for name in ("mvitv2_nano_8x3", "pvt_v2_b0_16x4"):
+        model = build_model(name, num_classes=3, num_frames=8, crop_size=64).eval()
+        card = ModelCard(
+            name=name, arguments={}, classes=("a", "b", "c"), preprocessing=InputSettings(num_frames=8, crop_size=64)
+        )
+        with torch.inference_mode():
+            clips = torch.randn(2, 3, 8, 64, 64)
+            feature = model(clips, with_feature=True)[1]
+            head = LinearHead(rng.normal(size=(5, feature.shape[1])), rng.normal(size=5), 1.0)
+            new, new_card = with_head(model, card, head, ["v", "w", "x", "y", "z"])
+            wanted = feature.double() @ torch.from_numpy(head.weight).T + torch.from_numpy(head.bias)
+            assert torch.allclose(new(clips), wanted.float(), atol=1e-4) and new_card.classes[4] == "z"
+
+
+def one_line(capsys):
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_what_cannot_be_probed_is_one_sentence(probed, few_videos, tmp_path, capsys):
+    folder, words = probed
+    there = ["--output", str(tmp_path / "out"), "--features", str(folder / "out/features")]
+    root = tmp_path / "data"
+    shutil.copytree(few_videos, root)
+    rows = list(csv.reader((root / "train.csv").read_text().splitlines(), delimiter=" "))
+    (root / "plain.txt").write_text("".join(f"{row[0]}\n" for row in rows))
+    (root / "alike.csv").write_text("".join(f"{row[0]} 3\n" for row in rows))
+    (root / "several.csv").write_text("".join(f"{row[0]} 3;4\n" for row in rows))
+    wrong = {
+        "--shots 9": (["--shots", "9"], "has only 2 training videos"),
+        "no labels": ([f"data.root={root}", "data.train=plain.txt"], "none of its 16 videos has a label"),
+        "one class": ([f"data.root={root}", "data.train=alike.csv"], "all its videos are of the class"),
+        "several": ([f"data.root={root}", "data.train=several.csv"], "several labels"),
+        "no test list": (["data.test=null"], "neither data.test nor data.val is set"),
+        "again": (["--output", str(folder / "out")], "pass --overwrite"),
+    }
+    for name, (more, sentence) in wrong.items():
+        assert cli.main([*words, *there, *more]) == 1, name
+        assert sentence in one_line(capsys), name
+
+
+def test_videos_that_cannot_be_decoded_cost_a_line_each_and_count_as_wrong_in_the_test(
+    probed, few_videos, tmp_path, capsys
+):
+    root = tmp_path / "data"
+    shutil.copytree(few_videos, root)
+    (root / "train/00000.mp4").write_bytes(b"no video")
+    (root / "val/00000.mp4").write_bytes(b"no video")
+    assert cli.main([*probed[1], f"data.root={root}", "--output", str(tmp_path / "out")]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert [line.split(":")[1] for line in errors] == [" train/00000.mp4", " val/00000.mp4"]
+    content = json.loads((tmp_path / "out/results.json").read_text())
+    assert len(content["undecodable"]) == 2 and content["saved"]["top1"] <= 87.5
