@@ -84,7 +84,7 @@ def probe(predictor: Predictor, task: ProbeTask, cache: Path) -> Probed:
     features, and where a class has not as many training videos as `shots` says.
     """
     start = time.monotonic()
-    stages = _stages(predictor, task.attentive)
+    stages = _stages(predictor, task)
     read = {stage: _both_lists(predictor, task, stage, cache) for stage in stages}
     extracted = time.monotonic()
     train, test, bad = read[POOLED]
@@ -125,15 +125,15 @@ def measured(probed: Probed, predictor: Predictor, videos: VideoList) -> Measure
     )
 
 
-def _stages(predictor: Predictor, attentive: bool) -> list[str]:
+def _stages(predictor: Predictor, task: ProbeTask) -> list[str]:
     """Which features are needed: pooled ones, and for an attentive probe the maps of the last stage."""
     known, name = stages_of(predictor.model), predictor.card.name
     if POOLED not in known:
         cure = "use a checkpoint of one of the mvit networks"
         raise lacks(name, "feature", "does not provide the feature that its head classifies", cure)
-    if attentive and known == [POOLED]:
+    if task.attentive and known == [POOLED]:
         raise lacks(name, "stage_maps", "does not provide the maps that an attentive probe needs", "drop --attentive")
-    return [POOLED, known[-1]] if attentive else [POOLED]
+    return [POOLED, known[-1]] if task.attentive else [POOLED]
 
 
 def _both_lists(predictor: Predictor, task: ProbeTask, stage: str, cache: Path) -> tuple[VideoViews, VideoViews, Bad]:
