@@ -35,10 +35,9 @@ def probe(arguments: argparse.Namespace) -> int:
     from mvit_video.evaluation.probes import require_scikit_learn
     from mvit_video.evaluation.protocols import Protocol
     from mvit_video.inference.predictor import Predictor, choose_device
-    from mvit_video.inference.probe import measured, with_head
+    from mvit_video.inference.probe import frozen_network, measured, with_head
     from mvit_video.inference.probe import probe as probed_with
     from mvit_video.locks import alone_in
-    from mvit_video.model.weights.convert import load_network
     from mvit_video.model.weights.files import save_checkpoint
     from mvit_video.paths import fresh_folder, write_json, write_whole
 
@@ -47,7 +46,7 @@ def probe(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
     protocol = Protocol.parse(arguments.protocol or config.evaluation.protocol)
     task = _task(arguments, config.data)
-    model, card = load_network(arguments.checkpoint)
+    model, card = frozen_network(arguments.checkpoint, task.train.videos.classes, say)
     predictor = Predictor(model, card, device, protocol, precision=arguments.precision)
     with alone_in(arguments.output, say):
         folder = fresh_folder(arguments.output, (RESULTS, WEIGHTS, MISSING), arguments.overwrite)

@@ -1,7 +1,7 @@
 """Probe a frozen network: classifiers of its features, and a checkpoint with the linear one as its head."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mvit_video.config.schema import AUTO, Config, ModelSettings
 from mvit_video.data.lists.records import VideoList
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation import metrics
@@ -25,8 +26,11 @@ from mvit_video.evaluation.probes import (
 )
 from mvit_video.inference.features import POOLED, Task, cached_features, read_views, stages_of
 from mvit_video.inference.predictor import Predictor
-from mvit_video.model.registry import head_name, lacks
+from mvit_video.model.registry import head_name, head_of, lacks
+from mvit_video.model.weights.auto import resolve_model_name
 from mvit_video.model.weights.card import Measured, ModelCard, model_from_card
+from mvit_video.model.weights.convert import load_network
+from mvit_video.model.weights.load import load_into, read_weights
 from mvit_video.progress import progress_bar
 
 NEAREST, LINEAR, ATTENTIVE = METHODS
@@ -105,6 +109,26 @@ def probe(predictor: Predictor, task: ProbeTask, cache: Path) -> Probed:
     }
     seconds = {"features": extracted - start, "classifiers": time.monotonic() - extracted}
     return Probed(found, head, percent, bad, seconds)
+
+
+def frozen_network(checkpoint: str, classes: Sequence[str], say: Callable[[str], None]) -> tuple[nn.Module, ModelCard]:
+    """The network of a checkpoint and its card, as `load_network`; one without a head, such as a network that was pre-trained
+    without labels, gets one of zeros for `classes`, and `say` is told what became of its tensors."""
+    weights = read_weights(checkpoint)
+    if weights.num_classes is not None:
+        return load_network(checkpoint)
+    config = resolve_model_name(Config(model=ModelSettings(name=AUTO, weights=checkpoint)))
+    card = ModelCard(
+        name=config.model.name,
+        arguments=config.model.arguments,
+        classes=tuple(classes),
+        preprocessing=config.data.input,
+    )
+    model = model_from_card(card).eval()
+    say(load_into(model, weights, reset_head=True).summary())
+    for parameter in head_of(model).parameters():
+        nn.init.zeros_(parameter)  # so that the features of two calls are of the same network
+    return model, card
 
 
 def with_head(

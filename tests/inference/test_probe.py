@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_checkpoint import write_tiny
+from tiny_predictor import nano_model
 
 from mvit_video import cli, evaluate
 from mvit_video.config.schema import InputSettings
@@ -134,6 +135,23 @@ def test_missing_videos_are_left_out_or_count_as_wrong_and_are_listed(probed, fe
         "train/00000.mp4",
         "val/00000.mp4",
     ]
+
+
+def test_a_network_that_was_pre_trained_without_labels_gets_its_first_head(few_videos, tmp_path, capsys):
+    state = nano_model().state_dict()
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(("norm.", "head."))}
+    kept |= {"mask_token": torch.zeros(1, 1, 32), "pred_head.projections.0.weight": torch.zeros(27, 128)}
+    torch.save({"model_state": kept}, tmp_path / "pretrained.pyth")
+    words = ["probe", "demo/motion", f"data.root={few_videos}", "--checkpoint", str(tmp_path / "pretrained.pyth")]
+    words += ["--protocol", "1x1", "--draws", "1", "--device", "cpu"]
+    assert cli.main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert "(head.projection.weight, head.projection.bias, norm.weight, norm.bias)" in capsys.readouterr().err
+    assert cli.main([*words, "--output", str(tmp_path / "again"), "--features", str(tmp_path / "out/features")]) == 0
+    assert len([*(tmp_path / "out/features").iterdir()]) == 2, "found again"
+    saved = Predictor.from_checkpoint(tmp_path / "out/model.safetensors", "cpu")
+    blocks = [name for name in kept if name.startswith("blocks.")]
+    assert all(torch.equal(saved.model.state_dict()[name], kept[name]) for name in blocks)
+    assert saved.model.head.projection.weight.std() > 0 and saved.card.classes[0] == "moving left"
 
 
 class Plain(torch.nn.Module):
