@@ -214,7 +214,7 @@ def main(words: Iterable[str] | None = None) -> int:
         write_json(file, record)
 
     def say(text: str) -> None:
-        print(printable(text), file=sys.stderr)
+        print(printable(text, keep="\n"), file=sys.stderr)
 
     try:
         if options.costs:

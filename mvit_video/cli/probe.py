@@ -30,26 +30,28 @@ def probe(arguments: argparse.Namespace) -> int:
     A video that cannot be decoded costs one line, and the exit code is 1.
     """
     from mvit_video.config.load import load_config
+    from mvit_video.data.lists.checks import MISSING, missing_text
     from mvit_video.data.lists.failures import summary_lines
     from mvit_video.evaluation.probes import require_scikit_learn
     from mvit_video.evaluation.protocols import Protocol
     from mvit_video.inference.predictor import Predictor, choose_device
-    from mvit_video.inference.probe import measured, with_head
+    from mvit_video.inference.probe import frozen_network, measured, with_head
     from mvit_video.inference.probe import probe as probed_with
     from mvit_video.locks import alone_in
-    from mvit_video.model.weights.convert import load_network
     from mvit_video.model.weights.files import save_checkpoint
-    from mvit_video.paths import fresh_folder, write_json
+    from mvit_video.paths import fresh_folder, write_json, write_whole
 
     require_scikit_learn()
     config = load_config(arguments.config, overrides(arguments))
     device = choose_device(arguments.device)
     protocol = Protocol.parse(arguments.protocol or config.evaluation.protocol)
     task = _task(arguments, config.data)
-    model, card = load_network(arguments.checkpoint)
+    model, card = frozen_network(arguments.checkpoint, task.train.videos.classes, say)
     predictor = Predictor(model, card, device, protocol, precision=arguments.precision)
     with alone_in(arguments.output, say):
-        folder = fresh_folder(arguments.output, (RESULTS, WEIGHTS), arguments.overwrite)
+        folder = fresh_folder(arguments.output, (RESULTS, WEIGHTS, MISSING), arguments.overwrite)
+        if lists := [one.videos for one in (task.train, task.test) if one.videos.missing]:
+            write_whole(folder / MISSING, missing_text(lists))
         probed = probed_with(predictor, task, Path(arguments.features or folder / FEATURES))
         numbers = measured(probed, predictor, task.test.videos)
         network, new_card = with_head(model, card, probed.head, task.train.videos.classes)

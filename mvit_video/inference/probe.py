@@ -1,7 +1,7 @@
 """Probe a frozen network: classifiers of its features, and a checkpoint with the linear one as its head."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mvit_video.config.schema import AUTO, Config, ModelSettings
 from mvit_video.data.lists.records import VideoList
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation import metrics
@@ -25,8 +26,11 @@ from mvit_video.evaluation.probes import (
 )
 from mvit_video.inference.features import POOLED, Task, cached_features, read_views, stages_of
 from mvit_video.inference.predictor import Predictor
-from mvit_video.model.registry import head_name, lacks
+from mvit_video.model.registry import head_name, head_of, lacks
+from mvit_video.model.weights.auto import resolve_model_name
 from mvit_video.model.weights.card import Measured, ModelCard, model_from_card
+from mvit_video.model.weights.convert import load_network
+from mvit_video.model.weights.load import load_into, read_weights
 from mvit_video.progress import progress_bar
 
 NEAREST, LINEAR, ATTENTIVE = METHODS
@@ -84,7 +88,7 @@ def probe(predictor: Predictor, task: ProbeTask, cache: Path) -> Probed:
     features, and where a class has not as many training videos as `shots` says.
     """
     start = time.monotonic()
-    stages = _stages(predictor, task.attentive)
+    stages = _stages(predictor, task)
     read = {stage: _both_lists(predictor, task, stage, cache) for stage in stages}
     extracted = time.monotonic()
     train, test, bad = read[POOLED]
@@ -107,6 +111,26 @@ def probe(predictor: Predictor, task: ProbeTask, cache: Path) -> Probed:
     return Probed(found, head, percent, bad, seconds)
 
 
+def frozen_network(checkpoint: str, classes: Sequence[str], say: Callable[[str], None]) -> tuple[nn.Module, ModelCard]:
+    """The network of a checkpoint and its card, as `load_network`; one without a head, such as a network that was pre-trained
+    without labels, gets one of zeros for `classes`, and `say` is told what became of its tensors."""
+    weights = read_weights(checkpoint)
+    if weights.num_classes is not None:
+        return load_network(checkpoint)
+    config = resolve_model_name(Config(model=ModelSettings(name=AUTO, weights=checkpoint)))
+    card = ModelCard(
+        name=config.model.name,
+        arguments=config.model.arguments,
+        classes=tuple(classes),
+        preprocessing=config.data.input,
+    )
+    model = model_from_card(card).eval()
+    say(load_into(model, weights, reset_head=True).summary())
+    for parameter in head_of(model).parameters():
+        nn.init.zeros_(parameter)  # so that the features of two calls are of the same network
+    return model, card
+
+
 def with_head(
     model: nn.Module, card: ModelCard, head: LinearHead, classes: Sequence[str]
 ) -> tuple[nn.Module, ModelCard]:
@@ -125,15 +149,15 @@ def measured(probed: Probed, predictor: Predictor, videos: VideoList) -> Measure
     )
 
 
-def _stages(predictor: Predictor, attentive: bool) -> list[str]:
+def _stages(predictor: Predictor, task: ProbeTask) -> list[str]:
     """Which features are needed: pooled ones, and for an attentive probe the maps of the last stage."""
     known, name = stages_of(predictor.model), predictor.card.name
     if POOLED not in known:
         cure = "use a checkpoint of one of the mvit networks"
         raise lacks(name, "feature", "does not provide the feature that its head classifies", cure)
-    if attentive and known == [POOLED]:
+    if task.attentive and known == [POOLED]:
         raise lacks(name, "stage_maps", "does not provide the maps that an attentive probe needs", "drop --attentive")
-    return [POOLED, known[-1]] if attentive else [POOLED]
+    return [POOLED, known[-1]] if task.attentive else [POOLED]
 
 
 def _both_lists(predictor: Predictor, task: ProbeTask, stage: str, cache: Path) -> tuple[VideoViews, VideoViews, Bad]:

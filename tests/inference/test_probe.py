@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from tiny_checkpoint import write_tiny
+from tiny_predictor import nano_model
 
 from mvit_video import cli, evaluate
 from mvit_video.config.schema import InputSettings
+from mvit_video.errors import ConfigError
 from mvit_video.evaluation.probes import LinearHead
 from mvit_video.inference import features
 from mvit_video.inference.predictor import Predictor
-from mvit_video.inference.probe import with_head
+from mvit_video.inference.probe import probe, with_head
 from mvit_video.model.registry import build_model
 from mvit_video.model.weights.card import ModelCard
 
@@ -119,6 +121,55 @@ def test_what_cannot_be_probed_is_one_sentence(probed, few_videos, tmp_path, cap
     for name, (more, sentence) in wrong.items():
         assert cli.main([*words, *there, *more]) == 1, name
         assert sentence in one_line(capsys), name
+
+
+def test_missing_videos_are_left_out_or_count_as_wrong_and_are_listed(probed, few_videos, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(few_videos, root)
+    (root / "train/00000.mp4").unlink()
+    (root / "val/00000.mp4").unlink()
+    words = [*probed[1], f"data.root={root}", "--output", str(tmp_path / "out")]
+    assert cli.main(words) == 1 and "pass --allow-missing" in one_line(capsys)
+    assert cli.main([*words, "--allow-missing"]) == 1 and "val/00000.mp4" in one_line(capsys)
+    assert [line.split("\t")[0] for line in (tmp_path / "out/missing.txt").read_text().splitlines()] == [
+        "train/00000.mp4",
+        "val/00000.mp4",
+    ]
+
+
+def test_a_network_that_was_pre_trained_without_labels_gets_its_first_head(few_videos, tmp_path, capsys):
+    state = nano_model().state_dict()
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(("norm.", "head."))}
+    kept |= {"mask_token": torch.zeros(1, 1, 32), "pred_head.projections.0.weight": torch.zeros(27, 128)}
+    torch.save({"model_state": kept}, tmp_path / "pretrained.pyth")
+    words = ["probe", "demo/motion", f"data.root={few_videos}", "--checkpoint", str(tmp_path / "pretrained.pyth")]
+    words += ["--protocol", "1x1", "--draws", "1", "--device", "cpu"]
+    assert cli.main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert "(head.projection.weight, head.projection.bias, norm.weight, norm.bias)" in capsys.readouterr().err
+    assert cli.main([*words, "--output", str(tmp_path / "again"), "--features", str(tmp_path / "out/features")]) == 0
+    assert len([*(tmp_path / "out/features").iterdir()]) == 2, "found again"
+    saved = Predictor.from_checkpoint(tmp_path / "out/model.safetensors", "cpu")
+    blocks = [name for name in kept if name.startswith("blocks.")]
+    assert all(torch.equal(saved.model.state_dict()[name], kept[name]) for name in blocks)
+    assert saved.model.head.projection.weight.std() > 0 and saved.card.classes[0] == "moving left"
+
+
+class Plain(torch.nn.Module):
+    """A network of which nothing is known but its logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(3, 2)
+
+    def forward(self, clips):
+        return self.head(clips.mean((2, 3, 4)))
+
+
+def test_a_network_without_the_feature_before_its_head_is_refused(tmp_path):
+    card = ModelCard(name="plain", arguments={}, classes=("a", "b"), preprocessing=InputSettings(num_frames=2))
+    predictor = Predictor(Plain(), card, torch.device("cpu"))
+    with pytest.raises(ConfigError, match="'plain' does not provide the feature that its head classifies: use"):
+        probe(predictor, None, tmp_path)
 
 
 def test_videos_that_cannot_be_decoded_cost_a_line_each_and_count_as_wrong_in_the_test(

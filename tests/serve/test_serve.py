@@ -171,6 +171,13 @@ def test_no_file_of_the_server_can_be_reached(page, video, tmp_path):
     assert key not in folders and all(len(name) == 32 for name in folders)
 
 
+def test_every_part_that_scrolls_can_be_reached_and_is_named_for_keyboard_and_screen_reader():
+    page = Path(serve_jobs.__file__).with_name("page.html").read_text()
+    parts = re.findall(r'<div class="scroll"[^>]*>', page)
+    assert len(parts) == page.count('class="scroll"') == 2
+    assert all('tabindex="0"' in part and 'role="region"' in part and "aria-label=" in part for part in parts)
+
+
 def test_other_sites_and_other_names_of_this_machine_are_refused(page, video):
     status, reply = page.send(video, Origin="http://evil.example")
     assert status == 403 and reply["error"] == "uploads are accepted from this page only"
