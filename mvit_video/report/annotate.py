@@ -2,9 +2,10 @@
 
 # H/W pixels; frames are uint8 (H, W, 3), RGB
 
+import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -29,8 +30,11 @@ from mvit_video.paths import whole_file
 
 Draw = Callable[[int, np.ndarray], np.ndarray]
 
-TICKS = 90_000  # per second, as in MPEG
+TICKS = 90_000  # per second, as in MPEG; a multiple of it where frames are closer together
+MOST_TICKS = 100 * TICKS
 LEAST_HEIGHT = 240  # smaller videos are enlarged, so that what is drawn can be read
+MOST_ENLARGED = 4096  # pixels a row, of long and thin ones
+MOST_CODED = 16_384  # pixels a side, of libx264
 FONT = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 
 
@@ -49,8 +53,8 @@ def write_annotated(path: str | Path, output: Path, timeline: Timeline, guard: G
 def write_copy(path: str | Path, output: Path, draw: Draw, guard: Guard) -> None:
     """`draw(number, frame)` of every frame of a video, at the frame's own time, up to where it can be decoded.
 
-    Frames are upright and at least 240 high. The sound is copied where it can be read and MP4 can hold it. ConfigError if
-    `output` is the video itself.
+    Frames are upright and enlarged to a height of 240, or scaled down to what H.264 can hold. The sound is copied where it
+    can be read and MP4 can hold it. ConfigError if `output` is the video itself.
     """
     refuse_source(path, output)
     with (
@@ -62,13 +66,15 @@ def write_copy(path: str | Path, output: Path, draw: Draw, guard: Guard) -> None
         frames = (draw(number, enlarged(frame)) for number, frame in enumerate(_until_damage(reader)))
         first = next(frames)
         picture = copy.add_stream("libx264", rate=Fraction(max(reader.fps, 0.01)).limit_denominator(100_000))
-        picture.height, picture.width = first.shape[0] + first.shape[0] % 2, first.shape[1] + first.shape[1] % 2
+        picture.height, picture.width = _coded_size(*first.shape[:2])
         picture.pix_fmt, picture.options = "yuv420p", {"crf": "23", "preset": "veryfast"}
-        picture.codec_context.time_base = Fraction(1, TICKS)
+        moments, picture.codec_context.time_base = _moments(times)
         picture.codec_context.sample_aspect_ratio = reader.pixel_aspect  # type: ignore[attr-defined]
         with _sound(path, copy, output, reader.times()[0], guard) as copy_until:
             for number, frame in enumerate(chain([first], frames)):
-                copy.mux(picture.encode(_encodable(frame, times[number], picture.width, picture.height)))
+                shown = _encodable(frame, picture.height, picture.width)
+                shown.pts, shown.time_base = moments[number], picture.codec_context.time_base
+                copy.mux(picture.encode(shown))
                 copy_until(times[number])
             copy.mux(picture.encode())
 
@@ -90,16 +96,32 @@ def _until_damage(reader: Reader) -> Iterator[np.ndarray]:
             raise
 
 
-def _encodable(frame: np.ndarray, seconds: float, width: int, height: int) -> av.VideoFrame:
-    """The frame at its time, of even size: where the size changes within a video, scaled to the first frame's."""
+def _coded_size(height: int, width: int) -> tuple[int, int]:
+    """The size, or the next even one; of the same shape where it is more than libx264 takes."""
+    longer = max(height, width)
+    if longer > MOST_CODED:
+        height, width = (max(side * MOST_CODED // longer, 1) for side in (height, width))
+    return height + height % 2, width + width % 2
+
+
+def _moments(times: Sequence[float]) -> tuple[list[int], Fraction]:
+    """Rising times of frames in ticks, and a tick, small enough for the two that are closest together."""
+    gaps = np.diff(np.asarray(times, np.float64))
+    closest = gaps[gaps > 0].min(initial=1)
+    ticks = min(TICKS * math.ceil(1 / (TICKS * closest)), MOST_TICKS)
+    moments = np.rint(np.asarray(times, np.float64) * ticks).astype(np.int64)
+    numbers = np.arange(len(moments))  # no frame is later than one more than it needs to be
+    return (np.maximum.accumulate(moments - numbers) + numbers).tolist(), Fraction(1, ticks)
+
+
+def _encodable(frame: np.ndarray, height: int, width: int) -> av.VideoFrame:
+    """The frame in the copy's size: padded by one pixel to an even one, else scaled, as where the size changes within a video."""
     down, right = height - frame.shape[0], width - frame.shape[1]
     if down not in (0, 1) or right not in (0, 1):
         frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
     elif down or right:
         frame = np.pad(frame, ((0, down), (0, right), (0, 0)), mode="edge")
-    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-    picture.pts, picture.time_base = round(seconds * TICKS), Fraction(1, TICKS)
-    return picture
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
 
 
 @contextmanager
@@ -133,8 +155,8 @@ def _copy_until(copy: OutputContainer, track: av.AudioStream, packets: Iterator[
 
 
 def enlarged(frame: np.ndarray) -> np.ndarray:
-    """Whole multiples of small frames."""
-    factor = -(-LEAST_HEIGHT // frame.shape[0])
+    """Whole multiples of small frames, as far as they do not become too wide."""
+    factor = min(-(-LEAST_HEIGHT // frame.shape[0]), max(MOST_ENLARGED // frame.shape[1], 1))
     return frame if factor == 1 else frame.repeat(factor, 0).repeat(factor, 1)
 
 

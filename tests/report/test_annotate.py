@@ -164,6 +164,49 @@ def test_small_pictures_are_enlarged_by_whole_factors():
     assert enlarged(np.zeros((240, 10, 3), np.uint8)).shape == (240, 10, 3)
 
 
+def test_long_and_thin_pictures_are_enlarged_as_far_as_a_picture_may_be_wide():
+    assert enlarged(np.zeros((2, 2000, 3), np.uint8)).shape == (4, 4000, 3)
+    assert enlarged(np.zeros((2, 9000, 3), np.uint8)).shape == (2, 9000, 3)
+
+
+def plain_video(path, width, height, rate, count=4):
+    """Lossless frames, each of one grey level: 0, 60, 120 ..."""
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("ffv1", rate=rate)
+        track.width, track.height, track.pix_fmt = width, height, "yuv420p"
+        for number in range(count):
+            shown = np.full((height, width, 3), 60 * number % 256, np.uint8)
+            container.mux(track.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        container.mux(track.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "copied"), [(2000, 2, (4000, 4)), (8, 300, (8, 300)), (20_000, 10, (16_384, 8))]
+)
+def test_a_video_of_any_shape_has_a_copy(tmp_path, width, height, copied):
+    source = plain_video(tmp_path / "a.mkv", width, height, 10)
+    write_copy(source, tmp_path / "b.mp4", unchanged, Guard())
+    frames = VideoReader(tmp_path / "b.mp4").frames(range(4))
+    assert frames.shape == (4, *copied[::-1], 3)
+    assert np.abs(frames.mean((1, 2, 3)) - [0, 60, 120, 180]).max() < 4
+
+
+def test_frames_that_are_closer_than_a_tick_keep_their_times(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        track = container.add_stream("libx264", rate=200_000)
+        track.width, track.height, track.pix_fmt = 64, 48, "yuv420p"
+        track.codec_context.time_base = Fraction(1, 200_000)
+        for moment in (0, 1, 2, 7, 400):
+            shown = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            shown.pts, shown.time_base = moment, Fraction(1, 200_000)
+            container.mux(track.encode(shown))
+        container.mux(track.encode())
+    write_copy(tmp_path / "a.mp4", tmp_path / "b.mp4", unchanged, Guard())
+    found = shown_at(VideoReader(tmp_path / "b.mp4"))[:5] * 200_000
+    assert found == pytest.approx([0, 1, 2, 7, 400], abs=0.5)
+
+
 def test_a_damaged_video_is_copied_up_to_the_damage(tmp_path):
     source = write_numbered(tmp_path / "a.mp4", 60, options={"g": "60", "bf": "0"})
     content = bytearray(source.read_bytes())
