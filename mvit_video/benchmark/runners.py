@@ -124,8 +124,10 @@ def run_runner_benchmark(benchmark: RunnerBenchmark) -> dict[str, Any]:
         loaded.append(network)
         result["runners"].append(record)
     if loaded:
+        result["clips"] = _compare(
+            loaded, result["runners"], benchmark, card
+        )  # first: a bad video costs no measurement
         _measure_times(loaded, result["runners"], example_clips(card, benchmark.batch).numpy(), benchmark.repeats)
-        result["clips"] = _compare(loaded, result["runners"], benchmark, card)
     result["conditions"]["load_average_after"] = load_average()
     return result
 

@@ -67,7 +67,7 @@ def test_scores_are_compared_with_those_of_the_checkpoint_on_the_middle_clip_of_
     def swapped(clips):
         logits = network.run(clips).copy()
         seen.extend(len(clips) for _ in range(1))
-        if len(seen) == runners.WARM_UP + 1 + 1:  # the first batch that is compared
+        if len(seen) == 1:  # the first batch that is compared
             order = logits[0].argsort()
             logits[0, order[-2:]] = logits[0, order[-2:][::-1]]
         return logits
@@ -188,6 +188,13 @@ def test_a_checkpoint_is_needed_and_a_bad_video_is_named(tiny, no_memory, tmp_pa
     (tmp_path / "bad.mp4").write_text("no video")
     with pytest.raises(DecodeError, match=r"bad\.mp4"):
         run_runner_benchmark(RunnerBenchmark(("torch",), str(tiny), videos=(str(tmp_path / "bad.mp4"),), repeats=1))
+
+
+def test_a_bad_video_is_named_before_anything_is_measured(tiny, videos, no_memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(runners, "_measure_times", lambda *_: pytest.fail("measured"))
+    (tmp_path / "bad.mp4").write_bytes(b"not a video")
+    with pytest.raises(DecodeError, match=r"bad\.mp4"):
+        run_runner_benchmark(RunnerBenchmark(("torch",), str(tiny), (), (*videos, str(tmp_path / "bad.mp4"))))
 
 
 def test_clips_come_in_batches_and_the_last_may_be_smaller(tiny):
