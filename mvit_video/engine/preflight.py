@@ -4,7 +4,6 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +124,8 @@ def trial_pass(trainer: Trainer, config: Config, target: Tensor) -> None:
     except torch.OutOfMemoryError as reason:
         raise ConfigError(_out_of_memory(config, count, str(reason))) from None
     except (RuntimeError, ValueError, IndexError) as reason:
+        if full := str(reason).partition("DefaultCPUAllocator: ")[2]:  # a CPU's error has no type of its own
+            raise ConfigError(_out_of_memory(config, count, full)) from None
         size = "×".join(map(str, (config.data.num_frames, *config.data.crop_hw)))
         raise ConfigError(
             f"{config.model.name} cannot be trained on clips of {size} (frames×height×width): {' '.join(str(reason).split())}"
@@ -143,12 +144,14 @@ def _reserve_step_memory(trainer: Trainer, config: Config, together: int) -> lis
 
 
 def _out_of_memory(config: Config, count: int, reason: str) -> str:
-    cures: Sequence[str] = [f"train.clips_per_pass={math.ceil(count / 2)}"] if count > 1 else []
+    cures = [f"train.clips_per_pass={math.ceil(count / 2)}"] if count > 1 else []
     if not config.train.activation_checkpointing:
-        cures = [*cures, "train.activation_checkpointing=true"]
+        cures.append("train.activation_checkpointing=true")
     first = reason.split(". ")[0]
+    settings = f"set {' or '.join(cures)}, or " if cures else ""
     return (
-        f"a pass of {count} clips does not fit into device memory ({first}): set {' or '.join(cures) or 'fewer frames'}"
+        f"a pass of {count} clips does not fit into device memory ({first}): {settings}lower data.num_frames or "
+        "data.crop_size"
     )
 
 

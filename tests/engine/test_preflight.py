@@ -85,15 +85,31 @@ def test_clips_that_a_network_does_not_take_are_found_by_one_pass(few_videos, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_memory_that_is_too_small_is_told_with_its_cures(few_videos, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+            "CUDA out of memory",
+        ),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+                "allocate 4926226752 bytes. Error code 12 (Cannot allocate memory)"
+            ),
+            "can't allocate memory: you tried to allocate 4926226752 bytes",
+        ),
+    ],
+)
+def test_memory_that_is_too_small_is_told_with_its_cures(few_videos, tmp_path, monkeypatch, reason, told):
     def full(self, clips, targets):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+        raise reason
 
     monkeypatch.setattr(preflight.Trainer, "trial_pass", full)
     with pytest.raises(
         ConfigError,
-        match=r"a pass of 2 clips does not fit into device memory \(CUDA out of memory\): set "
-        r"train.clips_per_pass=1 or train.activation_checkpointing=true",
+        match=rf"a pass of 2 clips does not fit into device memory \({told}\): set train.clips_per_pass=1 or "
+        "train.activation_checkpointing=true, or lower data.num_frames or data.crop_size",
     ):
         start(few_videos, tmp_path / "run")
 
