@@ -1,6 +1,8 @@
 """The commands as a user runs them: what they print, leave and return, and what bad input gets."""
 
+import errno
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ from conftest import REPOSITORY
 from shared_files import shared
 from tiny_checkpoint import write_tiny
 
-from mvit_video import cli
+from mvit_video import cli, paths
 from mvit_video.config.load import load_config
 
 DEMO = str(REPOSITORY / "configs/demo/motion.yaml")
@@ -205,6 +207,24 @@ def test_an_output_that_cannot_be_made_costs_one_line(capsys, few_videos, tmp_pa
         words = [f"data.root={few_videos}", "train.clips_per_step=8"]
         code, _, err = run(capsys, "train", DEMO, *words, "--output", tmp_path / output)
         check_one_line(code, err, message)
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.ENOSPC, "make room, or write to another place (--output, --json)"),
+        (errno.EROFS, "write to another place (--output, --json)"),
+        (errno.EACCES, "change its permissions, or write to another place (--output, --json)"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_with_the_cure(capsys, few_videos, monkeypatch, number, cure):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number), "bad.json")
+
+    monkeypatch.setattr(paths, "write_json", refuse)
+    words = ["--annotations", "train.csv", "--root", few_videos, "--json", "bad.json"]
+    code, _, err = run(capsys, "verify", *words)
+    assert code == 1 and err.endswith(f"error: bad.json: {os.strerror(number)}: {cure}\n")
 
 
 @pytest.mark.integration

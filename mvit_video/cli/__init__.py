@@ -4,6 +4,7 @@ A module's VERBS are (function, function that adds its arguments); the function'
 """
 
 import argparse
+import errno
 import inspect
 import io
 import os
@@ -46,6 +47,18 @@ VERBS = (
     *benchmark.VERBS,
     *doctor.VERBS,
 )
+
+
+CURES = {
+    errno.ENOSPC: "make room, or write to another place (--output, --json)",
+    errno.EDQUOT: "make room in your quota, or write to another place (--output, --json)",
+    errno.EROFS: "write to another place (--output, --json)",
+    errno.EACCES: "change its permissions, or write to another place (--output, --json)",
+    errno.EPERM: "change its permissions, or write to another place (--output, --json)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the number of open files with `ulimit -n`",
+    errno.ENOMEM: "close other programs, or lower the number of workers",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -122,7 +135,9 @@ def _os_error(reason: OSError) -> str:
     if not where and _was_printing(reason):
         where = "standard output"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which would fail again at the end
-    return f"{where}: {reason.strerror or reason}" if where else reason.strerror or str(reason)
+        return f"{where}: {reason.strerror or reason}"
+    text = f"{where}: {reason.strerror or reason}" if where else reason.strerror or str(reason)
+    return f"{text}: {CURES[reason.errno]}" if reason.errno in CURES else text
 
 
 def _was_printing(reason: OSError) -> bool:
