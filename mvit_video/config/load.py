@@ -206,7 +206,7 @@ def _is_valid(tree: dict[str, Any], overrides: Sequence[str]) -> bool:
 def _describe(reason: ValidationError, source: str) -> str:
     errors = reason.errors()
     first = errors[0]
-    where = _key(first)
+    where = _key(first)[: -1 if first["type"] == "missing" else None]  # whose value is what it is missing in
     key = ".".join(where)
     if first["type"] == "extra_forbidden":
         known = _keys_of(where[:-1])
@@ -214,10 +214,37 @@ def _describe(reason: ValidationError, source: str) -> str:
     elif first["type"] == "value_error":
         text = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
     else:
-        text = f"{key} = {clipped(repr(first['input']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        text = f"{key} = {clipped(repr(first['input']))}: {_expected(key, first)}"
     keys = {error["loc"][:2] for error in errors}
     more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     return f"{source}: {text}{more}"
+
+
+FORMS = {
+    "data.crop_size": "a whole number of pixels, or [height, width]",
+    "data.randaugment": "a text such as rand-m7-n4-mstd0.5-inc1, or auto",
+    "evaluation.protocol": "clips × crops such as 5x1, up to 999x3, or kinetics-5x1, kinetics-5x3 or ssv2-1x3",
+}
+EXPECTED = {
+    "bool_parsing": "expected true or false",
+    "bool_type": "expected true or false",
+    "dict_type": "expected names with values, such as {{name: value}}",
+    "int_parsing": "input should be a valid integer, written in digits",
+    "missing": "has too few values",
+    "model_type": "expected settings under this name, such as {key}.NAME=VALUE",
+    "string_type": "expected a text",
+    "too_long": "has too many values",
+    "tuple_type": "expected a list in brackets, such as [a, b]",
+}
+
+
+def _expected(key: str, error: Any) -> str:
+    """Pydantic's message, or ours where that one speaks to programmers."""
+    if key in FORMS and error["type"] in ("string_pattern_mismatch", "int_type"):
+        return f"expected {FORMS[key]}"
+    if error["type"] in EXPECTED:
+        return EXPECTED[error["type"]].format(key=key)
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _key(error: Any) -> list[str]:
