@@ -34,7 +34,7 @@ def several(videos: Any) -> Iterable[Video]:
     if isinstance(videos, Sequence) and videos and is_picture(videos[0]):
         return [videos]
     if not isinstance(videos, Iterable) or isinstance(videos, dict | Image.Image):
-        raise InputError(f"a {_kind(videos)} is no video: {KINDS}; or several of these")
+        raise InputError(f"videos are of type {_kind(videos)}: {KINDS}; or several of these")
     return videos
 
 
@@ -91,10 +91,10 @@ def as_frames(video: Any) -> np.ndarray:
     if isinstance(video, np.ndarray | Tensor):
         return _array(video)
     if not isinstance(video, Sequence):
-        raise InputError(f"a {_kind(video)} is no video: {KINDS}")
+        raise InputError(f"a video is of type {_kind(video)}: {KINDS}")
     frames = [_picture(item, number) for number, item in enumerate(video)]
     if not frames:
-        raise InputError(f"a list without frames is no video: {KINDS}")
+        raise InputError(f"a video is a list without frames: {KINDS}")
     for number, frame in enumerate(frames):
         if frame.shape != frames[0].shape:
             sizes = " and ".join(f"{shape[1]}×{shape[0]}" for shape in (frames[0].shape, frame.shape))

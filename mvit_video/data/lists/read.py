@@ -214,20 +214,24 @@ def _labeller(names: Sequence[str], by_name: bool, need_labels: bool, place: str
     return labels
 
 
+NAMES_WANTED = "for labels that are class names, write these into classes.txt next to the list, one a line, or pass data.classes=FILE"
+
+
 def _label(
     text: str, row: Row, lookup: Callable[[str], int | None], num_classes: int, by_name: bool, place: str
 ) -> int:
     where = f"{place}: row {row.number}" if row.number else f"{place}: the video '{row.path}'"
     if not text:
         raise AnnotationError(
-            f"{place}: row {row.number} is '{row.path}', expected a path and a label separated by a space"
+            f"{place}: row {row.number} is '{row.path}', expected a path and a label: add it, or remove the row"
         )
     number = text.isascii() and text.isdigit() and not by_name
     label = int(text) if number and len(text) < 10 else None if number else lookup(text)
     if label is None and not number:
         known = f"one of the {num_classes} class names" if num_classes else ""
         wanted = " or ".join(filter(None, ["" if by_name else "a whole number from 0", known]))
-        raise AnnotationError(f"{where} has the label '{clipped(text)}', expected {wanted}")
+        cure = "correct the row, or classes.txt" if num_classes else NAMES_WANTED
+        raise AnnotationError(f"{where} has the label '{clipped(text)}', expected {wanted}: {cure}")
     if label is None or label >= (num_classes or MAX_CLASSES):
         known = f"there are {num_classes} classes, 0 to {num_classes - 1}"
         without = f"labels without class names go up to {MAX_CLASSES - 1}: put classes.txt next to the list"

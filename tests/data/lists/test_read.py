@@ -61,7 +61,11 @@ def test_a_folder_of_class_folders_is_a_list(tmp_path):
     ("content", "message"),
     [
         ("a.mp4 0\nb.mp4\n", "train.csv: row 2 is 'b.mp4', expected a path and a label"),
-        ("a.mp4 0\nb.mp4 run\n", "train.csv: row 2 has the label 'run', expected a whole number from 0"),
+        (
+            "a.mp4 0\nb.mp4 run\n",
+            "train.csv: row 2 has the label 'run', expected a whole number from 0: for labels that are class names, write "
+            "these into classes.txt next to the list, one a line, or pass data.classes=FILE",
+        ),
         ("a.mp4 -1\n", "row 1 has the label '-1', expected a whole number from 0"),
         ("a.mp4 ²\n", "row 1 has the label '²', expected a whole number from 0"),
         ("\n\n", "contains no videos, expected rows of `path label`"),
