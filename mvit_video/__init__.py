@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mvit_video.version import __version__
 
 if TYPE_CHECKING:
-    from mvit_video.api import TrainResult, evaluate, train
+    from mvit_video.api import TrainResult, evaluate, pretrain, train
     from mvit_video.config.schema import AugmentationSettings, InputSettings
     from mvit_video.data.lists.formats import Listing, Row, register_list_reader
     from mvit_video.data.make_loader import make_loader
@@ -40,6 +40,7 @@ __all__ = [
     "list_models",
     "load_weights",
     "make_loader",
+    "pretrain",
     "register_exporter",
     "register_list_reader",
     "register_loss",
@@ -69,6 +70,7 @@ _MODULES = {
     "list_models": "mvit_video.model.registry",
     "load_weights": "mvit_video.model.weights.load",
     "make_loader": "mvit_video.data.make_loader",
+    "pretrain": "mvit_video.api",
     "register_model": "mvit_video.model.registry",
     "register_exporter": "mvit_video.inference.export",
     "register_loss": "mvit_video.engine.losses",

@@ -1,7 +1,7 @@
 """`train` and `evaluate` for programs: the same functions that the command line calls."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from mvit_video.engine.run import train_run
 from mvit_video.engine.run_folder import AVERAGED_WEIGHTS, EVALUATION, SETTINGS, WEIGHTS
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation.evaluate import EvaluationTask, evaluation_task, validator
+from mvit_video.evaluation.masked import masked_validator
 from mvit_video.evaluation.parts import evaluate_part, merged_result
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import FILES, NAMES, REPORT, EvaluationResult, described_checkpoint
@@ -99,14 +100,61 @@ def train(
     Started by torchrun, the processes share each step's clips. Raises ConfigError, DecodeError, CheckpointError or
     TrainingError, and Interrupted where a signal asked it to stop; all are MvitVideoErrors of one sentence.
     """
-    if resume and overwrite:
-        raise ConfigError("resume and overwrite cannot be combined: one continues a run, the other deletes it")
     settings = with_overrides(config, overrides)
-    with process_group(), alone_in(output, say) if is_rank_zero() else nullcontext():
+    check_labels_objective(settings)
+    with _alone(output, say, resume, overwrite):
         run = resolve(settings, Path(output), choose_device(device), say, resume, overwrite)
         check_evaluation(run.config)
         train_run(run, lambda videos: validator(videos, run.config, run.device), say)
         return _evaluated(run, say)
+
+
+def pretrain(
+    config: Config | str | Path,
+    output: str | Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Say = _silent,
+    **overrides: Any,
+) -> TrainResult:
+    """Pre-train a network without labels, by masked prediction (MaskFeat); what `mvit-video pretrain` does.
+
+    >>> result = mvit_video.pretrain("config.yaml", "runs/pretrained", data={"root": "videos"})  # doctest: +SKIP
+    >>> mvit_video.train("config.yaml", "runs/mine", model={"weights": str(result.weights)})  # doctest: +SKIP
+
+    Arguments and errors are those of `train`. The result has no classes, and its validations have a loss.
+    """
+    settings = with_overrides(config, masked_objective(overrides))
+    with _alone(output, say, resume, overwrite):
+        run = resolve(settings, Path(output), choose_device(device), say, resume, overwrite)
+        train_run(run, lambda videos: masked_validator(videos, run.config, run.device), say)
+        averaged = run.folder / AVERAGED_WEIGHTS if run.config.train.ema_decay is not None else None
+        return TrainResult(run.folder, run.folder / WEIGHTS, averaged, run.card.classes, run.config)
+
+
+def masked_objective(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides with train.objective=masked among them."""
+    return {**overrides, "train.objective": "masked"}
+
+
+def check_labels_objective(config: Config) -> None:
+    """ConfigError for a configuration of masked pre-training."""
+    if config.train.objective == "masked":
+        raise ConfigError(
+            "train.objective = masked: this configuration pre-trains without labels: run `mvit-video pretrain`, or set "
+            "train.objective=labels"
+        )
+
+
+@contextmanager
+def _alone(output: str | Path, say: Say, resume: bool, overwrite: bool) -> Iterator[None]:
+    """In the process group, and the only run in the folder."""
+    if resume and overwrite:
+        raise ConfigError("resume and overwrite cannot be combined: one continues a run, the other deletes it")
+    with process_group(), alone_in(output, say) if is_rank_zero() else nullcontext():
+        yield
 
 
 def _evaluated(run: ResolvedRun, say: Say) -> TrainResult:

@@ -50,11 +50,12 @@ def svg(figure: Figure, prefix: str) -> str:
 def curves(steps: Sequence[dict], validations: Sequence[dict]) -> Figure:
     """Loss and accuracy over the epochs: the training batches, smoothed, and the validations. Records of metrics.jsonl.
 
-    Records without a number of that name are left out of its curve.
+    Records without a number of that name are left out of its curve; pre-training, which has no accuracy, has one curve.
     """
-    figure, (left, right) = new_figure(9.6, 3.4, columns=2)
-    _draw_curve(left, "loss", steps)
-    _draw_curve(right, "top1", steps, validations)
+    keys = ("loss", "top1") if not steps or any("top1" in record for record in (*steps, *validations)) else ("loss",)
+    figure, panels = new_figure(4.8 * len(keys), 3.4, columns=len(keys), squeeze=False)
+    for axes, key in zip(panels[0], keys, strict=True):
+        _draw_curve(axes, key, steps, validations)
     return figure
 
 
@@ -75,8 +76,8 @@ def _draw_curve(axes, key: str, steps: Sequence[dict], validations: Sequence[dic
         axes.plot(epochs[thin], values[thin], color="#1f6feb", alpha=0.4, linewidth=0.8, label="training batch")
         axes.plot(epochs[thin], smoothed(values)[thin], color="#1f6feb", label="training, smoothed")
     for name, style, colour, label in (
-        ("top1", "o-", "#d1542c", "validation"),
-        ("ema_top1", "s--", "#8a4fbf", "validation, averaged weights"),
+        (key, "o-", "#d1542c", "validation"),
+        (f"ema_{key}", "s--", "#8a4fbf", "validation, averaged weights"),
     ):
         epochs, values = _curve(validations, name)
         if len(values):

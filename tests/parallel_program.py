@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tiny_models import tiny_video
+from tiny_models import tiny_masked, tiny_video
 
-from mvit_video.config.schema import InputSettings, TrainSettings
+from mvit_video.config.schema import InputSettings, PretrainSettings, TrainSettings
 from mvit_video.data.loader import StepSampler
 from mvit_video.data.mixing import mixer_from
 from mvit_video.engine.checkpoint import load_state, newest_state, save_state
@@ -17,6 +17,7 @@ from mvit_video.engine.distributed import is_rank_zero, process_group, rank, wor
 from mvit_video.engine.hooks.averaging import AverageWeights
 from mvit_video.engine.loop import Hook, Loop, Steps
 from mvit_video.engine.losses import objective_from
+from mvit_video.engine.masked import MaskedObjective, hidden_weights, masked_objective_from
 from mvit_video.engine.nonfinite import NonFiniteStep, write_report
 from mvit_video.engine.parallel import full_tensors
 from mvit_video.engine.trainer import learner_from, trainer_from
@@ -26,6 +27,10 @@ from mvit_video.model.weights.card import ModelCard
 CPU = torch.device("cpu")
 CLIPS = torch.randn(8, 3, 8, 32, 32, generator=torch.Generator().manual_seed(3))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
+MASKS = (
+    torch.rand(8, 4, 2, 2, generator=torch.Generator().manual_seed(4))
+    < torch.linspace(0.1, 0.9, 8)[:, None, None, None]
+).byte()
 CARD = ModelCard(name="mvitv2_s_16x4", arguments={}, classes=tuple("abcde"), preprocessing=InputSettings())
 MIXED = {"mixup": 0.8, "cutmix": 1.0}
 SCENARIOS = {  # settings, then how many of the step's first clips the first process has, or None for its share
@@ -35,24 +40,26 @@ SCENARIOS = {  # settings, then how many of the step's first clips the first pro
     "resolutions": ({"optimizer": "sgd", "clips_per_pass": 2, "ema_decay": 0.9, "resolutions": (24, 16)}, 3),
     "uneven": ({"optimizer": "sgd", "clips_per_pass": 2}, 1),
     "empty": ({"optimizer": "sgd", "clips_per_pass": 3, "ema_decay": 0.9}, 0),
+    "masked": ({"optimizer": "sgd", "clips_per_pass": 2, "ema_decay": 0.9, "objective": "masked"}, 3),
 }
 PARTS = {
-    "ddp": ("plain", "mixed", "resolutions", "uneven", "empty"),
-    "fsdp": ("mixed", "adamw", "resolutions", "empty"),
+    "ddp": ("plain", "mixed", "resolutions", "uneven", "empty", "masked"),
+    "fsdp": ("mixed", "adamw", "resolutions", "empty", "masked"),
 }
 
 
 def trainer(parallel="ddp", **changes):
     settings = TrainSettings(**{"clips_per_step": 8, "clip_gradient": None, "parallel": parallel, **changes})
-    model = tiny_video(drop_path_rate=0.0, dropout_rate=0.0)
+    masked = settings.objective == "masked"
+    model = tiny_masked(drop_path_rate=0.0) if masked else tiny_video(drop_path_rate=0.0, dropout_rate=0.0)
     model.activation_checkpointing = settings.activation_checkpointing
     learner = learner_from(settings, model, CPU, resolve_precision(settings.precision, CPU).name)
     return trainer_from(
         settings,
         learner,
         lambda step: 0.01,
-        mixer_from(settings, 5),
-        objective_from(settings),
+        hidden_weights if masked else mixer_from(settings, 5),
+        masked_objective_from(PretrainSettings(), model) if masked else objective_from(settings),
         CPU,
         resolve_precision(settings.precision, CPU).name,
     )
@@ -81,7 +88,8 @@ def train(machine, mine, steps):
     """Some steps on this process's clips, as a run makes them; their records."""
     kept, average = Keep(), machine.learner.average
     hooks = [kept] if average is None else [kept, AverageWeights(average, machine.learner.model)]
-    batch = {"video": CLIPS[mine], "label": LABELS[mine]}
+    answers = MASKS if isinstance(machine.objective, MaskedObjective) else LABELS
+    batch = {"video": CLIPS[mine], "label": answers[mine]}
     Loop(
         lambda number, batch: machine.train_step(number, batch["video"], batch["label"]), Steps(0, steps, steps), hooks
     ).run([batch] * steps)

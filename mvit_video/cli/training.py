@@ -1,4 +1,4 @@
-"""Verbs for training: train, configs, settings, curves, demo, convert-config."""
+"""Verbs for training: train, pretrain, configs, settings, curves, demo, convert-config."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -32,29 +32,45 @@ def train(arguments: argparse.Namespace) -> int:
         return _train(arguments)
 
 
-def _train(arguments: argparse.Namespace) -> int:
+def pretrain(arguments: argparse.Namespace) -> int:
+    """Pre-train a network without labels; the weights start a training with `train CONFIG model.weights=DIR/model.safetensors`.
+
+    Predicts histograms of oriented gradients of hidden parts of clips (MaskFeat). data.train is a list, whose labels are not
+    used, or any folder of videos. Writes, resumes and ends as train does.
+    """
+    from mvit_video.engine.distributed import process_group
+
+    with process_group():
+        return _train(arguments, masked=True)
+
+
+def _train(arguments: argparse.Namespace, masked: bool = False) -> int:
     from mvit_video import api
     from mvit_video.config.load import load_config
     from mvit_video.engine.distributed import is_rank_zero
 
-    seed = [] if arguments.seed is None else [f"train.seed={arguments.seed}"]
-    config = load_config(arguments.config, [*overrides(arguments), *seed])
+    implied = [] if arguments.seed is None else [f"train.seed={arguments.seed}"]
+    implied += ["train.objective=masked"] if masked else []
+    config = load_config(arguments.config, [*overrides(arguments), *implied])
     if arguments.dry_run:
         show(_plan(config, arguments))
         return 0
     resume, overwrite = arguments.resume == "auto", arguments.overwrite
-    result = api.train(config, arguments.output, device=arguments.device, resume=resume, overwrite=overwrite, say=say)
+    run = api.pretrain if masked else api.train
+    result = run(config, arguments.output, device=arguments.device, resume=resume, overwrite=overwrite, say=say)
     if is_rank_zero():
         say(f"done: weights saved to {result.weights}")
     return 0
 
 
 def _plan(config: "Config", arguments: argparse.Namespace) -> str:
-    from mvit_video.api import check_evaluation
+    from mvit_video.api import check_evaluation, check_labels_objective
     from mvit_video.engine.dry_run import dry_run
     from mvit_video.inference.predictor import choose_device
     from mvit_video.model.weights.auto import resolve_model_name
 
+    if arguments.verb == "train":
+        check_labels_objective(config)
     config = resolve_model_name(config)
     check_evaluation(config)
     return dry_run(config, choose_device(arguments.device), arguments.num_videos, arguments.num_classes)
@@ -70,6 +86,14 @@ class _DryRun(argparse.Action):
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
+    _add_pretrain(parser)
+    parser.add_argument(
+        "--num-classes", type=at_least_one, metavar="N", help="for --dry-run without a list: number of classes"
+    )
+
+
+def _add_pretrain(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(num_classes=None)
     add_config(parser)
     add_output(parser, "the run")
     parser.add_argument("--seed", type=whole_number, metavar="N", help="the same as train.seed=N")
@@ -78,9 +102,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num-videos", type=at_least_one, metavar="N", help="for --dry-run without a list: number of training videos"
-    )
-    parser.add_argument(
-        "--num-classes", type=at_least_one, metavar="N", help="for --dry-run without a list: number of classes"
     )
     parser.add_argument(
         "--resume", choices=("auto",), help="continue from the newest saved state in --output, if there is one"
@@ -166,6 +187,7 @@ def _add_convert_config(parser: argparse.ArgumentParser) -> None:
 
 VERBS = (
     (train, _add_train),
+    (pretrain, _add_pretrain),
     (curves, _add_curves),
     (convert_config, _add_convert_config),
     (configs, lambda parser: None),

@@ -319,6 +319,8 @@ class TrainSettings(Settings):
     """all, or head: only the last linear layer (a linear probe); the rest is frozen and in evaluation mode."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, validated and saved too; smaller in the first steps; null: none."""
+    objective: Literal["labels", "masked"] = "labels"
+    """labels: train a classifier; masked: predict what is hidden, without labels, as `mvit-video pretrain` sets it."""
     loss: str = "cross_entropy"
     """Loss: cross_entropy, focal, logit_adjusted (for uneven classes), or one registered by a plugin (docs/extending.md)."""
     class_weights: dict[str, Above0] | Literal["balanced"] | None = None
@@ -367,6 +369,23 @@ class TrainSettings(Settings):
     """Weights & Biases project that metrics are sent to; needs the package wandb."""
 
 
+class PretrainSettings(Settings):
+    """Masked pre-training, `mvit-video pretrain` (docs/pretraining.md)."""
+
+    target: Literal["hog", "pixels"] = "hog"
+    """What is predicted of hidden cells: hog, histograms of oriented gradients (MaskFeat); pixels, normalised by patch."""
+    predict_from: tuple[Annotated[int, Field(ge=0, le=999)], ...] = ()
+    """Blocks that are predicted from, counted from 0, in rising order up to the last one; empty: the last one alone."""
+    mask: Literal["cube", "tube", "frames"] = "cube"
+    """What is hidden: cube, cuboids of random size and length; tube, rectangles in all frames alike; frames, whole frames."""
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    """Fraction of the cells that is hidden, at most."""
+    mask_cell: Annotated[int, Field(ge=4, le=1024)] = 32
+    """Side of a hidden cell in pixels: divides data.crop_size, and is a multiple of the distance of tokens; lasts one step of patches."""
+    gaussian_window: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Weigh gradients of the histograms by a tiled Gaussian of this many pixels: 16 in MMSelfSup, 0, none, in PySlowFast."""
+
+
 class EvaluationSettings(Settings):
     protocol: Annotated[str, Field(pattern=rf"^({VIEWS}|kinetics-5x1|kinetics-5x3|ssv2-1x3)$")] = "5x1"
     """Views per video: clips × crops, such as 5x1 or 1x3; kinetics-5x1, kinetics-5x3 and ssv2-1x3 also require the published input."""
@@ -382,6 +401,7 @@ class Config(Settings):
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
+    pretrain: PretrainSettings = PretrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     plugins: tuple[str, ...] = ()
     """Plugins that these settings need, written by train; they are never loaded from here: install them, or pass --plugin."""

@@ -21,6 +21,7 @@ from mvit_video.config.slowfast_keys import (
     COPIED,
     COPIED_IN_TRAINING,
     FIXED,
+    FIXED_IN_PRETRAINING,
     FIXED_IN_TRAINING,
     IGNORED,
     LIST_FILES,
@@ -93,12 +94,8 @@ def convert_slowfast(path: str | Path) -> Conversion:
     duplicates: dict[str, list[int]] = {}
     file = _SlowFastConfig(_flat(read_yaml(path, duplicates)), Conversion(str(path), duplicates=duplicates))
     network = file.value("MODEL.ARCH", "slowfast"), file.value("MODEL.MODEL_NAME", "SlowFast")
-    if network == ("maskmvit", "MaskMViT"):
-        raise ConfigError(
-            f"{path}: MODEL.MODEL_NAME is 'MaskMViT', MaskFeat's pre-training, and only training with labels is converted: convert "
-            "the file of its fine-tuning (..._FT.yaml), and start from the published weights, model.weights=maskfeat_s_16x4_k400"
-        )
-    if network != ("mvit", "MViT"):
+    file.masked = network == ("maskmvit", "MaskMViT")
+    if not file.masked and network != ("mvit", "MViT"):
         raise ConfigError(
             f"{path}: only MViT is converted, and MODEL.ARCH and MODEL.MODEL_NAME are {network[0]!r} and {network[1]!r} "
             "(by default 'slowfast' and 'SlowFast'): pass the configuration of an MViT"
@@ -113,6 +110,8 @@ def convert_slowfast(path: str | Path) -> Conversion:
         _task(file)
         _network(file)
         file.fixed(FIXED)
+        if file.masked:
+            _masking(file)
         if file.training:
             file.same(COPIED_IN_TRAINING)
             _crops(file)
@@ -133,6 +132,7 @@ class _SlowFastConfig:
 
     def __init__(self, given: dict[str, Any], result: Conversion) -> None:
         self.given, self.result = given, result
+        self.masked = False  # MaskFeat's pre-training
         self.training = bool(self.value("TRAIN.ENABLE", True))
         self.record("derived", "decides whether training keys are converted", "TRAIN.ENABLE")
         self.dataset_key = "TRAIN.DATASET" if self.training else "TEST.DATASET"
@@ -267,9 +267,11 @@ def _colours(file: _SlowFastConfig) -> None:
 
 
 def _task(file: _SlowFastConfig) -> None:
-    """Training is supervised, from scratch or from self-supervised weights."""
+    """Training is supervised, from scratch or from self-supervised weights; or it is MaskFeat's pre-training."""
     task = file.value("TASK", "")
-    if task == "ssl_eval":
+    if file.masked:
+        file.fixed({"TASK": ("", "ssl", "MaskMViT is pre-trained: `mvit-video pretrain`")})
+    elif task == "ssl_eval":
         file.record(
             "ignored",
             "supervised, from the newest self-supervised checkpoint in OUTPUT_DIR: pass it as model.weights",
@@ -307,6 +309,39 @@ def _network(file: _SlowFastConfig) -> None:
         file.record("renamed" if argument in changed else "derived", how, key)
     recorded = file.result.fates
     file.record("derived", "model.name and model.arguments", *(key for key in BLOCK_KEYS if key not in recorded))
+
+
+def _masking(file: _SlowFastConfig) -> None:
+    """What is hidden and predicted in MaskFeat's pre-training."""
+    file.fixed(FIXED_IN_PRETRAINING)
+    file.put("train.objective", "masked", "derived", "MODEL.MODEL_NAME")
+    if not file.value("MASK.PRED_HOG", False):
+        file.put("pretrain.target", "pixels", "derived", "MASK.PRED_HOG")
+    else:
+        file.put("pretrain.target", "hog", "derived", "MASK.PRED_HOG")
+    blocks, last = file.value("MASK.PRETRAIN_DEPTH", [15]), file.value("MVIT.DEPTH", 16) - 1
+    if blocks[-1] != last:
+        file.refuse(
+            "MASK.PRETRAIN_DEPTH", f"is {blocks}, but the last block, {last}, must be among the predicting ones"
+        )
+    file.put("pretrain.predict_from", [] if blocks == [last] else blocks, "renamed", "MASK.PRETRAIN_DEPTH")
+    tube, frames = file.value("AUG.MASK_TUBE", False), file.value("AUG.MASK_FRAMES", False)
+    kind = "tube" if tube else "frames" if frames else "cube"
+    file.put("pretrain.mask", kind, "derived", "AUG.MASK_TUBE", "AUG.MASK_FRAMES")
+    file.put("pretrain.mask_ratio", file.value("AUG.MASK_RATIO", 0.0), "renamed", "AUG.MASK_RATIO")
+    _mask_cells(file, kind)
+
+
+def _mask_cells(file: _SlowFastConfig, kind: str) -> None:
+    """Cells are square, and last one step of patches; a tube's window has no times."""
+    window, crop = file.value("AUG.MASK_WINDOW_SIZE", [8, 7, 7]), file.value("DATA.TRAIN_CROP_SIZE", 224)
+    times = file.value("DATA.NUM_FRAMES", 8) // file.value("MVIT.PATCH_STRIDE", [2, 4, 4])[0]
+    rows, columns = window[-2:]
+    if rows != columns or crop % rows or (kind != "tube" and window != [times, rows, columns]):
+        expected = f"[{times}, N, N] with N a divisor of DATA.TRAIN_CROP_SIZE {crop}"
+        file.refuse("AUG.MASK_WINDOW_SIZE", f"is {window}, expected {expected}")
+        return
+    file.put("pretrain.mask_cell", crop // rows, "derived", "AUG.MASK_WINDOW_SIZE")
 
 
 def _mvitv2(letter: str, frames: int) -> str:
@@ -394,6 +429,11 @@ def _mixing(file: _SlowFastConfig) -> None:
     else:
         file.record("ignored", "nothing is mixed", "MIXUP.PROB", "MIXUP.SWITCH_PROB")
     loss = file.value("MODEL.LOSS_FUNC", "cross_entropy")
+    if file.masked:
+        file.fixed(
+            {"MODEL.LOSS_FUNC": ("cross_entropy", "multi_mse", "the loss is the squared error over hidden tokens")}
+        )
+        return
     if loss not in ("cross_entropy", "soft_cross_entropy"):
         file.refuse("MODEL.LOSS_FUNC", f"is {loss!r}, but the loss must be the cross entropy")
     file.record("ignored", "the loss is the cross entropy with soft targets", "MODEL.LOSS_FUNC")

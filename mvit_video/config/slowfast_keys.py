@@ -138,6 +138,15 @@ FIXED_IN_TRAINING: dict[str, tuple[Any, Any, str]] = {
     "TRAIN.CHECKPOINT_TYPE": ("pytorch", "pytorch", "Caffe2 checkpoints are not read"),
 }
 
+FIXED_IN_PRETRAINING: dict[str, tuple[Any, Any, str]] = {
+    "MASK.ENABLE": (False, True, "the network is pre-trained"),
+    "MASK.HEAD_TYPE": ("separate", "separate", "each predicting block has a linear head of its own"),
+    "MASK.SCALE_INIT_BY_DEPTH": (False, False, "weights are initialised alike in all blocks"),
+    "MASK.MAE_ON": (False, False, "hidden tokens are replaced, not left out"),
+    "MASK.MAE_RND_MASK": (False, False, "cells are hidden, not single tokens"),
+    "AUG.GEN_MASK_LOADER": (False, True, "masks are drawn with the clips"),
+}
+
 # Keys or whole sections that need no counterpart, and why.
 IGNORED: dict[str, str] = {
     "TRAIN.CHECKPOINT_PERIOD": "in epochs there; train.checkpoint_every_steps is in steps",

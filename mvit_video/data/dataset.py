@@ -2,10 +2,10 @@
 
 A sample is a dictionary with pytorchvideo's keys (`video`, `label`, `video_name`, `video_index`, `clip_index`,
 `aug_index`), so its transforms and models plug in, and `repeated_frames`: how many frames of a clip show one of the
-others again, because the video is too short. Where `video` is asked for as pixels (see `pixels`), which training and
-evaluation make clips of on the device, a training sample has an `erasing` too, an `Erasing` or None. A video that
-cannot be decoded is a `BadVideo`. Another one takes its place only in training, only where the settings say so, and never
-without the `BadVideo` beside it.
+others again, because the video is too short. For masked pre-training it has a `mask` (t, h, w) too. Where `video` is
+asked for as pixels (see `pixels`), which training and evaluation make clips of on the device, a training sample has an
+`erasing` too, an `Erasing` or None. A video that cannot be decoded is a `BadVideo`. Another one takes its place only in
+training, only where the settings say so, and never without the `BadVideo` beside it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from mvit_video.config.schema import DataSettings, InputSettings
 from mvit_video.data.draws import generator
 from mvit_video.data.lists.records import VideoList, VideoRecord
+from mvit_video.data.masking import DrawMask, mask_random
 from mvit_video.data.pixels import Erasing, Normalise
 from mvit_video.data.sampling import (
     clip_window,
@@ -154,6 +155,7 @@ class ClipDataset(Dataset[Any]):
         repeated_aug: clips of each video, numbered by `aug_index`. With more than one, a sample is a list: see `loader.collate`.
         on_bad: what becomes of a video that cannot be decoded: raise DecodeError, or return a BadVideo in its place, or
             substitute the clips of another video with each BadVideo in front of them (a list too).
+        mask: draws what is hidden of each clip, for masked pre-training.
     """
 
     def __init__(
@@ -166,9 +168,10 @@ class ClipDataset(Dataset[Any]):
         repeated_aug: int = 1,
         seed: int = 0,
         on_bad: Literal["raise", "return", "substitute"] = "raise",
+        mask: DrawMask | None = None,
     ) -> None:
         self.videos, self.source, self.input, self.transform = videos, source, input, transform
-        self.repeated_aug, self.seed, self.on_bad = repeated_aug, seed, on_bad
+        self.repeated_aug, self.seed, self.on_bad, self.mask = repeated_aug, seed, on_bad, mask
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -200,8 +203,12 @@ class ClipDataset(Dataset[Any]):
         with _named(record.path):
             return [
                 _sample(self.transform(frames, rng), record, index, repeat, chosen)
+                | self._mask(epoch, drawn_by, repeat)
                 for repeat, (frames, rng, chosen) in enumerate(zip(clips, rngs, indices, strict=True), first)
             ]
+
+    def _mask(self, epoch: int, drawn_by: str, repeat: int) -> dict[str, Any]:
+        return {"mask": self.mask(mask_random("mask", self.seed, epoch, drawn_by, repeat))} if self.mask else {}
 
     def _substituted(self, epoch: int, bad: BadVideo, turn: int) -> list[dict[str, Any] | BadVideo]:
         """Clips of a substitute, drawn with the lost video's generator, after all BadVideos on the way."""
@@ -219,7 +226,12 @@ class ClipDataset(Dataset[Any]):
 
 
 def clip_dataset_from(
-    data: DataSettings, videos: VideoList, seed: int, source: VideoSource | None = None, pixels: bool = False
+    data: DataSettings,
+    videos: VideoList,
+    seed: int,
+    source: VideoSource | None = None,
+    pixels: bool = False,
+    mask: DrawMask | None = None,
 ) -> ClipDataset:
     """Build the training dataset of a list; bad videos stay in the batches, where a hook handles them.
 
@@ -236,6 +248,7 @@ def clip_dataset_from(
         repeated_aug=data.repeated_aug,
         seed=seed,
         on_bad="substitute" if data.on_error == "substitute" else "return",
+        mask=mask,
     )
 
 

@@ -213,7 +213,7 @@ def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: i
 
 
 def collate(items: Sequence[dict[str, Any] | BadVideo | Sequence[dict[str, Any] | BadVideo]]) -> dict[str, Any]:
-    """Samples to a batch: `video` (B, C, T, H, W), `label` (B,), names and indices as lists, `bad` as a list.
+    """Samples to a batch: `video` (B, C, T, H, W), `label` (B,), `mask` (B, t, h, w), names and indices as lists, `bad` as a list.
 
     An item may be a list of samples. A batch without any clip has `bad` alone. Takes pytorchvideo's samples too.
     """
@@ -223,6 +223,8 @@ def collate(items: Sequence[dict[str, Any] | BadVideo | Sequence[dict[str, Any] 
     if good:
         batch["video"] = stacked(batch["video"])
         batch["label"] = torch.tensor(batch["label"])
+    if "mask" in batch:
+        batch["mask"] = torch.from_numpy(np.stack(batch["mask"]))
     return batch | {"bad": [sample for sample in samples if isinstance(sample, BadVideo)]}
 
 

@@ -5,13 +5,19 @@ The order of random calls is PySlowFast's, so that a seed of Python's `random` g
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mvit_video.config.schema import PretrainSettings
+from mvit_video.data.draws import generator
+
 Mask = NDArray[np.uint8]
 Window = tuple[int, int, int]
+DrawMask = Callable[[Random], Mask]
 
 ASPECT = (math.log(0.3), math.log(1 / 0.3))
 TRIES = 100
@@ -96,3 +102,26 @@ def frame_mask(random: Random, window: Window, ratio: float) -> Mask:
 
 
 MASKS = {"cube": cube_mask, "tube": tube_mask, "frames": frame_mask}
+
+
+def mask_from(settings: PretrainSettings, window: Window) -> DrawMask:
+    """The generator of the settings, for a grid of cells."""
+    return partial(_drawn, settings.mask, window, settings.mask_ratio)
+
+
+def _drawn(kind: str, window: Window, ratio: float, random: Random) -> Mask:
+    return MASKS[kind](random, window, ratio)
+
+
+def least_hidden(settings: PretrainSettings, window: Window) -> int:
+    """Cells (of a frame for tubes, frames for frames) that `mask_ratio` asks for; 0 where nothing could be hidden."""
+    frames, rows, columns = window
+    if settings.mask != "frames" and min(rows, columns) < 2:
+        return 0
+    cells = {"cube": frames * rows * columns, "tube": rows * columns, "frames": frames}[settings.mask]
+    return round(cells * settings.mask_ratio)
+
+
+def mask_random(purpose: str, *key: int | str) -> Random:
+    """Python's random numbers of one mask, which follow from the purpose and its key alone."""
+    return Random(int(generator(purpose, *key).integers(1 << 63)))

@@ -43,6 +43,12 @@ def auto_settings(config: Config) -> list[str]:
     return [name for name, value in _of(config, AUTO_SETTINGS).items() if value == AUTO]
 
 
+def labelled_auto(config: Config) -> list[str]:
+    """Those whose values were tried with labels alone; the rest count videos and steps."""
+    counts = ("train.clips_per_step", "train.epochs", "train.warmup_epochs", "train.validate_every_epochs")
+    return [name for name in auto_settings(config) if name not in counts]
+
+
 def resolve_auto(config: Config, num_videos: int, num_classes: int | None, before: Config | None = None) -> Config:
     """Replace `auto` by values that fit the number of videos, or by those of `before`, the run that is resumed."""
     names = auto_settings(config)

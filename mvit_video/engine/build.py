@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mvit_video.config.schema import Config
 from mvit_video.data.dataset import clip_dataset_from
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.loader import StepSampler, steps_per_epoch, training_loader
+from mvit_video.data.masking import Window, mask_from
 from mvit_video.data.mixing import mixer_from
 from mvit_video.data.pixels import Normalise
 from mvit_video.engine.checkpoint import Learner, environment, load_state
@@ -22,6 +24,7 @@ from mvit_video.engine.hooks.averaging import AverageWeights
 from mvit_video.engine.hooks.bad_videos import BadVideos
 from mvit_video.engine.hooks.curves import DrawCurves
 from mvit_video.engine.hooks.first_batch import DrawFirstBatch
+from mvit_video.engine.hooks.masked import DrawMasked
 from mvit_video.engine.hooks.progress import Progress
 from mvit_video.engine.hooks.records import StepRecords
 from mvit_video.engine.hooks.saving import SaveStates
@@ -31,6 +34,7 @@ from mvit_video.engine.hooks.tracking import Track
 from mvit_video.engine.hooks.validation import Measure, Validation
 from mvit_video.engine.loop import Hook, Loop, Steps
 from mvit_video.engine.losses import ShownClasses, check_resolutions, objective_from
+from mvit_video.engine.masked import MaskedObjective, hidden_weights, mask_window, masked_objective_from
 from mvit_video.engine.nonfinite import GuardedStep
 from mvit_video.engine.plan import RunPlan
 from mvit_video.engine.preflight import preflight
@@ -42,9 +46,10 @@ from mvit_video.engine.teacher import read_teacher
 from mvit_video.engine.trackers import open_trackers
 from mvit_video.engine.trainer import Trainer, learner_from, trainer_from
 from mvit_video.errors import ConfigError
+from mvit_video.model.precision import Precision
 from mvit_video.model.registry import lacks, model_entry
 from mvit_video.model.weights.card import ModelCard, model_from_card
-from mvit_video.model.weights.load import Weights, load_into, read_weights
+from mvit_video.model.weights.load import Weights, load_into, load_into_masked, read_weights
 
 MakeMeasure = Callable[[VideoList], Measure]
 """List of videos -> function that measures a network on them, for validation."""
@@ -66,9 +71,12 @@ def build(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None
     """
     data, settings = run.config.data, run.config.train
     sampler, trainer = step_sampler(run.config, len(run.train), run.train.records.labels), _trainer(run, say)
-    dataset = clip_dataset_from(data, run.train, settings.seed, pixels=True)
+    window = mask_window(run.config, trainer.learner.model) if run.masked else None
+    mask = mask_from(run.config.pretrain, window) if window else None
+    dataset = clip_dataset_from(data, run.train, settings.seed, pixels=True, mask=mask)
+    target = _some_target(window or (len(run.train.classes),))
     with deterministic_algorithms(settings.deterministic):
-        checked = preflight(trainer, dataset, run.config, run.folder, run.val is not None)
+        checked = preflight(trainer, dataset, run.config, run.folder, run.val is not None, target)
     if run.state is not None:
         load_state(run.state, trainer.learner)
     if is_rank_zero():
@@ -82,8 +90,16 @@ def build(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None
     normalise = Normalise(data.mean, data.std)
     batches = training_loader(dataset, sampler, data.workers, settings.clips_per_pass, run.device, normalise)
     measure = make_measure(run.val) if run.val is not None else None
-    step = GuardedStep(trainer.train_step, run.folder, settings.on_nonfinite == "stop")
-    return Training(Loop(step, steps, _hooks(run, trainer, steps, measure, about, say)), batches, trainer.learner)
+    answer = "mask" if run.masked else "label"
+    step = GuardedStep(trainer.train_step, run.folder, settings.on_nonfinite == "stop", answer)
+    return Training(
+        Loop(step, steps, _hooks(run, trainer, steps, measure, about, window, say)), batches, trainer.learner
+    )
+
+
+def _some_target(shape: tuple[int, ...]) -> Tensor:
+    """The target of a clip that is of all classes alike, or hidden everywhere."""
+    return torch.full(shape, 1 / prod(shape))
 
 
 def _trainer(run: ResolvedRun, say: Callable[[str], None]) -> Trainer:
@@ -93,8 +109,12 @@ def _trainer(run: ResolvedRun, say: Callable[[str], None]) -> Trainer:
     learner = learner_from(settings, model.to(run.device), run.device, run.precision)
     learner = replace(learner, teacher=teacher.digest if teacher else None)
     rate = learning_rate_from(settings, run.last_step, run.steps_per_epoch)
-    mixer, objective = mixer_from(settings, len(run.train.classes)), objective_from(settings, teacher, _shown(run))
-    return trainer_from(settings, learner, rate, mixer, objective, run.device, run.precision)
+    if run.masked:
+        objective = masked_objective_from(run.config.pretrain, learner.model)
+        return trainer_from(settings, learner, rate, hidden_weights, objective, run.device, run.precision)
+    mixer = mixer_from(settings, len(run.train.classes))
+    labelled = objective_from(settings, teacher, _shown(run))
+    return trainer_from(settings, learner, rate, mixer, labelled, run.device, run.precision)
 
 
 def _hooks(
@@ -103,19 +123,22 @@ def _hooks(
     steps: Steps,
     measure: Measure | None,
     about: dict[str, Any],
+    window: Window | None,
     say: Callable[[str], None],
 ) -> list[Hook]:
     """Hooks in the order in which they are called."""
     folder, settings, card, learner, speed = run.folder, run.config.train, run.card, trainer.learner, Speed()
 
+    def due(done: int) -> bool:
+        return done == steps.last or done % (steps.per_epoch * settings.validate_every_epochs) == 0
+
     def validates(done: int) -> bool:
-        every = steps.per_epoch * settings.validate_every_epochs
-        return measure is not None and (done == steps.last or done % every == 0)
+        return measure is not None and due(done)
 
     hooks = [
         speed,
-        BadVideos(folder, card.preprocessing, run.config.data.on_error == "stop"),
-        DrawFirstBatch(folder, card.classes, card.preprocessing, trainer.step_mixer),
+        BadVideos(folder, card.preprocessing, run.config.data.on_error == "stop", window),
+        _picture(run, trainer, due),
         AverageWeights(learner.average, learner.model) if learner.average is not None else None,
         StepRecords(folder),
         Track(lambda done: open_trackers(folder, run.config, done)),
@@ -126,6 +149,19 @@ def _hooks(
         Validation(folder, learner, card, measure, validates, trainer.train_mode) if measure is not None else None,
     ]
     return [hook for hook in hooks if hook is not None]
+
+
+def _picture(run: ResolvedRun, trainer: Trainer, due: Callable[[int], bool]) -> Hook:
+    """The hook that shows what the network is trained on, at the start and, in pre-training, what it predicts later."""
+    folder, card, objective = run.folder, run.card, trainer.objective
+    if not isinstance(objective, MaskedObjective):
+        return DrawFirstBatch(folder, card.classes, card.preprocessing, trainer.step_mixer)
+    autocast = Precision(run.precision, run.device).autocast
+
+    def draws(done: int) -> bool:
+        return done == 1 or due(done)
+
+    return DrawMasked(folder, trainer.learner, card, objective, draws, trainer.train_mode, autocast)
 
 
 def _about(run: ResolvedRun) -> dict[str, Any]:
@@ -169,7 +205,9 @@ def initial_model(config: Config, card: ModelCard, say: Callable[[str], None], r
     seed_step(config.train.seed, 0)
     model = model_from_card(card)
     check_resolutions(config.model.name, config.train)
-    if config.model.weights is not None and not resumed:
+    if card.pretraining is not None and config.model.weights is not None and not resumed:
+        say(load_into_masked(model, read_weights(config.model.weights)).summary())
+    elif config.model.weights is not None and not resumed:
         weights = read_weights(config.model.weights)
         other_classes = weights.classes != card.classes
         if other_classes and weights.num_classes is not None:

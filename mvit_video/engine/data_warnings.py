@@ -22,7 +22,9 @@ COARSE_VALIDATION = 20  # videos
 
 
 def describe_lists(config: Config, train: VideoList, val: VideoList | None, last_step: int) -> list[str]:
-    """Describe the lists: videos per class, and warnings."""
+    """Describe the lists: videos per class, and warnings; without labels only how many there are."""
+    if config.train.objective == "masked":
+        return [f"training videos: {len(train)}, without labels"]
     warnings = (f"warning: {sentence}" for sentence in data_warnings(config, train, val, last_step))
     return [f"training videos: {class_counts(train)}", *_describe_balance(config, train, last_step), *warnings]
 

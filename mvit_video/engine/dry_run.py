@@ -3,9 +3,10 @@
 import torch
 
 from mvit_video.config.schema import Config
-from mvit_video.data.lists.selection import training_lists
-from mvit_video.engine.automatic import auto_settings, describe_auto, resolve_auto
+from mvit_video.data.lists.selection import training_lists, unlabelled_lists
+from mvit_video.engine.automatic import auto_settings, describe_auto, labelled_auto, resolve_auto
 from mvit_video.engine.data_warnings import describe_lists
+from mvit_video.engine.masked import check_pretraining
 from mvit_video.engine.plan import RunPlan, giga_multiply_adds, meta_model
 from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.model.registry import model_entry
@@ -18,17 +19,20 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
     data.planned_classes are assumed; without these the plan says so, and the network has its default head.
     """
     notes: list[str] = []
-    lists = None
+    lists, masked = None, config.train.objective == "masked"
+    if masked:
+        check_pretraining(config, labelled_auto(config))
+        num_classes = 0
     if num_videos is None or num_classes is None:
         try:
-            lists = training_lists(config.data)
+            lists = unlabelled_lists(config.data) if masked else training_lists(config.data)
             num_videos, num_classes = num_videos or len(lists[0]), num_classes or len(lists[0].classes)
         except MvitVideoError as reason:
             num_videos, num_classes = (
                 num_videos or config.data.planned_videos,
                 num_classes or config.data.planned_classes,
             )
-            notes.append(f"data.train cannot be read ({reason}): {_assumed(num_videos, num_classes)}")
+            notes.append(f"data.train cannot be read ({reason}): {_assumed(num_videos, num_classes, masked)}")
     auto = auto_settings(config)
     if auto and num_videos is None:
         raise ConfigError(f"{auto[0]} = auto follows from the number of training videos: {notes[0]}")
@@ -44,9 +48,11 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
     return "\n  ".join([plan.text(0, giga_multiply_adds(config)), *notes])
 
 
-def _assumed(num_videos: int | None, num_classes: int | None) -> str:
+def _assumed(num_videos: int | None, num_classes: int | None, masked: bool) -> str:
     """What is assumed without a list, and the options that would specify it."""
     videos = f"{num_videos:,} videos" if num_videos else "an unknown number of videos"
+    if masked:
+        return f"assuming {videos}" + ("" if num_videos else "; set --num-videos N")
     classes = f"{num_classes} classes" if num_classes else "the network's default classes"
     lacking = [
         option for option, count in (("--num-videos N", num_videos), ("--num-classes N", num_classes)) if not count

@@ -80,7 +80,7 @@ class ShownClasses:
 
 
 class Objective:
-    """Computes the loss of each clip, one resolution after the other.
+    """Computes the loss of each clip, one resolution after the other. `counts` names what `hits` counts in a step's record.
 
     Args:
         loss: (logits, targets) (B, K) -> (B,).
@@ -90,6 +90,8 @@ class Objective:
         distillation_weight: weight of the teacher's loss.
         temperature: divides the logits of both networks in soft distillation.
     """
+
+    counts: str | None = "top1"
 
     def __init__(
         self,
@@ -130,6 +132,10 @@ class Objective:
                 losses = losses + feature_distance(feature.float(), larger)
             larger = feature.detach().float() if sizes else None
             yield losses / (1 + len(sizes)), logits.detach()
+
+    def hits(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Whether each clip's top class is the target's: (B,)."""
+        return (logits.argmax(1) == targets.argmax(1)).float()
 
     def _losses(self, logits: Tensor, targets: Tensor, teacher_logits: Tensor | None) -> Tensor:
         """(B,): the labels' loss, or with a teacher the weighted mean of both."""

@@ -37,15 +37,22 @@ class GuardedStep:
 
     Args:
         stop: raise TrainingError at the first such step, instead of after MOST_SKIPPED_IN_A_ROW.
+        answer: what of a batch a step learns from, "label" or "mask".
     """
 
-    def __init__(self, train_step: Callable[[int, Tensor, Tensor], dict[str, float]], run: Path, stop: bool) -> None:
-        self.train_step, self.run, self.stop = train_step, run, stop
+    def __init__(
+        self,
+        train_step: Callable[[int, Tensor, Tensor], dict[str, float]],
+        run: Path,
+        stop: bool,
+        answer: str = "label",
+    ) -> None:
+        self.train_step, self.run, self.stop, self.answer = train_step, run, stop, answer
         self.consecutive = 0
 
     def __call__(self, number: int, batch: dict[str, Any]) -> dict[str, Any]:
         try:
-            record: dict[str, Any] = self.train_step(number, batch["video"], batch["label"])
+            record: dict[str, Any] = self.train_step(number, batch["video"], batch[self.answer])
         except NonFiniteStep as failure:
             self.consecutive += 1
             if not failure.overflow:

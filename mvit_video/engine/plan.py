@@ -11,27 +11,27 @@ from mvit_video.data.loader import steps_per_epoch
 from mvit_video.data.transform_registry import TRANSFORMS
 from mvit_video.engine.distributed import world_size
 from mvit_video.engine.losses import LOSSES, check_resolutions
+from mvit_video.engine.masked import mask_window
 from mvit_video.engine.optimizer import freeze_all_but_head
 from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate_from
 from mvit_video.model.precision import resolve_precision
-from mvit_video.model.registry import build_model, model_entry
+from mvit_video.model.registry import build_masked, build_model, model_entry
 from mvit_video.plugins import Registry
 
 
 def meta_model(config: Config, num_classes: int | None) -> nn.Module:
     """Build the configured network without weights, on the meta device if it supports that.
 
-    `num_classes=None` builds its default head.
+    `num_classes=None` builds its default head. In masked pre-training it is the network's pre-training form.
     """
-    data = config.data
+    data, form = config.data, config.pretrain
+    arguments = dict(num_frames=data.num_frames, crop_size=data.crop_size, **config.model.arguments)
     with torch.device("meta" if model_entry(config.model.name).capabilities.meta else "cpu"):
-        model = build_model(
-            config.model.name,
-            num_classes=num_classes,
-            num_frames=data.num_frames,
-            crop_size=data.crop_size,
-            **config.model.arguments,
-        )
+        if config.train.objective == "masked":
+            model = build_masked(config.model.name, form.predict_from, form.target, **arguments)
+            mask_window(config, model)  # raises where the mask does not fit
+            return model
+        model = build_model(config.model.name, num_classes=num_classes, **arguments)
     check_resolutions(config.model.name, config.train)
     if config.train.trainable == "head":
         freeze_all_but_head(model)
@@ -49,8 +49,10 @@ def giga_multiply_adds(config: Config) -> float | None:
     arguments = config.model.arguments | dict(capabilities.plain)
     model = meta_model(config.model_copy(update={"model": config.model.model_copy(update={"arguments": arguments})}), 1)
     clip = torch.zeros(1, 3, config.data.num_frames, *config.data.crop_hw, device="meta")
+    masked = config.train.objective == "masked"
+    mask = [torch.zeros(1, *mask_window(config, model), device="meta")] if masked else []
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(clip)
+        model.eval()(clip, *mask)
     return counter.get_total_flops() / 2e9
 
 
@@ -62,6 +64,7 @@ class RunPlan:
     ) -> None:
         self.config, self.data, self.settings, self.device = config, config.data, config.train, device
         self.num_classes, self.num_videos = num_classes, num_videos
+        self.window = mask_window(config, model) if self.settings.objective == "masked" else None
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         self.per_epoch = None
@@ -74,8 +77,8 @@ class RunPlan:
             "network": self._network(multiply_adds),
             "clips": self._clips(),
             "augmentation": self._augmentation(),
-            "mixing": self._mixing(),
-            "loss": self._loss(),
+            **({"mask": self._mask(*self.window)} if self.window else {"mixing": self._mixing()}),
+            "loss": self._masked_loss() if self.window else self._loss(),
             "optimiser": self._optimizer(),
             "learning rate": self._rates(),
             "steps": self._steps(first_step),
@@ -94,8 +97,9 @@ class RunPlan:
                 f"{self.num_videos:,} training videos",
                 f"{settings.epochs} epochs of {self.per_epoch} steps",
             )
+        what = "pre-training without labels" if self.window else f"{self.num_classes} classes"
         return (
-            f"{self.config.model.name}: {self.parameters:,} parameters, {self.num_classes} classes; "
+            f"{self.config.model.name}: {self.parameters:,} parameters, {what}; "
             f"{videos}, {steps} of {settings.clips_per_step} clips"
         )
 
@@ -163,6 +167,23 @@ class RunPlan:
             )
             yield f"{settings.distillation_weight:.0%} of it distilled from {settings.teacher} ({how})"
 
+    def _mask(self, times: int, rows: int, columns: int) -> Iterator[str]:
+        settings, cell = self.config.pretrain, self.config.pretrain.mask_cell
+        what = {"cube": "cuboids", "tube": "rectangles, the same in all frames,", "frames": "whole frames"}
+        yield f"{what[settings.mask]} of up to {settings.mask_ratio:.0%} of the clip hidden"
+        yield f"a grid of {times}×{rows}×{columns} cells (times×rows×columns) of {cell}×{cell} pixels"
+
+    def _masked_loss(self) -> Iterator[str]:
+        settings = self.config.pretrain
+        target = "pixels, normalised by patch" if settings.target == "pixels" else "histograms of oriented gradients"
+        yield f"squared error of {target}, over hidden cells"
+        if settings.gaussian_window:
+            yield f"weighed by Gaussians of {settings.gaussian_window} pixels"
+        blocks = ", ".join(map(str, settings.predict_from))
+        yield (
+            f"predicted from the blocks {blocks}" if len(settings.predict_from) > 1 else "predicted from the last block"
+        )
+
     def _optimizer(self) -> Iterator[str]:
         settings = self.settings
         adamw = settings.optimizer == "adamw"
@@ -227,6 +248,10 @@ class RunPlan:
             yield f"averaged weights (decay {settings.ema_decay:g})"
 
     def _evaluation(self) -> Iterator[str]:
+        if self.window:
+            every = f"the masked loss of data.val every {self.settings.validate_every_epochs} epochs"
+            yield every if self.data.val is not None else "none (no data.val)"
+            return
         if self.data.val is not None or self.data.train == AUTO:
             yield f"every {self.settings.validate_every_epochs} epochs with one view per video"
         else:

@@ -36,15 +36,17 @@ def check_output(run: Path) -> None:
         raise ConfigError(f"{run}: cannot be written to ({reason.strerror}): choose another --output") from None
 
 
-def preflight(trainer: Trainer, dataset: ClipDataset, config: Config, run: Path, validated: bool) -> str:
-    """Check packages, disk space, some videos and one pass of the network; return a summary.
+def preflight(
+    trainer: Trainer, dataset: ClipDataset, config: Config, run: Path, validated: bool, target: Tensor
+) -> str:
+    """Check packages, disk space, some videos and one pass of the network; return a summary. `target` is some clip's.
 
     Raises ConfigError or DecodeError. The network is unchanged.
     """
     check_trackers(config)
     room = [check_disk(run, trainer.learner, config, validated), *check_shared_memory(config)]
     tried = check_videos(dataset, config.data.on_error == "stop")
-    trial_pass(trainer, config, len(dataset.videos.classes))
+    trial_pass(trainer, config, target)
     return f"checked: {tried} videos decoded, one forward and backward pass, {', '.join(room)}"
 
 
@@ -104,8 +106,8 @@ def check_shared_memory(config: Config) -> list[str]:
     return [f"up to {_size(needed)} of {_size(free)} free shared memory for prefetched clips"]
 
 
-def trial_pass(trainer: Trainer, config: Config, num_classes: int) -> None:
-    """Run a forward and backward pass on zeros; on a GPU of full size, next to the optimiser's memory.
+def trial_pass(trainer: Trainer, config: Config, target: Tensor) -> None:
+    """Run a forward and backward pass on zeros with a clip's target; on a GPU of full size, next to the optimiser's memory.
 
     Raises ConfigError if the network does not accept such clips or they do not fit into memory. On a CPU two clips are enough.
     """
@@ -119,7 +121,7 @@ def trial_pass(trainer: Trainer, config: Config, num_classes: int) -> None:
         if trainer.device.type == "cuda":
             reserved = _reserve_step_memory(trainer, config, together)
         clips = torch.zeros(count, 3, config.data.num_frames, *config.data.crop_hw, device=trainer.device)
-        trainer.trial_pass(clips, torch.full((count, num_classes), 1 / num_classes, device=trainer.device))
+        trainer.trial_pass(clips, target.to(trainer.device).expand(count, *target.shape))
     except torch.OutOfMemoryError as reason:
         raise ConfigError(_out_of_memory(config, count, str(reason))) from None
     except (RuntimeError, ValueError, IndexError) as reason:

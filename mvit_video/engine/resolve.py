@@ -13,12 +13,14 @@ import torch
 from mvit_video.config.load import config_from_dict, load_config
 from mvit_video.config.schema import Config
 from mvit_video.data.lists.records import VideoList
-from mvit_video.data.lists.selection import training_lists
+from mvit_video.data.lists.selection import training_lists, unlabelled_lists
+from mvit_video.data.lists.split import resolve_auto_lists
 from mvit_video.data.loader import steps_per_epoch
-from mvit_video.engine.automatic import auto_settings, describe_auto, resolve_auto
+from mvit_video.engine.automatic import auto_settings, describe_auto, labelled_auto, resolve_auto
 from mvit_video.engine.checkpoint import TrainingState
 from mvit_video.engine.data_warnings import describe_lists
 from mvit_video.engine.distributed import is_rank_zero
+from mvit_video.engine.masked import check_pretraining
 from mvit_video.engine.preflight import check_output
 from mvit_video.engine.resume import agreed_state, check_schedule
 from mvit_video.engine.run_folder import (
@@ -60,6 +62,11 @@ class ResolvedRun:
     """The state to resume from."""
 
     @property
+    def masked(self) -> bool:
+        """Whether this is masked pre-training, without labels."""
+        return self.config.train.objective == "masked"
+
+    @property
     def lists(self) -> list[VideoList]:
         return [self.train] if self.val is None else [self.train, self.val]
 
@@ -86,7 +93,12 @@ def resolve(
         resolve_model_name(_with_pinned_weights(config, folder if will_resume(folder, resume) else None))
     )
     model_arguments(config.model.name, **config.model.arguments)  # raises if unknown, before lists are read
-    train, val = training_lists(config.data)
+    if config.train.objective == "masked":
+        check_pretraining(config, labelled_auto(config))
+        config = config.model_copy(
+            update={"data": resolve_auto_lists(config.data)}
+        )  # nothing is split, so nothing is saved
+    train, val = unlabelled_lists(config.data) if config.train.objective == "masked" else training_lists(config.data)
     lists = [train] if val is None else [train, val]
     config = _resolve_auto(config, train, folder if will_resume(folder, resume) else None, say)
     if is_rank_zero():
@@ -162,4 +174,5 @@ def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
         classes=classes,
         preprocessing=config.data.input,
         protocol=config.evaluation.protocol.rpartition("-")[2],  # the views of a named one: 5x1 of kinetics-5x1
+        pretraining=config.pretrain if config.train.objective == "masked" else None,
     )

@@ -34,7 +34,10 @@ def train_run(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], 
     if training.learner.average is not None:
         _save_weights(run.folder / AVERAGED_WEIGHTS, training.learner.average.model, run.card)
     all_gather_int(0)  # wait until the files are written
-    say(_final_accuracy(run, training.learner.model, make_measure))
+    if run.masked:
+        say(f"pre-trained: fine-tune with `mvit-video train CONFIG model.weights={run.folder / WEIGHTS} --output DIR`")
+    else:
+        say(_final_accuracy(run, training.learner.model, make_measure))
 
 
 def _final_accuracy(run: ResolvedRun, model: nn.Module, make_measure: MakeMeasure) -> str:

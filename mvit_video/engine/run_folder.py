@@ -15,6 +15,7 @@ from mvit_video.engine.checkpoint import BEST, FOLDER, VALIDATION, TrainingState
 from mvit_video.engine.hooks.bad_videos import EVENTS
 from mvit_video.engine.hooks.curves import CURVES
 from mvit_video.engine.hooks.first_batch import FIRST_BATCH
+from mvit_video.engine.hooks.masked import MASKED
 from mvit_video.engine.hooks.records import METRICS
 from mvit_video.engine.trackers import tracker_files
 from mvit_video.errors import ConfigError
@@ -27,7 +28,7 @@ OWN_LISTS = ("train.csv", "val.csv", "classes.txt")  # if data.train is auto
 EVALUATION = "evaluation"  # and evaluation_ema, written by evaluation.after_training
 OWNED = (
     *(SETTINGS, VALIDATION, EVENTS, BEST, WEIGHTS, AVERAGED_WEIGHTS, FOLDER, MISSING),
-    *(FIRST_BATCH, CURVES, EVALUATION, f"{EVALUATION}_ema"),
+    *(FIRST_BATCH, MASKED, CURVES, EVALUATION, f"{EVALUATION}_ema"),
 )
 MAY_CHANGE_ON_RESUME = (
     "data.root",

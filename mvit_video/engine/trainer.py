@@ -17,6 +17,7 @@ from mvit_video.engine.determinism import seed_step
 from mvit_video.engine.distributed import all_gather_int, rank, sum_on_device, world_size
 from mvit_video.engine.ema import WeightAverage
 from mvit_video.engine.losses import Objective
+from mvit_video.engine.masked import MaskedObjective
 from mvit_video.engine.nonfinite import NonFiniteStep
 from mvit_video.engine.optimizer import freeze_all_but_head, optimizer_from
 from mvit_video.engine.parallel import (
@@ -29,7 +30,7 @@ from mvit_video.engine.parallel import (
 from mvit_video.model.precision import Precision
 
 MixClips = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
-"""(clips, labels, generator) -> clips and targets, such as `mixing.Mixer`."""
+"""(clips, labels or masks, generator) -> clips and targets, such as `mixing.Mixer` and `masked.hidden_weights`."""
 
 
 class Trainer:
@@ -49,7 +50,7 @@ class Trainer:
         learner: Learner,
         learning_rate: Callable[[int], float],
         mixer: MixClips,
-        objective: Objective,
+        objective: Objective | MaskedObjective,
         device: torch.device,
         *,
         seed: int = 0,
@@ -75,6 +76,8 @@ class Trainer:
     def train_step(self, step: int, clips: Tensor, labels: Tensor) -> dict[str, float]:
         """Run one optimiser step on clips (B, C, T, H, W) and labels (B,); return loss, lr, gradient_norm, top1.
 
+        In masked pre-training labels are masks (B, t, h, w), and there is no top1.
+
         The loss is the mean over all processes' clips, the norm that of its gradient before clipping, whatever the number of
         passes and processes; clips are mixed before they are split into passes. Raises NonFiniteStep, and changes nothing,
         if one of the two is NaN or Inf. The device is synchronised only once, when the metrics are read.
@@ -91,7 +94,8 @@ class Trainer:
         norm = total_gradient_norm(self.trained)
         means = sum_on_device(torch.stack([losses.sum(), hits.sum()])) / sum(shares)
         loss, gradient_norm, top1 = torch.stack([means[0], norm, 100 * means[1]]).tolist()
-        record = {"loss": loss, "lr": lr, "gradient_norm": gradient_norm, "top1": top1}
+        record = {"loss": loss, "lr": lr, "gradient_norm": gradient_norm}
+        record |= {self.objective.counts: top1} if self.objective.counts else {}
         if isfinite(loss) and isfinite(gradient_norm):
             self._update(norm)
         self.learner.scaler.update()
@@ -125,8 +129,8 @@ class Trainer:
         for losses, logits in self.objective.parts(self.network, self._autocast, clips, targets):
             self.learner.scaler.scale(losses.sum() / step_clips).backward()
             parts.append((losses.detach(), logits))
-        hits = parts[0][1].argmax(1) == targets.argmax(1)
-        return torch.stack([losses for losses, _ in parts]).sum(0), hits.float()
+        hits = self.objective.hits(parts[0][1], targets)
+        return torch.stack([losses for losses, _ in parts]).sum(0), hits
 
     def step_mixer(self, step: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return the step's function (clips, labels) -> clips and targets; it gives the same result at every call."""
@@ -184,7 +188,7 @@ def trainer_from(
     learner: Learner,
     learning_rate: Callable[[int], float],
     mixer: MixClips,
-    objective: Objective,
+    objective: Objective | MaskedObjective,
     device: torch.device,
     precision: str,
 ) -> Trainer:

@@ -460,9 +460,12 @@ class MViT(Pretrained, nn.Module):
             clips = clips.unsqueeze(2)
         self._check_clips(clips)
         x, thw = self.patch_embed(clips)
+        return self._with_cls_and_positions(x, thw), thw
+
+    def _with_cls_and_positions(self, x: Tensor, thw: Grid) -> Tensor:
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
-        return x + self._absolute_positions(thw), thw
+        return x + self._absolute_positions(thw)
 
     def _absolute_positions(self, thw: Grid) -> Tensor | float:
         """Absolute positions, interpolated to the grid: (1, N, C), or 0."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mvit_video.model.evidence import entering
+from mvit_video.model.maskfeat import MaskedMViT
 from mvit_video.model.mvit import MViT
 from mvit_video.model.registry import Capabilities, register_model
 from mvit_video.model.weights.formats import MVIT_FORMATS
@@ -95,6 +96,7 @@ MVIT = Capabilities(
     form=_form,
     plain={"attention": "reference"},
     graphs=True,
+    masked=MaskedMViT,
     meta=True,
 )
 for _name, _arguments in VARIANTS.items():

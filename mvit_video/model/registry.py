@@ -60,6 +60,8 @@ class Capabilities:
     graphs: bool = False
     """In eval mode its forward pass depends on nothing but the shape of the clips: no value is read on the host, and from the
     second batch of a shape on no tensor is made from host data. On GPUs it then runs as a CUDA graph (`model/graphs.py`)."""
+    masked: Callable[..., nn.Module] | None = None
+    """(predict_from, target, the network's own arguments) -> its pre-training form, as `MaskedMViT`: for `pretrain`."""
     meta: bool = False
     """Can be built on PyTorch's meta device, where weights take no memory: reads no value of a tensor while being built."""
 
@@ -182,6 +184,21 @@ def build_model(name: str, num_classes: int | None = None, **arguments: Any) -> 
         ) from reason
     _check_promises(entry, model)
     model.__dict__["registered_name"] = name  # which copies keep
+    return model
+
+
+def build_masked(name: str, predict_from: Sequence[int] = (), target: str = "hog", **arguments: Any) -> nn.Module:
+    """The pre-training form of a network by name: (clips, mask) -> predictions, see `model/maskfeat.py`.
+
+    Raises ConfigError for a network without one, and as `build_model`.
+    """
+    wanted = model_arguments(name, **arguments)
+    masked = MODELS.get(name).capabilities.masked
+    if masked is None:
+        cure = "set model.name to one of the mvit networks"
+        raise lacks(name, "masked", "cannot be pre-trained by masked prediction", cure)
+    model = masked(predict_from, target, **wanted)
+    model.__dict__["registered_name"] = name
     return model
 
 

@@ -46,7 +46,10 @@ def test_every_setting_has_a_sentence():
     ("text", "message"),
     [
         ("data: {num_frame: 8}", "'data.num_frame' is not a setting (did you mean 'num_frames'?): known here:"),
-        ("dat: {}", "'dat' is not a setting (did you mean 'data'?): known here: model, data, train, evaluation"),
+        (
+            "dat: {}",
+            "'dat' is not a setting (did you mean 'data'?): known here: model, data, train, pretrain, evaluation",
+        ),
         ("train: {epochs: 0}", "train.epochs = 0: input should be greater than or equal to 1"),
         ("train: {epochs: many}", "train.epochs = 'many': input should be a valid integer"),
         ("data: {decoder: ffmpeg}", "data.decoder = 'ffmpeg': input should be 'pyav', 'decord' or 'frames'"),

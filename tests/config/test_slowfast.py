@@ -15,7 +15,7 @@ from mvit_video.config.schema import Config
 from mvit_video.config.slowfast import convert_slowfast
 from mvit_video.config.slowfast_keys import MVITV1, MVITV2, SIZES
 from mvit_video.errors import ConfigError
-from mvit_video.model.registry import model_entry
+from mvit_video.model.registry import build_masked, model_entry
 
 STARTS = {"s": (16, [1, 3, 14]), "b": (24, [2, 5, 21]), "l": (48, [2, 8, 44])}
 IMAGENET = {"MEAN": [0.485, 0.456, 0.406], "STD": [0.229, 0.224, 0.225]}
@@ -308,7 +308,7 @@ PUBLISHED = {
     "SSv2__MVITv2_L_40x3": "",
     "SSv2__MVITv2_S_16x4": "",
     "masked_ssl__k400_MVITv2_S_16x4_FT": "",
-    "masked_ssl__k400_MVITv2_S_16x4_MaskFeat_PT": "MODEL.MODEL_NAME is 'MaskMViT', MaskFeat's pre-training, and only training with",
+    "masked_ssl__k400_MVITv2_S_16x4_MaskFeat_PT": "",
 }
 
 
@@ -330,6 +330,67 @@ def test_a_file_that_pyslowfast_publishes_is_converted_or_lacks_a_feature_here(n
         model = build_model(config.model.name, num_classes=400, num_frames=config.data.num_frames,
                             crop_size=config.data.crop_size, **config.model.arguments)  # fmt: skip
     assert len(model.blocks) == plain["MVIT"]["DEPTH"]
+
+
+PRETRAINING = "masked_ssl__k400_MVITv2_S_16x4_MaskFeat_PT"
+
+
+def test_maskfeats_pre_training_is_converted_to_the_shipped_recipe():
+    """Whose rates are for 512 clips; the network has the tensors of the published file."""
+    ours = load_config("kinetics400/maskfeat_s_16x4_pretrain")
+    theirs = convert_slowfast(shared(f"reference/slowfast_yaml/{PRETRAINING}.yaml")).config()
+    assert theirs.pretrain == ours.pretrain
+    mine = {"clips_per_step", "clips_per_pass", "end_lr", "validate_every_epochs"}
+    differ = {name for name, value in ours.train if value != getattr(theirs.train, name)}
+    assert differ <= mine and theirs.train.end_lr == pytest.approx(ours.train.end_lr)
+    for name in (
+        "num_frames",
+        "crop_size",
+        "crop_area",
+        "flip",
+        "randaugment",
+        "erasing",
+        "repeated_aug",
+        "short_side",
+    ):
+        assert getattr(theirs.data, name) == getattr(ours.data, name), name
+    wanted = json.loads(shared("reference/maskfeat/checkpoint_keys_ssl.json").read_text())
+    with torch.device("meta"):
+        model = build_masked(theirs.model.name, **theirs.model.arguments)
+    found = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    assert found == {k: v for k, v in wanted["maskfeat_s_16x4_pretrained"]["keys"].items() if not k.startswith("hogs.")}
+
+
+@pytest.mark.parametrize(
+    ("line", "changed", "told"),
+    [
+        ("PRED_HOG: True", "PRED_HOG: False", {"target": "pixels"}),
+        ("PRETRAIN_DEPTH: [15]", "PRETRAIN_DEPTH: [7, 15]", {"predict_from": (7, 15)}),
+        ("MASK_FRAMES: False", "MASK_FRAMES: True", {"mask": "frames"}),
+        ("MASK_WINDOW_SIZE: [8, 7, 7]", "MASK_WINDOW_SIZE: [8, 14, 14]", {"mask_cell": 16}),
+        (
+            "PRETRAIN_DEPTH: [15]",
+            "PRETRAIN_DEPTH: [7]",
+            r"PRETRAIN_DEPTH \(is \[7\], but the last block, 15, must be among",
+        ),
+        (
+            "MASK_WINDOW_SIZE: [8, 7, 7]",
+            "MASK_WINDOW_SIZE: [4, 7, 7]",
+            r"WINDOW_SIZE \(is \[4, 7, 7\], expected \[8, N, N\]",
+        ),
+        ('HEAD_TYPE: "separate"', "HEAD_TYPE: separate_xformer", r"HEAD_TYPE \(is 'separate_xformer', but each"),
+    ],
+)
+def test_what_is_hidden_and_predicted_is_converted_or_refused(tmp_path, line, changed, told):
+    text = shared(f"reference/slowfast_yaml/{PRETRAINING}.yaml").read_text()
+    assert line in text
+    (tmp_path / "theirs.yaml").write_text(text.replace(line, changed))
+    if isinstance(told, str):
+        with pytest.raises(ConfigError, match=told):
+            convert_slowfast(tmp_path / "theirs.yaml")
+    else:
+        found = convert_slowfast(tmp_path / "theirs.yaml").config().pretrain
+        assert {name: getattr(found, name) for name in told} == told
 
 
 def test_the_last_of_equal_keys_counts_and_the_report_says_so(tmp_path):

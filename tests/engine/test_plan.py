@@ -29,15 +29,16 @@ def plan(recipe, *words, num_videos=240_000, num_classes=400):
 def test_every_shipped_config_goes_through_dry_run(capsys, monkeypatch, config):
     """Without data, without output, with all of its lines. Multiply-adds, which take seconds, have their own test."""
     monkeypatch.setattr(dry_run_module, "giga_multiply_adds", lambda config: 1234.56)
-    assert (
-        cli.main(["train", str(config), "--dry-run", "--num-videos", "5000", "--num-classes", "10", "--device", "cpu"])
-        == 0
-    )
+    masked = load_config(config).train.objective == "masked"
+    verb, classes = ("pretrain", []) if masked else ("train", ["--num-classes", "10"])
+    assert cli.main([verb, str(config), "--dry-run", "--num-videos", "5000", *classes, "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "parameters, 10 classes; 5,000 training videos" in lines[0]
+    what = "pre-training without labels" if masked else "10 classes"
+    assert f"parameters, {what}; 5,000 training videos" in lines[0]
     subjects = [line.strip().partition(":")[0] for line in lines[1:] if not line.startswith("  auto for 5000")]
     assert subjects == [
-        "network", "clips", "augmentation", "mixing", "loss", "optimiser", "learning rate", "steps", "precision", "memory", "evaluation",
+        "network", "clips", "augmentation", "mask" if masked else "mixing",
+        "loss", "optimiser", "learning rate", "steps", "precision", "memory", "evaluation",
     ]  # fmt: skip
     assert "1,234.6 G multiply-adds per clip" in lines[1]
 
@@ -50,9 +51,11 @@ def test_every_shipped_config_goes_through_dry_run(capsys, monkeypatch, config):
         ("kinetics400/mvitv2_l_40x3", "400 classes; 240,000 training videos, 30 epochs of 3750 steps", "14,400,000"),
         ("ssv2/mvitv2_s_16x4", "174 classes; 168,913 training videos, 100 epochs of 329 steps", "16,844,800"),
         ("ssv2/mvitv2_l_40x3", "174 classes; 168,913 training videos, 40 epochs of 329 steps", "6,737,920"),
+        ("kinetics400/maskfeat_s_16x4_pretrain", "without labels; 240,000 training videos, 300 epochs of 468 steps", "71,884,800"),
+        ("kinetics400/maskfeat_l_16x4_finetune", "400 classes; 240,000 training videos, 75 epochs of 937 steps", "35,980,800"),
         ("demo/motion", "8 classes; 768 training videos, 12 epochs of 24 steps", "9,216"),
     ],
-)
+)  # fmt: skip
 def test_a_published_recipe_has_its_whole_plan_without_its_data(monkeypatch, recipe, videos, steps):
     monkeypatch.setattr(dry_run_module, "giga_multiply_adds", lambda config: None)
     text = dry_run(load_config(REPOSITORY / f"configs/{recipe}.yaml", ["data.root=nowhere"]), CPU)

@@ -18,7 +18,8 @@ class ClassFolders:
         names = sorted(name for name, is_folder in list_folder(path).items() if is_folder and not is_hidden(name))
         if not names:
             raise AnnotationError(
-                f"{path}: contains no class folders with videos, expected {Path(path).name}/CLASS/VIDEO.mp4"
+                f"{path}: contains no class folders with videos, expected {Path(path).name}/CLASS/VIDEO.mp4; "
+                "`mvit-video pretrain` needs no labels"
             )
         if all(name.isascii() and name.isdigit() for name in names):
             names.sort(key=lambda name: int(name[:1000]))

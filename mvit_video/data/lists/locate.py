@@ -57,7 +57,8 @@ def _list_folders(listing: Listing, place: str, root: str, frames: bool, follow_
     if not rows:
         wanted = "CLASS/VIDEO/ of images" if frames else "CLASS/VIDEO.mp4"
         raise AnnotationError(
-            f"{place}: contains no class folders with videos, expected {os.path.basename(place)}/{wanted}"
+            f"{place}: contains no class folders with videos, expected {os.path.basename(place)}/{wanted}; "
+            "`mvit-video pretrain` needs no labels"
             + (f" ({everything.note(place).partition(': ')[2]})" if everything.left_out else "")
         )
     beside = [] if frames else _videos_next_to(place)

@@ -1,5 +1,6 @@
 """Read lists of labelled videos in any format, from `path label` rows to the official lists of datasets."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -41,21 +42,24 @@ def read_videos(
     `classes` are known names in label order, such as those of the training list, so that labels mean the same in every
     list. Without them names are the dataset's own (classes.txt or SSv2's labels.json next to the list), else the
     published ones of an official list, else folder names, else the numeric labels.
-    `frames`: videos are folders of images. `need_labels=False` accepts lists without labels, for prediction.
+    `frames`: videos are folders of images. `need_labels=False` accepts lists without labels and folders of videos, for prediction.
     `keep_refused`: rows whose paths may not be read (see `checked_paths`) go to `refused` with the reasons.
     Raises AnnotationError that names the file and the row.
     """
     place = source if source.startswith(("http://", "https://")) else str(Path(root) / source)
-    read = reader_of(place).read(place, root)
-    listing = resolve_paths(read, place, root, frames, follow_links)
+    if need_labels or frames or not _holds_only_videos(place):
+        read = reader_of(place).read(place, root)
+        listing, written = resolve_paths(read, place, root, frames, follow_links), read.paths == "files"
+    else:
+        listing, written = _videos_of(place, root, follow_links), False
     names, notes = _class_names(listing, classes, place, root)
     if need_labels and not any(row.label for row in listing.rows):
         raise AnnotationError(
             f"{place}: none of its {len(listing.rows)} videos has a label, row {listing.rows[0].number} is "
-            f"'{clipped(listing.rows[0].path)}', expected a path and a label (only prediction accepts lists without labels)"
+            f"'{clipped(listing.rows[0].path)}', expected a path and a label (prediction and `mvit-video pretrain` need none)"
         )
     to_labels = _labeller(names, listing.by_name, need_labels, place)
-    paths, note = checked_paths(listing.rows, root, place, follow_links, written=read.paths == "files")
+    paths, note = checked_paths(listing.rows, root, place, follow_links, written=written)
     notes += [note] if note else []
     records, refused = _records(listing.rows, paths, to_labels, place, keep_refused)
     named = bool(names)
@@ -89,6 +93,38 @@ def _records(
                 raise AnnotationError(f"{place}: {where} is '{path}', which {path.reason}")
 
     return VideoRecords.of(kept()), refused
+
+
+def unlabelled_list(source: str, data: DataSettings, keep_missing: bool = False) -> VideoList:
+    """All videos of a list of any format, or of a folder at any depth, without labels; checked as by `checked_list`."""
+    frames, place = data.decoder == "frames", str(Path(data.root) / source)
+    if os.path.isdir(place) and not frames:
+        listing, written = _videos_of(place, data.root, data.follow_links), False
+    else:
+        read = reader_of(place).read(place, data.root)
+        listing, written = resolve_paths(read, place, data.root, frames, data.follow_links), read.paths == "files"
+    paths, note = checked_paths(listing.rows, data.root, place, data.follow_links, written=written)
+    records, _ = _records(listing.rows, paths, lambda row: (), place, keep_refused=False)
+    notes = (*listing.notes, *([note] if note else []), *note_duplicates(records, place))
+    videos = VideoList(records, (), place, notes, named=False)
+    return check_files_exist(videos, data.root, frames, data.allow_missing, keep_missing)
+
+
+def _holds_only_videos(place: str) -> bool:
+    """Whether this is a folder without class folders."""
+    return os.path.isdir(place) and not any(
+        is_folder and not is_hidden(name) for name, is_folder in list_folder(place).items()
+    )
+
+
+def _videos_of(folder: str, root: str, follow_links: bool) -> Listing:
+    found = videos_of_folder(folder, inside=None if follow_links else root)
+    note = found.note(folder)
+    if not found.videos:
+        raise AnnotationError(f"{note or folder}: contains no videos, expected files such as VIDEO.mp4, at any depth")
+    inside = Path(os.path.relpath(folder, root)).as_posix()
+    start = "" if inside == "." else f"{inside}/"
+    return Listing([Row(0, f"{start}{video}", "") for video in found.videos], notes=(note,) if note else ())
 
 
 def locate_list(annotations: str, root: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from mvit_video.config.schema import AUTO, DataSettings
 from mvit_video.data.lists.checks import note_overlap, refuse_several_labels
 from mvit_video.data.lists.class_names import read_classes
-from mvit_video.data.lists.read import checked_list
+from mvit_video.data.lists.read import checked_list, unlabelled_list
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.split import resolve_auto_lists, split_videos
 from mvit_video.errors import ConfigError
@@ -27,6 +27,19 @@ def training_lists(data: DataSettings) -> tuple[VideoList, VideoList | None]:
     if found.val is None:
         return split_videos(train, found) if data.train == AUTO else (train, None)
     val = checked_list(found.val, found, train.classes, keep_missing=True)
+    shared = note_overlap(train, val)
+    return train, replace(val, notes=(*val.notes, shared)) if shared else val
+
+
+def unlabelled_lists(data: DataSettings) -> tuple[VideoList, VideoList | None]:
+    """The same for pre-training, without labels; all videos under data.root if data.train=auto finds no list there."""
+    if data.train is None:
+        raise ConfigError("data.train is not set: name a list of videos or a folder, or set data.train=auto")
+    data = resolve_auto_lists(data)
+    train = unlabelled_list(str(data.train), data)
+    if data.val is None:
+        return train, None
+    val = unlabelled_list(data.val, data, keep_missing=True)
     shared = note_overlap(train, val)
     return train, replace(val, notes=(*val.notes, shared)) if shared else val
 

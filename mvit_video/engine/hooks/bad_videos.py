@@ -10,6 +10,7 @@ import torch
 from mvit_video.config.schema import InputSettings
 from mvit_video.data.dataset import BadVideo
 from mvit_video.data.lists.records import VideoList, VideoRecords
+from mvit_video.data.masking import Window
 from mvit_video.engine.distributed import all_gather_int, all_gather_json
 from mvit_video.engine.loop import Hook, Loop
 from mvit_video.engine.metrics_log import MetricsLog, read_metrics
@@ -25,8 +26,8 @@ class BadVideos(Hook):
     stop at the first bad video, and TrainingError if no process has a clip left.
     """
 
-    def __init__(self, run: Path, input: InputSettings, stop: bool) -> None:
-        self.run, self.input, self.stop = run, input, stop
+    def __init__(self, run: Path, input: InputSettings, stop: bool, window: Window | None = None) -> None:
+        self.run, self.input, self.stop, self.window = run, input, stop, window
 
     def before_train(self, loop: Loop) -> None:
         self.events = MetricsLog(self.run / EVENTS, after=loop.done)
@@ -39,7 +40,7 @@ class BadVideos(Hook):
                 loop,
             )
         if "video" not in loop.batch:
-            loop.batch = empty_batch(self.input)
+            loop.batch = empty_batch(self.input, self.window)
 
     def _handle(self, bad: list[BadVideo], loop: Loop) -> None:
         """Record the bad videos of all processes."""
@@ -68,11 +69,12 @@ class BadVideos(Hook):
         self.events.close()
 
 
-def empty_batch(input: InputSettings) -> dict[str, Any]:
-    """An empty batch, for a process whose videos were all bad."""
+def empty_batch(input: InputSettings, window: Window | None = None) -> dict[str, Any]:
+    """An empty batch, for a process whose videos were all bad; with masks of `window` cells."""
     clips = torch.empty(0, 3, input.num_frames, *input.crop_hw)
     names = dict.fromkeys(("video_name", "video_index", "clip_index", "aug_index"), ())
-    return {"video": clips, "label": torch.empty(0, dtype=torch.int64), **names}
+    masks = {"mask": torch.empty(0, *window, dtype=torch.uint8)} if window else {}
+    return {"video": clips, "label": torch.empty(0, dtype=torch.int64), **masks, **names}
 
 
 def decode_error(bad: BadVideo) -> DecodeError:

@@ -39,8 +39,8 @@ def step_text(epoch: float, record: Mapping[str, float], speed: str) -> str:
     """Text of the progress bar."""
     if "skipped" in record:
         return f"epoch {epoch:.1f}, step skipped"
-    numbers = f"loss {record['loss']:.3f}, batch top-1 {record['top1']:.0f} %, lr {record['lr']:.1e}"
-    return f"epoch {epoch:.1f}, {numbers}, {speed}"
+    top1 = f", batch top-1 {record['top1']:.0f} %" if "top1" in record else ""
+    return f"epoch {epoch:.1f}, loss {record['loss']:.3f}{top1}, lr {record['lr']:.1e}, {speed}"
 
 
 def validation_text(records: Sequence[Mapping[str, float]]) -> str:
@@ -51,4 +51,7 @@ def validation_text(records: Sequence[Mapping[str, float]]) -> str:
             if prefix + name in last:
                 best = max(record[prefix + name] for record in records if prefix + name in record)
                 parts.append(f"{whose or 'validation '}{words} {last[prefix + name]:.1f} %, best {best:.1f} %")
+        if prefix + "loss" in last:
+            least = min(record[prefix + "loss"] for record in records if prefix + "loss" in record)
+            parts.append(f"{whose or 'validation '}loss {last[prefix + 'loss']:.4f}, least {least:.4f}")
     return f"epoch {last['epoch']:.4g}: {'; '.join(parts)}"

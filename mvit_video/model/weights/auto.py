@@ -1,10 +1,12 @@
 """`model.name=auto`: the network that a checkpoint is of, with the input that it was trained on."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mvit_video.config.load import config_from_dict
 from mvit_video.config.schema import AUTO, Config, InputSettings
 from mvit_video.errors import ConfigError
+from mvit_video.model.checks import is_nested
 from mvit_video.model.weights.convert import usual_input
 from mvit_video.model.weights.load import read_weights, recognise_model
 from mvit_video.model.weights.zoo import zoo_entry
@@ -40,6 +42,9 @@ def _network_of(source: str | None) -> tuple[str, dict[str, Any], InputSettings]
     if entry is not None and entry.arguments is not None:
         return entry.model, entry.arguments, entry.preprocessing
     weights = read_weights(source)
+    if weights.pretrained is not None:
+        trained = weights.pretrained
+        return trained.name, fine_tuned_arguments(trained.arguments), trained.preprocessing
     found = recognise_model(weights) if entry is not None or weights.lacks else None
     if found is not None:
         return *found, entry.preprocessing if entry else usual_input(found[0])
@@ -50,3 +55,15 @@ def _network_of(source: str | None) -> tuple[str, dict[str, Any], InputSettings]
             "'mvit-video models' do: set model.name"
         )
     return card.name, dict(card.arguments), card.preprocessing
+
+
+def fine_tuned_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the classifier that starts from pre-training with these: MaskFeat's form (arXiv 2112.09133).
+
+    It classifies the mean of the patches, and a last stage that kept its grid in pre-training strides as the one before.
+    """
+    form = dict(arguments) | {"pooling": "mean_without_cls"}
+    strides = form.get("q_stride")
+    if strides and is_nested(strides) and len(strides) > 1 and max(strides[-1]) == 1:
+        form["q_stride"] = [*strides[:-1], strides[-2]]
+    return form

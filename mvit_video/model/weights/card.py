@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, field_validator, model_serializer
 from torch import nn
 
-from mvit_video.config.schema import VIEWS, InputSettings, Settings
+from mvit_video.config.schema import VIEWS, InputSettings, PretrainSettings, Settings
 from mvit_video.errors import CheckpointError, ConfigError, MvitVideoError
-from mvit_video.model.registry import ModelEntry, build_model, model_entry
+from mvit_video.model.registry import ModelEntry, build_masked, build_model, model_entry
 from mvit_video.plugins import check_plugins
 
 CARD_KEY = "mvit_video"  # of safetensors' metadata, under which the card lies as JSON
@@ -54,6 +54,8 @@ class ModelCard(Settings):
     """Its accuracy, where evaluation.after_training has measured it."""
     plugin: Word | None = None
     """The plugin that registers the network, where one does; told when it is missing, never loaded from here."""
+    pretraining: PretrainSettings | None = None
+    """How the weights were pre-trained without labels, where they are of the network's pre-training form: there are no classes."""
 
     @field_validator("classes")
     @classmethod
@@ -81,8 +83,9 @@ class ModelCard(Settings):
 
     @model_serializer(mode="wrap")
     def _without_no_plugin(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Cards of our own networks say nothing of plugins."""
-        return {name: value for name, value in dump(self).items() if name != "plugin" or value is not None}
+        """Cards of our own networks say nothing of plugins, those of classifiers nothing of pre-training."""
+        optional = ("plugin", "pretraining")
+        return {name: value for name, value in dump(self).items() if name not in optional or value is not None}
 
 
 def _values(tree: object) -> Iterator[object]:
@@ -99,13 +102,11 @@ def _values(tree: object) -> Iterator[object]:
 
 def model_from_card(card: ModelCard) -> nn.Module:
     """A network with new weights, as the card describes it."""
-    return build_model(
-        card.name,
-        num_classes=len(card.classes),
-        num_frames=card.preprocessing.num_frames,
-        crop_size=card.preprocessing.crop_size,
-        **card.arguments,
-    )
+    size = dict(num_frames=card.preprocessing.num_frames, crop_size=card.preprocessing.crop_size)
+    if card.pretraining is not None:
+        form = card.pretraining
+        return build_masked(card.name, form.predict_from, form.target, **size, **card.arguments)
+    return build_model(card.name, num_classes=len(card.classes), **size, **card.arguments)
 
 
 def model_of_file(card: ModelCard, path: str | Path) -> nn.Module:

@@ -214,13 +214,15 @@ def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return joined
 
 
-def _of_maskfeat(name: str) -> bool:
+def of_maskfeat(name: str) -> bool:
+    """Whether a tensor of this name is of MaskFeat's pre-training alone."""
     return name == "mask_token" or name.startswith(("pred_head.", "hogs."))
 
 
 _SEPARATE = re.compile(r"\.attn\.([qkv])\.")
 _KNOWN = {"token_mixing": ("all",), "positions": ("relative", "absolute")}
 MASKFEAT = "PySlowFast MaskFeat"
+BEHIND_BLOCKS = ("norm.", "head.")  # of a classifier
 MVIT_FORMATS = (
     CheckpointFormat("timm", _is_timm, _timm_renamer),
     CheckpointFormat(
@@ -234,7 +236,7 @@ MVIT_FORMATS = (
         MASKFEAT,
         lambda names: _is_pyslowfast(names) and "pred_head.projections.0.weight" in names,
         arranged=_joined,
-        unused=_of_maskfeat,
+        unused=of_maskfeat,
         lacks=("norm.",),
     ),
     CheckpointFormat(

@@ -3,7 +3,7 @@
 # C channels, P positions, d head dim
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,15 @@ from mvit_video.model.registry import MODELS, ModelEntry, build_model, head_name
 from mvit_video.model.relative_position import resample_table
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
 from mvit_video.model.weights.files import check_file, read_checkpoint, read_tensors
-from mvit_video.model.weights.formats import convert_to_ours, format_named, head_names, known_formats, unused_names
+from mvit_video.model.weights.formats import (
+    BEHIND_BLOCKS,
+    convert_to_ours,
+    format_named,
+    head_names,
+    known_formats,
+    of_maskfeat,
+    unused_names,
+)
 from mvit_video.model.weights.hub import hub_file, is_hub
 from mvit_video.model.weights.inflate import INDEX_TABLE, VALUE_FILTER, check_inflation, inflate, is_image
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
@@ -37,7 +45,9 @@ class Weights:
     ignored: tuple[str, ...]
     """What lies beside the weights: optimiser state, epoch and the like, and what only pre-training needs."""
     card: ModelCard | None = None
-    """Of our own checkpoints."""
+    """Of our own checkpoints of classifiers."""
+    pretrained: ModelCard | None = None
+    """Of our own checkpoints from `pretrain`."""
     entry: ZooEntry | None = None
     """Of public checkpoints that the zoo lists."""
 
@@ -136,11 +146,11 @@ def unchecked_weights(source: str | Path) -> Weights:
     name, file = str(source), checkpoint_file(source)
     tensors, metadata = read_tensors(file, source)
     card = read_card(metadata, source) if CARD_KEY in metadata else None
-    if card is not None:
+    if card is not None and card.pretraining is None:
         return Weights(name, "native", tensors, (), card)
     kind, state = convert_to_ours(tensors, source)
-    ignored = (*metadata, *unused_names(tensors, source))
-    return Weights(name, kind, state, ignored, entry=zoo_entry(name))
+    ignored = (*(metadata if card is None else ()), *unused_names(tensors, source))
+    return Weights(name, kind, state, ignored, pretrained=card, entry=zoo_entry(name))
 
 
 def checkpoint_file(source: str | Path) -> Path:
@@ -216,6 +226,18 @@ def load_into(model: nn.Module, weights: Weights, inflation: str = "center", res
     state, report = fit_weights(weights, wanted, inflation, reset_head, head_name(model))
     model.load_state_dict(wanted | state)
     return report
+
+
+def load_into_masked(model: nn.Module, weights: Weights) -> LoadReport:
+    """`load_into` for a pre-training form: what it predicts with stays new, and a classifier's last norm and head are not used."""
+    wanted = model.state_dict()
+    own = tuple(name for name in wanted if of_maskfeat(name))
+    blocks = {name: tensor for name, tensor in wanted.items() if name not in own}
+    unused = tuple(name for name in weights.state if name.startswith(BEHIND_BLOCKS))
+    state = {name: tensor for name, tensor in weights.state.items() if name not in unused}
+    fitted, report = fit_weights(replace(weights, state=state), blocks)
+    model.load_state_dict(wanted | fitted)
+    return replace(report, new=(*report.new, *own), ignored=(*report.ignored, *unused))
 
 
 def fit_weights(

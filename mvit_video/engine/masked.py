@@ -1,0 +1,131 @@
+"""The objective of masked pre-training: the published loss, a mean over all hidden tokens of a step."""
+
+# B clips (B, 3, T, H, W); masks and weights (B, t, h, w); predictions and targets (B, T', H', W', D).
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mvit_video.config.schema import Config, PretrainSettings
+from mvit_video.data.masking import Window, least_hidden
+from mvit_video.engine.distributed import sum_on_device
+from mvit_video.errors import ConfigError
+from mvit_video.model.maskfeat import errors_of_cells, masked_targets
+
+NEED_LABELS = (  # setting, value that does without labels, as it is written
+    ("train.loss", "cross_entropy", "cross_entropy"),
+    ("train.class_weights", None, "null"),
+    ("data.sampling_balance", "none", "none"),
+    ("train.trainable", "all", "all"),
+    ("train.teacher", None, "null"),
+    ("train.resolutions", (), "[]"),
+    ("train.mixup", 0, "0"),
+    ("train.cutmix", 0, "0"),
+    ("evaluation.after_training", False, "false"),
+)
+
+
+def check_pretraining(config: Config, auto: Sequence[str]) -> None:
+    """Raise ConfigError for settings that need labels, and for `auto` ones (see `labelled_auto`)."""
+    for name, without, written in NEED_LABELS:
+        section, _, key = name.partition(".")
+        value = getattr(getattr(config, section), key)
+        if value != without:
+            raise ConfigError(f"{name} = {value}: needs labels, which pre-training does not use: set {name}={written}")
+    if auto:
+        raise ConfigError(
+            f"{auto[0]} = auto: what auto stands for was tried with labels: set a value for pre-training, as "
+            "configs/custom/pretrain.yaml does"
+        )
+
+
+def mask_window(config: Config, network: nn.Module) -> Window:
+    """The grid (t, h, w) of the mask. Raises ConfigError where cells do not fit the clips of `config` or the network's tokens."""
+    settings, (height, width), cell = config.pretrain, config.data.crop_hw, config.pretrain.mask_cell
+    strides, frame_stride = _strides(network)
+    tokens, frames = max(strides), -(-config.data.num_frames // frame_stride)
+    fitting = [each for each in range(tokens, min(height, width) + 1, tokens) if not (height % each or width % each)]
+    if cell not in fitting:
+        cure = f"set it to {' or '.join(map(str, fitting[:6]))}" if fitting else "choose another crop_size"
+        raise ConfigError(
+            f"pretrain.mask_cell = {cell}: cells of {cell} pixels do not fit data.crop_size = {config.data.crop_size} and tokens of "
+            f"{tokens} pixels: {cure}"
+        )
+    window = frames, height // cell, width // cell
+    if not least_hidden(settings, window):
+        raise ConfigError(
+            f"pretrain.mask_cell = {cell}: {settings.mask} masks of pretrain.mask_ratio = {settings.mask_ratio} hide nothing of "
+            f"{'×'.join(map(str, window))} cells (times×rows×columns): lower mask_cell, raise mask_ratio or data.crop_size"
+        )
+    if settings.gaussian_window and (height % settings.gaussian_window or width % settings.gaussian_window):
+        raise ConfigError(
+            f"pretrain.gaussian_window = {settings.gaussian_window}: does not divide data.crop_size = {config.data.crop_size}: "
+            "set it to a divisor, or to 0 for none"
+        )
+    return window
+
+
+def _strides(network: nn.Module) -> tuple[tuple[int, ...], int]:
+    """Of a pre-training form: pixels from token to token behind each predicting block, and frames from patch to patch."""
+    form: Any = network
+    return form.token_strides, form.patch_stride[0]
+
+
+def hidden_weights(clips: Tensor, masks: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Clips as they are, and weights of the masks' cells: 0, or clips per hidden cell of the whole step where 1.
+
+    So the mean over all clips of `MaskedObjective`'s losses is the mean over all hidden cells, however a step is split. Takes
+    the place of mixing; every process must call this.
+    """
+    hidden = masks.float()
+    cells, number = sum_on_device(torch.stack([hidden.sum(), hidden.new_full((), len(masks))]))
+    return clips, hidden * (number / cells.clamp(min=1))
+
+
+class MaskedObjective:
+    """Computes the loss of each clip: the error of its hidden cells, by their weights; several blocks' losses are added.
+
+    Args:
+        targets: clips -> targets of each predicting block.
+        scale: factor of the loss; pixels are averaged over the blocks.
+    """
+
+    resolutions = ()
+    counts = None
+
+    def __init__(self, targets: Callable[[Tensor], list[Tensor]], scale: float = 1.0) -> None:
+        self.targets, self.scale = targets, scale
+
+    def parts(
+        self,
+        network: nn.Module | Callable[..., Any],
+        autocast: Callable[[], AbstractContextManager[Any]],
+        clips: Tensor,
+        weights: Tensor,
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """(losses (B,), None), once. The network runs under `autocast`; targets and losses are in single precision."""
+        with autocast():
+            predictions = network(clips, weights > 0)
+        errors = [
+            errors_of_cells(prediction.float(), target, weights)
+            for prediction, target in zip(predictions, self.targets(clips), strict=True)
+        ]
+        yield self.scale * (torch.stack(errors).sum(0) * weights).sum((1, 2, 3)), None
+
+    def hits(self, predictions: Any, weights: Tensor) -> Tensor:
+        """There are no classes to hit: zeros (B,)."""
+        return weights.new_zeros(len(weights))
+
+
+def masked_objective_from(settings: PretrainSettings, network: nn.Module) -> MaskedObjective:
+    """The objective of a `MaskedMViT`."""
+    strides, frame_stride = _strides(network)
+
+    def targets(clips: Tensor) -> list[Tensor]:
+        return masked_targets(clips, settings.target, frame_stride, strides, settings.gaussian_window)
+
+    return MaskedObjective(targets, 1 / len(strides) if settings.target == "pixels" else 1.0)
