@@ -1,7 +1,6 @@
 """`from_pretrained`, `save_pretrained` and `push_to_hub` of a network, as users of the Hugging Face Hub know them."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 from mvit_video.errors import CheckpointError
@@ -72,11 +71,12 @@ class Pretrained:
 
         Without `token` the one of 'hf auth login' is used. Raises CheckpointError.
         """
+        from mvit_video.locks import scratch_folder
         from mvit_video.model.weights.hub import publish
 
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, card, run)
-            return publish(Path(folder), repo_id, private=private, token=token, message=commit_message)
+        with scratch_folder("mvit_video_push_") as scratch:
+            folder = self.save_pretrained(scratch / "upload", card, run)
+            return publish(folder, repo_id, private=private, token=token, message=commit_message)
 
 
 def checkpoint_source(path_or_name: str | Path) -> str:

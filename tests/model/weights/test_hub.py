@@ -1,6 +1,9 @@
 """The Hub, as a server on loopback with its routes: what is fetched, kept, refused and published."""
 
 import json
+import subprocess
+import sys
+from threading import Event
 
 import pytest
 import torch
@@ -109,6 +112,31 @@ def test_a_download_that_breaks_off_keeps_nothing_and_the_next_one_is_whole(hub,
         hub_file("hf://lab/small")
     hub.cut_after = None
     assert hub_file("hf://lab/small").read_bytes() == weights.read_bytes()
+
+
+UPLOAD = """
+import sys
+from mvit_video.model.mvit import MViT
+MViT.from_pretrained(sys.argv[1]).push_to_hub("lab/new")
+"""
+
+
+@pytest.mark.integration
+def test_an_upload_killed_in_its_middle_publishes_nothing_and_the_next_one_is_whole(
+    hub, weights, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    hub.stalled = Event()
+    upload = subprocess.Popen([sys.executable, "-c", UPLOAD, str(weights)])
+    assert hub.stalled.wait(120)
+    upload.kill()
+    upload.wait()
+    assert hub.repositories["lab/new"] == [] and list(tmp_path.glob("mvit_video_push_*"))
+    hub.stalled = None
+    MViT.from_pretrained(weights).push_to_hub("lab/new")
+    assert hub.repositories["lab/new"][-1]["model.safetensors"] == weights.read_bytes()
+    assert not list(tmp_path.glob("*mvit_video_push_*")), "what the killed one left is gone"
 
 
 def test_a_network_is_loaded_from_a_name_a_folder_and_a_file_and_only_by_its_own_class(hub, weights, tmp_path):
