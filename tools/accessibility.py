@@ -7,14 +7,14 @@ import argparse
 import html
 import json
 import re
+import shutil
 import subprocess
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pictures import browser
-
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 VIEWS = {"1300 pixels, light": (1300, 1), "500 pixels, dark": (500, 0)}  # width; Chromium's number of the colour scheme
 POLICY = re.compile(r"<meta[^>]*Content-Security-Policy[^>]*>", re.IGNORECASE)  # allows no script but the page's own
 ANSWER = re.compile(r'<textarea id="axe">(.*?)</textarea>', re.DOTALL)
@@ -60,7 +60,10 @@ def findings(page: str, axe: str, width: int, scheme: int) -> list[dict[str, Any
         file.write_text(page)
         options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={scratch}/browser", "--dump-dom"]
         look = [f"--blink-settings=preferredColorScheme={scheme}", f"--window-size={width},1400"]
-        command = [browser(), *options, *look, "--virtual-time-budget=30000", file.as_uri()]
+        browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+        if browser is None:
+            raise SystemExit(f"none of {', '.join(BROWSERS)} is installed: install one")
+        command = [browser, *options, *look, "--virtual-time-budget=30000", file.as_uri()]
         shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     answer = ANSWER.search(shown)
     if answer is None:

@@ -41,16 +41,12 @@ def run(*words: str) -> None:
 
 def photographed(page: Path, picture: Path) -> None:
     """The top of a page in a browser without a window."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise SystemExit(f"none of {', '.join(BROWSERS)} is installed: install one, to photograph {page}")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=6000"]
-    command = [browser(), *options, "--window-size=1200,1400", f"--screenshot={picture}", page.resolve().as_uri()]
+    command = [browser, *options, "--window-size=1200,1400", f"--screenshot={picture}", page.resolve().as_uri()]
     subprocess.run(command, check=True, capture_output=True)
-
-
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        raise SystemExit(f"none of {', '.join(BROWSERS)} is installed: install one")
-    return found
 
 
 def small(source: Path, target: Path) -> None:

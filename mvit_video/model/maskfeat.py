@@ -178,7 +178,8 @@ class MaskedMViT(MViT):
             if index in self.predict_from:
                 tokens.append(self._patches(x))
                 grids.append(thw)
-        return [each.unflatten(1, grid) for each, grid in zip(self.pred_head(tokens), grids, strict=True)]
+        predictions = zip(self.pred_head(tokens), grids, strict=True)
+        return [each.unflatten(1, grid).clone() for each, grid in predictions]  # FSDP2 warns of outputs that are views
 
 
 def enlarged(mask: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,10 +1,14 @@
 """Who is decayed, who learns at which rate, and the optimisers' arithmetic."""
 
+import json
+
 import pytest
 import torch
-from tiny_models import tiny_video
+from shared_files import shared
+from tiny_models import tiny_masked, tiny_video
 
 from mvit_video import build_model
+from mvit_video.config.load import load_config
 from mvit_video.config.schema import TrainSettings
 from mvit_video.engine.optimizer import freeze_all_but_head, optimizer_from, parameter_groups
 from mvit_video.errors import ConfigError
@@ -52,6 +56,26 @@ def test_layer_decay_is_the_table_of_the_image_recipes():
     found = scales(tiny_video(), 0.5)
     assert {name: found[name] for name in table} == table
     assert all(scale == 1 / 2 ** (3 - int(name[7])) for name, scale in found.items() if name.startswith("blocks."))
+
+
+def test_rates_and_decays_of_maskfeats_fine_tuning_are_the_public_codes():
+    recorded = json.loads(shared("reference/maskfeat/layer_decay.json").read_text())["k400_MVITv2_S_16x4_FT"]
+    config = load_config("kinetics400/maskfeat_s_16x4_finetune")
+    with torch.device("meta"):
+        model = build_model(config.model.name, **config.model.arguments)
+    groups = parameter_groups(model, config.train.weight_decay, config.train.layer_decay)
+    found = {id(each): (group["lr_scale"], group["weight_decay"]) for group in groups for each in group["params"]}
+    names = {name: found[id(parameter)] for name, parameter in model.named_parameters()}
+    assert names.keys() == recorded["scale_and_weight_decay"].keys() and len(names) == 397
+    for name, wanted in recorded["scale_and_weight_decay"].items():
+        assert names[name] == pytest.approx(tuple(wanted), rel=1e-6), name
+
+
+def test_the_mask_token_is_decayed_and_learns_as_the_class_token_does():
+    model = tiny_masked()
+    found, groups = scales(model, 0.5), parameter_groups(model, 0.05)
+    assert found["mask_token"] == found["cls_token"] == min(found.values())
+    assert any(model.mask_token is each for group in groups if group["weight_decay"] for each in group["params"])
 
 
 def test_layer_decay_and_weight_decay_go_together():
