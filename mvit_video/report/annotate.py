@@ -5,7 +5,7 @@
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -104,12 +104,12 @@ def _coded_size(height: int, width: int) -> tuple[int, int]:
     return height + height % 2, width + width % 2
 
 
-def _moments(times: Sequence[float]) -> tuple[list[int], Fraction]:
+def _moments(times: np.ndarray) -> tuple[list[int], Fraction]:
     """Rising times of frames in ticks, and a tick, small enough for the two that are closest together."""
-    gaps = np.diff(np.asarray(times, np.float64))
+    gaps = np.diff(times)
     closest = gaps[gaps > 0].min(initial=1)
     ticks = min(TICKS * math.ceil(1 / (TICKS * closest)), MOST_TICKS)
-    moments = np.rint(np.asarray(times, np.float64) * ticks).astype(np.int64)
+    moments = np.rint(times * ticks).astype(np.int64)
     numbers = np.arange(len(moments))  # no frame is later than one more than it needs to be
     return (np.maximum.accumulate(moments - numbers) + numbers).tolist(), Fraction(1, ticks)
 
