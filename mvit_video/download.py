@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from mvit_video.errors import ConfigError, MvitVideoError
+from mvit_video.errors import CheckpointError, ConfigError, MvitVideoError
 from mvit_video.locks import locked
 from mvit_video.paths import file_sha256, remove_unfinished, unfinished, write_whole
 from mvit_video.printable import printable
@@ -76,8 +76,14 @@ def local_file(path: str | Path, error: type[MvitVideoError] = ConfigError, chec
     if not Path(text).exists():
         raise error(f"{text}: no such file")
     if Path(text).is_dir():
-        raise error(f"{text}: is a folder, expected a file")
+        raise error(f"{text}: is a folder, expected a file{_wanted_in(Path(text), error)}")
     return Path(text)
+
+
+def _wanted_in(folder: Path, error: type[MvitVideoError]) -> str:
+    """What is probably meant by the folder of a run."""
+    name = {CheckpointError: "model.safetensors", ConfigError: "config.yaml"}.get(error)
+    return f": pass {folder / name}" if name and (folder / name).is_file() else ""
 
 
 def cache_folder() -> Path:

@@ -20,7 +20,7 @@ from tiny_models import tiny_video
 
 from mvit_video import build_model, download, load_weights
 from mvit_video.download import cache_path, local_file
-from mvit_video.errors import CheckpointError
+from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.weights.convert import load_network
 from mvit_video.model.weights.zoo import ZOO
 from mvit_video.paths import unfinished
@@ -336,3 +336,12 @@ def test_an_address_never_leads_out_of_the_cache(address, tmp_path, monkeypatch)
         CheckpointError, match=r"names no file, expected an address such as https://host/folder/file.pyth"
     ):
         fetch(address)
+
+
+@pytest.mark.parametrize(("error", "name"), [(CheckpointError, "model.safetensors"), (ConfigError, "config.yaml")])
+def test_for_the_folder_of_a_run_the_file_in_it_is_named(tmp_path, error, name):
+    with pytest.raises(error, match=r": is a folder, expected a file$"):
+        local_file(tmp_path, error)
+    (tmp_path / name).touch()
+    with pytest.raises(error, match=rf": is a folder, expected a file: pass {tmp_path / name}$"):
+        local_file(tmp_path, error)
