@@ -216,6 +216,8 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.count, ctx.each = len(parameters), 3 * len(output) // len(parameters)
     saved = [tensor for place, tensor in enumerate(output) if place % ctx.each >= 2]
     ctx.mark_non_differentiable(*saved)
+    ctx.set_materialize_grads(False)  # which would fill zeros for the saved ones
+    ctx.shapes = [tensor.shape for place, tensor in enumerate(output) if place % ctx.each < 2]
     ctx.save_for_backward(x, *parameters, *saved)
 
 
@@ -223,7 +225,8 @@ def _backward(ctx, *gradients):
     (x, *rest), (_, needs_x, *needed) = ctx.saved_tensors, ctx.needs_input_grad
     parameters, saved, needs_parameters = rest[: ctx.count], rest[ctx.count :], needed[: ctx.count]
     needs_grad = [needs_x, *needs_parameters]
-    grad_outs = [gradient for place, gradient in enumerate(gradients) if place % ctx.each < 2]
+    given = [gradient for place, gradient in enumerate(gradients) if place % ctx.each < 2]
+    grad_outs = [x.new_zeros(shape) if part is None else part for part, shape in zip(given, ctx.shapes, strict=True)]
     if torch.is_grad_enabled():
         formula = partial(_formula, ctx.eps, ctx.thw, _triples(ctx.strides))
         grads = differentiable_grad(formula, [x, *parameters], needs_grad, grad_outs)

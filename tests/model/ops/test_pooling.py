@@ -139,6 +139,20 @@ def sums(x, linear, pools):
     return heads.grid.pow(3).sum() + heads.cls.pow(3).sum()
 
 
+@pytest.mark.parametrize("used", ["cls", "grid"])
+def test_outputs_that_nothing_uses_have_zero_gradients(used):
+    linear, pools = layers([(1, 1, 1), (1, 2, 2)])
+    x = torch.randn(2, 33, 4, dtype=torch.float64, requires_grad=True)
+    wanted = by_loops(x, (2, 4, 4), linear, pools)[1]
+    wanted = wanted[:, :1] if used == "cls" else wanted[:, 1:]
+    (_, heads) = project_and_pool(x, (2, 4, 4), linear, pools, 2)
+    given = [x, *linear.parameters(), *pools[1][0].parameters(), *pools[1][1].parameters()]
+    back = torch.randn_like(wanted)
+    both = (torch.autograd.grad(out, given, back, allow_unused=True) for out in (getattr(heads, used), wanted))
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one, torch.zeros_like(one) if other is None else other, atol=1e-11, rtol=1e-9)
+
+
 def test_gradients_of_gradients_are_right():
     linear, pools = layers([(1, 2, 1)])
     x = torch.randn(1, 13, 4, dtype=torch.float64, requires_grad=True)
