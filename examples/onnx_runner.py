@@ -44,7 +44,12 @@ def load(path: str, provider: str, precision: str):
         raise ValueError(f"--precision {precision} is for OpenVINO: {provider} computes in what the file says")
     if not os.path.isfile(path):
         raise ValueError(f"{path}: no such file")
-    return in_openvino(path, precision) if provider == "OpenVINO" else in_onnxruntime(path, provider)
+    try:
+        return in_openvino(path, precision) if provider == "OpenVINO" else in_onnxruntime(path, provider)
+    except ValueError:
+        raise
+    except Exception as reason:  # onnxruntime's errors have no class in common
+        raise ValueError(f"{path}: {provider} cannot read it ({type(reason).__name__}): is it an ONNX file?") from None
 
 
 def in_onnxruntime(path: str, provider: str):
@@ -301,7 +306,8 @@ def main() -> int:
         try:
             scores = runner.scores(path)
         except (ValueError, av.FFmpegError) as reason:
-            print(json.dumps({"path": path, "error": str(reason)}, ensure_ascii=False))
+            text = f"{path}: {reason.strerror}" if isinstance(reason, av.FFmpegError) else str(reason)
+            print(json.dumps({"path": path, "error": text}, ensure_ascii=False))
             failed = True
             continue
         best = np.argsort(-scores, kind="stable")[: arguments.top]

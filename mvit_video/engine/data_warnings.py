@@ -79,6 +79,8 @@ def data_warnings(config: Config, train: VideoList, val: VideoList | None, last_
             f"'{train.classes[few[0]]}' with {counts[few[0]]}: too few to learn from, add videos or remove the class"
         )
     most = max(counts, key=lambda label: counts[label])
+    if counts[most] == len(train):
+        yield f"all training videos are of the class '{train.classes[most]}': there is nothing to tell apart, add another class"
     least = min((label for label in counts if counts[label]), key=lambda label: counts[label])
     if counts[most] >= UNEVEN * counts[least]:
         handled = (

@@ -40,6 +40,7 @@ from mvit_video.model.token_mixing import Mixing, block_mixing, mixed_attention,
 from mvit_video.model.weights.inflate import VALUE_FILTER
 
 LAYER_NORM_EPS = 1e-6
+WIDEST = 65_536  # channels: L's last stage has 1,152
 
 
 class PatchEmbed(nn.Module):
@@ -292,6 +293,11 @@ class MViTArguments:
         object.__setattr__(self, "pooling", self.pooling or ("cls" if self.cls_token else "mean"))
 
     def _check_together(self) -> None:
+        if self.embed_dim * 2 ** (len(self.depths) - 1) > WIDEST:
+            raise ConfigError(
+                f"depths={list(self.depths)}: the last of {len(self.depths)} stages would be "
+                f"{self.embed_dim * 2 ** (len(self.depths) - 1):,} wide, at most {WIDEST:,}: use fewer stages or a smaller embed_dim"
+            )
         if self.embed_dim % self.num_heads:
             raise ConfigError(f"embed_dim={self.embed_dim} is not a multiple of num_heads={self.num_heads}")
         if self.pool_kernel == "stride":

@@ -204,6 +204,7 @@ def _write_lists(survey: Survey, doubts: Sequence[Doubt], folder: Path) -> None:
     write_whole(folder / DOUBTED, list_text(replace(videos, records=records)))
     if "train" in survey.lists and all(len(record.labels) == 1 for record in survey.lists["train"].records):
         left_out = {entry.record.path for entry in doubted if entry.split == "train"}
+        left_out |= {record.path for split, record, _ in survey.unreadable if split == "train"}
         train = survey.lists["train"]
         kept = VideoRecords.of(record for record in train.records if record.path not in left_out)
         write_whole(folder / TRUSTED, list_text(replace(train, records=kept)))

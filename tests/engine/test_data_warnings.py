@@ -31,6 +31,11 @@ def test_the_videos_of_each_class_are_counted_one_by_one_or_in_sum():
     assert class_counts(many) == "1 (class0) to 31 (class30) in each of 31 classes, median 16"
 
 
+def test_a_list_of_a_single_class_has_nothing_to_learn():
+    (sentence,) = said(videos(walk=8))
+    assert "all training videos are of the class 'walk': there is nothing to tell apart, add another class" in sentence
+
+
 @pytest.mark.parametrize("single", [0, 1, 4])
 def test_a_class_with_too_few_videos_to_learn_from_is_named(single):
     (sentence,) = said(videos(walk=8, rare=single, run=9))

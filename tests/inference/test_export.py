@@ -240,8 +240,11 @@ def test_the_runner_names_what_is_installed_where_a_provider_is_not(tiny_onnx, t
     assert error == "error: --precision bf16 is for OpenVINO: CPU computes in what the file says\n"
     _, error = run_runner(tmp_path / "missing.onnx", "a.mp4", error=True)
     assert error.endswith("missing.onnx: no such file\n")
-    bare = with_metadata(tiny_onnx, tmp_path / "bare.onnx", {})
+    bare, text = with_metadata(tiny_onnx, tmp_path / "bare.onnx", {}), tmp_path / "text.onnx"
+    text.write_text("no network")
     for provider in ("CPU", "OpenVINO"):
+        _, error = run_runner(text, "a.mp4", "--provider", provider, error=True)
+        assert error.splitlines()[-1].startswith(f"error: {text}: {provider} cannot read it (")
         _, error = run_runner(bare, "a.mp4", "--provider", provider, error=True)
         assert error == f"error: {bare}: was not written by mvit-video export --format onnx\n"
 
@@ -283,9 +286,14 @@ def test_the_runner_samples_whole_videos_and_fills_a_fixed_batch(videos, tmp_pat
 
 @pytest.mark.integration
 def test_the_runner_goes_on_after_a_bad_file(videos, tiny_onnx, tmp_path):
-    (tmp_path / "bad.mp4").write_text("no video")
-    code, answers = run_runner(tiny_onnx, tmp_path / "bad.mp4", videos[1])
-    assert code == 1 and "Invalid data" in answers[0]["error"] and answers[1]["predictions"]
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    code, answers = run_runner(tiny_onnx, bad, videos[1])
+    assert (
+        code == 1
+        and answers[0]["error"] == f"{bad}: Invalid data found when processing input"
+        and answers[1]["predictions"]
+    )
 
 
 @pytest.mark.long

@@ -381,6 +381,7 @@ def test_an_output_that_cannot_be_made_is_told_before_the_work(run, few_videos, 
             ["predict", "--stream", "http://127.0.0.1:1/x"],
             "pass --allow-network to open it",
         ),
+        (["predict", ""], "'': is an empty path, expected a video: is a variable of your shell unset?"),
         (["predict", "http://127.0.0.1:1/x.mp4"], "is a URL, expected a local file: download it first"),
     ],
 )

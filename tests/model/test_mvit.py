@@ -279,6 +279,10 @@ def test_clips_of_a_wrong_shape_are_refused(clips, message):
     [
         (dict(depths=(1, 0)), r"depths=\(1, 0\): expected a list of whole numbers, blocks of each stage, from 1$"),
         (dict(depths=()), r"depths=\(\): expected a list of whole numbers, blocks of each stage, from 1$"),
+        (
+            dict(depths=[1] * 20),
+            r"depths=.*: the last of 20 stages would be 8,388,608 wide, at most 65,536: use fewer stages",
+        ),
         (dict(depths=3), r"depths=3: expected a list of whole numbers, blocks of each stage, from 1$"),
         (dict(kv_stride=(1, 8)), r"kv_stride=\(1, 8\): expected 3 whole numbers from 1$"),
         (dict(kv_stride=(0, 8, 8)), r"kv_stride=\(0, 8, 8\): expected 3 whole numbers from 1$"),

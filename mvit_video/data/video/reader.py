@@ -45,9 +45,9 @@ class VideoReader:
         backend: "str | MakeBackend" = "pyav",
         whole: bool = True,
     ) -> None:
-        self.path, self.shortfall, self.note = str(path), "", ""
+        self.path, self.shortfall, self.note = str(path) or "''", "", ""
         try:
-            file = _existing(self.path, root)
+            file = _existing(str(path), root)
             if not whole and backend == "pyav" and file.is_file():
                 self._backend: Backend = PyAvBackend(file, root, whole=False)
                 self.shortfall = self._backend.shortfall
@@ -235,6 +235,8 @@ def _existing(path: str, root: str | Path | None) -> Path:
     """Absolute path of a file or folder, which no decoder can mistake for a URL."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         raise Unreadable("is a URL, expected a local file: download it first")
+    if not path:
+        raise Unreadable("is an empty path, expected a video: is a variable of your shell unset?")
     if "\0" in path:
         raise Unreadable("no such file")
     file = Path(path) if root is None else Path(root) / path
