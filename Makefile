@@ -32,7 +32,7 @@ test-integration: install
 	$(PYTEST) -m integration --numprocesses 2 --dist worksteal
 
 test-long: install
-	$(BIN)/python -m pytest -m long
+	$(PYTEST) -m long --numprocesses 2 --dist worksteal
 
 # The lower bounds of pyproject.toml, in an environment of their own, and what of the tests rests on these packages.
 OLDEST := .venv-oldest

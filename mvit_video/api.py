@@ -21,6 +21,7 @@ from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.resolve import ResolvedRun, resolve
 from mvit_video.engine.run import train_run
 from mvit_video.engine.run_folder import AVERAGED_WEIGHTS, EVALUATION, SETTINGS, WEIGHTS
+from mvit_video.engine.threads import fitting_threads
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation.evaluate import EvaluationTask, evaluation_task, validator
 from mvit_video.evaluation.masked import masked_validator
@@ -105,8 +106,9 @@ def train(
     with _alone(output, say, resume, overwrite):
         run = resolve(settings, Path(output), choose_device(device), say, resume, overwrite)
         check_evaluation(run.config)
-        train_run(run, lambda videos: validator(videos, run.config, run.device), say)
-        return _evaluated(run, say)
+        with _threads(run, say):
+            train_run(run, lambda videos: validator(videos, run.config, run.device), say)
+            return _evaluated(run, say)
 
 
 def pretrain(
@@ -129,7 +131,8 @@ def pretrain(
     settings = with_overrides(config, masked_objective(overrides))
     with _alone(output, say, resume, overwrite):
         run = resolve(settings, Path(output), choose_device(device), say, resume, overwrite)
-        train_run(run, lambda videos: masked_validator(videos, run.config, run.device), say)
+        with _threads(run, say):
+            train_run(run, lambda videos: masked_validator(videos, run.config, run.device), say)
         averaged = run.folder / AVERAGED_WEIGHTS if run.config.train.ema_decay is not None else None
         return TrainResult(run.folder, run.folder / WEIGHTS, averaged, run.card.classes, run.config)
 
@@ -154,6 +157,15 @@ def _alone(output: str | Path, say: Say, resume: bool, overwrite: bool) -> Itera
     if resume and overwrite:
         raise ConfigError("resume and overwrite cannot be combined: one continues a run, the other deletes it")
     with process_group(), alone_in(output, say) if is_rank_zero() else nullcontext():
+        yield
+
+
+@contextmanager
+def _threads(run: ResolvedRun, say: Say) -> Iterator[None]:
+    """With the threads that fit the run, and a word about them."""
+    with fitting_threads(run.config, run.device) as told:
+        if told and is_rank_zero():
+            say(told)
         yield
 
 
