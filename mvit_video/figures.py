@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 DPI = 110
 MAX_POINTS = 4000  # of a curve that is drawn
+MEASURES = {"top1": "top-1 in %", "mean_average_precision": "mean average precision in %"}  # records have one of them
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **arguments):
@@ -52,17 +53,23 @@ def curves(steps: Sequence[dict], validations: Sequence[dict]) -> Figure:
 
     Records without a number of that name are left out of its curve; pre-training, which has no accuracy, has one curve.
     """
-    keys = ("loss", "top1") if not steps or any("top1" in record for record in (*steps, *validations)) else ("loss",)
+    measured = not steps or any(name in record for name in MEASURES for record in (*steps, *validations))
+    keys = ("loss", measure_of((*steps, *validations))) if measured else ("loss",)
     figure, panels = new_figure(4.8 * len(keys), 3.4, columns=len(keys), squeeze=False)
     for axes, key in zip(panels[0], keys, strict=True):
         _draw_curve(axes, key, steps, validations)
     return figure
 
 
+def measure_of(records: Sequence[dict]) -> str:
+    """What the accuracy of these records is called: with several labels per video the mean average precision."""
+    return next((name for name in MEASURES if any(name in record for record in records)), "top1")
+
+
 def loss_and_accuracy(steps: Sequence[dict], validations: Sequence[dict]) -> tuple[Figure, Figure]:
     """The two halves of `curves`, each a figure of its own."""
     figures = []
-    for key, records in (("loss", ()), ("top1", validations)):
+    for key, records in (("loss", ()), (measure_of((*steps, *validations)), validations)):
         figure, axes = new_figure(5.0, 3.4)
         _draw_curve(axes, key, steps, records)
         figures.append(figure)
@@ -82,9 +89,9 @@ def _draw_curve(axes, key: str, steps: Sequence[dict], validations: Sequence[dic
         epochs, values = _curve(validations, name)
         if len(values):
             axes.plot(epochs, values, style, color=colour, label=label)
-    axes.set(xlabel="epoch", ylabel="top-1 in %" if key == "top1" else key)
+    axes.set(xlabel="epoch", ylabel=MEASURES.get(key, key))
     axes.grid(alpha=0.3)
-    if key == "top1":
+    if key in MEASURES:
         axes.set_ylim(-2, 102)
     if axes.lines:
         axes.legend(loc="best", framealpha=0.5)
@@ -104,9 +111,12 @@ def curves_of_runs(runs: Mapping[str, tuple[Sequence[dict], Sequence[dict]]]) ->
         epochs, losses = _curve(steps, "loss")
         thin = slice(None, None, max(len(losses) // MAX_POINTS, 1))
         panels[0].plot(epochs[thin], smoothed(losses)[thin], color=colour, linewidth=1.0)
-        [line] = panels[1].plot(*_curve(validations, "top1"), "o-", color=colour, linewidth=1.0, markersize=3)
+        [line] = panels[1].plot(
+            *_curve(validations, measure_of(validations)), "o-", color=colour, linewidth=1.0, markersize=3
+        )
         labels.setdefault(stem, line)
-    for axes, text in zip(panels, ("training loss, smoothed", "validation top-1 in %"), strict=True):
+    measured = MEASURES[measure_of([record for _, validations in runs.values() for record in validations])]
+    for axes, text in zip(panels, ("training loss, smoothed", f"validation {measured}"), strict=True):
         axes.set(xlabel="epoch", ylabel=text)
         axes.grid(alpha=0.3)
     legend_as_named(panels[1], list(labels.values()), list(labels), loc="best")

@@ -14,7 +14,13 @@ def demo_data(arguments: argparse.Namespace) -> int:
     from mvit_video.data.synthetic import write_dataset
 
     folder = write_dataset(
-        arguments.output, arguments.train, arguments.val, arguments.seed, arguments.workers, arguments.overwrite
+        arguments.output,
+        arguments.train,
+        arguments.val,
+        arguments.seed,
+        arguments.workers,
+        arguments.overwrite,
+        arguments.two_motions,
     )
     say(f"{arguments.train} training and {arguments.val} validation videos are in {folder}")
     return 0
@@ -26,6 +32,11 @@ def _add_demo_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val", type=at_least_one, default=160, help="validation videos (default: 160)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=at_least_one, default=2, help="processes that draw and encode (default: 2)")
+    parser.add_argument(
+        "--two-motions",
+        action="store_true",
+        help="two objects and two labels per video, for configs/demo/two_motions.yaml",
+    )
 
 
 def verify(arguments: argparse.Namespace) -> int:

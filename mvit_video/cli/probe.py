@@ -71,7 +71,8 @@ def _task(arguments: argparse.Namespace, data):
     from mvit_video.inference.features import POOLED, Task
     from mvit_video.inference.probe import ProbeTask
 
-    train = training_lists(data)[0]
+    train = training_lists(data, multi_label=True)[0]
+    refuse_several_labels(train)
     test = held_out_list(data, train.classes)
     for note in dict.fromkeys((*train.notes, *test.notes)):
         say(f"note: {note}")

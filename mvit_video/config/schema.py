@@ -322,7 +322,7 @@ class TrainSettings(Settings):
     objective: Literal["labels", "masked"] = "labels"
     """labels: train a classifier; masked: predict what is hidden, without labels, as `mvit-video pretrain` sets it."""
     loss: str = "cross_entropy"
-    """Loss: cross_entropy, focal, logit_adjusted (for uneven classes), or one registered by a plugin (docs/extending.md)."""
+    """Loss: cross_entropy, focal, logit_adjusted (uneven classes), binary_cross_entropy (several labels), or a plugin's."""
     class_weights: dict[str, Above0] | Literal["balanced"] | None = None
     """Factor of a clip's loss by its class: names with factors, such as {fall: 5}, others 1; or balanced: the rarer the larger, mean 1."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1

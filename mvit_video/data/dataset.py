@@ -156,6 +156,7 @@ class ClipDataset(Dataset[Any]):
         on_bad: what becomes of a video that cannot be decoded: raise DecodeError, or return a BadVideo in its place, or
             substitute the clips of another video with each BadVideo in front of them (a list too).
         mask: draws what is hidden of each clip, for masked pre-training.
+        multi_label: `label` is (K,) uint8, 1 for each of the video's labels.
     """
 
     def __init__(
@@ -169,7 +170,9 @@ class ClipDataset(Dataset[Any]):
         seed: int = 0,
         on_bad: Literal["raise", "return", "substitute"] = "raise",
         mask: DrawMask | None = None,
+        multi_label: bool = False,
     ) -> None:
+        self.multi_label = multi_label
         self.videos, self.source, self.input, self.transform = videos, source, input, transform
         self.repeated_aug, self.seed, self.on_bad, self.mask = repeated_aug, seed, on_bad, mask
         self._epoch = 0
@@ -204,11 +207,15 @@ class ClipDataset(Dataset[Any]):
             return [
                 _sample(self.transform(frames, rng), record, index, repeat, chosen)
                 | self._mask(epoch, drawn_by, repeat)
+                | self._label_set(record)
                 for repeat, (frames, rng, chosen) in enumerate(zip(clips, rngs, indices, strict=True), first)
             ]
 
     def _mask(self, epoch: int, drawn_by: str, repeat: int) -> dict[str, Any]:
         return {"mask": self.mask(mask_random("mask", self.seed, epoch, drawn_by, repeat))} if self.mask else {}
+
+    def _label_set(self, record: VideoRecord) -> dict[str, Any]:
+        return {"label": label_set(record, len(self.videos.classes))} if self.multi_label else {}
 
     def _substituted(self, epoch: int, bad: BadVideo, turn: int) -> list[dict[str, Any] | BadVideo]:
         """Clips of a substitute, drawn with the lost video's generator, after all BadVideos on the way."""
@@ -232,6 +239,7 @@ def clip_dataset_from(
     source: VideoSource | None = None,
     pixels: bool = False,
     mask: DrawMask | None = None,
+    multi_label: bool = False,
 ) -> ClipDataset:
     """Build the training dataset of a list; bad videos stay in the batches, where a hook handles them.
 
@@ -249,6 +257,7 @@ def clip_dataset_from(
         seed=seed,
         on_bad="substitute" if data.on_error == "substitute" else "return",
         mask=mask,
+        multi_label=multi_label,
     )
 
 
@@ -310,6 +319,13 @@ def _sample(
         aug_index=repeat,
         repeated_frames=repeated_frames(frame_indices),
     )
+
+
+def label_set(record: VideoRecord, num_classes: int) -> np.ndarray:
+    """1 for each label of a video: (K,) uint8."""
+    hot = np.zeros(num_classes, np.uint8)
+    hot[list(record.labels)] = 1
+    return hot
 
 
 def _bad(videos: VideoList, index: int, reason: DecodeError) -> BadVideo:

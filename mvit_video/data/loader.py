@@ -213,7 +213,7 @@ def view_loader(dataset: ViewDataset, workers: int, rank: int = 0, world_size: i
 
 
 def collate(items: Sequence[dict[str, Any] | BadVideo | Sequence[dict[str, Any] | BadVideo]]) -> dict[str, Any]:
-    """Samples to a batch: `video` (B, C, T, H, W), `label` (B,), `mask` (B, t, h, w), names and indices as lists, `bad` as a list.
+    """Samples to a batch: `video` (B, C, T, H, W), `label` (B,), (B, K), `mask` (B, t, h, w), names and indices as lists, `bad` as a list.
 
     An item may be a list of samples. A batch without any clip has `bad` alone. Takes pytorchvideo's samples too.
     """
@@ -222,7 +222,8 @@ def collate(items: Sequence[dict[str, Any] | BadVideo | Sequence[dict[str, Any] 
     batch: dict[str, Any] = {key: [sample[key] for sample in good] for key in (good[0] if good else ())}
     if good:
         batch["video"] = stacked(batch["video"])
-        batch["label"] = torch.tensor(batch["label"])
+        sets = isinstance(batch["label"][0], np.ndarray)
+        batch["label"] = torch.from_numpy(np.stack(batch["label"])) if sets else torch.tensor(batch["label"])
     if "mask" in batch:
         batch["mask"] = torch.from_numpy(np.stack(batch["mask"]))
     return batch | {"bad": [sample for sample in samples if isinstance(sample, BadVideo)]}

@@ -43,7 +43,7 @@ class Mixer:
         self.mixup, self.cutmix, self.switch, self.probability = mixup, cutmix, switch, probability
 
     def __call__(self, clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Clips and labels (B,) -> mixed clips and targets (B, K). The clips given are left as they are."""
+        """Clips and labels (B,), or label sets (B, K) -> mixed clips and targets (B, K). The clips given are left as they are."""
         targets = smooth_targets(labels, self.num_classes, self.label_smoothing)
         return apply_mix(clips, targets, self.draw(rng, clips.shape[-2], clips.shape[-1]))
 
@@ -78,8 +78,9 @@ def draw_box(rng: np.random.Generator, share: float, height: int, width: int) ->
 
 
 def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Labels (B,) -> targets (B, K) that sum to 1, `smoothing` of it spread evenly."""
-    return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
+    """Labels (B,) or label sets (B, K) -> targets (B, K): 1 − `smoothing` for each label, and `smoothing` spread evenly."""
+    hot = labels if labels.ndim == 2 else F.one_hot(labels, num_classes)
+    return hot.float() * (1 - smoothing) + smoothing / num_classes
 
 
 def apply_mix(clips: Tensor, targets: Tensor, mix: MixParameters) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import av
@@ -31,6 +32,7 @@ CLASSES = (
     "turning clockwise",
     "turning counter-clockwise",
 )
+PAIRS = tuple(pair for pair in combinations(range(len(CLASSES)), 2) if pair[0] // 2 != pair[1] // 2)  # no opposites
 FPS = 15
 HEIGHT, WIDTH = 64, 80
 VIDEO_FRAMES = 36
@@ -136,6 +138,19 @@ def draw_video(label: int, rng: np.random.Generator, num_frames: int = VIDEO_FRA
     return np.stack([render(scene, move(pose, velocity, frame / FPS)) for frame in range(num_frames)])
 
 
+def draw_pair(labels: Sequence[int], rng: np.random.Generator, num_frames: int = VIDEO_FRAMES) -> np.ndarray:
+    """Two objects that move at once, each in the manner of one label, the second in front: uint8 (T, H, W, 3)."""
+    objects = [(draw_scene(rng), draw_pose(rng), draw_velocity(rng, label)) for label in labels]
+    frames = []
+    for frame in range(num_frames):
+        picture = objects[0][0].background
+        for scene, pose, velocity in objects:
+            shown = render(replace(scene, background=picture), move(pose, velocity, frame / FPS))
+            picture = shown / 255
+        frames.append(shown)
+    return np.stack(frames)
+
+
 def draw_long_video(labels: Sequence[int], rng: np.random.Generator) -> np.ndarray:
     """One object that does several actions in a row, each LONG_ACTION_FRAMES long: uint8 (T, H, W, 3)."""
     scene, pose, frames = draw_scene(rng), draw_pose(rng), []
@@ -162,28 +177,40 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
 
 
 def write_dataset(
-    folder: str | Path, num_train: int, num_val: int, seed: int, workers: int, overwrite: bool = False
+    folder: str | Path,
+    num_train: int,
+    num_val: int,
+    seed: int,
+    workers: int,
+    overwrite: bool = False,
+    two_motions: bool = False,
 ) -> Path:
     """Write videos with train.csv, val.csv (`path label`), classes.txt, and one long video with its segments.
 
-    Classes are as even as the counts allow. The same seed writes the same images.
+    Classes are as even as the counts allow. The same seed writes the same images. With `two_motions`, a video has two
+    objects and the labels of both, `3;4`.
     """
     folder = fresh_folder(folder, OWNED, overwrite)
     for split, (name, count) in enumerate(zip(SPLITS, (num_train, num_val), strict=True)):
         (folder / name).mkdir()
         with ProcessPoolExecutor(max(workers, 1)) as pool:
-            rows = list(pool.map(partial(_write_one, folder, seed, split), range(count), chunksize=16))
+            rows = list(pool.map(partial(_write_one, folder, seed, split, two_motions), range(count), chunksize=16))
         write_whole(folder / f"{name}.csv", "".join(rows))
     write_whole(folder / "classes.txt", "".join(f"{name}\n" for name in CLASSES))
     _write_long(folder, seed)
     return folder
 
 
-def _write_one(folder: Path, seed: int, split: int, index: int) -> str:
-    label = index % len(CLASSES)
-    name = f"{SPLITS[split]}/{index:05d}.mp4"
-    write_video(folder / name, draw_video(label, np.random.default_rng([seed, split, index])), FPS)
-    return f"{name} {label}\n"
+def _write_one(folder: Path, seed: int, split: int, two_motions: bool, index: int) -> str:
+    name, rng = f"{SPLITS[split]}/{index:05d}.mp4", np.random.default_rng([seed, split, index])
+    if two_motions:
+        labels = list(PAIRS[index % len(PAIRS)])
+        frames = draw_pair([labels[place] for place in rng.permutation(2)], rng)
+    else:
+        labels = [index % len(CLASSES)]
+        frames = draw_video(labels[0], rng)
+    write_video(folder / name, frames, FPS)
+    return f"{name} {';'.join(map(str, labels))}\n"
 
 
 def _write_long(folder: Path, seed: int) -> None:

@@ -73,7 +73,9 @@ def build(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None
     sampler, trainer = step_sampler(run.config, len(run.train), run.train.records.labels), _trainer(run, say)
     window = mask_window(run.config, trainer.learner.model) if run.masked else None
     mask = mask_from(run.config.pretrain, window) if window else None
-    dataset = clip_dataset_from(data, run.train, settings.seed, pixels=True, mask=mask)
+    dataset = clip_dataset_from(
+        data, run.train, settings.seed, pixels=True, mask=mask, multi_label=run.card.multi_label
+    )
     target = _some_target(window or (len(run.train.classes),))
     with deterministic_algorithms(settings.deterministic):
         checked = preflight(trainer, dataset, run.config, run.folder, run.val is not None, target)

@@ -9,7 +9,7 @@ import torch
 from mvit_video.config.schema import Config
 from mvit_video.data.balance import shown_counts
 from mvit_video.data.lists.records import VideoList
-from mvit_video.engine.losses import ShownClasses, class_weights
+from mvit_video.engine.losses import MULTI_LABEL, ShownClasses, class_weights, is_multi_label
 
 NAMED_CLASSES = 12  # with up to this many classes, each is listed
 FEW_VIDEOS = 5  # per class
@@ -79,17 +79,21 @@ def data_warnings(config: Config, train: VideoList, val: VideoList | None, last_
             f"'{train.classes[few[0]]}' with {counts[few[0]]}: too few to learn from, add videos or remove the class"
         )
     most = max(counts, key=lambda label: counts[label])
-    if counts[most] == len(train):
+    if counts[most] == len(train) and not is_multi_label(config.train):
         yield f"all training videos are of the class '{train.classes[most]}': there is nothing to tell apart, add another class"
     least = min((label for label in counts if counts[label]), key=lambda label: counts[label])
     if counts[most] >= UNEVEN * counts[least]:
         handled = (
-            config.data.sampling_balance != "none" or config.train.class_weights or config.train.loss in FOR_UNEVEN
+            config.data.sampling_balance != "none"
+            or config.train.class_weights
+            or config.train.loss in (*FOR_UNEVEN, MULTI_LABEL)
         )
         advice = "" if handled else "the network will favour the larger class: try data.sampling_balance=sqrt; "
+        several = is_multi_label(config.train)
+        judge = "each class's average precision" if several else "mean class accuracy, not by top-1"
         yield (
             f"'{train.classes[most]}' has {counts[most]} training videos, '{train.classes[least]}' only {counts[least]}: {advice}"
-            "judge it by mean class accuracy, not by top-1"
+            f"judge it by {judge}"
         )
     shown = shown_in_an_epoch(config, train, last_step // config.train.epochs)
     often = max((label for label in counts if counts[label]), key=lambda label: shown[label] / counts[label])
@@ -113,8 +117,8 @@ def data_warnings(config: Config, train: VideoList, val: VideoList | None, last_
 
 
 def _counts(videos: VideoList) -> dict[int, int]:
-    """Videos per class, including classes without any."""
-    counts = Counter(record.label for record in videos.records)
+    """Videos per class, including classes without any; one with several labels counts in each."""
+    counts = Counter(label for record in videos.records for label in record.labels)
     return {label: counts[label] for label in range(len(videos.classes))}
 
 

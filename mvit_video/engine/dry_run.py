@@ -3,9 +3,11 @@
 import torch
 
 from mvit_video.config.schema import Config
+from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.selection import training_lists, unlabelled_lists
 from mvit_video.engine.automatic import auto_settings, describe_auto, labelled_auto, resolve_auto
 from mvit_video.engine.data_warnings import describe_lists
+from mvit_video.engine.losses import check_one_label, is_multi_label
 from mvit_video.engine.masked import check_pretraining
 from mvit_video.engine.plan import RunPlan, giga_multiply_adds, meta_model
 from mvit_video.errors import ConfigError, MvitVideoError
@@ -23,9 +25,10 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
     if masked:
         check_pretraining(config, labelled_auto(config))
         num_classes = 0
+    check_one_label(config)
     if num_videos is None or num_classes is None:
         try:
-            lists = unlabelled_lists(config.data) if masked else training_lists(config.data)
+            lists = unlabelled_lists(config.data) if masked else _labelled_lists(config)
             num_videos, num_classes = num_videos or len(lists[0]), num_classes or len(lists[0].classes)
         except MvitVideoError as reason:
             num_videos, num_classes = (
@@ -46,6 +49,10 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
     if lists is not None:
         notes += describe_lists(config, *lists, (plan.per_epoch or 0) * config.train.epochs)
     return "\n  ".join([plan.text(0, giga_multiply_adds(config)), *notes])
+
+
+def _labelled_lists(config: Config) -> tuple[VideoList, VideoList | None]:
+    return training_lists(config.data, is_multi_label(config.train))
 
 
 def _assumed(num_videos: int | None, num_classes: int | None, masked: bool) -> str:

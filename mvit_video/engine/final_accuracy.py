@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from mvit_video.data.lists.records import VideoList
+from mvit_video.engine.hooks.progress import MEASURES
 from mvit_video.engine.hooks.validation import Measure
 
 MAX_VIDEOS = 500  # measured of the training list
@@ -18,19 +19,22 @@ def describe_final_accuracy(
     validations: Sequence[Mapping[str, float]],
     epochs: int,
 ) -> str:
-    """Measure top-1 on training videos, as validation does, and compare it with the last validation; every process must call this.
+    """Measure the accuracy on training videos, as validation does, and compare it with the last validation; every process must call this.
 
-    A long list is sampled evenly. Below halfway between chance and 100 %, the network is called underfitted.
+    It is top-1, with several labels mean average precision. A long list is sampled evenly. Below halfway between chance
+    and 100 %, the network is called underfitted.
     """
     some = evenly_spaced(train, MAX_VIDEOS)
-    own = make_measure(some)(network)["top1"]
+    numbers = make_measure(some)(network)
+    measure = next(name for name in MEASURES if name in numbers)
+    own = numbers[measure]
     whose = "its own training videos" if len(some) == len(train) else f"{len(some)} of its own training videos"
-    other = f", {validations[-1]['top1']:.1f} % on validation" if validations else ""
-    chance = 100 / len(train.classes)
+    other = f", {validations[-1][measure]:.1f} % on validation" if validations and measure in validations[-1] else ""
+    chance = 100 * sum(len(record.labels) for record in train.records) / len(train) / len(train.classes)
     cure = (
         f": the network is underfitted, train for more than train.epochs={epochs}" if own < (100 + chance) / 2 else ""
     )
-    return f"final top-1: {own:.1f} % on {whose}{other}{cure}"
+    return f"final {MEASURES[measure]}: {own:.1f} % on {whose}{other}{cure}"
 
 
 def evenly_spaced(videos: VideoList, most: int) -> VideoList:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvit_video.config.schema import TrainSettings, height_width
+from mvit_video.config.schema import Config, TrainSettings, height_width
 from mvit_video.errors import ConfigError, clipped, did_you_mean
 from mvit_video.model.registry import lacks, model_entry
 from mvit_video.plugins import Registry, calling_module, entered
@@ -23,6 +23,8 @@ from mvit_video.plugins import Registry, calling_module, entered
 TeacherLogits = Callable[[Tensor], Tensor]
 Loss = Callable[..., Tensor]
 FOCUS = 2.0  # γ of the focal loss
+
+MULTI_LABEL = "binary_cross_entropy"  # the loss for videos with several labels
 
 LOSSES: Registry[Loss] = Registry("loss")
 
@@ -67,6 +69,12 @@ def logit_adjusted(logits: Tensor, targets: Tensor, class_shares: Tensor) -> Ten
     return cross_entropy(logits + class_shares.clamp(min=smallest).log(), targets)
 
 
+@register_loss(MULTI_LABEL)
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """For several labels: the mean over the classes of −t·log σ(z) − (1 − t)·log(1 − σ(z)), with targets t from 0 to 1."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+
+
 @dataclass(frozen=True)
 class ShownClasses:
     """The classes of a run, and how many videos of each an epoch shows: counts (K,) float32, where the logits are."""
@@ -89,9 +97,8 @@ class Objective:
         hard: distil the teacher's top class instead of its distribution.
         distillation_weight: weight of the teacher's loss.
         temperature: divides the logits of both networks in soft distillation.
+        multi_label: clips have several labels, so that no top class is counted.
     """
-
-    counts: str | None = "top1"
 
     def __init__(
         self,
@@ -101,7 +108,9 @@ class Objective:
         hard: bool = False,
         distillation_weight: float = 0.5,
         temperature: float = 1.0,
+        multi_label: bool = False,
     ) -> None:
+        self.counts = None if multi_label else "top1"
         self.loss, self.resolutions, self.teacher = loss, tuple(resolutions), teacher
         self.hard, self.distillation_weight, self.temperature = hard, distillation_weight, temperature
 
@@ -157,7 +166,27 @@ def objective_from(
     if settings.class_weights is not None and shown is not None:
         loss = weighted(loss, class_weights(settings.class_weights, shown))
     distillation = hard, settings.distillation_weight, settings.distillation_temperature
-    return Objective(loss, settings.resolutions, teacher, *distillation)
+    return Objective(loss, settings.resolutions, teacher, *distillation, multi_label=is_multi_label(settings))
+
+
+def is_multi_label(settings: TrainSettings) -> bool:
+    """Whether a clip may have several labels: its target is 1 for each of them, and its scores are sigmoids."""
+    return settings.objective == "labels" and settings.loss == MULTI_LABEL
+
+
+def check_one_label(config: Config) -> None:
+    """Raise ConfigError for settings that need one label per video, where the loss is for several."""
+    asked = {
+        "data.sampling_balance": (config.data.sampling_balance, "none"),
+        "train.class_weights": (config.train.class_weights, None),
+        "train.teacher": (config.train.teacher, None),
+    }
+    for name, (value, off) in asked.items():
+        if is_multi_label(config.train) and value != off:
+            raise ConfigError(
+                f"{name} = {value} needs one label per video, but train.loss={MULTI_LABEL} is for several: set "
+                f"{name}={off or 'null'}, or train with one label per video and train.loss=cross_entropy"
+            )
 
 
 def checked_loss(name: str, shown: ShownClasses | None = None) -> Loss:

@@ -90,7 +90,8 @@ def _clips(failure: NonFiniteStep, batch: dict[str, Any]) -> list[dict[str, Any]
     """This process's clips of the step."""
     names = ("video_name", "video_index", "clip_index", "aug_index")
     clips = [{name: batch[name][place] for name in names} for place in range(len(failure.losses))]
-    labels = batch["label"].tolist()
+    label = batch["label"]
+    labels = label.tolist() if label.ndim == 1 else [row.nonzero().flatten().tolist() for row in label]
     return [
         clip | {"label": label, "loss": _number(loss)}
         for clip, label, loss in zip(clips, labels, failure.losses, strict=True)

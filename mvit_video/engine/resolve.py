@@ -20,6 +20,7 @@ from mvit_video.engine.automatic import auto_settings, describe_auto, labelled_a
 from mvit_video.engine.checkpoint import TrainingState
 from mvit_video.engine.data_warnings import describe_lists
 from mvit_video.engine.distributed import is_rank_zero
+from mvit_video.engine.losses import check_one_label, is_multi_label
 from mvit_video.engine.masked import check_pretraining
 from mvit_video.engine.preflight import check_output
 from mvit_video.engine.resume import agreed_state, check_schedule
@@ -98,7 +99,7 @@ def resolve(
         config = config.model_copy(
             update={"data": resolve_auto_lists(config.data)}
         )  # nothing is split, so nothing is saved
-    train, val = unlabelled_lists(config.data) if config.train.objective == "masked" else training_lists(config.data)
+    train, val = _lists(config)
     lists = [train] if val is None else [train, val]
     config = _resolve_auto(config, train, folder if will_resume(folder, resume) else None, say)
     if is_rank_zero():
@@ -116,6 +117,13 @@ def resolve(
     return ResolvedRun(
         folder, resume, overwrite, config, device, precision, train, val, card, per_epoch, last_step, state
     )
+
+
+def _lists(config: Config) -> tuple[VideoList, VideoList | None]:
+    if config.train.objective == "masked":
+        return unlabelled_lists(config.data)
+    check_one_label(config)
+    return training_lists(config.data, is_multi_label(config.train))
 
 
 def _with_pinned_weights(config: Config, resumed: Path | None) -> Config:
@@ -174,5 +182,6 @@ def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
         classes=classes,
         preprocessing=config.data.input,
         protocol=config.evaluation.protocol.rpartition("-")[2],  # the views of a named one: 5x1 of kinetics-5x1
+        multi_label=is_multi_label(config.train),
         pretraining=config.pretrain if config.train.objective == "masked" else None,
     )

@@ -26,6 +26,10 @@ class Teacher:
     """
 
     def __init__(self, model: nn.Module, card: ModelCard, student: ModelCard, source: str, digest: str = "") -> None:
+        if card.multi_label:
+            raise ConfigError(
+                f"train.teacher {source}: was trained for several labels per video: use a teacher for one, or set train.teacher=null"
+            )
         _check_classes(card.classes, student.classes, source)
         _check_frames(card.preprocessing, student.preprocessing, source)
         self.model, self.digest = model.eval().requires_grad_(False), digest

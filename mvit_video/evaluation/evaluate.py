@@ -19,6 +19,7 @@ from mvit_video.data.loader import report_lost_workers, view_loader
 from mvit_video.data.pixels import Normalise
 from mvit_video.data.video.source import video_files_from
 from mvit_video.engine.distributed import all_gather_json, all_reduced, is_rank_zero, rank, world_size
+from mvit_video.engine.losses import is_multi_label
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import (
@@ -51,11 +52,12 @@ class Evaluator:
         views_per_batch: int = 16,
         workers: int = 0,
         shard: Shard = WHOLE,
+        multi_label: bool = False,
     ) -> None:
         self.dataset, self.precision, self.views_per_batch, self.workers = dataset, precision, views_per_batch, workers
         self.shard = shard
         self.normalise = Normalise(dataset.input.mean, dataset.input.std)
-        self.videos, self.labels = dataset.videos, true_labels(dataset.videos)
+        self.videos, self.labels = dataset.videos, true_labels(dataset.videos, multi_label)
 
     def scores(
         self,
@@ -94,17 +96,18 @@ def evaluator_from(
     protocol: Protocol,
     precision: Precision,
     shard: Shard = WHOLE,
+    multi_label: bool = False,
 ) -> Evaluator:
     source = video_files_from(config.data.root, config.data.decoding)
     dataset = ViewDataset(videos, source, input, protocol.clips, protocol.crops, on_bad="return", pixels=True)
-    return Evaluator(dataset, precision, config.evaluation.views_per_batch, config.data.workers, shard)
+    return Evaluator(dataset, precision, config.evaluation.views_per_batch, config.data.workers, shard, multi_label)
 
 
-def true_labels(videos: VideoList) -> np.ndarray:
-    """Class numbers (n,); of a list where a video has several labels, which of all classes each video has, (n, K) bool."""
+def true_labels(videos: VideoList, multi_label: bool = False) -> np.ndarray:
+    """Class numbers (n,); with `multi_label`, or where a video has several labels, which of all classes each has, (n, K) bool."""
     more = [record.more_labels for record in videos.records]
     labels = np.array([record.label for record in videos.records])
-    if not any(more):
+    if not multi_label and not any(more):
         return labels
     truth = np.zeros((len(videos), len(videos.classes)), bool)
     for row, (label, others) in enumerate(zip(labels, more, strict=True)):
@@ -113,9 +116,11 @@ def true_labels(videos: VideoList) -> np.ndarray:
 
 
 def validator(videos: VideoList, config: Config, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
-    """What training calls, in every process: one centre view per video -> {"top1", "top5"} of all videos."""
+    """What training calls, in every process: one centre view per video -> {"top1", "top5"} of all videos, or mean_average_precision."""
     precision = resolve_precision(config.evaluation.precision, device, "evaluation.precision")
-    evaluator = evaluator_from(config, videos, config.data.input, Protocol(1, 1), precision)
+    evaluator = evaluator_from(
+        config, videos, config.data.input, Protocol(1, 1), precision, multi_label=is_multi_label(config.train)
+    )
     return lambda model: accuracies(evaluator.scores(model, title="validating"))
 
 
@@ -137,6 +142,11 @@ class EvaluationTask:
     shown: InputSettings | None = None
     """What the network is shown, where that is not the input that it was trained for."""
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether scores are sigmoids, and measured by mean average precision."""
+        return self.card.multi_label or bool(self.videos.with_several_labels)
+
     def run(self) -> EvaluationResult:
         """Score the videos; every process must call this, and gets the whole result."""
         scores, seconds = self.scored()
@@ -146,14 +156,16 @@ class EvaluationTask:
     def scored(self, shard: Shard = WHOLE) -> tuple[VideoScores, float]:
         """The scores of the videos, or of those of a shard, and the seconds that it took. Every process must call this."""
         shown, start = self.shown or self.card.preprocessing, time.monotonic()
-        evaluator = evaluator_from(self.config, self.videos, shown, self.protocol, self.precision, shard)
+        evaluator = evaluator_from(
+            self.config, self.videos, shown, self.protocol, self.precision, shard, self.card.multi_label
+        )
         held = self.precision.held(self.model).to(self.precision.device)
         forward = graphed(held, self.precision)
         return evaluator.scores(held, frame_order(self.frames), forward=forward), time.monotonic() - start
 
     def origin(self) -> dict[str, Any]:
         """What results.json says of where its numbers come from."""
-        shown, several = self.shown or self.card.preprocessing, bool(self.videos.with_several_labels)
+        shown, several = self.shown or self.card.preprocessing, self.multi_label
         origin = circumstances(self.videos, self.config, self.protocol, self.precision, several, self.frames, shown)
         return origin | {"checkpoint": described_checkpoint(self.checkpoint, self.card)}
 

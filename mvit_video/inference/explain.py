@@ -117,7 +117,7 @@ def _heat_clips(predictor: Predictor, windows: list[Window], plan: WindowPlan, l
     clips = predictor.normalise.joined([window.pixels[None] for window in windows], predictor.device)
     with predictor.precision.autocast():
         heat, logits = class_heat(predictor.model, clips, label)
-    scores = logits.float().softmax(1)[:, label].tolist()
+    scores = predictor.activation(logits.float())[:, label].tolist()
     for window, one, score in zip(windows, heat.float().cpu().numpy(), scores, strict=True):
         yield HeatClip(window.start + plan.taken, one, score)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from numbers import Integral, Real
 from pathlib import Path
@@ -178,7 +179,7 @@ class Predictor:
         return min(max(most // (self.card.preprocessing.num_frames * height * width), 1), MAX_VIEWS)
 
     def scores(self, views: Tensor) -> np.ndarray:
-        """Softmax scores of views (V, C, T, H, W): (V, K) float32, computed in equal batches."""
+        """Scores of views (V, C, T, H, W): (V, K) float32, computed in equal batches."""
         return self._scores(part.to(self.device) for part in views.chunk(ceil(len(views) / self.views_at_once)))
 
     def scores_of(self, parts: Sequence[Tensor]) -> np.ndarray:
@@ -190,7 +191,12 @@ class Predictor:
     def _scores(self, batches: Iterable[Tensor]) -> np.ndarray:
         with torch.inference_mode(), self.precision.autocast():
             logits = torch.cat([self.forward(clips).float() for clips in batches])
-        return logits.softmax(1).cpu().numpy()
+        return self.activation(logits).cpu().numpy()
+
+    @property
+    def activation(self) -> Callable[[Tensor], Tensor]:
+        """Logits (V, K) -> scores: the sigmoid of each where videos may have several labels, else the softmax of all."""
+        return torch.sigmoid if self.card.multi_label else partial(torch.softmax, dim=1)
 
     def prediction(self, path: str, scores: np.ndarray, top: int = 5) -> Prediction:
         """The `top` best of the scores (K,)."""

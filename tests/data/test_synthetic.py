@@ -8,7 +8,9 @@ from mvit_video.data.lists.read import read_videos
 from mvit_video.data.synthetic import (
     CLASSES,
     FPS,
+    PAIRS,
     Pose,
+    draw_pair,
     draw_pose,
     draw_scene,
     draw_velocity,
@@ -148,3 +150,17 @@ def test_a_folder_that_holds_a_dataset_is_not_overwritten_unless_told(tmp_path):
     write_dataset(folder, 1, 1, seed=0, workers=1, overwrite=True)
     assert (folder / "train.csv").read_text() == "train/00000.mp4 0\n"
     assert (folder / "mine.txt").read_text() == "keep"
+
+
+def test_videos_of_two_motions_show_two_objects_and_have_both_labels(tmp_path):
+    assert len(PAIRS) == 24 and all(one // 2 != other // 2 for one, other in PAIRS)
+    frames = draw_pair((0, 3), np.random.default_rng(1), 2)
+    rng = np.random.default_rng(1)
+    first, pose, velocity = draw_scene(rng), draw_pose(rng), draw_velocity(rng, 0)
+    alone = render(first, move(pose, velocity, 1 / FPS))
+    seen = bright(frames[1])
+    assert seen[bright(alone)].all() and seen.sum() > bright(alone).sum(), (
+        "the first object is hidden at most by the second"
+    )
+    write_dataset(tmp_path / "data", num_train=3, num_val=1, seed=0, workers=1, two_motions=True)
+    assert [video.labels for video in read_videos("train.csv", str(tmp_path / "data")).records] == [*PAIRS[:3]]

@@ -86,13 +86,13 @@ def missing_text(lists: Iterable[VideoList]) -> str:
     return "".join(f"{record.path}\t{videos.where(record)}\n" for videos in lists for record in videos.missing)
 
 
-def refuse_several_labels(videos: VideoList) -> None:
-    """Raise AnnotationError for videos with several labels, which training does not support."""
+def refuse_several_labels(videos: VideoList, cure: str = "leave one in each row") -> None:
+    """Raise AnnotationError for videos with several labels."""
     several = videos.with_several_labels
     if several:
         raise AnnotationError(
             f"{videos.source}: {len(several)} of {len(videos)} videos have several labels, the first is '{several[0].path}' "
-            f"({videos.where(several[0])}): training needs one label per video: leave one in each row"
+            f"({videos.where(several[0])}): one label per video is needed: {cure}"
         )
 
 

@@ -116,8 +116,8 @@ def stable_hash(text: str) -> float:
 
 
 def list_text(videos: VideoList) -> str:
-    """Write a list file: one row per video, path and label separated by a tab."""
-    return "".join(f"{_quoted(record.path)}\t{record.label}\n" for record in videos.records)
+    """Write a list file: one row per video, path and labels separated by a tab."""
+    return "".join(f"{_quoted(record.path)}\t{';'.join(map(str, record.labels))}\n" for record in videos.records)
 
 
 def _quoted(path: str) -> str:

@@ -45,7 +45,7 @@ def batch_figure(batch: dict[str, Any], classes: Sequence[str], input: InputSett
     clips, labels, names = batch["video"], batch["label"], batch["video_name"]
     count = min(MAX_CLIPS, len(clips))
     strips = [
-        (denormalised_frames(clips[place], input), f"{classes[int(labels[place])]}   ({names[place]})")
+        (denormalised_frames(clips[place], input), f"{label_text(labels[place], classes)}   ({names[place]})")
         for place in range(count)
     ]
     mixed, targets = mixed_ends(clips, labels, count, mix)
@@ -53,11 +53,17 @@ def batch_figure(batch: dict[str, Any], classes: Sequence[str], input: InputSett
     if not torch.equal(mixed[:count], clips[:count]):
         where += "; below, the same clips mixed, with their targets"
         strips += [
-            (denormalised_frames(clip, input), target_text(target, classes))
+            (denormalised_frames(clip, input), target_text(target, classes, 2 * labels.ndim))
             for clip, target in zip(mixed[:count], targets[:count], strict=True)
         ]
     shown = f"{min(MAX_FRAMES, clips.shape[2])} of {clips.shape[2]} frames, {clips.shape[4]}×{clips.shape[3]} pixels"
     return frame_strips(strips, f"First batch {where} ({shown})")
+
+
+def label_text(label: Tensor, classes: Sequence[str]) -> str:
+    """The name of a label (), or of each of a label set (K,)."""
+    places = label.nonzero().flatten().tolist() if label.ndim else [int(label)]
+    return ", ".join(classes[place] for place in places)
 
 
 def mixed_ends(clips: Tensor, labels: Tensor, count: int, mix: MixStep) -> tuple[Tensor, Tensor]:
@@ -79,9 +85,9 @@ def denormalised_frames(clip: Tensor, input: InputSettings) -> np.ndarray:
     return (frames.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def target_text(target: Tensor, classes: Sequence[str]) -> str:
-    """The two largest parts of a target, `0.63 clap + 0.28 wave`; only one if the others are label smoothing."""
-    best = target.topk(min(2, len(target)))
+def target_text(target: Tensor, classes: Sequence[str], most: int = 2) -> str:
+    """The `most` largest parts of a target, `0.63 clap + 0.28 wave`; only one if the others are label smoothing."""
+    best = target.topk(min(most, len(target)))
     return " + ".join(
         f"{value:.2f} {classes[place]}"
         for rank, (value, place) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True))

@@ -50,6 +50,8 @@ class ModelCard(Settings):
     """From a video to the network's input."""
     protocol: Annotated[str, Field(pattern=rf"^{VIEWS}$")] = "1x1"
     """Views per video that the training run's configuration evaluates with: clips × crops."""
+    multi_label: bool = False
+    """A video may have several labels: scores are the sigmoid of each logit, in place of the softmax of all."""
     measured: Measured | None = None
     """Its accuracy, where evaluation.after_training has measured it."""
     plugin: Word | None = None
@@ -83,9 +85,9 @@ class ModelCard(Settings):
 
     @model_serializer(mode="wrap")
     def _without_no_plugin(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Cards of our own networks say nothing of plugins, those of classifiers nothing of pre-training."""
-        optional = ("plugin", "pretraining")
-        return {name: value for name, value in dump(self).items() if name not in optional or value is not None}
+        """Cards say nothing of plugins, pre-training and several labels where there are none."""
+        optional = {"plugin": None, "pretraining": None, "multi_label": False}
+        return {name: value for name, value in dump(self).items() if name not in optional or value != optional[name]}
 
 
 def _values(tree: object) -> Iterator[object]:
