@@ -16,8 +16,8 @@ RUN python3 -m venv /opt/mvit_video \
         "$(ls /tmp/wheel/*.whl)[all]" \
     && rm -r /tmp/wheel
 
-ENV PATH=/opt/mvit_video/bin:${PATH}
-RUN useradd --create-home user
-USER user
+# Any user may write to /tmp: "docker run --user" names one that the image does not know.
+ENV PATH=/opt/mvit_video/bin:${PATH} HOME=/tmp
+USER nobody
 WORKDIR /data
 ENTRYPOINT ["mvit-video"]
