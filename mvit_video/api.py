@@ -25,6 +25,7 @@ from mvit_video.engine.threads import fitting_threads
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation.evaluate import EvaluationTask, evaluation_task, validator
 from mvit_video.evaluation.masked import masked_validator
+from mvit_video.evaluation.metrics import best_thresholds
 from mvit_video.evaluation.parts import evaluate_part, merged_result
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.evaluation.results import FILES, NAMES, REPORT, EvaluationResult, described_checkpoint
@@ -191,7 +192,7 @@ def _evaluate_weights(run: ResolvedRun, file: Path, folder: Path, say: Say) -> E
         return result
     numbers, views = result.accuracies, str(task.protocol)
     measured = Measured(protocol=views, num_videos=len(task.videos), list=task.videos.source, percent=numbers)
-    card = task.card.model_copy(update={"measured": measured})
+    card = task.card.model_copy(update={"measured": measured} | _thresholds(result, task))
     save_checkpoint(file, task.model, card)
     result = replace(result, content=result.content | {"checkpoint": described_checkpoint(str(file), card)})
     page = _write(result, task, fresh_folder(folder, FILES, overwrite=True))
@@ -310,6 +311,15 @@ def _opened_for(task: EvaluationTask, output: str | Path | None, overwrite: bool
     for note in task.videos.notes:
         say(f"note: {note}")
     return _opened(output, task.videos, overwrite) if output is not None else None
+
+
+def _thresholds(result: EvaluationResult, task: EvaluationTask) -> dict[str, dict[str, float]]:
+    """For a card of several labels: of each class the threshold with the best F1 on the held-out videos."""
+    if not task.card.multi_label:
+        return {}
+    scores = result.scores
+    best = best_thresholds(scores.scores, scores.labels, scores.decoded)
+    return {"thresholds": dict(zip(task.card.classes, best.tolist(), strict=True))}
 
 
 def _opened(output: str | Path, videos: VideoList, overwrite: bool) -> Path:

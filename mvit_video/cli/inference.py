@@ -48,7 +48,7 @@ def predict(arguments: argparse.Namespace) -> int:
         return _predict_part(predictor, list(paths), arguments)
     write, count, failed = WRITERS[arguments.format or "table"], 0, 0
     if arguments.format == "csv":
-        _print_csv("path", "rank", "label", "score")
+        _print_csv("path", "rank", "label", "score", *(["reached"] if predictor.card.multi_label else []))
     for prediction in predictor.each(paths, arguments.top or 5):
         count += 1
         failed += prediction.error is not None
@@ -224,16 +224,23 @@ def _print_table(prediction) -> None:
     table = Table(title=title, title_justify="left", min_width=min(len(title), 60))
     table.add_column("label", overflow="fold")
     table.add_column("score", justify="right")
+    if prediction.labels is not None:
+        table.add_column("reached")
     for label, score in prediction.predictions:
-        table.add_row(printable(label), f"{score:.3f}")
+        table.add_row(printable(label), f"{score:.3f}", *_reached(prediction, label, "yes", "no"))
     console().print(table)
 
 
 def _print_rows(prediction) -> None:
     """Rows of a video, one per label, best first."""
     for rank, (label, score) in enumerate(prediction.predictions, 1):
-        _print_csv(prediction.path, rank, label, f"{score:.6f}")
+        _print_csv(prediction.path, rank, label, f"{score:.6f}", *_reached(prediction, label, 1, 0))
     sys.stdout.flush()
+
+
+def _reached(prediction, label: str, yes: object, no: object) -> list:
+    """Of a network for several labels, whether this is one of them."""
+    return [] if prediction.labels is None else [yes if label in prediction.labels else no]
 
 
 def _print_csv(*cells: object) -> None:

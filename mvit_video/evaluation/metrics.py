@@ -36,6 +36,23 @@ def mean_over_classes(hits: np.ndarray, labels: np.ndarray, weights: np.ndarray)
     return 100.0 * float((right[counts > 0] / counts[counts > 0]).mean())
 
 
+def best_thresholds(scores: np.ndarray, truth: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    """For each class the threshold with the best F1, halfway between two scores: (K,). 0.5 for a class without videos."""
+    return np.array([_best_threshold(*pair) for pair in zip(scores[decoded].T, truth[decoded].T, strict=True)])
+
+
+def _best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
+    if not truth.any():
+        return 0.5
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order].astype(np.float64), truth[order].cumsum()
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + truth.sum())
+    f1[:-1][ranked[:-1] == ranked[1:]] = -1  # equal scores are on one side
+    best = int(f1.argmax())
+    below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
+    return float((ranked[best] + below) / 2)
+
+
 def confusion_matrix(scores: np.ndarray, labels: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     """(K, K) counts: rows are true classes, columns predicted ones; videos without scores are in no column."""
     matrix = np.zeros((scores.shape[1],) * 2, dtype=np.int64)

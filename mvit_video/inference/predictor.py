@@ -47,11 +47,15 @@ VALUES_AT_ONCE = {"cpu": 4 * 16 * 224 * 224, "cuda": 32 * 16 * 224 * 224}  # pix
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best classes of one video with scores (0 to 1), best first; or the error that prevented them."""
+    """The best classes of one video with scores (0 to 1), best first; or the error that prevented them.
+
+    `labels`, of a network for several labels, are the classes whose score reaches their threshold, best first; else None.
+    """
 
     path: str
     predictions: tuple[tuple[str, float], ...]
     error: str | None = None
+    labels: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -75,6 +79,7 @@ class Prediction:
         return {
             "path": self.path,
             "predictions": [{"label": label, "score": score} for label, score in self.predictions],
+            **({} if self.labels is None else {"labels": list(self.labels)}),
         }
 
 
@@ -200,8 +205,16 @@ class Predictor:
 
     def prediction(self, path: str, scores: np.ndarray, top: int = 5) -> Prediction:
         """The `top` best of the scores (K,)."""
-        best = np.argsort(-scores, kind="stable")[:top]
-        return Prediction(path, tuple((self.card.classes[place], float(scores[place])) for place in best))
+        order, classes = np.argsort(-scores, kind="stable"), self.card.classes
+        best = tuple((classes[place], float(scores[place])) for place in order[:top])
+        reached = tuple(classes[place] for place in order if scores[place] >= self.thresholds[place])
+        return Prediction(path, best, labels=reached if self.card.multi_label else None)
+
+    @property
+    def thresholds(self) -> np.ndarray:
+        """With several labels, the score from which on each class is one of them: (K,)."""
+        chosen = self.card.thresholds or {}
+        return np.array([chosen.get(name, 0.5) for name in self.card.classes])
 
     def _read(self, video: Video, fps: float, guard: Guard) -> Tensor | str:
         """The pixels of a video's views, or why there are none."""

@@ -37,8 +37,9 @@ class Segment:
 
 @dataclass(frozen=True)
 class Timeline:
-    """scores (n, K) at `times` (n,), the middles of the windows in seconds; segments cover the video without gaps,
-    none shorter than half a window. `thumbnails` are a few small frames, uint8 (H, W, 3), evenly over the `seconds`.
+    """scores (n, K) at `times` (n,), the middles of the windows in seconds; segments cover the video without gaps, none
+    shorter than half a window; with `multi_label` they may overlap and leave gaps. `thumbnails` are a few small frames,
+    uint8 (H, W, 3), evenly over the `seconds`.
 
     Where the video cannot be decoded to its end, all of this is about the part before, and `error` says why.
     """
@@ -50,9 +51,16 @@ class Timeline:
     window_seconds: float
     thumbnails: tuple[np.ndarray, ...] = ()
     error: str | None = None
+    multi_label: bool = False
+
+    def segments_at(self, seconds: float) -> tuple[Segment, ...]:
+        """The segments of a moment, which with one label per video is always one."""
+        if self.multi_label:
+            return tuple(segment for segment in self.segments if segment.start <= seconds < segment.end)
+        return (self.segment_at(seconds),)
 
     def segment_at(self, seconds: float) -> Segment:
-        """The segment of a moment; before the first and after the last, these."""
+        """With one label per video, the segment of a moment; before the first and after the last, these."""
         place = bisect_right(self.segments, seconds, key=lambda segment: segment.end)
         return self.segments[min(place, len(self.segments) - 1)]
 
@@ -79,8 +87,12 @@ def label_timeline(
     seconds, window = float(shown[source.seen]), min(plan.length, source.seen) / reader.fps
     ends = np.minimum(np.array(starts) + plan.length, source.seen)  # where decoding stops, a window may be given before
     times, table = (shown[starts] + shown[ends]) / 2, np.concatenate(scores)
-    segments = merge_segments(times, table, predictor.card.classes, seconds, shortest=window / 2)
-    return Timeline(times, table, segments, seconds, window, tuple(source.thumbnails), source.error)
+    card, more = predictor.card, (tuple(source.thumbnails), source.error)
+    if card.multi_label:
+        segments = reached_segments(times, table, predictor.thresholds, card.classes, seconds, shortest=window / 2)
+    else:
+        segments = merge_segments(times, table, card.classes, seconds, shortest=window / 2)
+    return Timeline(times, table, segments, seconds, window, *more, card.multi_label)
 
 
 class _Frames:
@@ -155,6 +167,27 @@ def merge_segments(
         Segment(float(borders[first]), float(borders[last]), classes[label], float(scores[first:last, label].mean()))
         for first, (last, label) in sorted(runs.items())
     )
+
+
+def reached_segments(
+    times: np.ndarray,
+    scores: np.ndarray,
+    thresholds: np.ndarray,
+    classes: tuple[str, ...],
+    seconds: float,
+    shortest: float = 0.0,
+) -> tuple[Segment, ...]:
+    """Runs of moments at which a class reaches its threshold (K,), cut as in `merge_segments`, by their start; those of different
+    classes may overlap. Runs shorter than `shortest` seconds are left out.
+    """
+    borders = np.concatenate([[0.0], (times[:-1] + times[1:]) / 2, [seconds]])
+    segments = [
+        Segment(float(borders[first]), float(borders[last]), name, float(column[first:last].mean()))
+        for name, column, threshold in zip(classes, scores.T, thresholds, strict=True)
+        for first, last, reached in _runs((column >= threshold).astype(int))
+        if reached and borders[last] - borders[first] >= shortest
+    ]
+    return tuple(sorted(segments, key=lambda segment: segment.start))
 
 
 def _runs(labels: np.ndarray) -> list[tuple[int, int, int]]:

@@ -39,13 +39,13 @@ FONT = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 
 
 def write_annotated(path: str | Path, output: Path, timeline: Timeline, guard: Guard) -> None:
-    """A copy of the video with the label of the moment and its score in the corner, as far as the timeline goes."""
+    """A copy of the video with the labels of the moment and their scores in the corner, as far as the timeline goes."""
     with open_video(path, guard, whole=False, again=True) as reader:
         times = shown_at(reader)
 
     def draw(number: int, frame: np.ndarray) -> np.ndarray:
-        segment = timeline.segment_at(times[number])
-        return put_caption(frame, f"{segment.label}  {segment.score:.2f}")
+        said = ", ".join(f"{segment.label}  {segment.score:.2f}" for segment in timeline.segments_at(times[number]))
+        return put_caption(frame, said) if said else frame
 
     write_copy(path, output, draw, guard)
 

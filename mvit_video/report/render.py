@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from textwrap import shorten
 
 import numpy as np
 from matplotlib import colormaps
@@ -14,12 +15,14 @@ from PIL import Image
 from mvit_video.figures import legend_as_named, new_figure
 from mvit_video.inference.explain import Explanation
 from mvit_video.inference.timeline import Segment, Timeline
+from mvit_video.printable import printable
 from mvit_video.report.strips import part_middles
 
 HEAT = "turbo"
 MAX_OPACITY = 0.85  # share of the colour at full heat, the rest is the frame
 LETTERS = 140  # side by side in a lane
 MOST_COLOURS = 9
+LANE_NAME = 24  # letters of a lane's name
 OTHERS = "#b5b5b5"
 
 
@@ -29,9 +32,9 @@ def timeline_figure(
     """Frames spread over the video, a lane of segments (and one of the truth, where known), and the scores under them.
 
     `frames` are uint8 (H, W, 3), the timeline's own thumbnails by default. The nine labels that fill most of the lanes have a
-    colour and a curve; the others are grey.
+    colour and a curve; the others are grey. Labels that may overlap have a lane each, and only these nine are drawn.
     """
-    lanes = [("predicted", timeline.segments)] + ([("true", tuple(truth))] if truth else [])
+    lanes = _lanes(timeline) + ([("true", tuple(truth))] if truth else [])
     colours = _colours([segment for _, segments in lanes for segment in segments])
     figure, (strip, lane, curve) = new_figure(
         11.0, 5.4, rows=3, height_ratios=[1.1, 0.55 * len(lanes), 1.6], sharex=True
@@ -40,6 +43,8 @@ def timeline_figure(
         for segment in segments:
             _bar(lane, row, segment, colours.get(segment.label, OTHERS), timeline.seconds)
     lane.set_yticks(range(len(lanes)), [name for name, _ in lanes])
+    for text in lane.get_yticklabels():
+        text.set_parse_math(False)
     lane.set_ylim(len(lanes) - 0.5, -0.5)
     for label, colour in colours.items():
         curve.plot(timeline.times, timeline.scores[:, classes.index(label)], color=colour, label=label)
@@ -50,6 +55,15 @@ def timeline_figure(
     figure.draw_without_rendering()  # lays it out, so that the size of a frame's place is known
     _draw_strip(strip, frames if len(frames) else timeline.thumbnails, timeline.seconds)
     return figure
+
+
+def _lanes(timeline: Timeline) -> list[tuple[str, tuple[Segment, ...]]]:
+    """The segments in one lane, or where they may overlap, one for each of the labels that fill most of the video."""
+    if not timeline.multi_label:
+        return [("predicted", timeline.segments)]
+    shown = _colours(timeline.segments)
+    lanes = [(name, tuple(one for one in timeline.segments if one.label == name)) for name in shown]
+    return [(shorten(printable(name), LANE_NAME), segments) for name, segments in lanes] or [("no label", ())]
 
 
 def _axis(curve, seconds: float) -> None:

@@ -1,7 +1,10 @@
 """Several labels per video: the loss, mixed label sets, a whole run, and scores that are sigmoids."""
 
+import json
 import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,10 +14,12 @@ from conftest import CPU, REPOSITORY, silent
 from run_records import numbers_of_steps
 from tiny_predictor import nano_card, nano_model, nano_predictor
 
+from mvit_video import api
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import TrainSettings
 from mvit_video.data.lists.records import VideoList, VideoRecord
 from mvit_video.data.mixing import Mixer, MixParameters, apply_mix, mix_generator, smooth_targets
+from mvit_video.data.synthetic import CLASSES
 from mvit_video.engine.checkpoint import read_best
 from mvit_video.engine.data_warnings import class_counts
 from mvit_video.engine.dry_run import dry_run
@@ -24,12 +29,16 @@ from mvit_video.engine.metrics_log import read_metrics
 from mvit_video.engine.resolve import resolve
 from mvit_video.engine.run import train_run
 from mvit_video.engine.teacher import Teacher
-from mvit_video.errors import AnnotationError, ConfigError
+from mvit_video.errors import AnnotationError, CheckpointError, ConfigError
 from mvit_video.evaluation.evaluate import evaluation_task, validator
+from mvit_video.evaluation.metrics import best_thresholds
 from mvit_video.figures import curves
 from mvit_video.inference.predictor import Predictor
-from mvit_video.model.weights.card import ModelCard
+from mvit_video.inference.timeline import Timeline, reached_segments
+from mvit_video.model.weights.card import CARD_KEY, ModelCard, read_card
 from mvit_video.model.weights.load import read_weights
+from mvit_video.report.outputs import timeline_outputs
+from mvit_video.report.render import timeline_figure
 
 SETTINGS = TrainSettings(loss="binary_cross_entropy", label_smoothing=0.0)
 SETS = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.uint8)
@@ -163,3 +172,80 @@ def test_a_teacher_for_several_labels_is_refused():
         ConfigError, match=r"train.teacher t.safetensors: was trained for several labels.*train.teacher=null"
     ):
         Teacher(nano_model(), several, nano_card(), "t.safetensors")
+
+
+def test_thresholds_have_the_best_f1_of_all():
+    rng = np.random.default_rng(4)
+    scores = rng.random((40, 3)).round(1).astype(np.float32)
+    truth, decoded = rng.random((40, 3)) < [0.3, 0.6, 0.0], np.arange(40) != 7
+    found = best_thresholds(scores, truth, decoded)
+
+    def f1(column, threshold):
+        said, is_so = scores[decoded, column] >= threshold, truth[decoded, column]
+        return 2 * (said & is_so).sum() / (said.sum() + is_so.sum())
+
+    for column in (0, 1):
+        assert f1(column, found[column]) == max(f1(column, threshold) for threshold in np.arange(0, 1.05, 0.05))
+    assert found[2] == 0.5
+
+
+def test_thresholds_of_other_classes_are_refused_in_one_sentence():
+    card = json.loads(nano_card().model_copy(update={"multi_label": True}).model_dump_json())
+    for thresholds, what in (
+        ({"moving lft": 0.5}, "'moving lft' is none of its classes"),
+        ({"moving left": 0.5}, "every class"),
+    ):
+        with pytest.raises(
+            CheckpointError, match=f"m.safetensors: its card cannot be read.*{what}.*or none, which means 0.5"
+        ):
+            read_card({CARD_KEY: json.dumps(card | {"thresholds": thresholds})}, "m.safetensors")
+
+
+def test_a_prediction_names_every_class_that_reaches_its_threshold():
+    thresholds = dict.fromkeys(CLASSES, 0.5) | {CLASSES[2]: 0.9, CLASSES[5]: 0.2}
+    card = nano_card().model_copy(update={"multi_label": True, "thresholds": thresholds})
+    found = Predictor(nano_model(), card, CPU).prediction("a.mp4", np.array([0.1, 0.6, 0.8, 0, 0, 0.3, 0.7, 0]), top=2)
+    assert [label for label, _ in found.predictions] == [CLASSES[2], CLASSES[6]]
+    assert found.as_dict()["labels"] == [CLASSES[6], CLASSES[1], CLASSES[5]]
+    assert "labels" not in nano_predictor().prediction("a.mp4", np.ones(8) / 8).as_dict()
+
+
+def test_segments_of_several_labels_overlap_and_leave_gaps():
+    times = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    scores = np.array([[0.9, 0.1], [0.7, 0.6], [0.2, 0.8], [0.1, 0.1], [0.6, 0.1]])
+    segments = reached_segments(times, scores, np.array([0.5, 0.5]), ("a", "b"), 6.0, shortest=1.6)
+    assert [(one.label, one.start, one.end, round(one.score, 6)) for one in segments] == [
+        ("a", 0, 2.5, 0.8),
+        ("b", 1.5, 3.5, 0.7),
+    ]
+    timeline = Timeline(times, scores, segments, 6.0, 2.0, multi_label=True)
+    assert [[one.label for one in timeline.segments_at(at)] for at in (0, 2, 3, 5)] == [["a"], ["a", "b"], ["b"], []]
+    lanes = [text.get_text() for text in timeline_figure(timeline, ("a", "b")).axes[1].get_yticklabels()]
+    assert lanes == ["a", "b"]
+    timeline_figure(Timeline(times, scores, (), 6.0, 2.0, multi_label=True), ("a", "b"))
+
+
+def test_every_verb_writes_the_labels_of_a_video(few_videos, tmp_path):
+    card = nano_card().model_copy(update={"multi_label": True})
+    predictor = Predictor(nano_model(), card, CPU)
+    video = str(few_videos / "val/00000.mp4")
+    [found] = predictor(video)
+    assert set(found.labels) == {label for label, score in predictor(video, top=8)[0].predictions if score >= 0.5}
+    timeline_outputs(predictor, video, tmp_path / "out", None, silent)
+    content = json.loads((tmp_path / "out/timeline.json").read_text())
+    assert {segment["label"] for segment in content["segments"]} <= set(CLASSES)
+    assert (tmp_path / "out/annotated.mp4").is_file()
+
+
+@pytest.mark.integration
+def test_the_evaluation_after_training_puts_thresholds_on_the_card(few_videos, tmp_path):
+    config = config_for(several_labels(few_videos, tmp_path), "evaluation.after_training=true", "train.epochs=1")
+    found = api.train(config, tmp_path / "run", device="cpu", say=silent)
+    scores, card = found.evaluation.scores, read_weights(str(found.weights)).card
+    best = best_thresholds(scores.scores, scores.labels, scores.decoded)
+    assert card.thresholds == dict(zip(card.classes, best.tolist(), strict=True))
+    assert Predictor.from_checkpoint(found.weights, "cpu").thresholds.tolist() == best.tolist()
+    for form, seen in (("csv", "reached"), ("jsonl", '"labels"'), ("table", "reached")):
+        words = ["predict", str(few_videos / "val/00000.mp4"), "--checkpoint", str(found.weights), "--format", form]
+        done = subprocess.run([sys.executable, "-m", "mvit_video", *words], capture_output=True, text=True, check=True)
+        assert seen in done.stdout

@@ -164,7 +164,7 @@ class BarePredictor:
 
     def __init__(self, reader, **settings):
         self.guard = SimpleNamespace(open=lambda path, whole: reader)
-        self.card = SimpleNamespace(preprocessing=InputSettings(**settings), classes=("a", "b", "c"))
+        self.card = SimpleNamespace(preprocessing=InputSettings(**settings), classes=("a", "b", "c"), multi_label=False)
         self.rng = np.random.default_rng(0)
 
     def scores_of(self, parts):

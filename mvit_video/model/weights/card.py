@@ -6,7 +6,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, field_validator, model_serializer
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from torch import nn
 
 from mvit_video.config.schema import VIEWS, InputSettings, PretrainSettings, Settings
@@ -52,6 +59,8 @@ class ModelCard(Settings):
     """Views per video that the training run's configuration evaluates with: clips × crops."""
     multi_label: bool = False
     """A video may have several labels: scores are the sigmoid of each logit, in place of the softmax of all."""
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    """With several labels, the score from which on each class is one of them, where evaluation.after_training has chosen it; else 0.5."""
     measured: Measured | None = None
     """Its accuracy, where evaluation.after_training has measured it."""
     plugin: Word | None = None
@@ -66,6 +75,14 @@ class ModelCard(Settings):
         if count > 1:
             raise ValueError(f"{count} classes are called '{name}': give each a name of its own")
         return classes
+
+    @model_validator(mode="after")
+    def _thresholds_are_of_the_classes(self) -> "ModelCard":
+        if self.thresholds is not None and not (self.multi_label and self.thresholds.keys() == {*self.classes}):
+            other = next((name for name in self.thresholds if name not in self.classes), None)
+            what = f"'{other}' is none of its classes" if other else "they must name every class of several labels"
+            raise ValueError(f"thresholds do not fit ({what}): give one to each class, or none, which means 0.5")
+        return self
 
     @field_validator("arguments")
     @classmethod
@@ -86,7 +103,7 @@ class ModelCard(Settings):
     @model_serializer(mode="wrap")
     def _without_no_plugin(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Cards say nothing of plugins, pre-training and several labels where there are none."""
-        optional = {"plugin": None, "pretraining": None, "multi_label": False}
+        optional = {"plugin": None, "pretraining": None, "multi_label": False, "thresholds": None}
         return {name: value for name, value in dump(self).items() if name not in optional or value != optional[name]}
 
 
