@@ -141,11 +141,16 @@ def test_a_signal_to_torchrun_saves_the_state(whole, few_videos, tmp_path, name)
     command = words(few_videos, run, *more, "--resume", "auto")
     handled = ["--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1", "--shutdown-timeout", "100"]
     start = torchrun_words(*MODULE, *command, options=handled)
-    process = subprocess.Popen(start, env=environment(), stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not read_metrics(run / "metrics.jsonl"):
-        time.sleep(0.002)
-    process.send_signal(signal.Signals[name])
-    assert f"stopped by {name} after step" in process.communicate(timeout=100)[1]
+    for _ in range(4):  # on a busy machine the four steps may be over when the signal comes
+        shutil.rmtree(run, ignore_errors=True)
+        process = subprocess.Popen(start, env=environment(), stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not read_metrics(run / "metrics.jsonl"):
+            time.sleep(0.002)
+        process.send_signal(signal.Signals[name])
+        said = process.communicate(timeout=100)[1]
+        if not (run / "model.safetensors").exists():
+            break
+    assert f"stopped by {name} after step" in said
     assert newest_state(run)[0].step == len(read_metrics(run / "metrics.jsonl")) < 4
     done = torchrun(*MODULE, *command)
     assert done.returncode == 0 and the_same(run, whole)
