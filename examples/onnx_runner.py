@@ -95,17 +95,19 @@ class Runner:
             raise ValueError(f"{path}: was not written by mvit-video export --format onnx")
         self.batch, card = batch or 1, json.loads(metadata["mvit_video"])
         self.classes, self.settings = card["classes"], card["preprocessing"]
+        self.fusion = card.get("fusion", "mean")
         self.activation = sigmoid if card.get("multi_label") else softmax
         clips, _, crops = card["protocol"].rpartition("-")[2].partition("x")  # 5x1, or kinetics-5x1
         self.num_clips, self.num_crops = int(clips), int(crops)
 
     def scores(self, path: str) -> np.ndarray:
-        """The mean softmax (sigmoid, for several labels) over all views of a video: (K,)."""
+        """The softmax (sigmoid, for several labels) of all views of a video, their mean or largest: (K,)."""
         views = self.views(path)
         short = -len(views) % self.batch  # a file of a fixed batch gets the last view again, whose answers are left out
         padded = np.concatenate([views, np.repeat(views[-1:], short, 0)])
         logits = [self.logits(padded[place : place + self.batch]) for place in range(0, len(padded), self.batch)]
-        return self.activation(np.concatenate(logits)[: len(views)].astype(np.float64)).mean(0)
+        scores = self.activation(np.concatenate(logits)[: len(views)].astype(np.float64))
+        return scores.max(0) if self.fusion == "max" else scores.mean(0)
 
     def views(self, path: str) -> np.ndarray:
         """Every clip of a video at every crop, normalised: float32 (V, 3, T, H, W)."""

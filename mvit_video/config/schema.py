@@ -389,6 +389,8 @@ class PretrainSettings(Settings):
 class EvaluationSettings(Settings):
     protocol: Annotated[str, Field(pattern=rf"^({VIEWS}|kinetics-5x1|kinetics-5x3|ssv2-1x3)$")] = "5x1"
     """Views per video: clips × crops, such as 5x1 or 1x3; kinetics-5x1, kinetics-5x3 and ssv2-1x3 also require the published input."""
+    fusion: Literal["mean", "max"] = "mean"
+    """A video's score of a class: the mean over its views, or the largest (max, as published for Charades); goes with the weights."""
     views_per_batch: Positive = 16
     """Views per forward pass; affects speed and memory only."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -110,6 +110,7 @@ def convert_slowfast(path: str | Path) -> Conversion:
         _task(file)
         _network(file)
         file.fixed(FIXED)
+        _scores(file)
         if file.masked:
             _masking(file)
         if file.training:
@@ -245,6 +246,18 @@ def _input(file: _SlowFastConfig) -> None:
     file.put("evaluation.protocol", f"{clips}x{crops}", "derived", *views)
     jitter = file.value("DATA.TRAIN_JITTER_SCALES", [256, 320])
     file.put("data.short_side", jitter[0] if crops == 1 else test_crop, "derived", "DATA.TRAIN_JITTER_SCALES")
+
+
+def _scores(file: _SlowFastConfig) -> None:
+    """How many labels a video has, and how the scores of its views become its own."""
+    several, method = file.value("DATA.MULTI_LABEL", False), file.value("DATA.ENSEMBLE_METHOD", "sum")
+    if several:
+        file.put("train.loss", "binary_cross_entropy", "derived", "DATA.MULTI_LABEL")
+    else:
+        file.record("ignored", "same here: clips have one label", "DATA.MULTI_LABEL")
+    if method not in ("sum", "max"):
+        file.refuse("DATA.ENSEMBLE_METHOD", f"is {method!r}, but the views of a video are summed or their max is taken")
+    file.put("evaluation.fusion", "max" if method == "max" else "mean", "renamed", "DATA.ENSEMBLE_METHOD")
 
 
 def _colours(file: _SlowFastConfig) -> None:
@@ -433,6 +446,11 @@ def _mixing(file: _SlowFastConfig) -> None:
         file.fixed(
             {"MODEL.LOSS_FUNC": ("cross_entropy", "multi_mse", "the loss is the squared error over hidden tokens")}
         )
+        return
+    if file.value("DATA.MULTI_LABEL", False):
+        if loss != "bce_logit":
+            file.refuse("MODEL.LOSS_FUNC", f"is {loss!r}, but with DATA.MULTI_LABEL the loss must be bce_logit")
+        file.record("derived", "train.loss = binary_cross_entropy", "MODEL.LOSS_FUNC")
         return
     if loss not in ("cross_entropy", "soft_cross_entropy"):
         file.refuse("MODEL.LOSS_FUNC", f"is {loss!r}, but the loss must be the cross entropy")

@@ -111,8 +111,6 @@ FIXED: dict[str, tuple[Any, Any, str]] = {
     "MVIT.USE_FIXED_SINCOS_POS": (False, False, "positions are learned"),
     "MVIT.REV.ENABLE": (False, False, "blocks are not reversible"),
     "DATA.INPUT_CHANNEL_NUM": ([3], [3], "clips have three channels"),
-    "DATA.MULTI_LABEL": (False, False, "clips have one label"),
-    "DATA.ENSEMBLE_METHOD": ("sum", "sum", "the scores of a video's views are averaged"),
     "DATA.PATH_PREFIX": ("", "", "paths are relative to data.root"),
     "DETECTION.ENABLE": (False, False, "whole clips are classified, not boxes"),
 }
@@ -171,7 +169,7 @@ IGNORED: dict[str, str] = {
     "AUG.INTERPOLATION": "RandAugment is bicubic",
     "MVIT.SEPARATE_QKV": "the same network; separate projections in its files are joined",
     "MODEL.NUM_CLASSES": "the classes of data.train",
-    "MODEL.HEAD_ACT": "scores are softmax of the logits",
+    "MODEL.HEAD_ACT": "scores are the softmax of the logits, with several labels their sigmoid",
     "MODEL.FC_INIT_STD": "weights are initialised from a normal distribution, std 0.02",
     "MODEL.DROPCONNECT_RATE": "only for other networks",
     "SOLVER.BASE_LR_SCALE_NUM_SHARDS": "rates always scale with the clips of a step",

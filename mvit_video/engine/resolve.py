@@ -182,6 +182,7 @@ def model_card(config: Config, classes: tuple[str, ...]) -> ModelCard:
         classes=classes,
         preprocessing=config.data.input,
         protocol=config.evaluation.protocol.rpartition("-")[2],  # the views of a named one: 5x1 of kinetics-5x1
+        fusion=config.evaluation.fusion,
         multi_label=is_multi_label(config.train),
         pretraining=config.pretrain if config.train.objective == "masked" else None,
     )

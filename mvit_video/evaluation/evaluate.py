@@ -53,7 +53,9 @@ class Evaluator:
         workers: int = 0,
         shard: Shard = WHOLE,
         multi_label: bool = False,
+        fusion: str = "mean",
     ) -> None:
+        self.fusion = fusion
         self.dataset, self.precision, self.views_per_batch, self.workers = dataset, precision, views_per_batch, workers
         self.shard = shard
         self.normalise = Normalise(dataset.input.mean, dataset.input.std)
@@ -71,7 +73,8 @@ class Evaluator:
         loader = view_loader(self.dataset, self.workers, first, step)
         sizes = len(self.videos), len(self.videos.classes), self.views_per_batch
         device, autocast = self.precision.device, self.precision.autocast
-        scorer = ViewScorer(model, *sizes, device, self.normalise, self.labels.ndim == 2, autocast, forward)
+        kind, largest = self.labels.ndim == 2, self.fusion == "max"
+        scorer = ViewScorer(model, *sizes, device, self.normalise, kind, autocast, forward, largest)
         with report_lost_workers(), progress_bar(title, len(loader)) if is_rank_zero() else nullcontext() as bar:
             bad = score_views(scorer, loader, reorder, bar.advance if bar else lambda: None)
         return self._of_all_processes(scorer, bad)
@@ -80,7 +83,7 @@ class Evaluator:
         sums, counts = all_reduced(scorer.sums), all_reduced(scorer.counts)
         listed = [BadVideo(**values) for part in all_gather_json([asdict(video) for video in bad]) for values in part]
         names = [record.path for record in self.videos.records]
-        scores = (sums / counts.clamp(min=1)[:, None]).float().numpy()
+        scores = (sums if self.fusion == "max" else sums / counts.clamp(min=1)[:, None]).float().numpy()
         if not np.isfinite(scores).all():
             first = names[int(np.isfinite(scores).all(1).argmin())]
             raise CheckpointError(f"{first}: the network's scores are NaN or Inf: these weights are unusable")
@@ -100,7 +103,10 @@ def evaluator_from(
 ) -> Evaluator:
     source = video_files_from(config.data.root, config.data.decoding)
     dataset = ViewDataset(videos, source, input, protocol.clips, protocol.crops, on_bad="return", pixels=True)
-    return Evaluator(dataset, precision, config.evaluation.views_per_batch, config.data.workers, shard, multi_label)
+    settings = config.evaluation
+    return Evaluator(
+        dataset, precision, settings.views_per_batch, config.data.workers, shard, multi_label, settings.fusion
+    )
 
 
 def true_labels(videos: VideoList, multi_label: bool = False) -> np.ndarray:

@@ -67,10 +67,14 @@ class Protocol:
             return "a short side that is the crop's"
         return _sizes(self.short_side, (self.crop_size, self.crop_size))
 
-    def in_words(self, preprocessing: InputSettings, multi_label: bool = False, frames: str = "in-order") -> str:
+    def in_words(
+        self, preprocessing: InputSettings, multi_label: bool = False, frames: str = "in-order", fusion: str = "mean"
+    ) -> str:
         """The protocol as a reader needs it to repeat the evaluation."""
         order = "" if frames == "in-order" else f" The frames of each clip are {frames}."
-        return f"{_clips(self, preprocessing)}{order} {_crops(self, preprocessing)} {_scores(self, multi_label)}"
+        return (
+            f"{_clips(self, preprocessing)}{order} {_crops(self, preprocessing)} {_scores(self, multi_label, fusion)}"
+        )
 
 
 NAMED = {
@@ -118,7 +122,8 @@ def _crops(protocol: Protocol, preprocessing: InputSettings) -> str:
     return f"The short side is scaled to {preprocessing.short_side} pixels{more}, and {where[protocol.crops]}."
 
 
-def _scores(protocol: Protocol, multi_label: bool) -> str:
+def _scores(protocol: Protocol, multi_label: bool, fusion: str) -> str:
     kind = "sigmoid" if multi_label else "softmax"
-    mean = f"the mean {kind} of its {protocol.views} views" if protocol.views > 1 else f"the {kind} of its one view"
+    how = "largest" if fusion == "max" else "mean"
+    mean = f"the {how} {kind} of its {protocol.views} views" if protocol.views > 1 else f"the {kind} of its one view"
     return f"A video's score is {mean}. Every video counts once; one that cannot be decoded counts as wrong."

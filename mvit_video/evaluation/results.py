@@ -175,7 +175,7 @@ def circumstances(
     device = precision.device
     versions = {"mvit_video": __version__, "torch": torch.__version__, "numpy": np.__version__}
     return {
-        "protocol_in_words": protocol.in_words(shown, multi_label, frames),
+        "protocol_in_words": protocol.in_words(shown, multi_label, frames, config.evaluation.fusion),
         "frames": frames,
         "crop_size": list(shown.crop_hw),
         "list": videos.source,

@@ -1,4 +1,4 @@
-"""Scores of videos: the softmax (or sigmoid) of each view, averaged over the views of a video."""
+"""Scores of videos: the softmax (or sigmoid) of each view, averaged over the views of a video, or the largest of them."""
 
 # V views of a video (clips × crops), K classes
 
@@ -47,7 +47,8 @@ class ViewScorer:
     in `autocast`, called through `forward` if that is given.
     Views come as pixels, and become clips where they are scored. A device that works by itself, such as a
     GPU, is some batches behind: what it has found is fetched later. After `finish`, `sums` (n, K) float64 and `counts` (n,) are
-    complete; those of several scorers with other videos may be added up.
+    complete; those of several scorers with other videos may be added up. With `largest`, `sums` are each class's largest
+    scores.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class ViewScorer:
         multi_label: bool = False,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         forward: Callable[[Tensor], Tensor] | None = None,
+        largest: bool = False,
     ) -> None:
-        self.forward = forward or model
+        self.forward, self.largest = forward or model, largest
         self.model, self.views_per_batch, self.device, self.autocast = model, views_per_batch, device, autocast
         self.normalise = normalise
         self.activation = torch.sigmoid if multi_label else partial(torch.softmax, dim=1)
@@ -99,7 +101,10 @@ class ViewScorer:
     def _fetch(self) -> None:
         for rows, scores in self._scored:
             owners = torch.tensor(rows)
-            self.sums.index_add_(0, owners, scores.cpu())
+            if self.largest:
+                np.maximum.at(self.sums.numpy(), rows, scores.cpu().numpy())
+            else:
+                self.sums.index_add_(0, owners, scores.cpu())
             self.counts.index_add_(0, owners, torch.ones_like(owners))
         self._scored = []
 

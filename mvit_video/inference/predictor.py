@@ -173,8 +173,7 @@ class Predictor:
                     if isinstance(views, str):
                         yield Prediction(name_of(video), (), views)
                     else:
-                        mean = np.stack([next(scores) for _ in views]).mean(0, dtype=np.float64)
-                        yield self.prediction(name_of(video), mean, top)
+                        yield self.prediction(name_of(video), self._fused([next(scores) for _ in views]), top)
 
     @property
     def views_at_once(self) -> int:
@@ -209,6 +208,11 @@ class Predictor:
         best = tuple((classes[place], float(scores[place])) for place in order[:top])
         reached = tuple(classes[place] for place in order if scores[place] >= self.thresholds[place])
         return Prediction(path, best, labels=reached if self.card.multi_label else None)
+
+    def _fused(self, scores: Sequence[np.ndarray]) -> np.ndarray:
+        """A video's scores from those of its views, (K,) each."""
+        stacked = np.stack(scores)
+        return stacked.max(0) if self.card.fusion == "max" else stacked.mean(0, dtype=np.float64)
 
     @property
     def thresholds(self) -> np.ndarray:

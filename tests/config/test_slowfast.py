@@ -459,6 +459,8 @@ def test_mixed_precision_weights_and_a_data_folder_are_taken_over(tmp_path):
         ("MVIT", {"USE_ABS_POS": True}, "MVIT.USE_ABS_POS (positions must be relative in space and time, or absolute"),
         ("MVIT", {"PATCH_PADDING": [2, 4, 4]}, "MVIT.PATCH_PADDING (is [2, 4, 4], but patches are padded by half"),
         ("MODEL", {"LOSS_FUNC": "bce"}, "MODEL.LOSS_FUNC (is 'bce', but the loss must be the cross entropy)"),
+        ("DATA", {"MULTI_LABEL": True}, "MODEL.LOSS_FUNC (is 'soft_cross_entropy', but with DATA.MULTI_LABEL the loss"),
+        ("DATA", {"ENSEMBLE_METHOD": "min"}, "DATA.ENSEMBLE_METHOD (is 'min', but the views of a video are summed or"),
         (
             "SOLVER",
             {"OPTIMIZING_METHOD": "adam"},
@@ -550,3 +552,11 @@ def test_the_verb_writes_a_file_that_trains_and_never_over_another(capsys, tmp_p
     (tmp_path / "theirs.yaml").write_text("MODEL: {ARCH: slowfast}\n")
     assert cli.main(["convert-config", str(tmp_path / "theirs.yaml"), "--output", str(tmp_path / "new.yaml")]) == 1
     assert not (tmp_path / "new.yaml").exists()
+
+
+def test_several_labels_and_the_largest_score_of_the_views_are_converted(tmp_path):
+    tree = kinetics("s", 16, 4, 0.2)
+    tree["DATA"] |= {"MULTI_LABEL": True, "ENSEMBLE_METHOD": "max"}
+    tree["MODEL"] |= {"LOSS_FUNC": "bce_logit", "HEAD_ACT": "sigmoid"}
+    settings = converted(tmp_path, tree).settings
+    assert settings["train.loss"] == "binary_cross_entropy" and settings["evaluation.fusion"] == "max"

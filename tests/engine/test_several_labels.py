@@ -17,16 +17,18 @@ from tiny_predictor import nano_card, nano_model, nano_predictor
 from mvit_video import api
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import TrainSettings
+from mvit_video.data.dataset import read_views
 from mvit_video.data.lists.records import VideoList, VideoRecord
 from mvit_video.data.mixing import Mixer, MixParameters, apply_mix, mix_generator, smooth_targets
 from mvit_video.data.synthetic import CLASSES
+from mvit_video.data.video.reader import VideoReader
 from mvit_video.engine.checkpoint import read_best
 from mvit_video.engine.data_warnings import class_counts
 from mvit_video.engine.dry_run import dry_run
 from mvit_video.engine.hooks.first_batch import label_text
 from mvit_video.engine.losses import objective_from
 from mvit_video.engine.metrics_log import read_metrics
-from mvit_video.engine.resolve import resolve
+from mvit_video.engine.resolve import model_card, resolve
 from mvit_video.engine.run import train_run
 from mvit_video.engine.teacher import Teacher
 from mvit_video.errors import AnnotationError, CheckpointError, ConfigError
@@ -36,6 +38,7 @@ from mvit_video.figures import curves
 from mvit_video.inference.predictor import Predictor
 from mvit_video.inference.timeline import Timeline, reached_segments
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, read_card
+from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import read_weights
 from mvit_video.report.outputs import timeline_outputs
 from mvit_video.report.render import timeline_figure
@@ -249,3 +252,26 @@ def test_the_evaluation_after_training_puts_thresholds_on_the_card(few_videos, t
         words = ["predict", str(few_videos / "val/00000.mp4"), "--checkpoint", str(found.weights), "--format", form]
         done = subprocess.run([sys.executable, "-m", "mvit_video", *words], capture_output=True, text=True, check=True)
         assert seen in done.stdout
+
+
+def test_the_largest_score_of_the_views_is_the_videos_in_evaluations_and_predictions(few_videos, tmp_path):
+    words = [
+        "evaluation.fusion=max",
+        "evaluation.protocol=2x3",
+        "data.crop_size=48",
+        "data.short_side=48",
+        "model.arguments={}",
+    ]
+    config = config_for(several_labels(few_videos, tmp_path), *words, "evaluation.views_per_batch=5")
+    card = model_card(config, CLASSES)
+    assert card.fusion == "max" and ModelCard.model_validate_json(card.model_dump_json()) == card
+    save_checkpoint(tmp_path / "m.safetensors", nano_model(), card)
+    found = evaluation_task(config, str(tmp_path / "m.safetensors"), CPU).run()
+    assert "the largest sigmoid of its 6 views" in found.content["protocol_in_words"]
+    predictor = Predictor.from_checkpoint(tmp_path / "m.safetensors", "cpu")
+    reader = VideoReader("val/00000.mp4", few_videos)
+    each = 1 / (1 + np.exp(-predictor.model(read_views(reader, card.preprocessing, 2, 3)).detach().double().numpy()))
+    np.testing.assert_allclose(found.scores.scores[0], each.max(0), atol=1e-5)
+    [prediction] = predictor(few_videos / "val/00000.mp4", top=8)
+    predicted = dict(prediction.predictions)
+    np.testing.assert_allclose([predicted[name] for name in CLASSES], each.max(0), atol=1e-5)

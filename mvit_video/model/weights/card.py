@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -57,6 +57,8 @@ class ModelCard(Settings):
     """From a video to the network's input."""
     protocol: Annotated[str, Field(pattern=rf"^{VIEWS}$")] = "1x1"
     """Views per video that the training run's configuration evaluates with: clips × crops."""
+    fusion: Literal["mean", "max"] = "mean"
+    """A video's score of a class: the mean over its views, or the largest."""
     multi_label: bool = False
     """A video may have several labels: scores are the sigmoid of each logit, in place of the softmax of all."""
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
@@ -102,8 +104,8 @@ class ModelCard(Settings):
 
     @model_serializer(mode="wrap")
     def _without_no_plugin(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Cards say nothing of plugins, pre-training and several labels where there are none."""
-        optional = {"plugin": None, "pretraining": None, "multi_label": False, "thresholds": None}
+        """Cards say nothing of plugins, pre-training and several labels where there are none, nor that scores are means."""
+        optional = {"plugin": None, "pretraining": None, "multi_label": False, "thresholds": None, "fusion": "mean"}
         return {name: value for name, value in dump(self).items() if name not in optional or value != optional[name]}
 
 
