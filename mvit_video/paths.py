@@ -148,5 +148,8 @@ def write_json(path: str | Path, content: object) -> None:
 
 def file_sha256(file: Path) -> str:
     """sha256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
     with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        while part := content.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()

@@ -1,12 +1,13 @@
 """Files that are there whole or not at all."""
 
 import errno
+import hashlib
 import os
 import stat
 
 import pytest
 
-from mvit_video.paths import remove_unfinished, unfinished, whole_file, write_json, write_whole
+from mvit_video.paths import file_sha256, remove_unfinished, unfinished, whole_file, write_json, write_whole
 
 
 @pytest.fixture
@@ -70,3 +71,10 @@ def test_leftovers_of_killed_writers_go_and_nothing_else_does(tmp_path):
     remove_unfinished(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
     remove_unfinished(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("size", [0, 5, 1 << 20, (1 << 20) + 7])
+def test_the_sha256_of_a_file_is_that_of_its_content(size, tmp_path):
+    content = bytes(number % 251 for number in range(size))
+    (tmp_path / "file").write_bytes(content)
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
