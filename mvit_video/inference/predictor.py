@@ -212,7 +212,8 @@ class Predictor:
     def _fused(self, scores: Sequence[np.ndarray]) -> np.ndarray:
         """A video's scores from those of its views, (K,) each."""
         stacked = np.stack(scores)
-        return stacked.max(0) if self.card.fusion == "max" else stacked.mean(0, dtype=np.float64)
+        fused: np.ndarray = stacked.max(0) if self.card.fusion == "max" else stacked.mean(0, dtype=np.float64)
+        return fused
 
     @property
     def thresholds(self) -> np.ndarray:
