@@ -333,7 +333,7 @@ def test_clips_of_a_wrong_shape_are_refused(clips, message):
         (dict(positions="none"), "positions='none': choose from relative, lepe, absolute"),
         (dict(width_growth="head"), "width_growth='head': choose from attention, mlp"),
         (dict(num_frames=1), r"num_frames and crop_size \(1, 32, 32\) are smaller than one patch step"),
-        (dict(embed_dim=2 * 10**12), "cannot be built as large as its arguments say .*memory.*: lower them$"),
+        (dict(mlp_ratio=1e11), "cannot be built as large as its arguments say .*memory.*: lower them$"),
         (dict(depth=(1, 1)), r"model argument 'depth' is unknown \(did you mean 'depths'\?\): choose from activation_"),
     ],
 )

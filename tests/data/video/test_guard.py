@@ -266,11 +266,11 @@ def test_a_reader_reports_that_it_lost_its_decoder(pool, trouble):
 
 
 def test_closing_a_pool_interrupts_waiting_threads_and_ends_every_process(pool, trouble, video):
-    reasons, before = [], decoding_processes()
+    reasons, before, spin = [], decoding_processes(), trouble("spin")
 
     def wait():
         try:
-            Guard(timeout=600, pool=pool).open(trouble("spin"))
+            Guard(timeout=600, pool=pool).open(spin)
         except DecodeError as reason:
             reasons.append(str(reason))
 
