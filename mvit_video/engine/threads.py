@@ -9,9 +9,7 @@ import torch
 from mvit_video.config.schema import Config
 from mvit_video.engine.plan import giga_multiply_adds
 
-DECODING = (
-    0.06  # 10⁹ multiply-adds of a network that take a core as long to train as a clip to decode (docs/performance.md)
-)
+DECODING = 0.06  # 10⁹ multiply-adds that take a core as long to train as a clip to decode (docs/performance.md)
 CHOSEN = "OMP_NUM_THREADS"
 
 
@@ -24,13 +22,10 @@ def fitting_threads(config: Config, device: torch.device) -> Iterator[str]:
     cores = torch.get_num_threads()
     cost = giga_multiply_adds(config) if device.type == "cpu" and cores > 1 and CHOSEN not in os.environ else None
     threads = cores if cost is None else threads_for(cost, cores)
+    told = f"{threads} of {cores} threads compute, the others decode ({CHOSEN} sets another number)"
     torch.set_num_threads(threads)
     try:
-        yield (
-            ""
-            if threads == cores
-            else f"{threads} of {cores} threads compute, the others decode ({CHOSEN} sets another number)"
-        )
+        yield told if threads < cores else ""
     finally:
         torch.set_num_threads(cores)
 

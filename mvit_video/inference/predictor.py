@@ -206,8 +206,10 @@ class Predictor:
         """The `top` best of the scores (K,)."""
         order, classes = np.argsort(-scores, kind="stable"), self.card.classes
         best = tuple((classes[place], float(scores[place])) for place in order[:top])
-        reached = tuple(classes[place] for place in order if scores[place] >= self.thresholds[place])
-        return Prediction(path, best, labels=reached if self.card.multi_label else None)
+        if not self.card.multi_label:
+            return Prediction(path, best)
+        reached = scores >= self.thresholds
+        return Prediction(path, best, labels=tuple(classes[place] for place in order if reached[place]))
 
     def _fused(self, scores: Sequence[np.ndarray]) -> np.ndarray:
         """A video's scores from those of its views, (K,) each."""
