@@ -66,7 +66,7 @@ def probe(arguments: argparse.Namespace) -> int:
 
 
 def _task(arguments: argparse.Namespace, data):
-    from mvit_video.data.lists.checks import refuse_several_labels
+    from mvit_video.data.lists.checks import note_overlap, refuse_several_labels
     from mvit_video.data.lists.selection import held_out_list, training_lists
     from mvit_video.inference.features import POOLED, Task
     from mvit_video.inference.probe import ProbeTask
@@ -74,7 +74,7 @@ def _task(arguments: argparse.Namespace, data):
     train = training_lists(data, multi_label=True)[0]
     refuse_several_labels(train)
     test = held_out_list(data, train.classes)
-    for note in dict.fromkeys((*train.notes, *test.notes)):
+    for note in filter(None, dict.fromkeys((*train.notes, *test.notes, note_overlap(train, test)))):
         say(f"note: {note}")
     refuse_several_labels(test)
     known, asked = (Task(videos, data.root, POOLED, data.decoder, data.decode_timeout) for videos in (train, test))

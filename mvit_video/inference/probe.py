@@ -89,6 +89,7 @@ def probe(predictor: Predictor, task: ProbeTask, cache: Path) -> Probed:
     """
     start = time.monotonic()
     stages = _stages(predictor, task)
+    _shots(task, task.train.videos.records.labels)  # raises before videos are decoded
     read = {stage: _both_lists(predictor, task, stage, cache) for stage in stages}
     extracted = time.monotonic()
     train, test, bad = read[POOLED]
@@ -134,8 +135,9 @@ def frozen_network(checkpoint: str, classes: Sequence[str], say: Callable[[str],
 def with_head(
     model: nn.Module, card: ModelCard, head: LinearHead, classes: Sequence[str]
 ) -> tuple[nn.Module, ModelCard]:
-    """The network with this linear layer as its head, and its card."""
-    new_card = card.model_copy(update={"classes": tuple(classes), "measured": None})
+    """The network with this linear layer as its head, and its card: softmax scores, averaged over the views."""
+    plain = {"multi_label": False, "thresholds": None, "fusion": "mean", "measured": None}
+    new_card = card.model_copy(update={"classes": tuple(classes), **plain})
     new, name = model_from_card(new_card).eval(), head_name(model)
     layer = {"weight": torch.from_numpy(head.weight).float(), "bias": torch.from_numpy(head.bias).float()}
     new.load_state_dict(model.state_dict() | {f"{name}.{key}": value for key, value in layer.items()})
@@ -184,13 +186,16 @@ def _views(predictor: Predictor, task: Task, stage: str, cache: Path) -> tuple[V
 def _shots(task: ProbeTask, labels: np.ndarray) -> list[int]:
     """The numbers of shots; ConfigError where a class has fewer videos than one of them, or there is one class."""
     names, counts = np.unique(labels, return_counts=True)
-    classes, source = task.train.videos.classes, task.train.videos.source
+    videos = task.train.videos
     if len(names) < 2:
         raise ConfigError(
-            f"{source}: all its videos are of the class '{classes[names[0]]}', expected two or more classes"
+            f"{videos.source}: all its videos are of the class '{videos.classes[names[0]]}', expected two or more classes"
         )
-    most, fewest = max(task.shots, default=0), int(counts.min())
+    most, fewest, rarest = max(task.shots, default=0), int(counts.min()), names[counts.argmin()]
     if most > fewest:
-        name = classes[names[counts.argmin()]]
-        raise ConfigError(f"--shots {most}: '{name}' has only {fewest} training videos that can be decoded: lower it")
+        decoded = " that can be decoded" if (videos.records.labels == rarest).sum() > fewest else ""
+        raise ConfigError(
+            f"--shots {most}: '{videos.classes[rarest]}' has only {fewest} training "
+            f"video{'' if fewest == 1 else 's'}{decoded}: lower it"
+        )
     return list(task.shots) or usual_shots(labels)
