@@ -255,18 +255,19 @@ def test_a_run_leaves_its_picture_and_the_loss_of_validation(whole_run):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_is_bit_for_bit_the_one_that_was_not_stopped(whole_run, few_videos, tmp_path, workers):
-    run = tmp_path / "run"
+@pytest.mark.parametrize("changed", ["data.workers=0", "data.workers=2", "data.cache=FOLDER"])
+def test_a_resumed_run_is_bit_for_bit_the_one_that_was_not_stopped(whole_run, few_videos, tmp_path, changed):
+    run, changed = tmp_path / "run", changed.replace("FOLDER", str(tmp_path / "frames"))
     shutil.copytree(whole_run, run)
     shutil.rmtree(run / "checkpoints/step_00000012")
-    words = ("train.ema_decay=0.9", "pretrain.predict_from=[1,3]", f"data.workers={workers}")
+    words = ("train.ema_decay=0.9", "pretrain.predict_from=[1,3]", changed)
     said = []
     pretrain(config_for(few_videos, *words), run, resume=True, say=said.append)
     assert any("resuming after step 10" in text for text in said)
     assert numbers_of_steps(run / "metrics.jsonl") == numbers_of_steps(whole_run / "metrics.jsonl")
     for name in ("model.safetensors", "model_ema.safetensors"):
         assert (run / name).read_bytes() == (whole_run / name).read_bytes(), name
+    assert (tmp_path / "frames").exists() == changed.startswith("data.cache")
     with pytest.raises(ConfigError, match=r"was trained with train.objective = masked, but is now resumed with labels"):
         api.train(config_for(few_videos, *words), run, resume=True)
 
