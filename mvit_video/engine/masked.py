@@ -33,7 +33,9 @@ NEED_LABELS = (  # setting, value that does without labels, as it is written
 def check_pretraining(config: Config, auto: Sequence[str]) -> None:
     """Raise ConfigError for a network that cannot be pre-trained, settings that need labels, and `auto` ones (see `labelled_auto`)."""
     masked_form(config.model.name)
-    found = [(name, value, written) for name, without, written in NEED_LABELS if (value := _of(config, name)) != without]
+    found = [
+        (name, value, written) for name, without, written in NEED_LABELS if (value := _of(config, name)) != without
+    ]
     if found:
         values = ", ".join(f"{name} = {value}" for name, value, _ in found)
         cure = " ".join(f"{name}={written}" for name, _, written in found)
