@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mvit_video.config.schema import AUTO, Config, DataSettings, ModelSettings
-from mvit_video.data.lists.checks import refuse_several_labels
+from mvit_video.data.lists.checks import note_overlap, refuse_several_labels
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.lists.selection import held_out_list, training_lists
 from mvit_video.data.lists.split import groups_of
@@ -92,7 +92,7 @@ def probe_tasks(data: DataSettings, say: Callable[[str], None]) -> tuple[Task, T
     train = training_lists(data, multi_label=True)[0]
     refuse_several_labels(train)
     test = held_out_list(data, train.classes)
-    for note in dict.fromkeys((*train.notes, *test.notes)):
+    for note in filter(None, dict.fromkeys((*train.notes, *test.notes, note_overlap(train, test)))):
         say(f"note: {note}")
     refuse_several_labels(test)
     known, asked = (Task(videos, data.root, POOLED, data.decoder, data.decode_timeout) for videos in (train, test))
@@ -108,6 +108,7 @@ def probed(predictor: Predictor, task: ProbeTask, cache: Path) -> Probed:
     start = time.monotonic()
     stages = _stages(predictor, task)
     _check_numbers(task)
+    _shots(task, task.train.videos.records.labels)  # raises before videos are decoded
     groups = _groups(task)
     read = {stage: _both_lists(predictor, task, groups, stage, cache) for stage in stages}
     extracted = time.monotonic()
@@ -154,8 +155,9 @@ def frozen_network(checkpoint: str, classes: Sequence[str], say: Callable[[str],
 def with_head(
     model: nn.Module, card: ModelCard, head: LinearHead, classes: Sequence[str]
 ) -> tuple[nn.Module, ModelCard]:
-    """The network with this linear layer as its head, and its card."""
-    new_card = card.model_copy(update={"classes": tuple(classes), "measured": None})
+    """The network with this linear layer as its head, and its card: softmax scores, averaged over the views."""
+    plain = {"multi_label": False, "thresholds": None, "fusion": "mean", "measured": None}
+    new_card = card.model_copy(update={"classes": tuple(classes), **plain})
     new, name = model_from_card(new_card).eval(), head_name(model)
     layer = {"weight": torch.from_numpy(head.weight).float(), "bias": torch.from_numpy(head.bias).float()}
     new.load_state_dict(model.state_dict() | {f"{name}.{key}": value for key, value in layer.items()})
@@ -236,13 +238,16 @@ def _check_numbers(task: ProbeTask) -> None:
 def _shots(task: ProbeTask, labels: np.ndarray) -> list[int]:
     """The numbers of shots; ConfigError where a class has fewer videos than one of them, or there is one class."""
     names, counts = np.unique(labels, return_counts=True)
-    classes, source = task.train.videos.classes, task.train.videos.source
+    videos = task.train.videos
     if len(names) < 2:
         raise ConfigError(
-            f"{source}: all its videos are of the class '{classes[names[0]]}', expected two or more classes"
+            f"{videos.source}: all its videos are of the class '{videos.classes[names[0]]}', expected two or more classes"
         )
-    most, fewest = max(task.shots, default=0), int(counts.min())
+    most, fewest, rarest = max(task.shots, default=0), int(counts.min()), names[counts.argmin()]
     if most > fewest:
-        name = classes[names[counts.argmin()]]
-        raise ConfigError(f"--shots {most}: '{name}' has only {fewest} training videos that can be decoded: lower it")
+        decoded = " that can be decoded" if (videos.records.labels == rarest).sum() > fewest else ""
+        raise ConfigError(
+            f"--shots {most}: '{videos.classes[rarest]}' has only {fewest} training "
+            f"video{'' if fewest == 1 else 's'}{decoded}: lower it"
+        )
     return list(task.shots) or usual_shots(labels)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_checkpoint import write_tiny
-from tiny_predictor import nano_model
+from tiny_predictor import nano_card, nano_model
 
 from mvit_video import cli, evaluate
 from mvit_video import probe as probe_in_python
@@ -143,6 +143,30 @@ def test_what_cannot_be_probed_is_one_sentence(probed, few_videos, tmp_path, cap
     for name, (more, sentence) in wrong.items():
         assert cli.main([*words, *there, *more]) == 1, name
         assert sentence in one_line(capsys), name
+
+
+@pytest.mark.parametrize("more", [["--shots", "9"], ["data.train=alike.csv"]])
+def test_what_the_lists_tell_is_refused_before_a_video_is_decoded(probed, few_videos, tmp_path, more):
+    shutil.copytree(few_videos, tmp_path / "data")
+    rows = [line.split()[0] for line in (few_videos / "train.csv").read_text().splitlines()]
+    (tmp_path / "data/alike.csv").write_text("".join(f"{path} 3\n" for path in rows))
+    words = [*probed[1], f"data.root={tmp_path / 'data'}", "--output", str(tmp_path / "out"), *more]
+    assert cli.main(words) == 1 and not (tmp_path / "out/features").exists()
+
+
+def test_test_videos_that_are_trained_on_are_noted(probed, tmp_path, capsys):
+    words = [*probed[1], "data.test=train.csv", "--features", str(probed[0] / "out/features"), "--draws", "1"]
+    assert cli.main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert "16 of the 16 videos" in (told := capsys.readouterr().err) and "results on them prove little" in told
+
+
+def test_a_probe_of_a_network_for_several_labels_gives_one():
+    """Neither its sigmoids nor its thresholds and fusion are those of the logistic regression."""
+    several = {"multi_label": True, "thresholds": dict.fromkeys(nano_card().classes, 0.4), "fusion": "max"}
+    model, card = nano_model(), nano_card().model_copy(update=several)
+    head = LinearHead(np.zeros((2, model.head.projection.in_features)), np.zeros(2), 1.0)
+    _, new = with_head(model, card, head, ("here", "there"))
+    assert new == nano_card().model_copy(update={"classes": ("here", "there")})
 
 
 def test_missing_videos_are_left_out_or_count_as_wrong_and_are_listed(probed, few_videos, tmp_path, capsys):
