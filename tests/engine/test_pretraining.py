@@ -137,8 +137,14 @@ def test_a_pre_trained_file_given_as_a_classifier_is_one_sentence_with_the_comma
             ["pretrain.mask_cell=32"],
             r"cells of 32 pixels do not fit data.crop_size = 48 and tokens of 8 pixels: set it to 8 or 16",
         ),
-        (["pretrain.mask_cell=48"], r"hide nothing of 4×1×1 cells \(times×rows×columns\): lower mask_cell"),
-        (["pretrain.mask_ratio=0.01"], r"cube masks of pretrain.mask_ratio = 0.01 hide nothing"),
+        (["pretrain.mask_cell=12", "data.crop_size=36"], r"tokens of 8 pixels: let data.crop_size be a multiple of 8"),
+        (["pretrain.mask_cell=48"], r"hide nothing of 4×1×1 cells \(times×rows×columns\) .*: lower pretrain.mask_cell"),
+        (["pretrain.mask_ratio=0.01"], r"mask = cube: masks of pretrain.mask_ratio = 0.01 hide nothing"),
+        (
+            ["pretrain.mask=frames", "pretrain.mask_ratio=0.1"],
+            r"hide nothing .*: raise pretrain.mask_ratio or data.num_frames",
+        ),
+        (["pretrain.mask=frames", "pretrain.mask_ratio=0.9"], r"hide all .*: lower pretrain.mask_ratio, or raise data"),
         (["pretrain.gaussian_window=20"], r"gaussian_window = 20: does not divide data.crop_size = 48"),
         (
             ["pretrain.predict_from=[1]"],
@@ -146,11 +152,16 @@ def test_a_pre_trained_file_given_as_a_classifier_is_one_sentence_with_the_comma
         ),
         (["pretrain.predict_from=[0,3]"], r"tokens behind block 0 are 4 pixels wide, but a histogram needs 8"),
         (["train.mixup=0.8"], r"train.mixup = 0.8: needs labels, which pre-training does not use: set train.mixup=0"),
+        (
+            ["train.mixup=0.8", "train.cutmix=1", "evaluation.after_training=true"],
+            r"mixup = 0.8, train.cutmix = 1.0, evaluation.after_training = True: need labels, .*: set train.mixup=0 "
+            r"train.cutmix=0 evaluation.after_training=false",
+        ),
         (["data.sampling_balance=sqrt"], r"data.sampling_balance = sqrt: needs labels.*set data.sampling_balance=none"),
         (["train.teacher=t.safetensors"], r"train.teacher = t.safetensors: needs labels.*set train.teacher=null"),
         (["train.base_lr=auto"], r"train.base_lr = auto: what auto stands for was tried with labels: set a value"),
         (["model.name=swin_t", "model.arguments={}"], r"model 'swin_t' is unknown"),
-        (["model.name=torchvision/mvit_v2_s", "model.arguments={}"], r"cannot be pre-trained by masked prediction"),
+        (["model.name=torchvision/mvit_v2_s"], r"cannot be pre-trained by masked prediction"),
     ],
 )
 def test_what_cannot_be_pre_trained_is_one_sentence_before_the_folder_is_touched(few_videos, tmp_path, words, told):
