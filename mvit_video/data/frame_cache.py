@@ -8,6 +8,8 @@ one that is damaged later is decoded anew. Samples are the same to the bit with 
 import hashlib
 import json
 import os
+import shutil
+import time
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,10 +27,12 @@ from mvit_video.data.video.limits import Unreadable
 from mvit_video.data.video.reader import FrameReader, existing
 from mvit_video.data.video.source import VideoSource, video_files_from
 from mvit_video.errors import ConfigError, DecodeError
-from mvit_video.paths import unfinished
+from mvit_video.paths import UNFINISHED, unfinished
 
 LARGEST_SHARE = 64  # a video of more than this part of the bound is not kept: it would be decoded whole for one clip
 LOOK_SHARE = 16  # of the room left, after which a process looks again at what others have written
+SPARE_BYTES = 1 << 30  # of the disk that are left to others
+LEFT_SECONDS = 3600  # after which an unfinished file is a killed process's
 GIB = 1 << 30
 
 
@@ -54,7 +58,7 @@ class FrameCache:
     """A source of videos that keeps all frames of each in `folder`, up to about `most_bytes` in all.
 
     Processes share the folder: whoever writes a video, its file is the same. A video that is not kept, since it is damaged or
-    too long, or since the folder or the disk is full, is read from `videos`.
+    too long, or since the folder or the disk (but for SPARE_BYTES) is full, is read from `videos`.
     """
 
     def __init__(self, videos: ScaledVideos, folder: Path, most_bytes: int) -> None:
@@ -132,8 +136,8 @@ class FrameCache:
         if size * LARGEST_SHARE > self.most_bytes:
             return False
         if size > self._until_look:
-            with os.scandir(self.folder) as entries:
-                self._room = self.most_bytes - sum(entry.stat().st_size for entry in entries)
+            free = shutil.disk_usage(self.folder).free - SPARE_BYTES
+            self._room = min(self.most_bytes - _bytes_in(self.folder), free)
             self._until_look = max(self._room // LOOK_SHARE, size)
         return size <= self._room
 
@@ -149,6 +153,19 @@ class FrameCache:
             raise
         self._room -= frames.nbytes
         self._until_look -= frames.nbytes
+
+
+def _bytes_in(folder: Path) -> int:
+    """Size of a folder's files, without what killed processes have left there, which is deleted."""
+    total, now = 0, time.time()
+    for file in folder.iterdir():
+        with suppress(OSError):  # another process deletes, too
+            state = file.stat()
+            if UNFINISHED.match(file.name) and now - state.st_mtime > LEFT_SECONDS:
+                file.unlink()
+            else:
+                total += state.st_size
+    return total
 
 
 def _checksum(frames: np.ndarray, fps: float) -> int:

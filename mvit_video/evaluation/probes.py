@@ -24,7 +24,7 @@ from mvit_video.evaluation.metrics import interval, top_k_hits, wilson
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of DINO's evaluation, arXiv 2104.14294, appendix F
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse strengths of the regularisation
-USUAL_STRENGTH = 1e-2  # where a class has a single video, and none can be held out
+USUAL_STRENGTH = 1e-2  # where a class has a single video or group, and none can be held out
 FOLDS = 5
 NEVER = -1e4  # bias of a class without a training video
 QUERIES, STEPS, BATCH, RATE, DECAY = 8, 100, 64, 3e-3, 0.05  # of the attentive probe
@@ -35,11 +35,14 @@ RESAMPLES = 1000
 @dataclass(frozen=True)
 class VideoViews:
     """What n videos are known by: the features (V, C), or (V, C, T, H, W), of their views, which video each view is of (V,), and
-    labels (n,). A video that could not be decoded has no view."""
+    labels (n,). A video that could not be decoded has no view.
+
+    Videos of one of the `groups` (n,) are held out together; None: each by itself."""
 
     features: np.ndarray
     video: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray | None = None
 
     @property
     def view_labels(self) -> np.ndarray:
@@ -56,7 +59,8 @@ class VideoViews:
         numbers = np.full(len(self.labels), -1)
         numbers[places] = np.arange(len(places))
         kept = numbers[self.video] >= 0
-        return VideoViews(self.features[kept], numbers[self.video[kept]], self.labels[places])
+        groups = None if self.groups is None else self.groups[places]
+        return VideoViews(self.features[kept], numbers[self.video[kept]], self.labels[places], groups)
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """The mean (n, D) over its views of each video's values (V, D); 0 for a video without views."""
@@ -174,15 +178,16 @@ def fit_linear(train: VideoViews, num_classes: int, seed: int) -> LinearHead:
 
 
 def _best_strength(train: VideoViews, num_classes: int, seed: int) -> float:
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    counts = np.bincount(train.labels)
-    folds = min(FOLDS, int(counts[counts > 0].min()))
+    groups = np.arange(len(train.labels)) if train.groups is None else train.groups
+    folds = min(FOLDS, *(len(np.unique(groups[train.labels == label])) for label in np.unique(train.labels)))
     if folds < 2:
         return USUAL_STRENGTH
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    kind = StratifiedKFold if train.groups is None else StratifiedGroupKFold
+    splits = kind(folds, shuffle=True, random_state=seed).split(train.labels, train.labels, train.groups)
     losses = np.zeros(len(STRENGTHS))
-    for rest, held_out in splitter.split(train.labels, train.labels):
+    for rest, held_out in splits:
         known, asked = train.of(rest), train.of(held_out)
         for place, strength in enumerate(STRENGTHS):
             scores = _fitted(known, num_classes, strength).scores(asked)

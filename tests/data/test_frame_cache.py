@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -226,6 +227,26 @@ def test_a_video_of_more_than_a_64th_of_the_bound_is_not_kept(videos, tmp_path):
     assert entries(tmp_path / "cache") == []
     frames_of(cache_of(tmp_path, 64 * size / 2**30))
     assert len(entries(tmp_path / "cache")) == 1
+
+
+def test_the_folder_leaves_a_gibibyte_of_the_disk_to_others(videos, tmp_path, monkeypatch):
+    size = frames_of(cache_of(tmp_path)).nbytes
+    entries(tmp_path / "cache")[0].unlink()
+    usage = shutil.disk_usage(tmp_path)
+    for free, kept in ((2**30 + size - 1, 0), (2**30 + size, 1)):
+        monkeypatch.setattr("shutil.disk_usage", lambda folder, free=free: usage._replace(free=free))
+        frames_of(cache_of(tmp_path))
+        assert len(entries(tmp_path / "cache")) == kept
+
+
+def test_what_killed_processes_left_is_deleted_and_what_others_write_is_not(videos, tmp_path):
+    cache = cache_of(tmp_path)
+    left, written = (cache.folder / f".a.0000000{number}.unfinished" for number in (1, 2))
+    left.write_bytes(b"x")
+    written.write_bytes(b"x")
+    os.utime(left, (0, 0))
+    frames_of(cache)
+    assert written.exists() and not left.exists()
 
 
 def test_a_disk_that_is_full_costs_time_alone(videos, tmp_path, monkeypatch):

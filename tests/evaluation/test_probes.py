@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -62,7 +64,39 @@ def test_the_regularisation_is_the_one_with_the_least_log_loss_on_held_out_video
         chosen.add(min(losses, key=lambda strength: losses[strength]))
         assert probes.fit_linear(train, 3, seed=7).strength == min(losses, key=lambda strength: losses[strength])
     assert len(chosen) > 1
-    assert probes.fit_linear(clouds(1), 3, 0).strength == probes.USUAL_STRENGTH, "nothing can be held out"
+
+
+def test_videos_of_one_group_are_held_out_together_when_the_regularisation_is_chosen():
+    """Each class has four recordings of six videos, which are alike within a recording and say nothing of the class."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(0)
+    labels, groups = np.repeat(np.arange(3), 24), np.repeat(np.arange(12), 6)
+    features = (rng.normal(size=(12, 8))[groups] + 0.1 * rng.normal(size=(72, 8))).astype(np.float32)
+    train = VideoViews(features, np.arange(72), labels, groups)
+    losses = {}
+    for strength in probes.STRENGTHS:
+        pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+        folds = StratifiedGroupKFold(4, shuffle=True, random_state=7)
+        words = dict(groups=groups, cv=folds, method="predict_proba")
+        losses[strength] = log_loss(labels, cross_val_predict(pipeline, features.astype(np.float64), labels, **words))
+    wanted = min(losses, key=lambda strength: losses[strength])
+    assert probes.fit_linear(train, 3, seed=7).strength == wanted
+    assert probes.fit_linear(replace(train, groups=None), 3, seed=7).strength > wanted, (
+        "by its own recording, it seems easy"
+    )
+    order = np.random.default_rng(1).permutation(72)
+    assert (train.of(order).groups == groups[order]).all()
+
+
+def test_with_nothing_to_hold_out_the_regularisation_is_the_usual_one():
+    assert probes.fit_linear(clouds(1), 3, 0).strength == probes.USUAL_STRENGTH
+    one_recording = replace(clouds(4), groups=np.repeat(np.arange(3), 4))
+    assert probes.fit_linear(one_recording, 3, 0).strength == probes.USUAL_STRENGTH
 
 
 def test_nearest_neighbours_vote_by_their_cosine_as_a_loop_counts():
