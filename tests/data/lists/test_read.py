@@ -46,7 +46,7 @@ def test_a_video_in_place_of_a_list_is_told_apart(tmp_path):
 def test_several_labels_in_another_form_are_told_how_to_be_written(tmp_path, label):
     write(tmp_path / "classes.txt", "jump high\nrun\n")
     write(tmp_path / "train.csv", f"path,label\n1.mp4,{label}\n")
-    with pytest.raises(AnnotationError, match="write several labels as run;jump high$"):
+    with pytest.raises(AnnotationError, match=r"write several labels as run;jump high$"):
         read_videos("train.csv", str(tmp_path))
 
 
