@@ -23,7 +23,7 @@ from mvit_video.data.loader import StepSampler, training_loader
 from mvit_video.data.video import guard
 from mvit_video.data.video.guard import Guard, GuardedReader, open_reader
 from mvit_video.data.video.guard_pool import COPIED_BYTES, DecoderPool, Job
-from mvit_video.data.video.guard_start import launcher
+from mvit_video.data.video.guard_start import Launcher, launcher
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import ConfigError, DecodeError
 
@@ -246,6 +246,18 @@ def test_a_launcher_that_was_killed_or_stopped_is_replaced(video, how, monkeypat
             assert read_number(reader.frames([1])[0]) == 1
             assert launchers() - before
     assert all(gone_within(process, 5) for process in before)
+
+
+def test_a_launcher_that_cannot_start_early_says_nothing_until_a_process_is_needed(monkeypatch):
+    starting = Launcher()
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    starting.start_early()
+    with pytest.raises(ConfigError, match="no process for decoding can be started .*too many processes"):
+        starting.connect(1 << 30, ())
+
+
+def refuse(*_, **__):
+    raise OSError("too many processes")
 
 
 def test_a_garbage_collected_reader_ends_its_process(video):
