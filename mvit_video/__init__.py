@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mvit_video.version import __version__
 
 if TYPE_CHECKING:
-    from mvit_video.api import TrainResult, evaluate, pretrain, train
+    from mvit_video.api import ProbeResult, TrainResult, evaluate, pretrain, probe, train
     from mvit_video.config.schema import AugmentationSettings, InputSettings
     from mvit_video.data.lists.formats import Listing, Row, register_list_reader
     from mvit_video.data.make_loader import make_loader
@@ -31,6 +31,7 @@ __all__ = [
     "Listing",
     "ModelCard",
     "Predictor",
+    "ProbeResult",
     "Row",
     "TrainResult",
     "VideoReader",
@@ -41,6 +42,7 @@ __all__ = [
     "load_weights",
     "make_loader",
     "pretrain",
+    "probe",
     "register_exporter",
     "register_list_reader",
     "register_loss",
@@ -63,6 +65,7 @@ _MODULES = {
     "register_list_reader": "mvit_video.data.lists.formats",
     "EvaluationResult": "mvit_video.evaluation.results",
     "InputSettings": "mvit_video.config.schema",
+    "ProbeResult": "mvit_video.api",
     "TrainResult": "mvit_video.api",
     "VideoReader": "mvit_video.data.video.reader",
     "build_model": "mvit_video.model.registry",
@@ -71,6 +74,7 @@ _MODULES = {
     "load_weights": "mvit_video.model.weights.load",
     "make_loader": "mvit_video.data.make_loader",
     "pretrain": "mvit_video.api",
+    "probe": "mvit_video.api",
     "register_model": "mvit_video.model.registry",
     "register_exporter": "mvit_video.inference.export",
     "register_loss": "mvit_video.engine.losses",

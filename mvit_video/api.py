@@ -1,4 +1,4 @@
-"""`train` and `evaluate` for programs: the same functions that the command line calls."""
+"""`train`, `pretrain`, `evaluate` and `probe` for programs: the same functions that the command line calls."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,22 +27,25 @@ from mvit_video.evaluation.evaluate import EvaluationTask, evaluation_task, vali
 from mvit_video.evaluation.masked import masked_validator
 from mvit_video.evaluation.metrics import best_thresholds
 from mvit_video.evaluation.parts import evaluate_part, merged_result
+from mvit_video.evaluation.probes import Shots, require_scikit_learn
 from mvit_video.evaluation.protocols import Protocol
-from mvit_video.evaluation.results import FILES, NAMES, REPORT, EvaluationResult, described_checkpoint
+from mvit_video.evaluation.results import FILES, NAMES, REPORT, RESULTS, EvaluationResult, described_checkpoint
 from mvit_video.inference.features import BAD_FILE, INDEX_FILE, JOB_FILE, merge_features
 from mvit_video.inference.parts import PREDICTIONS, merge_predictions
-from mvit_video.inference.predictor import choose_device
+from mvit_video.inference.predictor import Predictor, choose_device
+from mvit_video.inference.probe import ProbeTask, frozen_network, measured, origin, probe_tasks, probed, with_head
 from mvit_video.locks import alone_in
 from mvit_video.model.weights.auto import resolve_model_name
 from mvit_video.model.weights.card import Measured
 from mvit_video.model.weights.files import save_checkpoint
 from mvit_video.model.weights.load import checkpoint_file
-from mvit_video.paths import fresh_folder, write_whole
+from mvit_video.paths import fresh_folder, write_json, write_whole
 from mvit_video.report.evaluation_page import evaluation_report
 from mvit_video.shards import PART, Part, parse_shard, read_parts
 
 Say = Callable[[str], None]
 SHARDED = ("verify", "prepare", "features", "predict", "evaluate")
+FEATURES = "features"
 
 
 def _silent(text: str) -> None:
@@ -268,6 +271,80 @@ def evaluate_shard(
         words = protocol, frames, resolution, precision
         task = evaluation_task(settings, str(checkpoint), choose_device(device), *words)
         return evaluate_part(task, which, _opened_for(task, output, overwrite, say)).bad
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """How well classifiers of a frozen network's features learn the classes. Accuracies are in percent, over all test videos."""
+
+    folder: Path
+    weights: Path
+    """model.safetensors: the network with the logistic regression of all training videos as its head."""
+    classes: tuple[str, ...]
+    shots: list[Shots]
+    """For each classifier and number of training videos of each class (None: all): `top1`, `interval_95`, and `hits`, which
+    test videos each draw has right."""
+    accuracies: dict[str, float]
+    """top1, top5 and mean_class_accuracy of `weights`."""
+    undecodable: list[tuple[str, str]]
+    """Path and reason of videos that could not be decoded: left out of training, wrong in the test."""
+    content: dict[str, Any]
+    """Everything that results.json holds."""
+
+
+def probe(
+    config: Config | str | Path,
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    attentive: bool = False,
+    shots: Sequence[int] = (),
+    draws: int = 10,
+    seed: int = 0,
+    protocol: str | None = None,
+    features: str | Path | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    overwrite: bool = False,
+    say: Say = _silent,
+    **overrides: Any,
+) -> ProbeResult:
+    """Learn classes from few videos without training the network; what `mvit-video probe` does.
+
+    >>> result = mvit_video.probe("finetune", "model.safetensors", "my_probe", data={"root": "videos"})  # doctest: +SKIP
+    >>> [(one.method, one.shots, one.top1) for one in result.shots]  # doctest: +SKIP
+
+    Args:
+        checkpoint: as of `evaluate`, or one that was pre-trained without labels.
+        output: the folder for results.json, model.safetensors and, unless `features` names another, the features.
+        attentive: also train an attentive probe of the last stage's maps.
+        shots: numbers of training videos of each class; by default 1, 2, 4 and so on, as far as each class has more.
+        draws: random choices of these videos.
+        features: where features are kept for the next call.
+        config, protocol, precision, device, overwrite, say, overrides: as of `evaluate`.
+
+    Raises ConfigError, AnnotationError or CheckpointError.
+    """
+    require_scikit_learn()
+    settings = with_overrides(config, overrides)
+    views = Protocol.parse(protocol or settings.evaluation.protocol)
+    train, test = probe_tasks(settings.data, say)
+    task = ProbeTask(train, test, tuple(shots), draws, attentive, seed, settings.data.split_group)
+    classes = train.videos.classes
+    model, card = frozen_network(str(checkpoint), classes, say)
+    predictor = Predictor(model, card, choose_device(device), views, precision=precision)
+    with alone_in(output, say):
+        folder = fresh_folder(output, (RESULTS, WEIGHTS, MISSING), overwrite)
+        if missing := missing_text([train.videos, test.videos]):
+            write_whole(folder / MISSING, missing)
+        found = probed(predictor, task, Path(features or folder / FEATURES))
+        network, new_card = with_head(model, card, found.head, classes)
+        numbers = measured(found, predictor, test.videos)
+        new_card = new_card.model_copy(update={"protocol": str(views), "measured": numbers})
+        save_checkpoint(folder / WEIGHTS, network, new_card)
+        content = found.content() | origin(str(checkpoint), predictor, task)
+        write_json(folder / RESULTS, content)
+    return ProbeResult(folder, folder / WEIGHTS, classes, found.found, found.percent, found.undecodable, content)
 
 
 def merge(parts: Sequence[str | Path], output: str | Path, overwrite: bool = False, say: Say = _silent) -> int:

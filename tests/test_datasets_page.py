@@ -70,6 +70,6 @@ MEDIA = (".mp4", ".mkv", ".webm", ".avi", ".jpg")
 
 def test_the_page_has_every_dataset():
     roots = {tree.partition("/")[0] for tree, _ in EXAMPLES}
-    assert roots >= {"my_videos", "my_clips", "my_frames", "kinetics400", "ssv2", "ucf101", "hmdb51"}
+    assert roots >= {"my_videos", "my_clips", "my_frames", "kinetics400", "ssv2", "ucf101", "hmdb51", "charades"}
     assert PAGE.count("```text") == len(EXAMPLES)
     assert {root for _, root in COMMANDS} == {"my_videos", "kinetics400", "ssv2", "ucf101", "hmdb51"}

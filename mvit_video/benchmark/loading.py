@@ -26,16 +26,17 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from mvit_video.benchmark.clip_readers import Clip, draw_clips, readers_to_compare
-from mvit_video.config.schema import Config
+from mvit_video.config.schema import Config, DataSettings
 from mvit_video.data.dataset import SampleKey, ViewDataset, clip_dataset_from
+from mvit_video.data.frame_cache import training_source
 from mvit_video.data.lists.read import VideoList
 from mvit_video.data.lists.split import resolve_auto_lists
 from mvit_video.data.loader import StepSampler, batch_loader, collate, training_loader
 from mvit_video.data.pixels import Normalise
 from mvit_video.data.prepare.verify import lists_to_verify
 from mvit_video.data.video.pyav import PyAvBackend
-from mvit_video.data.video.reader import Allocate, Reader, VideoReader
-from mvit_video.data.video.source import video_files_from
+from mvit_video.data.video.reader import Allocate, FrameReader, Reader, VideoReader
+from mvit_video.data.video.source import VideoSource, video_files_from
 from mvit_video.errors import ConfigError
 from mvit_video.progress import progress_bar
 
@@ -82,7 +83,7 @@ def time_stages(videos: VideoList, config: Config, clips: int) -> dict[str, Any]
     With repeated augmentation a sample is several clips of one video, which share its decoding.
     """
     watch, data = Stages(), config.data
-    source = TimedFiles(data.root, data.decoder, watch)  # in this process: times of another could not be told apart
+    source = _timed_source(data, watch)
     dataset = clip_dataset_from(data, videos, config.train.seed, source, pixels=True)
     keys = _keys(videos, clips)
     dataset[keys[0]]  # the first one pays for imports and memory
@@ -162,6 +163,33 @@ class TimedFiles:
 
     def open(self, path: str) -> Reader:
         return TimedReader(path, self.root, self.decoder, self.stages)
+
+
+@dataclass(frozen=True)
+class TimedSource:
+    """A source that tells the times of its readers, whatever they do."""
+
+    source: VideoSource
+    stages: Stages
+
+    def open(self, path: str) -> FrameReader:
+        with self.stages("open"):
+            reader = self.source.open(path)
+        read = reader.frames
+
+        def frames(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+            with self.stages("decode"):
+                return read(indices)
+
+        reader.frames = frames  # type: ignore[method-assign]
+        return reader
+
+
+def _timed_source(data: DataSettings, watch: Stages) -> VideoSource:
+    """Where training reads videos, in this process: times of another could not be told apart."""
+    if data.cache is None and data.decoded_side is None:
+        return TimedFiles(data.root, data.decoder, watch)
+    return TimedSource(training_source(data.root, data.decoding.model_copy(update={"decode_timeout": 0})), watch)
 
 
 def time_loader(videos: VideoList, config: Config, clips: int) -> dict[str, Any]:

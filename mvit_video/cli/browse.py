@@ -25,6 +25,7 @@ def browse(arguments: argparse.Namespace) -> int:
     """
     from mvit_video.config.load import load_config
     from mvit_video.data.lists.failures import summary_lines
+    from mvit_video.data.lists.split import groups_of
     from mvit_video.data.prepare.verify import Decoding
     from mvit_video.evaluation.label_doubt import require_packages
     from mvit_video.locks import alone_in
@@ -41,14 +42,17 @@ def browse(arguments: argparse.Namespace) -> int:
     plan = Decoding(data.root, data.decoder, data.decode_timeout or Decoding.timeout, arguments.workers)
     for note in dict.fromkeys(note for videos in lists.values() for note in videos.notes):
         say(f"note: {note}")
+    chosen = looking.chosen_entries(lists, arguments.videos, arguments.seed)
+    paths = list(dict.fromkeys(entry.record.path for entry in chosen))
+    if arguments.checkpoint or arguments.features:
+        groups_of(paths, data.split_group)  # a pattern that does not fit is found out before hours of work
     with alone_in(arguments.output, say):
         folder = fresh_folder(arguments.output, looking.FILES, arguments.overwrite)
-        paths = {entry.record.path for entry in looking.chosen_entries(lists, arguments.videos, arguments.seed)}
         with progress_bar("looking", len(paths)) as bar:
             survey = looking.look_through(lists, plan, arguments.videos, arguments.seed, bar.advance)
         features = _features(arguments, survey, plan, folder)
         if features is not None:
-            survey = looking.with_doubts(survey, features, arguments.seed)
+            survey = looking.with_doubts(survey, features, arguments.seed, data.split_group)
         looking.write_tables(survey, folder)
         _write_page(survey, plan, arguments, folder)
     for line in summary_lines([(record.path, reason) for _, record, reason in survey.unreadable]):

@@ -207,6 +207,12 @@ class DecodingSettings(Settings):
     """Seconds allowed for decoding a clip, in a separate process that may hang or crash; 0 decodes in the loader worker itself."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Worker processes that decode and augment; affects speed only, never the samples."""
+    decoded_side: Pixels | None = None
+    """Training and its validations scale the shorter side of frames to this many pixels as they are decoded, before crops; null: not."""
+    cache: str | None = None
+    """Folder in which training and its validations keep decoded frames, for later epochs and runs; null: decode in every epoch."""
+    cache_gib: Above0 = 8.0
+    """Size of data.cache in GiB, about; a video that does not fit, or takes more than a 64th of it, is decoded in every epoch."""
     on_error: Literal["stop", "skip", "substitute"] = "stop"
     """If a training video cannot be decoded: stop, skip it, or substitute another one; each is recorded in events.jsonl."""
 
@@ -282,6 +288,18 @@ class DataSettings(AugmentationSettings, DecodingSettings, ListSettings, InputSe
             raise ValueError(
                 f"crop_size {self.crop_size} is larger than the smallest of jitter_scales {list(self.jitter_scales)}: "
                 "the crop must fit"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _decoded_frames_are_large_enough(self) -> "DataSettings":
+        needed, name = self.short_side, "short_side"
+        if self.crop == "jitter" and self.jitter_scales[1] > needed:
+            needed, name = self.jitter_scales[1], "the largest of jitter_scales"
+        if self.decoded_side is not None and self.decoded_side < needed:
+            raise ValueError(
+                f"decoded_side {self.decoded_side} is smaller than {name}, {needed}, which frames are scaled to later: make it "
+                f"{needed} or more, or null"
             )
         return self
 

@@ -4,6 +4,7 @@ Values are read by PySlowFast's rules: `_BASE_`, literals in texts such as "(3, 
 """
 
 import ast
+import os
 import re
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -32,6 +33,7 @@ from mvit_video.config.slowfast_keys import (
 )
 from mvit_video.errors import ConfigError
 
+FRAMES_PER_SECOND = 30.0  # that frame folders are taken to have: see data/video/frame_folders.py
 FATES = ("kept", "renamed", "derived", "ignored", "unsupported")
 
 
@@ -209,12 +211,24 @@ def _literal(value: Any) -> Any:
 def _lists(file: _SlowFastConfig) -> None:
     """Lists of the dataset."""
     if file.dataset not in LIST_FILES:
-        datasets = " and ".join(LIST_FILES)
-        file.refuse(file.dataset_key, f"is {file.dataset!r}, but only {datasets} are converted")
+        *others, last = LIST_FILES
+        file.refuse(file.dataset_key, f"is {file.dataset!r}, but only {', '.join(others)} and {last} are converted")
         return
+    folder, prefix = file.value("DATA.PATH_TO_DATA_DIR", "") or ".", file.value("DATA.PATH_PREFIX", "")
+    if file.dataset == "charades":
+        lists = os.path.relpath(folder, prefix) if prefix else "."
+        file.put("data.decoder", "frames", "derived", file.dataset_key)
+    else:
+        file.fixed({"DATA.PATH_PREFIX": ("", "", "paths are relative to data.root")})
+        lists, prefix = ".", ""
     for name, list_file in zip(("train", "val"), LIST_FILES[file.dataset], strict=True):
-        file.put(f"data.{name}", list_file, "derived", file.dataset_key)
-    file.put("data.root", file.value("DATA.PATH_TO_DATA_DIR", "") or ".", "renamed", "DATA.PATH_TO_DATA_DIR")
+        file.put(f"data.{name}", os.path.normpath(os.path.join(lists, list_file)), "derived", file.dataset_key)
+    if prefix:
+        file.put("data.root", prefix, "renamed", "DATA.PATH_PREFIX")
+        file.record("derived", "data.train and data.val", "DATA.PATH_TO_DATA_DIR")
+    else:
+        file.put("data.root", folder, "renamed", "DATA.PATH_TO_DATA_DIR")
+        file.record("ignored", "empty", "DATA.PATH_PREFIX")
 
 
 def _input(file: _SlowFastConfig) -> None:
@@ -227,6 +241,8 @@ def _input(file: _SlowFastConfig) -> None:
             "DATA.SAMPLING_RATE",
             "DATA.USE_OFFSET_SAMPLING",
         )
+    elif file.dataset == "charades":
+        _charades_input(file)
     else:
         file.put("data.sampling_rate", file.value("DATA.SAMPLING_RATE", 8), "kept", "DATA.SAMPLING_RATE")
         file.fixed(
@@ -248,9 +264,29 @@ def _input(file: _SlowFastConfig) -> None:
     file.put("data.short_side", jitter[0] if crops == 1 else test_crop, "derived", "DATA.TRAIN_JITTER_SCALES")
 
 
+def _charades_input(file: _SlowFastConfig) -> None:
+    """Frames exactly SAMPLING_RATE apart, of folders, which have no rate. What PySlowFast does otherwise is told."""
+    file.put("data.sampling_rate", file.value("DATA.SAMPLING_RATE", 8), "kept", "DATA.SAMPLING_RATE")
+    file.put("data.dense_step", "stride", "derived", file.dataset_key)
+    file.record("ignored", "frames of folders have no rate: every frame counts, as there", "DATA.TARGET_FPS")
+    file.result.settings["data.target_fps"] = FRAMES_PER_SECOND
+    file.record(
+        "ignored", "PySlowFast's Charades does not use it; test clips start less than clips + SAMPLING_RATE frames earlier than there",
+        "DATA.USE_OFFSET_SAMPLING",
+    )  # fmt: skip
+    file.record(
+        "derived",
+        "a training clip has all labels of its video, where PySlowFast takes those of the clip's frames; videos without a label are "
+        "left out; a video shorter than a clip repeats its last frame, never its first",
+        file.dataset_key,
+    )
+
+
 def _scores(file: _SlowFastConfig) -> None:
     """How many labels a video has, and how the scores of its views become its own."""
     several, method = file.value("DATA.MULTI_LABEL", False), file.value("DATA.ENSEMBLE_METHOD", "sum")
+    if file.dataset == "charades" and not several:
+        file.refuse("DATA.MULTI_LABEL", "is False, but videos of Charades have several labels")
     if several:
         file.put("train.loss", "binary_cross_entropy", "derived", "DATA.MULTI_LABEL")
     else:
@@ -263,10 +299,10 @@ def _scores(file: _SlowFastConfig) -> None:
 def _colours(file: _SlowFastConfig) -> None:
     """Mean and std in RGB order, the order of our networks' input.
 
-    PySlowFast decodes Kinetics as RGB and reads the images of Something-Something as BGR; it normalises them in that order,
-    before DATA.REVERSE_INPUT_CHANNEL swaps the channels.
+    PySlowFast decodes Kinetics as RGB and reads the images of Something-Something and Charades as BGR; it normalises them in
+    that order, before DATA.REVERSE_INPUT_CHANNEL swaps the channels.
     """
-    bgr, turned = file.dataset == "ssv2", file.value("DATA.REVERSE_INPUT_CHANNEL", False)
+    bgr, turned = file.dataset in ("ssv2", "charades"), file.value("DATA.REVERSE_INPUT_CHANNEL", False)
     for key, default in (("MEAN", [0.45, 0.45, 0.45]), ("STD", [0.225, 0.225, 0.225])):
         values = file.value(f"DATA.{key}", default)
         changed = bgr and values != values[::-1]
@@ -401,8 +437,8 @@ def _positions(file: _SlowFastConfig) -> dict[str, Any]:
 
 
 def _crops(file: _SlowFastConfig) -> None:
-    """Training crop: a box of random area and aspect ratio, or a random scale."""
-    area = file.value("DATA.TRAIN_JITTER_SCALES_RELATIVE", [])
+    """Training crop: a box of random area and aspect ratio, or, always with Charades, a random scale."""
+    area = file.value("DATA.TRAIN_JITTER_SCALES_RELATIVE", []) if file.dataset != "charades" else []
     if area:
         file.put("data.crop_area", area, "renamed", "DATA.TRAIN_JITTER_SCALES_RELATIVE")
         ratio = file.value("DATA.TRAIN_JITTER_ASPECT_RELATIVE", []) or [0.75, 1.3333]
@@ -413,11 +449,18 @@ def _crops(file: _SlowFastConfig) -> None:
     file.put(
         "data.jitter_scales", file.value("DATA.TRAIN_JITTER_SCALES", [256, 320]), "derived", "DATA.TRAIN_JITTER_SCALES"
     )
-    file.record("ignored", "empty", "DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE")
+    why = "PySlowFast's Charades does not use it" if file.dataset == "charades" else "empty"
+    file.record("ignored", why, "DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE")
     file.fixed({"DATA.INV_UNIFORM_SAMPLE": (False, True, "the inverse of the scale is uniform")})
 
 
 def _augmentation(file: _SlowFastConfig) -> None:
+    """RandAugment and erasing, which PySlowFast's Charades does not do, whatever the file says."""
+    if file.dataset == "charades":
+        file.result.settings.update({"data.randaugment": None, "data.erasing": 0.0})
+        keys = ("ENABLE", "AA_TYPE", "RE_PROB", "COLOR_JITTER")
+        file.record("ignored", "PySlowFast's Charades does not augment so", *(f"AUG.{key}" for key in keys))
+        return
     enabled = file.value("AUG.ENABLE", False)
     kind = file.value("AUG.AA_TYPE", "rand-m9-mstd0.5-inc1") if enabled else ""
     operations = re.sub(r"^(rand-m\d+)-(?!n\d)", r"\1-n2-", kind)  # two where none are said, as in timm

@@ -19,6 +19,7 @@ TRAINING_KEYS = (
 LIST_FILES = {
     "kinetics": ("train.csv", "val.csv"),
     "ssv2": ("something-something-v2-train.json", "something-something-v2-validation.json"),
+    "charades": ("train.csv", "val.csv"),  # a row for each frame
 }
 
 # Sizes by (depths, width, heads); everything else is the same in the published files.
@@ -111,7 +112,6 @@ FIXED: dict[str, tuple[Any, Any, str]] = {
     "MVIT.USE_FIXED_SINCOS_POS": (False, False, "positions are learned"),
     "MVIT.REV.ENABLE": (False, False, "blocks are not reversible"),
     "DATA.INPUT_CHANNEL_NUM": ([3], [3], "clips have three channels"),
-    "DATA.PATH_PREFIX": ("", "", "paths are relative to data.root"),
     "DETECTION.ENABLE": (False, False, "whole clips are classified, not boxes"),
 }
 FIXED_IN_TRAINING: dict[str, tuple[Any, Any, str]] = {

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from mvit_video.config.schema import DataSettings, InputSettings
 from mvit_video.data.draws import generator
+from mvit_video.data.frame_cache import training_source
 from mvit_video.data.lists.records import VideoList, VideoRecord
 from mvit_video.data.masking import DrawMask, mask_random
 from mvit_video.data.pixels import Erasing, Normalise
@@ -33,8 +34,8 @@ from mvit_video.data.sampling import (
 )
 from mvit_video.data.strength import with_augmentation
 from mvit_video.data.transforms import ViewTransform, train_transform_from
-from mvit_video.data.video.reader import Reader
-from mvit_video.data.video.source import VideoSource, video_files_from
+from mvit_video.data.video.reader import FrameReader
+from mvit_video.data.video.source import VideoSource
 from mvit_video.errors import DecodeError
 
 SUBSTITUTES = 10  # videos tried in place of a bad one
@@ -92,19 +93,19 @@ def _dense(video_frames: int, start: float, window: float, input: InputSettings)
     return dense_indices(video_frames, start, window, num_frames)
 
 
-def read_clips(reader: Reader, indices: Sequence[np.ndarray]) -> list[np.ndarray]:
+def read_clips(reader: FrameReader, indices: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The frames of several clips with one decode: uint8 (T, H, W, C) each."""
     distinct, places = np.unique(np.stack(indices), return_inverse=True)
     frames = reader.frames(distinct)
     return [frames[row] for row in places.reshape(len(indices), -1)]
 
 
-def read_views(reader: Reader, input: InputSettings, num_clips: int, num_crops: int) -> Tensor:
+def read_views(reader: FrameReader, input: InputSettings, num_clips: int, num_crops: int) -> Tensor:
     """All views of an open video with one decode: (num_clips · num_crops, C, T, H, W), clip after clip."""
     return Normalise(input.mean, input.std)(read_pixels(reader, input, num_clips, num_crops))
 
 
-def read_pixels(reader: Reader, input: InputSettings, num_clips: int, num_crops: int) -> Tensor:
+def read_pixels(reader: FrameReader, input: InputSettings, num_clips: int, num_crops: int) -> Tensor:
     """The pixels that `read_views` makes views of. Frames of several clips are in memory in parts of about PART_BYTES."""
     transform = ViewTransform(input.crop_hw, input.mean, input.std, input.short_side, num_crops)
     indices = view_indices(len(reader), reader.fps, input, num_clips)
@@ -250,7 +251,7 @@ def clip_dataset_from(
     transform = train_transform_from(data, data)
     return ClipDataset(
         videos,
-        source or video_files_from(data.root, data.decoding),
+        source or training_source(data.root, data.decoding),
         data.input,
         transform.pixels if pixels else transform,
         repeated_aug=data.repeated_aug,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from random import Random
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ DrawMask = Callable[[Random], Mask]
 ASPECT = (math.log(0.3), math.log(1 / 0.3))
 TRIES = 100
 TUBE_TRIES = 10
+DRAWS = 100  # of a mask that hides something
 
 
 def cube_mask(random: Random, window: Window, ratio: float) -> Mask:
@@ -110,16 +112,22 @@ def mask_from(settings: PretrainSettings, window: Window) -> DrawMask:
 
 
 def _drawn(kind: str, window: Window, ratio: float, random: Random) -> Mask:
-    return MASKS[kind](random, window, ratio)
+    """A mask that hides something. The public code's generators may give up before: then another mask is drawn."""
+    mask = MASKS[kind](random, window, ratio)
+    for _ in range(DRAWS):
+        if mask.any():
+            break
+        mask = MASKS[kind](random, window, ratio)
+    return mask
 
 
-def least_hidden(settings: PretrainSettings, window: Window) -> int:
-    """Cells (of a frame for tubes, frames for frames) that `mask_ratio` asks for; 0 where nothing could be hidden."""
+def hidden_part(settings: PretrainSettings, window: Window) -> Literal["nothing", "some", "all"]:
+    """What masks of the settings hide of a grid of cells."""
     frames, rows, columns = window
-    if settings.mask != "frames" and min(rows, columns) < 2:
-        return 0
     cells = {"cube": frames * rows * columns, "tube": rows * columns, "frames": frames}[settings.mask]
-    return round(cells * settings.mask_ratio)
+    if round(cells * settings.mask_ratio) == cells:
+        return "all"
+    return "some" if mask_from(settings, window)(Random(0)).any() else "nothing"
 
 
 def mask_random(purpose: str, *key: int | str) -> Random:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mvit_video.config.schema import Config, PretrainSettings
-from mvit_video.data.masking import Window, least_hidden
+from mvit_video.data.masking import Window, hidden_part
 from mvit_video.engine.distributed import sum_on_device
 from mvit_video.errors import ConfigError
 from mvit_video.model.maskfeat import errors_of_cells, masked_targets
+from mvit_video.model.registry import masked_form
 
 NEED_LABELS = (  # setting, value that does without labels, as it is written
     ("train.loss", "cross_entropy", "cross_entropy"),
@@ -30,17 +31,27 @@ NEED_LABELS = (  # setting, value that does without labels, as it is written
 
 
 def check_pretraining(config: Config, auto: Sequence[str]) -> None:
-    """Raise ConfigError for settings that need labels, and for `auto` ones (see `labelled_auto`)."""
-    for name, without, written in NEED_LABELS:
-        section, _, key = name.partition(".")
-        value = getattr(getattr(config, section), key)
-        if value != without:
-            raise ConfigError(f"{name} = {value}: needs labels, which pre-training does not use: set {name}={written}")
+    """Raise ConfigError for a network that cannot be pre-trained, settings that need labels, and `auto` ones (see `labelled_auto`)."""
+    masked_form(config.model.name)
+    found = [
+        (name, value, written) for name, without, written in NEED_LABELS if (value := _of(config, name)) != without
+    ]
+    if found:
+        values = ", ".join(f"{name} = {value}" for name, value, _ in found)
+        cure = " ".join(f"{name}={written}" for name, _, written in found)
+        need = "needs" if len(found) == 1 else "need"
+        raise ConfigError(f"{values}: {need} labels, which pre-training does not use: set {cure}")
     if auto:
+        values = "a value" if len(auto) == 1 else "values"
         raise ConfigError(
-            f"{auto[0]} = auto: what auto stands for was tried with labels: set a value for pre-training, as "
+            f"{', '.join(auto)} = auto: what auto stands for was tried with labels: set {values} for pre-training, as "
             "configs/custom/pretrain.yaml does"
         )
+
+
+def _of(config: Config, name: str) -> Any:
+    section, _, key = name.partition(".")
+    return getattr(getattr(config, section), key)
 
 
 def mask_window(config: Config, network: nn.Module) -> Window:
@@ -48,18 +59,16 @@ def mask_window(config: Config, network: nn.Module) -> Window:
     settings, (height, width), cell = config.pretrain, config.data.crop_hw, config.pretrain.mask_cell
     strides, frame_stride = _strides(network)
     tokens, frames = max(strides), -(-config.data.num_frames // frame_stride)
-    fitting = [each for each in range(tokens, min(height, width) + 1, tokens) if not (height % each or width % each)]
-    if cell not in fitting:
-        cure = f"set it to {' or '.join(map(str, fitting[:6]))}" if fitting else "choose another crop_size"
+    window = frames, height // cell, width // cell
+    if cell % tokens or height % cell or width % cell:
         raise ConfigError(
             f"pretrain.mask_cell = {cell}: cells of {cell} pixels do not fit data.crop_size = {config.data.crop_size} and tokens of "
-            f"{tokens} pixels: {cure}"
+            f"{tokens} pixels: {_fitting_cells(config, tokens, frames)}"
         )
-    window = frames, height // cell, width // cell
-    if not least_hidden(settings, window):
+    if (part := hidden_part(settings, window)) != "some":
         raise ConfigError(
-            f"pretrain.mask_cell = {cell}: {settings.mask} masks of pretrain.mask_ratio = {settings.mask_ratio} hide nothing of "
-            f"{'×'.join(map(str, window))} cells (times×rows×columns): lower mask_cell, raise mask_ratio or data.crop_size"
+            f"pretrain.mask = {settings.mask}: masks of pretrain.mask_ratio = {settings.mask_ratio} hide {part} of "
+            f"{'×'.join(map(str, window))} cells (times×rows×columns) of {cell} pixels: {_CURES[settings.mask == 'frames', part]}"
         )
     if settings.gaussian_window and (height % settings.gaussian_window or width % settings.gaussian_window):
         raise ConfigError(
@@ -67,6 +76,25 @@ def mask_window(config: Config, network: nn.Module) -> Window:
             "set it to a divisor, or to 0 for none"
         )
     return window
+
+
+_CURES = {  # whole frames?, what is hidden
+    (False, "nothing"): "lower pretrain.mask_cell, or raise pretrain.mask_ratio or data.crop_size",
+    (False, "all"): "lower pretrain.mask_ratio or pretrain.mask_cell",
+    (True, "nothing"): "raise pretrain.mask_ratio or data.num_frames",
+    (True, "all"): "lower pretrain.mask_ratio, or raise data.num_frames",
+}
+
+
+def _fitting_cells(config: Config, tokens: int, frames: int) -> str:
+    """What to set where cells do not fit."""
+    height, width = config.data.crop_hw
+    if height % tokens or width % tokens:
+        return f"let data.crop_size be a multiple of {tokens}"
+    sides = [each for each in range(tokens, min(height, width) + 1, tokens) if not (height % each or width % each)]
+    parts = {each: hidden_part(config.pretrain, (frames, height // each, width // each)) for each in sides}
+    fitting = [str(each) for each, part in parts.items() if part == "some"]
+    return f"set it to {' or '.join(fitting[:6])}" if fitting else "choose another data.crop_size"
 
 
 def _strides(network: nn.Module) -> tuple[tuple[int, ...], int]:

@@ -120,6 +120,10 @@ class RunPlan:
         yield f"{data.crop_hw[0]}×{data.crop_hw[1]} pixels"
         for name, values in (("mean", data.mean), ("std", data.std)):
             yield f"{name} {' '.join(f'{value:g}' for value in dict.fromkeys(values))}"
+        if data.decoded_side:
+            yield f"frames scaled to a short side of {data.decoded_side} as they are decoded"
+        if data.cache:
+            yield f"kept in {data.cache}, up to {data.cache_gib:g} GiB"
 
     def _augmentation(self) -> Iterator[str]:
         data = self.data

@@ -93,9 +93,10 @@ def resolve(
     config = with_plugins(
         resolve_model_name(_with_pinned_weights(config, folder if will_resume(folder, resume) else None))
     )
-    model_arguments(config.model.name, **config.model.arguments)  # raises if unknown, before lists are read
     if config.train.objective == "masked":
         check_pretraining(config, labelled_auto(config))
+    model_arguments(config.model.name, **config.model.arguments)  # raises if unknown, before lists are read
+    if config.train.objective == "masked":
         config = config.model_copy(
             update={"data": resolve_auto_lists(config.data)}
         )  # nothing is split, so nothing is saved

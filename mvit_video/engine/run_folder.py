@@ -34,6 +34,7 @@ MAY_CHANGE_ON_RESUME = (
     "data.root",
     "data.planned_",
     "data.workers",
+    "data.cache",
     "data.on_error",
     "data.decode_timeout",
     "train.trackers",

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from mvit_video.config.schema import Config, InputSettings
 from mvit_video.data.dataset import BadVideo, ViewDataset
+from mvit_video.data.frame_cache import training_source
 from mvit_video.data.lists.class_names import first_difference
 from mvit_video.data.lists.read import VideoList
 from mvit_video.data.lists.selection import held_out_list
 from mvit_video.data.loader import report_lost_workers, view_loader
 from mvit_video.data.pixels import Normalise
-from mvit_video.data.video.source import video_files_from
+from mvit_video.data.video.source import VideoSource, video_files_from
 from mvit_video.engine.distributed import all_gather_json, all_reduced, is_rank_zero, rank, world_size
 from mvit_video.engine.losses import is_multi_label
 from mvit_video.errors import CheckpointError, ConfigError
@@ -100,8 +101,10 @@ def evaluator_from(
     precision: Precision,
     shard: Shard = WHOLE,
     multi_label: bool = False,
+    source: VideoSource | None = None,
 ) -> Evaluator:
-    source = video_files_from(config.data.root, config.data.decoding)
+    """By default videos are read from their files, as they are."""
+    source = source or video_files_from(config.data.root, config.data.decoding)
     dataset = ViewDataset(videos, source, input, protocol.clips, protocol.crops, on_bad="return", pixels=True)
     settings = config.evaluation
     return Evaluator(
@@ -124,8 +127,9 @@ def true_labels(videos: VideoList, multi_label: bool = False) -> np.ndarray:
 def validator(videos: VideoList, config: Config, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
     """What training calls, in every process: one centre view per video -> {"top1", "top5"} of all videos, or mean_average_precision."""
     precision = resolve_precision(config.evaluation.precision, device, "evaluation.precision")
+    several, source = is_multi_label(config.train), training_source(config.data.root, config.data.decoding)
     evaluator = evaluator_from(
-        config, videos, config.data.input, Protocol(1, 1), precision, multi_label=is_multi_label(config.train)
+        config, videos, config.data.input, Protocol(1, 1), precision, multi_label=several, source=source
     )
     return lambda model: accuracies(evaluator.scores(model, title="validating"))
 

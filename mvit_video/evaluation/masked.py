@@ -9,11 +9,11 @@ from torch import nn
 
 from mvit_video.config.schema import Config
 from mvit_video.data.dataset import BadVideo, ViewDataset
+from mvit_video.data.frame_cache import training_source
 from mvit_video.data.lists.records import VideoList
 from mvit_video.data.loader import report_lost_workers, view_loader
 from mvit_video.data.masking import mask_from, mask_random
 from mvit_video.data.pixels import Normalise
-from mvit_video.data.video.source import video_files_from
 from mvit_video.engine.distributed import all_reduced, rank, world_size
 from mvit_video.engine.masked import mask_window, masked_objective_from
 from mvit_video.errors import DecodeError
@@ -25,7 +25,7 @@ def masked_validator(
 ) -> Callable[[nn.Module], dict[str, float]]:
     """What pre-training calls, in every process: network -> {"loss"}, the mean over all hidden cells of all videos."""
     precision = resolve_precision(config.evaluation.precision, device, "evaluation.precision")
-    source = video_files_from(config.data.root, config.data.decoding)
+    source = training_source(config.data.root, config.data.decoding)
     dataset = ViewDataset(videos, source, config.data.input, on_bad="return", pixels=True)
     normalise = Normalise(config.data.mean, config.data.std)
 

@@ -10,33 +10,39 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from math import gcd
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 
 from mvit_video.errors import ConfigError
 from mvit_video.evaluation.metrics import interval, top_k_hits, wilson
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of DINO's evaluation, arXiv 2104.14294, appendix F
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse strengths of the regularisation
-USUAL_STRENGTH = 1e-2  # where a class has a single video, and none can be held out
+USUAL_STRENGTH = 1e-2  # where a class has a single video or group, and none can be held out
 FOLDS = 5
 NEVER = -1e4  # bias of a class without a training video
 QUERIES, STEPS, BATCH, RATE, DECAY = 8, 100, 64, 3e-3, 0.05  # of the attentive probe
+TOGETHER = 64 * 2**20  # bytes of tokens that the attentive probes trained at once see in a step
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class VideoViews:
     """What n videos are known by: the features (V, C), or (V, C, T, H, W), of their views, which video each view is of (V,), and
-    labels (n,). A video that could not be decoded has no view."""
+    labels (n,). A video that could not be decoded has no view.
+
+    Videos of one of the `groups` (n,) are held out together; None: each by itself."""
 
     features: np.ndarray
     video: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray | None = None
 
     @property
     def view_labels(self) -> np.ndarray:
@@ -53,7 +59,8 @@ class VideoViews:
         numbers = np.full(len(self.labels), -1)
         numbers[places] = np.arange(len(places))
         kept = numbers[self.video] >= 0
-        return VideoViews(self.features[kept], numbers[self.video[kept]], self.labels[places])
+        groups = None if self.groups is None else self.groups[places]
+        return VideoViews(self.features[kept], numbers[self.video[kept]], self.labels[places], groups)
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """The mean (n, D) over its views of each video's values (V, D); 0 for a video without views."""
@@ -105,8 +112,8 @@ class Shots:
         return interval(np.array(values))
 
 
-Classifier = Callable[[VideoViews, VideoViews, int, int], np.ndarray]
-"""(training views, test views, K, seed) -> scores (n, K)"""
+Classifier = Callable[[VideoViews, Sequence[np.ndarray], VideoViews, int, int], Iterator[np.ndarray]]
+"""(training views, draws, test views, K, seed) -> scores (n, K) of each draw, trained on the videos at these places"""
 
 
 def require_scikit_learn() -> None:
@@ -127,11 +134,18 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-def nearest_scores(train: VideoViews, test: VideoViews, num_classes: int, seed: int) -> np.ndarray:
+def nearest_scores(
+    train: VideoViews, draws: Sequence[np.ndarray], test: VideoViews, num_classes: int, seed: int
+) -> Iterator[np.ndarray]:
     """Votes of the nearest training videos by the cosine of their features' means, the nearer the heavier.
 
     As in DINO's evaluation (arXiv 2104.14294), with the mean of the training videos taken away first (arXiv 1911.04623).
     """
+    for places in draws:
+        yield _votes(train.of(places), test, num_classes)
+
+
+def _votes(train: VideoViews, test: VideoViews, num_classes: int) -> np.ndarray:
     known, asked = (views.mean(views.features) for views in (train, test))
     known, asked = (_unit(means - known.mean(0)) for means in (known, asked))
     near = asked @ known.T
@@ -146,9 +160,12 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def linear_scores(train: VideoViews, test: VideoViews, num_classes: int, seed: int) -> np.ndarray:
+def linear_scores(
+    train: VideoViews, draws: Sequence[np.ndarray], test: VideoViews, num_classes: int, seed: int
+) -> Iterator[np.ndarray]:
     """Scores of logistic regression."""
-    return fit_linear(train, num_classes, seed).scores(test)
+    for places in draws:
+        yield fit_linear(train.of(places), num_classes, seed).scores(test)
 
 
 def fit_linear(train: VideoViews, num_classes: int, seed: int) -> LinearHead:
@@ -161,15 +178,16 @@ def fit_linear(train: VideoViews, num_classes: int, seed: int) -> LinearHead:
 
 
 def _best_strength(train: VideoViews, num_classes: int, seed: int) -> float:
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    counts = np.bincount(train.labels)
-    folds = min(FOLDS, int(counts[counts > 0].min()))
+    groups = np.arange(len(train.labels)) if train.groups is None else train.groups
+    folds = min(FOLDS, *(len(np.unique(groups[train.labels == label])) for label in np.unique(train.labels)))
     if folds < 2:
         return USUAL_STRENGTH
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    kind = StratifiedKFold if train.groups is None else StratifiedGroupKFold
+    splits = kind(folds, shuffle=True, random_state=seed).split(train.labels, train.labels, train.groups)
     losses = np.zeros(len(STRENGTHS))
-    for rest, held_out in splitter.split(train.labels, train.labels):
+    for rest, held_out in splits:
         known, asked = train.of(rest), train.of(held_out)
         for place, strength in enumerate(STRENGTHS):
             scores = _fitted(known, num_classes, strength).scores(asked)
@@ -198,51 +216,77 @@ class AttentiveProbe(nn.Module):
     """Learned queries attend to the tokens (B, N, C) of a frozen network, each for a slice of the channels; a linear layer
     classifies what they gather.
 
-    Without projections of queries and keys, which such queries make up for: "efficient probing", arXiv 2506.10178.
+    Without projections of queries and keys, which such queries make up for: "efficient probing", arXiv 2506.10178. The tokens
+    are normalised over their channels (`normalised`): as weights add up to 1, scale and shift of the norm can be applied to
+    what is gathered, instead of to each token, and the shift cancels out of the weights.
     """
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.scale, self.shift = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
         self.queries = nn.Parameter(0.02 * torch.randn(gcd(QUERIES, dim), dim))
         self.value = nn.Linear(dim, dim)
         self.head = nn.Linear(dim, num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.norm(tokens)
-        attention = (x @ self.queries.T).softmax(1)  # (B, N, Q)
-        gathered = attention.transpose(1, 2) @ x  # (B, Q, C)
+        attention = (tokens @ (self.scale * self.queries).T).softmax(1)  # (B, N, Q)
+        gathered = attention.transpose(1, 2) @ tokens * self.scale + self.shift  # (B, Q, C)
         slices = self.value.weight.unflatten(0, (len(self.queries), -1))  # (Q, C/Q, C)
         values = torch.einsum("bqc,qdc->bqd", gathered, slices).flatten(1) + self.value.bias
         return self.head(values)
 
 
-def attentive_scores(train: VideoViews, test: VideoViews, num_classes: int, seed: int) -> np.ndarray:
-    """Scores of an attentive probe, trained by AdamW with a cosine schedule. The features are maps (V, C, T, H, W)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        probe = AttentiveProbe(train.features.shape[1], num_classes)
-        _train_probe(probe, torch.from_numpy(train.features), torch.from_numpy(train.view_labels))
-    with torch.inference_mode():
-        batches = torch.from_numpy(test.features).split(BATCH)
-        scores = [probe(_tokens(maps)).softmax(1) for maps in batches] or [torch.zeros(0, num_classes)]
-    return test.mean(torch.cat(scores).numpy())
+def normalised(maps: np.ndarray) -> Tensor:
+    """(V, C, T, H, W) -> tokens (V, N, C) of mean 0 and variance 1 over their channels."""
+    tokens = torch.from_numpy(maps).flatten(2).transpose(1, 2)
+    return F.layer_norm(tokens, tokens.shape[2:])
 
 
-def _train_probe(probe: AttentiveProbe, maps: Tensor, labels: Tensor) -> None:
-    optimizer = torch.optim.AdamW(probe.parameters(), RATE, weight_decay=DECAY)
+def attentive_scores(
+    train: VideoViews, draws: Sequence[np.ndarray], test: VideoViews, num_classes: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Scores of an attentive probe, trained by AdamW with a cosine schedule. The features are maps (V, C, T, H, W).
+
+    The probes of several draws are trained at once, as they are small. All start with the same weights, and see their views in
+    the same order.
+    """
+    tokens, asked = normalised(train.features), normalised(test.features)
+    labels = torch.from_numpy(train.view_labels)
+    for rows in _together([np.flatnonzero(np.isin(train.video, places)) for places in draws], tokens[:1].nbytes):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            probe = AttentiveProbe(tokens.shape[2], num_classes)
+            weights = _trained(probe, tokens, labels, torch.from_numpy(rows))
+        for number in range(len(rows)):
+            probe.load_state_dict({name: stacked[number] for name, stacked in weights.items()})
+            with torch.inference_mode():
+                scores = [probe(batch).softmax(1) for batch in asked.split(BATCH)] or [torch.zeros(0, num_classes)]
+            yield test.mean(torch.cat(scores).numpy())
+
+
+def _together(rows: Sequence[np.ndarray], bytes_each: int) -> Iterator[np.ndarray]:
+    """Draws (D, V) of equally many views that are trained at once."""
+    for count, equal in groupby(rows, key=len):
+        draws, most = np.stack(list(equal)), max(TOGETHER // max(min(count, BATCH) * bytes_each, 1), 1)
+        yield from (draws[first : first + most] for first in range(0, len(draws), most))
+
+
+def _trained(probe: AttentiveProbe, tokens: Tensor, labels: Tensor, rows: Tensor) -> dict[str, Tensor]:
+    """The weights, (D, ...) by name, of a probe for each of the draws, views `rows` (D, V); all begin as `probe`."""
+    weights = stack_module_state([probe] * len(rows))[0]  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(weights.values(), RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+
+    def loss(state: dict[str, Tensor], batch: Tensor, wanted: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(probe, state, (batch,)), wanted)
+
     for _ in range(STEPS):
-        rows = torch.randperm(len(maps))[:BATCH]
+        batch = rows[:, torch.randperm(rows.shape[1])[:BATCH]]
         optimizer.zero_grad()
-        F.cross_entropy(probe(_tokens(maps[rows])), labels[rows]).backward()
+        vmap(loss)(weights, tokens[batch], labels[batch]).sum().backward()
         optimizer.step()
         schedule.step()
-
-
-def _tokens(maps: Tensor) -> Tensor:
-    """(B, C, T, H, W) -> (B, N, C)"""
-    return maps.flatten(2).transpose(1, 2)
+    return {name: stacked.detach() for name, stacked in weights.items()}
 
 
 METHODS: Mapping[str, Classifier] = {
@@ -281,11 +325,15 @@ def measure(
     for method, (train, test) in views.items():
         for count in shots:
             hits = []
-            for draw in range(draws if count is not None else 1):
-                rng = np.random.default_rng((seed, count or 0, draw))
-                known = train if count is None else train.of(choose(train.labels, count, rng))
-                scores = METHODS[method](known, test, num_classes, seed)
+            for scores in METHODS[method](train, _draws(train, count, draws, seed), test, num_classes, seed):
                 hits.append(top_k_hits(scores, test.labels, test.decoded, 1))
                 advance()
             found.append(Shots(method, count, np.stack(hits)))
     return found
+
+
+def _draws(train: VideoViews, count: int | None, draws: int, seed: int) -> list[np.ndarray]:
+    """The places of the training videos of each draw."""
+    if count is None:
+        return [np.arange(len(train.labels))]
+    return [choose(train.labels, count, np.random.default_rng((seed, count, draw))) for draw in range(draws)]

@@ -50,7 +50,7 @@ def hog(frames: Tensor, gaussian_window: int = 0) -> Tensor:
 def _tiled_gaussian(window: int, like: Tensor) -> Tensor:
     """A window×window Gaussian of sum 1 with a deviation of half its length, repeated over an image (H, W)."""
     places = torch.arange(window, dtype=torch.float32, device=like.device)
-    line = (-0.5 * ((places - places.mean()) / (window // 2)).square()).exp()
+    line = (-0.5 * ((places - places.mean()) / (window / 2)).square()).exp()
     kernel = line[:, None] * line[None, :]
     return (kernel / kernel.sum()).repeat(like.shape[-2] // window, like.shape[-1] // window)
 

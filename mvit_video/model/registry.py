@@ -187,17 +187,22 @@ def build_model(name: str, num_classes: int | None = None, **arguments: Any) -> 
     return model
 
 
+def masked_form(name: str) -> Callable[..., nn.Module]:
+    """What builds the pre-training form of a network. Raises ConfigError for a network without one."""
+    masked = model_entry(name).capabilities.masked
+    if masked is None:
+        cure = "set model.name to one of the mvit networks"
+        raise lacks(name, "masked", "cannot be pre-trained by masked prediction", cure)
+    return masked
+
+
 def build_masked(name: str, predict_from: Sequence[int] = (), target: str = "hog", **arguments: Any) -> nn.Module:
     """The pre-training form of a network by name: (clips, mask) -> predictions, see `model/maskfeat.py`.
 
     Raises ConfigError for a network without one, and as `build_model`.
     """
-    wanted = model_arguments(name, **arguments)
-    masked = MODELS.get(name).capabilities.masked
-    if masked is None:
-        cure = "set model.name to one of the mvit networks"
-        raise lacks(name, "masked", "cannot be pre-trained by masked prediction", cure)
-    model = masked(predict_from, target, **wanted)
+    masked = masked_form(name)
+    model = masked(predict_from, target, **model_arguments(name, **arguments))
     model.__dict__["registered_name"] = name
     return model
 

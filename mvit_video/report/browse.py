@@ -9,7 +9,7 @@ import numpy as np
 from mvit_video.config.schema import AUTO, DataSettings
 from mvit_video.data.draws import generator
 from mvit_video.data.lists.records import VideoList, VideoRecord, VideoRecords
-from mvit_video.data.lists.split import list_text, resolve_auto_lists, split_videos
+from mvit_video.data.lists.split import groups_of, list_text, resolve_auto_lists, split_videos
 from mvit_video.data.prepare.look import Look, look_at_videos
 from mvit_video.data.prepare.near_duplicates import near_duplicates, numbers_of_groups
 from mvit_video.data.prepare.verify import Decoding, lists_by_split
@@ -122,15 +122,16 @@ def readable_videos(survey: Survey) -> VideoList:
     return replace(videos, records=VideoRecords.of(records.values()), refused=())
 
 
-def with_doubts(survey: Survey, features: dict[str, np.ndarray], seed: int) -> Survey:
-    """The survey with the labels that features by path cast doubt on.
+def with_doubts(survey: Survey, features: dict[str, np.ndarray], seed: int, split_group: str | None = None) -> Survey:
+    """The survey with the labels that features by path cast doubt on; near-duplicates are held out together, and videos of
+    one group of data.split_group.
 
     Left out, and told: videos of several labels, which are right or wrong one by one; those without a label or features; and
     those of classes that are too small.
     """
     single = [len(entry.record.labels) == 1 for entry in survey.entries]
     known = [entry.record.path in features for entry in survey.entries]
-    numbers = numbers_of_groups(survey.groups, len(survey.entries))
+    numbers = numbers_of_groups([*survey.groups, *_named_groups(survey, split_group)], len(survey.entries))
     places = np.flatnonzero(np.array(single, bool) & np.array(known, bool)).tolist()
     labels = np.array([survey.entries[place].record.label for place in places], np.int64)
     counts = {
@@ -144,6 +145,14 @@ def with_doubts(survey: Survey, features: dict[str, np.ndarray], seed: int) -> S
         found = label_doubts(table, labels, numbers[places], seed)
         doubts = [replace(doubt, place=places[doubt.place]) for doubt in found]
     return replace(survey, doubts=doubts, not_judged=[f"{count} {why}" for why, count in counts.items() if count])
+
+
+def _named_groups(survey: Survey, split_group: str | None) -> list[list[int]]:
+    """Places of the entries of each group of data.split_group; of one path, if that is not set."""
+    members: dict[str, list[int]] = {}
+    for place, name in enumerate(groups_of([entry.record.path for entry in survey.entries], split_group)):
+        members.setdefault(name, []).append(place)
+    return list(members.values())
 
 
 def write_tables(survey: Survey, folder: Path) -> None:

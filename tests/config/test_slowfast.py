@@ -14,6 +14,7 @@ from mvit_video.config.load import load_config
 from mvit_video.config.schema import Config
 from mvit_video.config.slowfast import convert_slowfast
 from mvit_video.config.slowfast_keys import MVITV1, MVITV2, SIZES
+from mvit_video.data.dataset import view_indices
 from mvit_video.errors import ConfigError
 from mvit_video.model.registry import build_masked, model_entry
 
@@ -300,7 +301,7 @@ EXAMPLES = {"kept": "SOLVER.WEIGHT_DECAY", "renamed": "AUG.AA_TYPE", "derived": 
 
 
 PUBLISHED = {
-    "ImageNet__MVITv2_T": "TRAIN.DATASET (is 'imagenet', but only kinetics and ssv2",
+    "ImageNet__MVITv2_T": "TRAIN.DATASET (is 'imagenet', but only kinetics, ssv2",
     "Kinetics__MVIT_B_16x4_CONV": "",
     "Kinetics__MVIT_B_32x3_CONV": "",
     "Kinetics__MVITv2_B_32x3": "",
@@ -480,7 +481,7 @@ def test_mixed_precision_weights_and_a_data_folder_are_taken_over(tmp_path):
         (
             "TRAIN",
             {"DATASET": "ava"},
-            "TRAIN.DATASET (is 'ava', but only kinetics and ssv2 are converted)",
+            "TRAIN.DATASET (is 'ava', but only kinetics, ssv2 and charades are converted)",
         ),
         ("DETECTION", {"ENABLE": True}, "DETECTION.ENABLE (is True, but whole clips are classified, not boxes)"),
     ],
@@ -496,9 +497,9 @@ def test_what_has_no_counterpart_stops_with_its_key(tmp_path, section, change, m
 
 def test_a_file_of_another_network_or_dataset_is_told_of_nothing_else(tmp_path):
     tree = kinetics("s", 16, 4, 0.2) | {"SLOWFAST": {"ALPHA": 4}, "UNKNOWN": {"KEY": 1}}
-    tree["TRAIN"]["DATASET"] = "charades"
+    tree["TRAIN"]["DATASET"] = "jester"
     with pytest.raises(
-        ConfigError, match=r"unsupported keys: TRAIN.DATASET \(is 'charades', but only kinetics .*\); change or"
+        ConfigError, match=r"unsupported keys: TRAIN.DATASET \(is 'jester', but only kinetics, .*\); change or"
     ):
         converted(tmp_path, tree)
     del tree["MODEL"]["MODEL_NAME"]
@@ -560,3 +561,52 @@ def test_several_labels_and_the_largest_score_of_the_views_are_converted(tmp_pat
     tree["MODEL"] |= {"LOSS_FUNC": "bce_logit", "HEAD_ACT": "sigmoid"}
     settings = converted(tmp_path, tree).settings
     assert settings["train.loss"] == "binary_cross_entropy" and settings["evaluation.fusion"] == "max"
+
+
+def charades() -> dict:
+    """An MViT with what the published files for Charades say of data, loss and views."""
+    tree = kinetics("s", 16, 4, 0.2)
+    tree["TRAIN"] |= {"DATASET": "charades"}
+    tree["TEST"] |= {"DATASET": "charades", "NUM_ENSEMBLE_VIEWS": 10, "NUM_SPATIAL_CROPS": 3}
+    tree["MODEL"] |= {"NUM_CLASSES": 157, "LOSS_FUNC": "bce_logit", "HEAD_ACT": "sigmoid"}
+    tree["MIXUP"]["ENABLE"] = False
+    del tree["AUG"]["NUM_SAMPLE"]
+    tree["DATA"] |= {"MULTI_LABEL": True, "ENSEMBLE_METHOD": "max", "INV_UNIFORM_SAMPLE": True}
+    tree["DATA"] |= {"TRAIN_JITTER_SCALES": [256, 340], "REVERSE_INPUT_CHANNEL": True, "MEAN": [0.4, 0.45, 0.5]}
+    tree["DATA"] |= {"PATH_TO_DATA_DIR": "charades/lists", "PATH_PREFIX": "charades/frames"}
+    return tree
+
+
+def test_charades_is_converted_with_its_frame_lists_its_sampling_and_its_views(tmp_path):
+    conversion = converted(tmp_path, charades())
+    wanted = {
+        "data.root": "charades/frames", "data.train": "../lists/train.csv", "data.val": "../lists/val.csv",
+        "data.decoder": "frames", "data.dense_step": "stride", "data.sampling_rate": 4, "data.target_fps": 30.0,
+        "data.mean": [0.5, 0.45, 0.4], "data.crop": "jitter", "data.jitter_scales": [256, 340], "data.randaugment": None,
+        "data.erasing": 0.0, "train.loss": "binary_cross_entropy", "evaluation.protocol": "10x3", "evaluation.fusion": "max",
+    }  # fmt: skip
+    assert {name: conversion.settings[name] for name in wanted} == wanted
+    assert "PySlowFast takes those of the clip's frames" in conversion.fates["TRAIN.DATASET"][1]
+    assert conversion.fates["AUG.AA_TYPE"] == ("ignored", "PySlowFast's Charades does not augment so")
+    beside = charades()
+    del beside["DATA"]["PATH_PREFIX"]
+    settings = converted(tmp_path, beside).settings
+    assert (settings["data.root"], settings["data.train"]) == ("charades/lists", "train.csv")
+    beside["DATA"] |= {"MULTI_LABEL": False}
+    with pytest.raises(ConfigError, match=r"DATA.MULTI_LABEL \(is False, but videos of Charades have several labels\)"):
+        converted(tmp_path, beside)
+
+
+def test_test_clips_of_charades_are_those_of_pyslowfast_but_for_an_earlier_start(tmp_path):
+    settings = converted(tmp_path, charades()).config().data.input
+    frames, rate = settings.num_frames, settings.sampling_rate
+    for length in (3, 61, 64, 65, 200, 733, 2000):
+        for clip, ours in enumerate(view_indices(length, 30.0, settings, 10)):
+            gap = max(length - ((frames - 1) * rate + 1), 0) / 9
+            start = round(gap * clip)
+            theirs = [max(min(start + place * rate, length - 1), 0) for place in range(frames)]
+            shift = start - ours[0]
+            assert 0 <= shift < 10 + rate
+            assert [max(min(number - shift, length - 1), 0) for number in theirs if number < length - 1] == [
+                mine for mine, number in zip(ours, theirs, strict=True) if number < length - 1
+            ]

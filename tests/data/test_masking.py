@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from shared_files import shared
 
-from mvit_video.data.masking import MASKS, cube_mask, frame_mask, tube_mask
+from mvit_video.config.schema import PretrainSettings
+from mvit_video.data.masking import MASKS, cube_mask, frame_mask, hidden_part, mask_from, tube_mask
 
 WINDOW = (8, 7, 7)
 
@@ -50,3 +51,32 @@ def test_whole_frames_are_hidden():
 def test_a_seed_decides_a_mask(kind):
     masks = [MASKS[kind](Random(seed), WINDOW, 0.4) for seed in (3, 3, 4)]
     assert (masks[0] == masks[1]).all() and (masks[0] != masks[2]).any()
+
+
+@pytest.mark.parametrize(("window", "ratio"), [((4, 2, 2), 0.5), ((4, 3, 3), 0.9), ((8, 7, 7), 0.95)])
+def test_a_mask_that_hides_nothing_is_drawn_again(window, ratio):
+    """The public code's tubes give up after ten tries, now and then before a cell is hidden."""
+    draw = mask_from(PretrainSettings(mask="tube", mask_ratio=ratio), window)
+    plain = [tube_mask(Random(seed), window, ratio) for seed in range(400)]
+    drawn = [draw(Random(seed)) for seed in range(400)]
+    assert not all(mask.any() for mask in plain) and all(mask.any() for mask in drawn)
+    assert all((mask == other).all() for mask, other in zip(drawn, plain, strict=True) if other.any())
+
+
+@pytest.mark.parametrize(
+    ("kind", "window", "ratio", "part"),
+    [
+        ("cube", (4, 3, 3), 0.01, "nothing"),
+        ("cube", (4, 1, 6), 0.4, "nothing"),
+        ("cube", (4, 2, 20), 0.4, "nothing"),
+        ("tube", (4, 2, 40), 0.9, "nothing"),
+        ("cube", (4, 2, 10), 0.4, "some"),
+        ("frames", (4, 1, 1), 0.5, "some"),
+        ("frames", (1, 7, 7), 0.4, "nothing"),
+        ("frames", (4, 7, 7), 0.9, "all"),
+        ("tube", (4, 2, 2), 0.9, "all"),
+    ],
+)
+def test_a_grid_of_which_nothing_or_all_would_be_hidden_is_known_before(kind, window, ratio, part):
+    """A cuboid has a fifth of a picture's cells and sides up to 1 to 0.3, which no strip of two rows takes."""
+    assert hidden_part(PretrainSettings(mask=kind, mask_ratio=ratio), window) == part

@@ -137,8 +137,14 @@ def test_a_pre_trained_file_given_as_a_classifier_is_one_sentence_with_the_comma
             ["pretrain.mask_cell=32"],
             r"cells of 32 pixels do not fit data.crop_size = 48 and tokens of 8 pixels: set it to 8 or 16",
         ),
-        (["pretrain.mask_cell=48"], r"hide nothing of 4×1×1 cells \(times×rows×columns\): lower mask_cell"),
-        (["pretrain.mask_ratio=0.01"], r"cube masks of pretrain.mask_ratio = 0.01 hide nothing"),
+        (["pretrain.mask_cell=12", "data.crop_size=36"], r"tokens of 8 pixels: let data.crop_size be a multiple of 8"),
+        (["pretrain.mask_cell=48"], r"hide nothing of 4×1×1 cells \(times×rows×columns\) .*: lower pretrain.mask_cell"),
+        (["pretrain.mask_ratio=0.01"], r"mask = cube: masks of pretrain.mask_ratio = 0.01 hide nothing"),
+        (
+            ["pretrain.mask=frames", "pretrain.mask_ratio=0.1"],
+            r"hide nothing .*: raise pretrain.mask_ratio or data.num_frames",
+        ),
+        (["pretrain.mask=frames", "pretrain.mask_ratio=0.9"], r"hide all .*: lower pretrain.mask_ratio, or raise data"),
         (["pretrain.gaussian_window=20"], r"gaussian_window = 20: does not divide data.crop_size = 48"),
         (
             ["pretrain.predict_from=[1]"],
@@ -146,11 +152,16 @@ def test_a_pre_trained_file_given_as_a_classifier_is_one_sentence_with_the_comma
         ),
         (["pretrain.predict_from=[0,3]"], r"tokens behind block 0 are 4 pixels wide, but a histogram needs 8"),
         (["train.mixup=0.8"], r"train.mixup = 0.8: needs labels, which pre-training does not use: set train.mixup=0"),
+        (
+            ["train.mixup=0.8", "train.cutmix=1", "evaluation.after_training=true"],
+            r"mixup = 0.8, train.cutmix = 1.0, evaluation.after_training = True: need labels, .*: set train.mixup=0 "
+            r"train.cutmix=0 evaluation.after_training=false",
+        ),
         (["data.sampling_balance=sqrt"], r"data.sampling_balance = sqrt: needs labels.*set data.sampling_balance=none"),
         (["train.teacher=t.safetensors"], r"train.teacher = t.safetensors: needs labels.*set train.teacher=null"),
         (["train.base_lr=auto"], r"train.base_lr = auto: what auto stands for was tried with labels: set a value"),
         (["model.name=swin_t", "model.arguments={}"], r"model 'swin_t' is unknown"),
-        (["model.name=torchvision/mvit_v2_s", "model.arguments={}"], r"cannot be pre-trained by masked prediction"),
+        (["model.name=torchvision/mvit_v2_s"], r"cannot be pre-trained by masked prediction"),
     ],
 )
 def test_what_cannot_be_pre_trained_is_one_sentence_before_the_folder_is_touched(few_videos, tmp_path, words, told):
@@ -244,18 +255,19 @@ def test_a_run_leaves_its_picture_and_the_loss_of_validation(whole_run):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_is_bit_for_bit_the_one_that_was_not_stopped(whole_run, few_videos, tmp_path, workers):
-    run = tmp_path / "run"
+@pytest.mark.parametrize("changed", ["data.workers=0", "data.workers=2", "data.cache=FOLDER"])
+def test_a_resumed_run_is_bit_for_bit_the_one_that_was_not_stopped(whole_run, few_videos, tmp_path, changed):
+    run, changed = tmp_path / "run", changed.replace("FOLDER", str(tmp_path / "frames"))
     shutil.copytree(whole_run, run)
     shutil.rmtree(run / "checkpoints/step_00000012")
-    words = ("train.ema_decay=0.9", "pretrain.predict_from=[1,3]", f"data.workers={workers}")
+    words = ("train.ema_decay=0.9", "pretrain.predict_from=[1,3]", changed)
     said = []
     pretrain(config_for(few_videos, *words), run, resume=True, say=said.append)
     assert any("resuming after step 10" in text for text in said)
     assert numbers_of_steps(run / "metrics.jsonl") == numbers_of_steps(whole_run / "metrics.jsonl")
     for name in ("model.safetensors", "model_ema.safetensors"):
         assert (run / name).read_bytes() == (whole_run / name).read_bytes(), name
+    assert (tmp_path / "frames").exists() == changed.startswith("data.cache")
     with pytest.raises(ConfigError, match=r"was trained with train.objective = masked, but is now resumed with labels"):
         api.train(config_for(few_videos, *words), run, resume=True)
 

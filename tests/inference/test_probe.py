@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from tiny_checkpoint import write_tiny
-from tiny_predictor import nano_model
+from tiny_predictor import nano_card, nano_model
 
 from mvit_video import cli, evaluate
+from mvit_video import probe as probe_in_python
 from mvit_video.config.schema import InputSettings
 from mvit_video.errors import ConfigError
-from mvit_video.evaluation.probes import LinearHead
+from mvit_video.evaluation.probes import USUAL_STRENGTH, LinearHead
 from mvit_video.inference import features
 from mvit_video.inference.predictor import Predictor
-from mvit_video.inference.probe import probe, with_head
+from mvit_video.inference.probe import probed as probed_by
+from mvit_video.inference.probe import with_head
 from mvit_video.model.registry import build_model
 from mvit_video.model.weights.card import ModelCard
 
@@ -79,6 +81,25 @@ def test_features_are_extracted_once_and_kept_for_other_outputs(probed, monkeypa
     assert [row["videos_per_class"] for row in rows] == [2, None] * 2
 
 
+def test_a_program_gets_what_the_command_line_prints_and_its_groups_are_those_of_the_settings(probed, tmp_path):
+    folder, words = probed
+    asked = dict(draws=2, device="cpu", features=folder / "out/features")
+    result = probe_in_python(words[1], words[3], tmp_path / "out", attentive=True, **asked)
+    content = json.loads((folder / "out/results.json").read_text())
+    assert json.loads(json.dumps(result.content)) | {"seconds": 0} == content | {"seconds": 0}
+    rows = [(one.method, one.shots, one.top1, one.interval_95) for one in result.shots]
+    names = ("classifier", "videos_per_class", "top1", "interval_95")
+    assert rows == [tuple(row[name] for name in names) for row in content["results"]]
+    assert result.accuracies == {name: content["saved"][name] for name in result.accuracies}
+    assert len(result.classes) == 8 and result.undecodable == [] and result.weights.parent == result.folder
+    assert result.weights.read_bytes() == (folder / "out/model.safetensors").read_bytes()
+    together = {"data.split_group": "mp4"}  # all videos are one group, so none can be held out
+    alone = probe_in_python(words[1], words[3], tmp_path / "one", shots=[2], **asked, **together)
+    assert alone.content["saved"]["strength"] == USUAL_STRENGTH != result.content["saved"]["strength"]
+    with pytest.raises(ConfigError, match="shots = 0: expected whole numbers from 1"):
+        probe_in_python(words[1], words[3], tmp_path / "two", shots=[0, 2], **asked)
+
+
 def test_any_network_with_a_feature_gets_the_layer_as_its_head():
     rng = np.random.default_rng(0)
     for name in ("mvitv2_nano_8x3", "pvt_v2_b0_16x4"):
@@ -115,12 +136,37 @@ def test_what_cannot_be_probed_is_one_sentence(probed, few_videos, tmp_path, cap
         "no labels": ([f"data.root={root}", "data.train=plain.txt"], "none of its 16 videos has a label"),
         "one class": ([f"data.root={root}", "data.train=alike.csv"], "all its videos are of the class"),
         "several": ([f"data.root={root}", "data.train=several.csv"], "several labels"),
+        "groups": (["data.split_group=^film"], "data.split_group = ^film does not match the file name of 16 of 16"),
         "no test list": (["data.test=null"], "neither data.test nor data.val is set"),
         "again": (["--output", str(folder / "out")], "pass --overwrite"),
     }
     for name, (more, sentence) in wrong.items():
         assert cli.main([*words, *there, *more]) == 1, name
         assert sentence in one_line(capsys), name
+
+
+@pytest.mark.parametrize("more", [["--shots", "9"], ["data.train=alike.csv"]])
+def test_what_the_lists_tell_is_refused_before_a_video_is_decoded(probed, few_videos, tmp_path, more):
+    shutil.copytree(few_videos, tmp_path / "data")
+    rows = [line.split()[0] for line in (few_videos / "train.csv").read_text().splitlines()]
+    (tmp_path / "data/alike.csv").write_text("".join(f"{path} 3\n" for path in rows))
+    words = [*probed[1], f"data.root={tmp_path / 'data'}", "--output", str(tmp_path / "out"), *more]
+    assert cli.main(words) == 1 and not (tmp_path / "out/features").exists()
+
+
+def test_test_videos_that_are_trained_on_are_noted(probed, tmp_path, capsys):
+    words = [*probed[1], "data.test=train.csv", "--features", str(probed[0] / "out/features"), "--draws", "1"]
+    assert cli.main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert "16 of the 16 videos" in (told := capsys.readouterr().err) and "results on them prove little" in told
+
+
+def test_a_probe_of_a_network_for_several_labels_gives_one():
+    """Neither its sigmoids nor its thresholds and fusion are those of the logistic regression."""
+    several = {"multi_label": True, "thresholds": dict.fromkeys(nano_card().classes, 0.4), "fusion": "max"}
+    model, card = nano_model(), nano_card().model_copy(update=several)
+    head = LinearHead(np.zeros((2, model.head.projection.in_features)), np.zeros(2), 1.0)
+    _, new = with_head(model, card, head, ("here", "there"))
+    assert new == nano_card().model_copy(update={"classes": ("here", "there")})
 
 
 def test_missing_videos_are_left_out_or_count_as_wrong_and_are_listed(probed, few_videos, tmp_path, capsys):
@@ -169,7 +215,7 @@ def test_a_network_without_the_feature_before_its_head_is_refused(tmp_path):
     card = ModelCard(name="plain", arguments={}, classes=("a", "b"), preprocessing=InputSettings(num_frames=2))
     predictor = Predictor(Plain(), card, torch.device("cpu"))
     with pytest.raises(ConfigError, match="'plain' does not provide the feature that its head classifies: use"):
-        probe(predictor, None, tmp_path)
+        probed_by(predictor, None, tmp_path)
 
 
 def test_videos_that_cannot_be_decoded_cost_a_line_each_and_count_as_wrong_in_the_test(

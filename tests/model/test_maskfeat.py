@@ -52,6 +52,11 @@ def test_a_loop_over_pixels_counts_the_same_votes():
     assert np.abs(found[0, 0, :, :, 1].numpy() - expected[:, :, 1]).max() < 1e-5
 
 
+def test_a_gaussian_of_one_pixel_weighs_nothing():
+    pictures = torch.rand(1, 3, 16, 16)
+    assert torch.equal(hog(pictures, 1), hog(pictures))
+
+
 @pytest.mark.parametrize(("name", "target"), [("multi", hog_target), ("pixel", pixel_target)])
 def test_targets_of_hidden_tokens_are_the_public_codes(name, target):
     wanted = recorded(f"maskfeat_pretrain_{name}_8x96")

@@ -16,6 +16,7 @@ from mvit_video.data.lists.records import VideoList, VideoRecord
 from mvit_video.data.prepare.look import Look
 from mvit_video.data.prepare.verify import Decoding
 from mvit_video.data.video.fingerprint import MOMENTS, SIDE
+from mvit_video.errors import ConfigError
 from mvit_video.inference.features import read_features
 from mvit_video.report.browse import Survey, chosen_entries, same_videos, with_doubts, write_tables
 from mvit_video.report.browse_page import MOST_STRIPS, BrowsePage, class_bars, class_counts, histogram, random_entries
@@ -144,6 +145,24 @@ def test_doubted_videos_are_a_list_that_reads_back_and_training_goes_without_the
     assert [(record.path, record.label) for record in doubted.records] == [("v7.mp4", 2)]
     trusted = read_videos("train_trusted.csv", str(tmp_path))
     assert len(trusted) == 58 and not {"v7.mp4", "v9.mp4"} & {*trusted.records.paths()}
+
+
+def test_the_label_of_a_whole_recording_is_doubted_if_the_recordings_are_named_as_groups():
+    """Each of 30 films is three clips, which look alike, and more like each other than like their class."""
+    rng, films = np.random.default_rng(0), np.arange(30)
+    labels = [film // 10 + (film == 3) for film in films]
+    looks = np.hstack([3 * np.eye(30), np.tile(np.eye(3)[films // 10], 4)])
+    clips = [(film, f"film{film}_{clip}.mp4") for film in films for clip in range(3)]
+    survey = survey_of({"train": records(*[(name, labels[film]) for film, name in clips])})
+    features = {name: looks[film] + rng.normal(0, 0.1, 42) for film, name in clips}
+
+    def doubted(pattern):
+        found = with_doubts(survey, features, 0, pattern)
+        return {survey.entries[doubt.place].record.path.partition("_")[0] for doubt in found.doubts}
+
+    assert doubted("^(.+)_") == {"film3"} and doubted(None) == set()
+    with pytest.raises(ConfigError, match=r"data.split_group = movie does not match the file name of 90 of 90"):
+        doubted("movie")
 
 
 def test_features_of_a_folder_are_the_mean_over_the_views_of_each_video(tmp_path):

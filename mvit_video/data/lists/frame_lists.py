@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from mvit_video.data.lists.charades import left_out
 from mvit_video.data.lists.class_names import without_brackets
 from mvit_video.data.lists.formats import Listing, Row
 from mvit_video.data.lists.official import with_published_names
@@ -15,7 +16,8 @@ class FrameList:
     """Reads lists of frames: a video is the folder of its frames, with all labels of its rows.
 
     The columns are original_vido_id, video_id, frame_id, path, labels; `""` means no label. A list without labels, as for
-    Something-Something v2, gets those of the json lists next to it.
+    Something-Something v2, gets those of the json lists next to it; of one with labels, as for Charades, videos without are
+    left out, with a note.
     """
 
     def matches(self, path: str) -> bool:
@@ -23,7 +25,10 @@ class FrameList:
 
     def read(self, path: str, root: str) -> Listing:
         rows = _videos(path)
-        return Listing(rows) if any(row.label for row in rows) else _labelled_beside(rows, path)
+        labelled = [row for row in rows if row.label]
+        if not labelled:
+            return _labelled_beside(rows, path)
+        return Listing(labelled, notes=left_out(len(rows) - len(labelled), path))
 
 
 def _videos(place: str) -> list[Row]:

@@ -59,7 +59,7 @@ def split_videos(videos: VideoList, data: DataSettings) -> tuple[VideoList, Vide
     data.split_group) are never split, so with them the share is approximate.
     """
     _check_classes(videos)
-    groups = _groups(videos, data.split_group)
+    groups = groups_of(list(videos.records.paths()), data.split_group)
     held_out = _held_out(Counter(zip(groups, (record.label for record in videos.records), strict=True)), data.val_share)
     parts: tuple[list[VideoRecord], list[VideoRecord]] = ([], [])
     for group, record in zip(groups, videos.records, strict=True):
@@ -133,11 +133,14 @@ def _check_classes(videos: VideoList) -> None:
         )
 
 
-def _groups(videos: VideoList, pattern: str | None) -> list[str]:
-    """Group of each video: its path, or what `pattern` (or its first group) matches in its file name."""
-    paths = [record.path for record in videos.records]
+def groups_of(paths: Sequence[str], pattern: str | None) -> list[str]:
+    """Group of each video, which no split separates (data.split_group): its path, or what `pattern` (or its first group) matches
+    in its file name.
+
+    ConfigError where it does not match all of them.
+    """
     if pattern is None:
-        return paths
+        return list(paths)
     matches = [re.search(pattern, path.rpartition("/")[2]) for path in paths]
     missed = [path for path, match in zip(paths, matches, strict=True) if not match]
     if missed:

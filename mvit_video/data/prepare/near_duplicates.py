@@ -81,10 +81,13 @@ class _Groups:
             low, high = sorted((self._root(one), self._root(other)))
             self._parents[high] = low
 
+    def roots(self) -> list[int]:
+        return [self._root(number) for number in range(len(self._parents))]
+
     def found(self) -> list[list[int]]:
         members: dict[int, list[int]] = {}
-        for number in range(len(self._parents)):
-            members.setdefault(self._root(number), []).append(number)
+        for number, root in enumerate(self.roots()):
+            members.setdefault(root, []).append(number)
         return [group for group in members.values() if len(group) > 1]
 
     def _root(self, number: int) -> int:
@@ -95,8 +98,8 @@ class _Groups:
 
 
 def numbers_of_groups(groups: Sequence[Sequence[int]], count: int) -> np.ndarray:
-    """(count,) the group of each of `count` videos, those in none being alone in one of theirs."""
-    numbers = np.arange(count)
+    """(count,) the group of each of `count` videos, those in none being alone in one of theirs; groups that overlap are one."""
+    joined = _Groups(count)
     for group in groups:
-        numbers[list(group)] = group[0]
-    return numbers
+        joined.join(group[0], group[1:])
+    return np.array(joined.roots(), np.int64)

@@ -47,7 +47,7 @@ class VideoReader:
     ) -> None:
         self.path, self.shortfall, self.note = str(path) or "''", "", ""
         try:
-            file = _existing(str(path), root)
+            file = existing(str(path), root)
             if not whole and backend == "pyav" and file.is_file():
                 self._backend: Backend = PyAvBackend(file, root, whole=False)
                 self.shortfall = self._backend.shortfall
@@ -134,11 +134,8 @@ class VideoReader:
             raise DecodeError(f"{self.path}: {reason}") from None
 
 
-class Reader(Protocol):
-    """The frames of one open video: VideoReader in this process, GuardedReader in another, or a user's own class.
-
-    All methods raise DecodeError with the video and the reason.
-    """
+class FrameReader(Protocol):
+    """What a dataset needs of an open video. All methods raise DecodeError with the video and the reason."""
 
     @property
     def path(self) -> str:
@@ -149,6 +146,31 @@ class Reader(Protocol):
     def fps(self) -> float:
         """The mean rate in frames per second."""
         ...
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels of a frame, about: what memory frames will take, before one is decoded."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of frames."""
+        ...
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> "FrameReader": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Reader(FrameReader, Protocol):
+    """All of one open video: VideoReader in this process, or GuardedReader in another."""
 
     @property
     def shortfall(self) -> str:
@@ -166,21 +188,8 @@ class Reader(Protocol):
         ...
 
     @property
-    def num_pixels(self) -> int:
-        """Pixels of a frame, about: what memory frames will take, before one is decoded."""
-        ...
-
-    @property
     def num_decoded(self) -> int:
         """Number of frames decoded so far, requested or not."""
-        ...
-
-    def __len__(self) -> int:
-        """The number of frames."""
-        ...
-
-    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Frames by number, in any order, repeats allowed: uint8 (T, H, W, 3), RGB."""
         ...
 
     def stream(self) -> Iterator[np.ndarray]:
@@ -191,13 +200,7 @@ class Reader(Protocol):
         """Presentation times of the frames in seconds."""
         ...
 
-    def close(self) -> None: ...
-
     def __enter__(self) -> "Reader": ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 class Backend(Protocol):
@@ -231,7 +234,7 @@ BACKENDS: dict[str, MakeBackend] = {
 }
 
 
-def _existing(path: str, root: str | Path | None) -> Path:
+def existing(path: str, root: str | Path | None) -> Path:
     """Absolute path of a file or folder, which no decoder can mistake for a URL."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         raise Unreadable("is a URL, expected a local file: download it first")

@@ -5,13 +5,13 @@ from typing import Protocol
 
 from mvit_video.config.schema import DecodingSettings
 from mvit_video.data.video.guard import TIMEOUT, open_reader
-from mvit_video.data.video.reader import Reader
+from mvit_video.data.video.reader import FrameReader, Reader
 
 
 class VideoSource(Protocol):
     """Where a dataset opens its videos."""
 
-    def open(self, path: str) -> Reader:
+    def open(self, path: str) -> FrameReader:
         """Open the video that a list calls `path`. Raises DecodeError if it cannot be opened."""
         ...
 

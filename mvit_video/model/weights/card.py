@@ -70,6 +70,13 @@ class ModelCard(Settings):
     pretraining: PretrainSettings | None = None
     """How the weights were pre-trained without labels, where they are of the network's pre-training form: there are no classes."""
 
+    def renamed(self, classes: tuple[str, ...]) -> "ModelCard":
+        """The card with other names of its classes, in the same order."""
+        thresholds = self.thresholds and {
+            new: self.thresholds[name] for name, new in zip(self.classes, classes, strict=True)
+        }
+        return self.model_copy(update={"classes": classes, "thresholds": thresholds})
+
     @field_validator("classes")
     @classmethod
     def _names_differ(cls, classes: tuple[str, ...]) -> tuple[str, ...]:

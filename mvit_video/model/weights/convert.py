@@ -198,7 +198,7 @@ def _native_card(weights: Weights, name: str, arguments: dict[str, Any], classes
         raise ConfigError(f"{weights.source}: {what} its {weights.num_classes} classes: pass them with --classes FILE")
     if weights.card is None:
         return _card(weights, name, arguments, names)
-    return weights.card.model_copy(update={"classes": names})
+    return weights.card.renamed(names)
 
 
 def _card(weights: Weights, name: str, arguments: dict[str, Any], classes: tuple[str, ...]) -> ModelCard:

@@ -67,6 +67,7 @@ def test_a_taken_name_is_refused_with_both_owners():
         ("train.json", b"[]", "Something"),
         ("train.csv", b"original_vido_id video_id frame_id path labels\n", "FrameList"),
         ("train.csv", b"\xef\xbb\xbflabel,youtube_id,time_start,time_end\n", "Kinetics"),
+        ("list.csv", b"id,subject,script,actions,length\n", "Charades"),
         ("trainlist01.txt", b"A/v.avi 1\n", "Ucf101"),
         ("train.csv", b",path,label\n0,a.mp4,1\n", "Table"),
         ("train.csv", b"path;label\na.mp4;1\n", "Table"),

@@ -189,3 +189,10 @@ def test_files_that_are_no_checkpoints_are_named(saved, tmp_path):
     ):
         with pytest.raises(CheckpointError, match=rf"{name}.safetensors: {message}"):
             load_checkpoint(tmp_path / f"{name}.safetensors")
+
+
+def test_converting_to_other_class_names_takes_the_thresholds_along(saved, tmp_path):
+    several = {"multi_label": True, "thresholds": {"kleiner": 0.3, "größer": 0.7}}
+    save_checkpoint(tmp_path / "several.safetensors", saved[1], CARD.model_copy(update=several))
+    convert(tmp_path / "several.safetensors", "native", tmp_path / "english.safetensors", classes=["larger", "smaller"])
+    assert load_checkpoint(tmp_path / "english.safetensors")[1].thresholds == {"larger": 0.7, "smaller": 0.3}
