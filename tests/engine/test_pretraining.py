@@ -227,8 +227,8 @@ def test_learning_rates_of_the_recipes_are_the_public_codes(size, part):
     assert settings.epochs == recorded["epochs"]
     rate = learning_rate_from(settings, settings.epochs * 1000, 1000)
     clips = 32 / CLIPS_OF_BASE_LR * 512 / settings.clips_per_step
-    for epoch, wanted in recorded["lr_by_epoch"].items():
-        assert rate(round(float(epoch) * 1000)) * clips == pytest.approx(wanted, rel=1e-4), epoch
+    for epoch, expected in recorded["lr_by_epoch"].items():
+        assert rate(round(float(epoch) * 1000)) * clips == pytest.approx(expected, rel=1e-4), epoch
 
 
 @pytest.mark.integration
