@@ -252,7 +252,7 @@ def test_a_launcher_that_cannot_start_early_says_nothing_until_a_process_is_need
     starting = Launcher()
     monkeypatch.setattr(subprocess, "Popen", refuse)
     starting.start_early()
-    with pytest.raises(ConfigError, match="no process for decoding can be started .*too many processes"):
+    with pytest.raises(ConfigError, match=r"no process for decoding can be started .*too many processes"):
         starting.connect(1 << 30, ())
 
 
