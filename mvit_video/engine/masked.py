@@ -38,8 +38,8 @@ def check_pretraining(config: Config, auto: Sequence[str]) -> None:
             raise ConfigError(f"{name} = {value}: needs labels, which pre-training does not use: set {name}={written}")
     if auto:
         raise ConfigError(
-            f"{auto[0]} = auto: what auto stands for was tried with labels: set a value for pre-training, as "
-            "configs/custom/pretrain.yaml does"
+            f"{auto[0]} = auto: its values were chosen for training with labels: set a value for pre-training, as in "
+            "configs/custom/pretrain.yaml"
         )
 
 

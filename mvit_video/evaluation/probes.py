@@ -31,8 +31,10 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class VideoViews:
-    """What n videos are known by: the features (V, C), or (V, C, T, H, W), of their views, which video each view is of (V,), and
-    labels (n,). A video that could not be decoded has no view."""
+    """Features of n videos: of each view (V, C) or (V, C, T, H, W), the row of its video (V,), and the videos' labels (n,).
+
+    A video that could not be decoded has no view.
+    """
 
     features: np.ndarray
     video: np.ndarray
@@ -196,9 +198,9 @@ def _fitted(train: VideoViews, num_classes: int, strength: float) -> LinearHead:
 
 class AttentiveProbe(nn.Module):
     """Learned queries attend to the tokens (B, N, C) of a frozen network, each for a slice of the channels; a linear layer
-    classifies what they gather.
+    classifies the result.
 
-    Without projections of queries and keys, which such queries make up for: "efficient probing", arXiv 2506.10178.
+    Queries and keys are not projected: learned queries make that unnecessary ("efficient probing", arXiv 2506.10178).
     """
 
     def __init__(self, dim: int, num_classes: int) -> None:

@@ -148,7 +148,7 @@ def test_a_pre_trained_file_given_as_a_classifier_is_one_sentence_with_the_comma
         (["train.mixup=0.8"], r"train.mixup = 0.8: needs labels, which pre-training does not use: set train.mixup=0"),
         (["data.sampling_balance=sqrt"], r"data.sampling_balance = sqrt: needs labels.*set data.sampling_balance=none"),
         (["train.teacher=t.safetensors"], r"train.teacher = t.safetensors: needs labels.*set train.teacher=null"),
-        (["train.base_lr=auto"], r"train.base_lr = auto: what auto stands for was tried with labels: set a value"),
+        (["train.base_lr=auto"], r"train.base_lr = auto: its values were chosen for training with labels: set a value"),
         (["model.name=swin_t", "model.arguments={}"], r"model 'swin_t' is unknown"),
         (["model.name=torchvision/mvit_v2_s", "model.arguments={}"], r"cannot be pre-trained by masked prediction"),
     ],
