@@ -56,8 +56,8 @@ def test_a_guarded_reader_returns_what_a_plain_one_returns(video):
         assert isinstance(guarded, GuardedReader)
         assert (len(guarded), guarded.fps, guarded.shortfall) == (len(plain), plain.fps, plain.shortfall)
         assert guarded.times() == plain.times()
-        for wanted in ([3], [29, 0, 0, 7], range(30)):
-            assert np.array_equal(guarded.frames(wanted), plain.frames(wanted))
+        for expected in ([3], [29, 0, 0, 7], range(30)):
+            assert np.array_equal(guarded.frames(expected), plain.frames(expected))
         assert guarded.num_decoded == plain.num_decoded
         for ours, theirs in zip(guarded.stream(), plain.stream(), strict=True):
             assert np.array_equal(ours, theirs)
@@ -319,7 +319,7 @@ def test_threads_share_a_pool_whose_processes_outlive_them(video, pool):
             thread.start()
         for thread in threads:
             thread.join()
-    assert len(numbers) == 60 and all(wanted == found for wanted, found in numbers)
+    assert len(numbers) == 60 and all(expected == actual for expected, actual in numbers)
     assert len(pool._idle) >= 1 and all(alive(decoder.pid) for decoder in pool._idle)
 
 

@@ -1,4 +1,4 @@
-"""Seconds from start to first label, by part: `python -m mvit_video.benchmark.first_label VIDEO`.
+"""Seconds from start to first label, by part: `python tools/first_label.py VIDEO`.
 
 Each round is a fresh process that does what `mvit-video predict VIDEO --checkpoint FILE --protocol 1x1` does, with random
 weights of a network. Seconds are of the CPU in that process, which other programs change less than those of the clock;
@@ -59,7 +59,7 @@ def measure_first_label(video: str, name: str, rounds: int) -> dict[str, list[fl
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = f"{folder}/random.safetensors"
         write_random_network(checkpoint, name)
-        command = [sys.executable, "-m", "mvit_video.benchmark.first_label", video, "--checkpoint", checkpoint]
+        command = [sys.executable, __file__, video, "--checkpoint", checkpoint]
         results = []
         for _ in range(rounds):
             started = ["--started", str(time.monotonic())]
