@@ -175,6 +175,11 @@ def _value(sections: Sequence[str], name: str, text: str) -> Any:
         return text
     if duplicates:
         raise ConfigError(f"command line, '{name}={text}': duplicate key '{next(iter(duplicates))}': keep one of them")
+    joined = [key for key in value if value[key] is None and ":" in str(key)] if isinstance(value, dict) else []
+    if joined:
+        raise ConfigError(
+            f"command line, '{name}={text}': '{joined[0]}' has no value: write a space behind the colon, as in {{name: value}}"
+        )
     section = Config.model_fields.get(".".join(sections))
     field = type(section.default).model_fields.get(name) if section else None
     if value is None or field is None:
@@ -223,6 +228,7 @@ def _describe(reason: ValidationError, source: str) -> str:
 FORMS = {
     "data.crop_size": "a whole number of pixels, or [height, width]",
     "data.randaugment": "a text such as rand-m7-n4-mstd0.5-inc1, or auto",
+    "train.class_weights": "balanced, or names of classes with factors, such as {fall: 5}",
     "evaluation.protocol": "clips × crops such as 5x1, up to 999x3, or kinetics-5x1, kinetics-5x3 or ssv2-1x3",
 }
 EXPECTED = {
@@ -240,7 +246,7 @@ EXPECTED = {
 
 def _expected(key: str, error: Any) -> str:
     """Pydantic's message, or ours where that one speaks to programmers."""
-    if key in FORMS and error["type"] in ("string_pattern_mismatch", "int_type"):
+    if key in FORMS and error["type"] in ("string_pattern_mismatch", "int_type", "dict_type"):
         return f"expected {FORMS[key]}"
     if error["type"] in EXPECTED:
         return EXPECTED[error["type"]].format(key=key)

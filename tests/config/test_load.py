@@ -282,6 +282,12 @@ def test_a_file_from_an_address_reads_no_file_of_this_machine(served, base):
         ("train.epochs=1:30", "train.epochs = '1:30': input should be a valid integer"),
         ("train.epochs=2024-02-30", "train.epochs = '2024-02-30': input should be a valid integer"),
         ("train.base_lr=inf", "train.base_lr = 'inf': input should be a finite number"),
+        ("train.class_weights={fall:5}", "'fall:5' has no value: write a space behind the colon"),
+        ("model.arguments={drop_path_rate:0.4}", "'drop_path_rate:0.4' has no value: write a space behind the colon"),
+        (
+            "train.class_weights=balance",
+            "train.class_weights = 'balance': expected balanced, or names of classes with factors, such as {fall: 5}",
+        ),
         ("train.resolutions=[small]", "train.resolutions.0 = 'small': input should be a valid integer"),
     ],
 )

@@ -112,6 +112,22 @@ def test_tables_of_a_last_stage_that_strides_again_are_interpolated(tmp_path):
     assert rows == [(27, 13)] * 2
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_classifier_of_another_form_is_named_where_pre_training_starts_from_it(few_videos, tmp_path, own):
+    """Whether a card or its tensors tell the form."""
+    inputs, file = InputSettings(num_frames=8, crop_size=48, short_side=48), tmp_path / "file.pth"
+    classifier = build_model("mvitv2_nano_8x3", num_frames=8, crop_size=48)
+    if own:
+        names = tuple(map(str, range(400)))
+        card = ModelCard(name="mvitv2_nano_8x3", arguments={}, classes=names, preprocessing=inputs)
+        save_checkpoint(file.with_suffix(".safetensors"), classifier, card)
+        file = file.with_suffix(".safetensors")
+    else:
+        torch.save(classifier.state_dict(), file)
+    with pytest.raises(CheckpointError, match=r"lacks .*these are weights of mvitv2_nano_8x3 with its usual arguments"):
+        pretrain(config_for(few_videos, f"model.weights={file}"), tmp_path / "run")
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "convert"])
 def test_a_pre_trained_file_given_as_a_classifier_is_one_sentence_with_the_command(short_run, tmp_path, capsys, verb):
     file = short_run[0] / "model.safetensors"

@@ -45,7 +45,8 @@ class Charades:
 
 def left_out(count: int, place: str) -> tuple[str, ...]:
     """A note on the videos without a label of a list whose videos have several."""
-    return (f"{place}: {count} videos without a label are left out",) if count else ()
+    number = "1 video without a label is" if count == 1 else f"{count} videos without a label are"
+    return (f"{place}: {number} left out",) if count else ()
 
 
 def _classes(place: str) -> dict[str, str]:

@@ -11,6 +11,10 @@ from mvit_video.data.lists.formats import Listing, Row
 from mvit_video.data.lists.text import EXCEL_SEPARATOR, read_text
 from mvit_video.errors import AnnotationError
 
+# Names of a column of paths, ignoring case, spaces and punctuation; if several are present, the first of these counts.
+PATHS = (
+    "path", "paths", "filepath", "videopath", "file", "filename", "video", "videofile", "videoname", "clip", "clippath", "clipname",
+)  # fmt: skip
 MAX_CHARACTERS = 10_000  # of a row; a path has 4,096 at most
 
 _SUFFIX = "|".join(sorted(suffix[1:] for suffix in VIDEO_SUFFIXES))
@@ -34,7 +38,7 @@ class PathLabelRows:
         if EXCEL_SEPARATOR.fullmatch(lines[0]):
             lines[0] = ""
         head = next((number for number, line in enumerate(lines) if line), 0)
-        if _is_header(lines[head]):
+        if _is_header(lines[head]) or (any(lines[head + 1 :]) and _names_paths(lines[head], root)):
             lines[head] = ""
         notes = _leave_out_counts(lines, path, root)
         rows, counted = [], set()
@@ -56,6 +60,11 @@ class PathLabelRows:
         if not rows:
             raise AnnotationError(f"{path}: contains no videos, expected rows of `path label`")
         return Listing(rows, notes=notes)
+
+
+def column_key(name: str) -> str:
+    """A column's name as PATHS has it."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def is_video_path(text: str) -> bool:
@@ -86,6 +95,11 @@ def label_text(text: str, mark: str, where: str) -> str:
 def _is_header(line: str) -> bool:
     """Whether a line is a header such as `path label`, and not a video whose class is called label."""
     return bool(_HEADER.fullmatch(line)) and not _VIDEO_ROW.fullmatch(line) and "/" not in line
+
+
+def _names_paths(line: str, root: str) -> bool:
+    """Whether a line is the header of a single column of paths, and not a folder of that name."""
+    return column_key(line) in PATHS and not os.path.lexists(os.path.join(root, line.strip('"')))
 
 
 def _leave_out_counts(lines: list[str], place: str, root: str) -> tuple[str, ...]:

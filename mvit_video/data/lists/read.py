@@ -1,6 +1,7 @@
 """Read lists of labelled videos in any format, from `path label` rows to the official lists of datasets."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mvit_video.data.lists.formats import Listing, Row, reader_of
 from mvit_video.data.lists.locate import resolve_paths
 from mvit_video.data.lists.official import HMDB_LIST
 from mvit_video.data.lists.path_checks import Refusal, checked_paths
+from mvit_video.data.lists.path_label_rows import is_video_path
 from mvit_video.data.lists.records import NO_LABEL, VideoList, VideoRecord, VideoRecords
 from mvit_video.errors import AnnotationError, clipped
 
@@ -48,7 +50,7 @@ def read_videos(
     """
     place = source if source.startswith(("http://", "https://")) else str(Path(root) / source)
     if need_labels or frames or not _holds_only_videos(place):
-        read = reader_of(place).read(place, root)
+        read = _read_list(place, root)
         listing, written = resolve_paths(read, place, root, frames, follow_links), read.paths == "files"
     else:
         listing, written = _videos_of(place, root, follow_links), False
@@ -68,6 +70,13 @@ def read_videos(
         notes += more
     notes += note_duplicates(records, place)
     return VideoList(records, names, place, (*listing.notes, *notes), named=named, refused=tuple(refused))
+
+
+def _read_list(place: str, root: str) -> Listing:
+    """The rows of a list of any format."""
+    if is_video_path(place) and not os.path.isdir(place):
+        raise AnnotationError(f"{place}: is named as a video, expected a list of videos or a folder")
+    return reader_of(place).read(place, root)
 
 
 def _records(
@@ -101,7 +110,7 @@ def unlabelled_list(source: str, data: DataSettings, keep_missing: bool = False)
     if os.path.isdir(place) and not frames:
         listing, written = _videos_of(place, data.root, data.follow_links), False
     else:
-        read = reader_of(place).read(place, data.root)
+        read = _read_list(place, data.root)
         listing, written = resolve_paths(read, place, data.root, frames, data.follow_links), read.paths == "files"
     paths, note = checked_paths(listing.rows, data.root, place, data.follow_links, written=written)
     records, _ = _records(listing.rows, paths, lambda row: (), place, keep_refused=False)
@@ -230,7 +239,10 @@ def _label(
     if label is None and not number:
         known = f"one of the {num_classes} class names" if num_classes else ""
         wanted = " or ".join(filter(None, ["" if by_name else "a whole number from 0", known]))
+        parts = [part.strip(" '[]()") for part in re.split(r"[,|/+&]", text)]
+        several = len(parts) > 1 and all(lookup(part) is not None for part in parts)
         cure = "correct the row, or classes.txt" if num_classes else NAMES_WANTED
+        cure = f"write several labels as {';'.join(parts)}" if several else cure
         raise AnnotationError(f"{where} has the label '{clipped(text)}', expected {wanted}: {cure}")
     if label is None or label >= (num_classes or MAX_CLASSES):
         known = f"there are {num_classes} classes, 0 to {num_classes - 1}"

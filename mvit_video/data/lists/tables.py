@@ -4,25 +4,11 @@ import csv
 from collections.abc import Sequence
 
 from mvit_video.data.lists.formats import Listing, Row
-from mvit_video.data.lists.path_label_rows import is_video_path, label_text
+from mvit_video.data.lists.path_label_rows import PATHS, column_key, is_video_path, label_text
 from mvit_video.data.lists.text import delimiter_of, first_line, table_rows
 from mvit_video.errors import AnnotationError
 
-# Column names, ignoring case, spaces and punctuation; if several are present, the first of these counts.
-PATHS = (
-    "path",
-    "paths",
-    "filepath",
-    "videopath",
-    "file",
-    "filename",
-    "video",
-    "videofile",
-    "videoname",
-    "clip",
-    "clippath",
-    "clipname",
-)
+# Column names as PATHS has them; if several are present, the first of these counts.
 LABELS = (
     "label", "labels", "class", "classname", "classlabel", "classid", "labelname", "labelid", "category", "action", "activity", "target",
 )  # fmt: skip
@@ -34,7 +20,7 @@ class Table:
     def matches(self, path: str) -> bool:
         head = first_line(path)
         names = next(csv.reader([head], delimiter=delimiter_of(head)), [])
-        keys = [_key(name) for name in names]
+        keys = [column_key(name) for name in names]
         if len(names) < 2 or any(map(is_video_path, names)) or not set(keys) & set(PATHS):
             return False
         return bool(set(keys) & set(LABELS)) or "" in keys or "index" in keys or "split" in keys
@@ -54,13 +40,9 @@ class Table:
         return Listing(rows, notes=_notes(path, columns, paths, labels))
 
 
-def _key(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
-
-
 def _place(columns: Sequence[str], names: Sequence[str]) -> int | None:
     """Index of the first of these names that is a column."""
-    keys = [_key(name) for name in columns]
+    keys = [column_key(name) for name in columns]
     return next((keys.index(name) for name in names if name in keys), None)
 
 

@@ -234,10 +234,9 @@ def load_into_masked(model: nn.Module, weights: Weights) -> LoadReport:
     own = tuple(name for name in wanted if of_maskfeat(name))
     blocks = {name: tensor for name, tensor in wanted.items() if name not in own}
     unused = tuple(name for name in weights.state if name.startswith(BEHIND_BLOCKS))
-    state = {name: tensor for name, tensor in weights.state.items() if name not in unused}
-    fitted, report = fit_weights(replace(weights, state=state), blocks)
+    fitted, report = fit_weights(weights, blocks, unused=unused)
     model.load_state_dict(wanted | fitted)
-    return replace(report, new=(*report.new, *own), ignored=(*report.ignored, *unused))
+    return replace(report, new=(*report.new, *own))
 
 
 def fit_weights(
@@ -246,14 +245,16 @@ def fit_weights(
     inflation: str = "center",
     reset_head: bool = False,
     head_layer: str | None = None,
+    unused: Collection[str] = (),
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """The tensors of `wanted`'s shapes that `weights` has for it (all but the report's `new`), and the report.
 
     Looks at shapes only, so `wanted` may be on the meta device. `head_layer` is the name of the layer that classifies; without
-    one it is the last that there is.
+    one it is the last that there is. `unused` are names of tensors that are left out.
     """
     check_inflation(inflation)
-    state, inflated, head = dict(weights.state), list[str](), _head_of(wanted, head_layer)
+    state = {name: tensor for name, tensor in weights.state.items() if name not in unused}
+    inflated, head = list[str](), _head_of(wanted, head_layer)
     new = list(head) if reset_head or not any(name in state for name in head) else []
     new += _beginning_with(weights.lacks, wanted)
     if not _value_filters(state):
@@ -275,7 +276,7 @@ def fit_weights(
         inflated=tuple(inflated),
         interpolated=tuple(interpolated),
         new=tuple(new),
-        ignored=weights.ignored + tuple(name for name in head if reset_head and name in weights.state),
+        ignored=(*weights.ignored, *(name for name in head if reset_head and name in weights.state), *unused),
     )
     return fitted, report
 
@@ -411,7 +412,7 @@ def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
         return f"these are weights of {weights.card.name}, so build that one for the same clips"
     if _value_filters(weights.state) and not _value_filters(wanted):
         return "these are weights of a network with positions='lepe', so build one"
-    found = recognise_model(weights)
+    found = recognise_model(weights) if weights.card is None else (weights.card.name, weights.card.arguments)
     if found is None:
         return "they are weights of no network that is known here"
     name = described(*found)
@@ -420,4 +421,5 @@ def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
             f"these are weights of {name}, so build a video network with its depths, embed_dim, num_heads and "
             "width_growth"
         )
-    return f"these are weights of {name}, so build that one"
+    usual = "" if found[1] else " with its usual arguments"
+    return f"these are weights of {name}{usual}, so build that one"

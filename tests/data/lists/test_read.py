@@ -26,6 +26,30 @@ def test_a_header_row_is_passed_over(tmp_path):
     assert [record.row for record in read_videos("train.csv", str(tmp_path)).records] == [2]
 
 
+@pytest.mark.parametrize("header", ["path", "Video", '"file_name"'])
+def test_the_header_of_a_list_without_labels_is_passed_over(tmp_path, header):
+    """As pandas writes a column of paths; unless a folder has that name."""
+    write(tmp_path / "list.csv", f"{header}\na.mp4\nb.mp4\n")
+    paths = [record.path for record in read_videos("list.csv", str(tmp_path), need_labels=False).records]
+    assert paths == ["a.mp4", "b.mp4"]
+    (tmp_path / header.strip('"')).mkdir()
+    assert len(read_videos("list.csv", str(tmp_path), need_labels=False).records) == 3
+
+
+def test_a_video_in_place_of_a_list_is_told_apart(tmp_path):
+    write(tmp_path / "clip.MKV", b"\x1a\x45\xdf\xa3")
+    with pytest.raises(AnnotationError, match=r"clip.MKV: is named as a video, expected a list of videos or a folder$"):
+        read_videos("clip.MKV", str(tmp_path))
+
+
+@pytest.mark.parametrize("label", ["run|jump high", '"run, jump high"', "\"['run', 'jump high']\"", "run / jump high"])
+def test_several_labels_in_another_form_are_told_how_to_be_written(tmp_path, label):
+    write(tmp_path / "classes.txt", "jump high\nrun\n")
+    write(tmp_path / "train.csv", f"path,label\n1.mp4,{label}\n")
+    with pytest.raises(AnnotationError, match=r"write several labels as run;jump high$"):
+        read_videos("train.csv", str(tmp_path))
+
+
 def test_classes_come_from_the_caller_then_from_the_file_beside_the_list(tmp_path):
     write(tmp_path / "train.csv", "x/1.mp4,1\ny/2.mp4,0\n")
     assert read_videos("train.csv", str(tmp_path)).classes == ("y", "x")

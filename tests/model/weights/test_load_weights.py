@@ -287,7 +287,7 @@ def test_a_name_that_the_zoo_does_not_have_is_answered_with_the_nearest(wrong):
 def test_weights_of_another_size_name_the_network_that_they_belong_to(tmp_path):
     path = saved(build_model("mvitv2_nano_8x3").state_dict(), tmp_path / "x.pyth")
     with pytest.raises(
-        CheckpointError, match=r"lacks 'blocks.10.* these are weights of mvitv2_nano_8x3, so build that one"
+        CheckpointError, match=r"lacks 'blocks.10.* these are weights of mvitv2_nano_8x3 with its usual arguments"
     ):
         with torch.device("meta"):
             model = build_model("mvitv2_s_16x4")
