@@ -21,8 +21,8 @@ kernels.norm.SLOTS = kernels.pool.SLOTS = 8  # programs are loops here
 KERNELS = (lambda x: kernels, lambda x: None)
 
 
-def differences(ours, wanted) -> float:
-    return max((one - other).abs().max().item() for one, other in zip(ours, wanted, strict=True) if one.numel())
+def differences(ours, expected) -> float:
+    return max((one - other).abs().max().item() for one, other in zip(ours, expected, strict=True) if one.numel())
 
 
 def with_gradients(outs, given):
@@ -51,15 +51,15 @@ def pooling_difference(num_cls, thw, kernel, strides) -> float:
     parameters = [tensor for conv, norm in made for tensor in (conv.weight, norm.weight, norm.bias)]
     device.kernels_for = KERNELS[0]
     ours = [part for heads in pooling._pool_parts(x, thw, made) for part in heads[:2]]
-    wanted = [part for place, pool in enumerate(made) for part in plain_pool(x[:, :, place], thw, *pool)]
+    expected = [part for place, pool in enumerate(made) for part in plain_pool(x[:, :, place], thw, *pool)]
     given = [x, *parameters]
-    found = with_gradients(ours, given), with_gradients(wanted, given)
+    actual = with_gradients(ours, given), with_gradients(expected, given)
     for parameter in parameters[::3]:
         parameter.requires_grad_(False)  # frozen filters
     frozen = [x, *(parameter for parameter in parameters if parameter.requires_grad)]
     ours = [part for heads in pooling._pool_parts(x, thw, made) for part in heads[:2]]
-    wanted = [part for place, pool in enumerate(made) for part in plain_pool(x[:, :, place], thw, *pool)]
-    return max(differences(*found), differences(with_gradients(ours, frozen), with_gradients(wanted, frozen)))
+    expected = [part for place, pool in enumerate(made) for part in plain_pool(x[:, :, place], thw, *pool)]
+    return max(differences(*actual), differences(with_gradients(ours, frozen), with_gradients(expected, frozen)))
 
 
 def plain_pool(x, thw, conv, norm):
@@ -88,13 +88,13 @@ def folding_difference(num_cls, thw, k_thw, axes) -> float:
     terms = folding.position_terms(q, tables, k_thw)
     padded = [nn.functional.pad(term, (0, 1)).flatten(1, 3) for term in terms]
     width = 24 - 5 - sum(sizes)
-    wanted = nn.functional.pad(torch.cat([q.grid, *padded], -1), (0, width))
-    wanted = torch.cat([nn.functional.pad(q.cls, (0, 24 - 5)), wanted], 1)
+    expected = nn.functional.pad(torch.cat([q.grid, *padded], -1), (0, width))
+    expected = torch.cat([nn.functional.pad(q.cls, (0, 24 - 5)), expected], 1)
     coordinates = nn.functional.pad(padded_coordinates(k_thw, sizes), (0, width, num_cls, 0))
     plain = torch.cat([k.joined(), coordinates[None, :, None].expand(1, -1, 2, -1)], -1)
     plain = torch.cat([plain[..., :5] * 0.5, plain[..., 5:]], -1)
     given = [part for part in (q.cls, q.grid, *tables, k.cls, k.grid) if part is not None and part.numel()]
-    return differences(with_gradients(ours, given), with_gradients([wanted, plain], given))
+    return differences(with_gradients(ours, given), with_gradients([expected, plain], given))
 
 
 def tokens(num_cls, thw) -> Heads:
@@ -116,11 +116,11 @@ def padded_coordinates(k_thw, sizes):
 def norm_difference() -> float:
     rows, scale, shift, back = (torch.randn(*size, device=DEVICE) for size in ((37, 6), (6,), (6,), (37, 6)))
     given = [tensor.requires_grad_() for tensor in (rows, scale, shift)]
-    wanted = nn.functional.layer_norm(rows, (6,), scale, shift, 1e-6)
+    expected = nn.functional.layer_norm(rows, (6,), scale, shift, 1e-6)
     ours = kernels.layer_norm(rows.detach(), scale, shift, 1e-6, torch.float32)
     gradients = kernels.layer_norm_backward(rows.detach(), scale.detach(), 1e-6, back)
     sums = kernels.column_sums(back)
-    return differences([ours, *gradients, sums], [wanted, *torch.autograd.grad(wanted, given, back), back.sum(0)])
+    return differences([ours, *gradients, sums], [expected, *torch.autograd.grad(expected, given, back), back.sum(0)])
 
 
 def linears_difference(turned) -> float:

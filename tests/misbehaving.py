@@ -39,9 +39,9 @@ class Misbehaving:
     def times(self):
         return []
 
-    def read(self, wanted):
+    def read(self, expected):
         self._happen("late-")
-        yield from np.zeros((len(wanted), 4, 6, 3), np.uint8)
+        yield from np.zeros((len(expected), 4, 6, 3), np.uint8)
 
     def stream(self):
         for number in range(self.num_frames):

@@ -203,8 +203,8 @@ def test_pytorchvideo_transforms_take_our_clip_dictionary(tmp_path):
     assert torch.equal(subsampled["video"], sample["video"][:, [0, 2, 4, 7]])
     normalised = ApplyTransformToKey("video", Normalize((0.1, 0.2, 0.3), (0.5, 0.25, 2.0)))(dict(sample))
     for channel, (mean, std) in enumerate([(0.1, 0.5), (0.2, 0.25), (0.3, 2.0)]):
-        wanted = (sample["video"][channel] - mean) / std
-        torch.testing.assert_close(normalised["video"][channel], wanted, rtol=1e-6, atol=1e-6)
+        expected = (sample["video"][channel] - mean) / std
+        torch.testing.assert_close(normalised["video"][channel], expected, rtol=1e-6, atol=1e-6)
     kept = {key: value for key, value in sample.items() if key != "video"}
     assert {key: normalised[key] for key in kept} == kept
     assert kept == {

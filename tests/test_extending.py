@@ -62,8 +62,8 @@ def test_the_network_of_the_page_has_what_it_promises(plugin):
 def test_the_loss_and_the_augmentation_of_the_page_do_what_they_say(plugin):
     logits, targets = torch.randn(6, 4, dtype=torch.float64), torch.eye(4)[[0, 1, 2, 3, 0, 1]].double()
     scores = [row.softmax(0)[k] for row, k in zip(logits, targets.argmax(1), strict=True)]
-    wanted = [1 - score - score.log() for score in scores]
-    torch.testing.assert_close(LOSSES.get("poly")(logits, targets), torch.stack(wanted))
+    expected = [1 - score - score.log() for score in scores]
+    torch.testing.assert_close(LOSSES.get("poly")(logits, targets), torch.stack(expected))
     clip, count = torch.rand(3, 2, 4, 4), 0
     for seed in range(200):
         made = AddedTransforms(("grey",))(clip.clone(), np.random.default_rng(seed))

@@ -20,6 +20,7 @@ from mvit_video.cli.common import (
     say,
 )
 from mvit_video.data.lists.text import lines_of
+from mvit_video.data.video.guard_start import launcher
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.printable import csv_text, json_text, printable
 from mvit_video.shards import parse_shard
@@ -33,9 +34,10 @@ def predict(arguments: argparse.Namespace) -> int:
 
     A file that cannot be decoded costs one line, the others are still done, and the exit code is 1.
     """
+    _check_options(arguments)
+    launcher.start_early()
     from mvit_video.inference.predictor import Predictor, expand_paths
 
-    _check_options(arguments)
     source = _live_source(arguments) if arguments.stream else None
     paths = expand_paths(_expand_standard_input(arguments.paths), lambda note: say(f"note: {note}"))
     words = arguments.checkpoint, arguments.device, arguments.protocol

@@ -1,6 +1,6 @@
 """Resolve settings that are `auto` from the number of training videos. After this there is no `auto` left in `train`.
 
-The numbers are ours: docs/results.md says what they were tried on.
+The numbers are ours: docs/results.md names the datasets they were tried on.
 """
 
 from collections.abc import Iterable
@@ -44,7 +44,7 @@ def auto_settings(config: Config) -> list[str]:
 
 
 def labelled_auto(config: Config) -> list[str]:
-    """Those whose values were tried with labels alone; the rest count videos and steps."""
+    """Those whose values were tried with labels only; the others follow from numbers of videos and steps."""
     counts = ("train.clips_per_step", "train.epochs", "train.warmup_epochs", "train.validate_every_epochs")
     return [name for name in auto_settings(config) if name not in counts]
 

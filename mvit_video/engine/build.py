@@ -100,7 +100,7 @@ def build(run: ResolvedRun, make_measure: MakeMeasure, say: Callable[[str], None
 
 
 def _some_target(shape: tuple[int, ...]) -> Tensor:
-    """The target of a clip that is of all classes alike, or hidden everywhere."""
+    """A uniform target over all classes, or a mask that hides everything."""
     return torch.full(shape, 1 / prod(shape))
 
 
@@ -154,7 +154,7 @@ def _hooks(
 
 
 def _picture(run: ResolvedRun, trainer: Trainer, due: Callable[[int], bool]) -> Hook:
-    """The hook that shows what the network is trained on, at the start and, in pre-training, what it predicts later."""
+    """The hook that draws the network's input at the start and, in pre-training, its predictions later."""
     folder, card, objective = run.folder, run.card, trainer.objective
     if not isinstance(objective, MaskedObjective):
         return DrawFirstBatch(folder, card.classes, card.preprocessing, trainer.step_mixer)
@@ -167,7 +167,7 @@ def _picture(run: ResolvedRun, trainer: Trainer, due: Callable[[int], bool]) -> 
 
 
 def _about(run: ResolvedRun) -> dict[str, Any]:
-    """What a saved state records about its run."""
+    """Metadata about a run for its saved states."""
     return {
         "seed": run.config.train.seed,
         "config": run.config.model_dump(mode="json"),

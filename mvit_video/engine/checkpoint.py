@@ -178,7 +178,7 @@ def read_best(run: Path) -> dict[str, Any] | None:
 
 
 def environment(device: torch.device, settings: TrainSettings) -> dict[str, Any]:
-    """What decides, besides data and fixed settings, whether two runs agree bit for bit."""
+    """The environment in which a run is reproducible bit for bit, besides data and fixed settings."""
     backends = (
         {"products": cpu_backends().products, "attention": cpu_backends().attention} if device.type == "cpu" else {}
     )

@@ -46,7 +46,7 @@ def shown_in_an_epoch(config: Config, train: VideoList, steps: int) -> np.ndarra
 
 
 def _describe_balance(config: Config, train: VideoList, last_step: int) -> Iterator[str]:
-    """What is done about uneven classes."""
+    """Describe the balancing of uneven classes."""
     balance, given = config.data.sampling_balance, config.train.class_weights
     shown = shown_in_an_epoch(config, train, last_step // config.train.epochs)
     if balance != "none":
@@ -80,7 +80,7 @@ def data_warnings(config: Config, train: VideoList, val: VideoList | None, last_
         )
     most = max(counts, key=lambda label: counts[label])
     if counts[most] == len(train) and not is_multi_label(config.train):
-        yield f"all training videos are of the class '{train.classes[most]}': there is nothing to tell apart, add another class"
+        yield f"all training videos are of the class '{train.classes[most]}', so there is nothing to learn: add another class"
     least = min((label for label in counts if counts[label]), key=lambda label: counts[label])
     if counts[most] >= UNEVEN * counts[least]:
         handled = (

@@ -56,7 +56,7 @@ def _labelled_lists(config: Config) -> tuple[VideoList, VideoList | None]:
 
 
 def _assumed(num_videos: int | None, num_classes: int | None, masked: bool) -> str:
-    """What is assumed without a list, and the options that would specify it."""
+    """Describe the assumptions made without a list, and the options that replace them."""
     videos = f"{num_videos:,} videos" if num_videos else "an unknown number of videos"
     if masked:
         return f"assuming {videos}" + ("" if num_videos else "; set --num-videos N")

@@ -75,7 +75,7 @@ class Loop:
         return self.done / self.steps.per_epoch
 
     def run(self, batches: Iterable[dict[str, Any]]) -> None:
-        """Run all steps. Raises Interrupted if a hook called `stop`, and what hooks raise."""
+        """Run all steps. Raises Interrupted if a hook called `stop`; errors of hooks propagate."""
         with report_lost_workers(), ExitStack() as opened:
             for hook in self.hooks:
                 hook.before_train(self)

@@ -57,7 +57,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 @register_loss("focal")
 def focal(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of which easy classes count less, by (1 − p)²: arXiv 1708.02002, without its weights."""
+    """Cross-entropy that weights easy examples down by (1 − p)²: arXiv 1708.02002, without its class weights."""
     log = logits.log_softmax(1)
     return -(targets * (1 - log.exp()) ** FOCUS * log).sum(1)
 
@@ -207,7 +207,7 @@ def checked_loss(name: str, shown: ShownClasses | None = None) -> Loss:
 
 
 def class_weights(given: Mapping[str, float] | str, shown: ShownClasses) -> Tensor:
-    """The weight (K,) of each class. "balanced" is inverse to what an epoch shows, with the mean 1 over it; 0 where it shows none."""
+    """The weight (K,) of each class. "balanced" is the inverse of its clips in an epoch, with mean 1 over them; 0 for none."""
     if isinstance(given, str):
         classes = (shown.counts > 0).sum()
         return torch.where(shown.counts > 0, shown.counts.sum() / classes / shown.counts.clamp(min=1), 0.0)

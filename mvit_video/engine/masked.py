@@ -44,8 +44,8 @@ def check_pretraining(config: Config, auto: Sequence[str]) -> None:
     if auto:
         values = "a value" if len(auto) == 1 else "values"
         raise ConfigError(
-            f"{', '.join(auto)} = auto: what auto stands for was tried with labels: set {values} for pre-training, as "
-            "configs/custom/pretrain.yaml does"
+            f"{', '.join(auto)} = auto: its values were chosen for training with labels: set {values} for pre-training, as in "
+            "configs/custom/pretrain.yaml"
         )
 
 

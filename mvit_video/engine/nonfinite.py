@@ -37,7 +37,7 @@ class GuardedStep:
 
     Args:
         stop: raise TrainingError at the first such step, instead of after MOST_SKIPPED_IN_A_ROW.
-        answer: what of a batch a step learns from, "label" or "mask".
+        answer: the part of a batch that is the target, "label" or "mask".
     """
 
     def __init__(

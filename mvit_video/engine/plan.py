@@ -265,7 +265,7 @@ class RunPlan:
 
 
 def _source(registry: Registry, name: str) -> str:
-    """Who registered a name; ConfigError if nobody did."""
+    """The plugin that registered a name, or mvit_video. Raises ConfigError for an unknown name."""
     registry.get(name)
     plugin = registry.plugin_of(name)
     return f"the plugin {plugin}" if plugin else "mvit_video"

@@ -87,8 +87,10 @@ def check_disk(run: Path, learner: Learner, config: Config, validated: bool) -> 
 
 
 def check_shared_memory(config: Config) -> list[str]:
-    """Raise ConfigError if prefetched batches do not fit into shared memory, which would kill workers silently; else describe
-    what they need, if anything."""
+    """Raise ConfigError if prefetched batches do not fit into shared memory, which would kill workers silently.
+
+    Returns a description of their size; empty without workers.
+    """
     if not SHARED_MEMORY.is_dir() or not config.data.workers:
         return []
     value = 4 if config.data.transforms else 1  # bytes: plugins' transforms compute in float32

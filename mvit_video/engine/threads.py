@@ -15,17 +15,17 @@ CHOSEN = "OMP_NUM_THREADS"
 
 @contextmanager
 def fitting_threads(config: Config, device: torch.device) -> Iterator[str]:
-    """Inside, PyTorch has the threads that `threads_for` gives on a CPU; yields a sentence about them where they are fewer.
+    """Inside, PyTorch computes with `threads_for` threads on a CPU; yields a sentence about them if they are fewer, else "".
 
-    A user's OMP_NUM_THREADS holds, and so do all threads for networks whose cost is not known.
+    OMP_NUM_THREADS takes precedence. Networks of unknown cost keep all threads.
     """
     cores = torch.get_num_threads()
     cost = giga_multiply_adds(config) if device.type == "cpu" and cores > 1 and CHOSEN not in os.environ else None
     threads = cores if cost is None else threads_for(cost, cores)
-    told = f"{threads} of {cores} threads compute, the others decode ({CHOSEN} sets another number)"
+    sentence = f"{threads} of {cores} threads compute, the others decode ({CHOSEN} sets another number)"
     torch.set_num_threads(threads)
     try:
-        yield told if threads < cores else ""
+        yield sentence if threads < cores else ""
     finally:
         torch.set_num_threads(cores)
 

@@ -64,7 +64,7 @@ class TensorBoard:
 
 
 def _event_file(folder: Path) -> str:
-    """A file name that sorts after the existing ones, as TensorBoard reads them, whatever the clock says."""
+    """A file name that sorts after the existing ones, as TensorBoard reads them, even if the clock was set back."""
     times = [
         int(found[1])
         for path in folder.glob("*")

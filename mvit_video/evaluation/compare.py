@@ -1,4 +1,4 @@
-"""Two score files of the same videos: their fusion, and whether one is better than the other."""
+"""Compare and fuse two score files of the same videos."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def _rows_differ(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def fuse(one: VideoScores, other: VideoScores, weights: tuple[float, float] = (1.0, 1.0)) -> VideoScores:
-    """The weighted mean of two files' scores; a video that only one of them could decode keeps that one's."""
+    """The weighted mean of two files' scores; a video that only one file has decoded keeps its scores."""
     shares = np.stack([one.decoded * weights[0], other.decoded * weights[1]])[..., None]
     total = shares.sum(0)
     scores = (shares[0] * one.scores + shares[1] * other.scores) / np.where(total > 0, total, 1)
@@ -60,7 +60,7 @@ def fuse(one: VideoScores, other: VideoScores, weights: tuple[float, float] = (1
 
 
 def compare(one: VideoScores, other: VideoScores) -> dict:
-    """By how much B is better than A: differences of the accuracies in percent points with paired 95 % intervals.
+    """Accuracy differences, B minus A, in percentage points with paired 95 % intervals.
 
     Those of top-1 and top-5 are Newcombe's; for the others each resample draws the same videos for both. With one label
     per video, McNemar's counts beside it.
@@ -104,7 +104,7 @@ def comparison(files: tuple[str, str], weights: tuple[float, float]) -> tuple[di
 
 
 def comparison_rows(result: dict) -> tuple[list[str], list[list[str]], list[str]]:
-    """A comparison for people: columns and rows of a table, and sentences under it."""
+    """A comparison as text: columns and rows of a table, and sentences below it."""
     columns = ["", "A", "B", "fusion", "B − A", "95 % interval of B − A"]
     rows = []
     for key, found in result["b_minus_a"].items():

@@ -40,10 +40,10 @@ from mvit_video.shards import WHOLE, Shard
 
 
 class Evaluator:
-    """Scores one list of videos, of which the dataset gives pixels, under one protocol, as often as asked.
+    """Scores the list of videos of a dataset under one protocol; may be called repeatedly.
 
     Under torchrun each process takes every world_size-th video, none twice, and all of them get the scores of all
-    videos; every process must call `scores`. Of a `shard`, the videos of the others have no scores.
+    videos; every process must call `scores`. With a `shard`, videos outside it have no scores.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ def true_labels(videos: VideoList, multi_label: bool = False) -> np.ndarray:
 
 
 def validator(videos: VideoList, config: Config, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
-    """What training calls, in every process: one centre view per video -> {"top1", "top5"} of all videos, or mean_average_precision."""
+    """Network -> {"top1", "top5"} or mean_average_precision of all videos, from one centre view each. Every process must call it."""
     precision = resolve_precision(config.evaluation.precision, device, "evaluation.precision")
     several, source = is_multi_label(config.train), training_source(config.data.root, config.data.decoding)
     evaluator = evaluator_from(
@@ -136,21 +136,21 @@ def validator(videos: VideoList, config: Config, device: torch.device) -> Callab
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """A checkpoint, a list of videos, and how the network is shown the videos. `evaluation_task` makes one that fits together."""
+    """A checkpoint, a list of videos, and the input and protocol; `evaluation_task` checks that they match."""
 
     checkpoint: str
-    """Where the weights are from: a file, an address or a name."""
+    """Source of the weights: a file, a URL or a name."""
     model: nn.Module
     card: ModelCard
     videos: VideoList
     config: Config
     protocol: Protocol
     precision: Precision
-    """And the device."""
+    """The precision, and the device."""
     frames: str = "in-order"
-    """The order that the frames of each clip are shown in: see `frame_order`."""
+    """Order of the frames of each clip: see `frame_order`."""
     shown: InputSettings | None = None
-    """What the network is shown, where that is not the input that it was trained for."""
+    """The network's input, if it differs from the one it was trained with."""
 
     @property
     def multi_label(self) -> bool:
@@ -164,7 +164,7 @@ class EvaluationTask:
         return EvaluationResult(scores, self.card.classes, numbers | self.origin())
 
     def scored(self, shard: Shard = WHOLE) -> tuple[VideoScores, float]:
-        """The scores of the videos, or of those of a shard, and the seconds that it took. Every process must call this."""
+        """Scores of the videos, or of a shard's, and the time in seconds. Every process must call this."""
         shown, start = self.shown or self.card.preprocessing, time.monotonic()
         evaluator = evaluator_from(
             self.config, self.videos, shown, self.protocol, self.precision, shard, self.card.multi_label
@@ -174,7 +174,7 @@ class EvaluationTask:
         return evaluator.scores(held, frame_order(self.frames), forward=forward), time.monotonic() - start
 
     def origin(self) -> dict[str, Any]:
-        """What results.json says of where its numbers come from."""
+        """The part of results.json that describes the origin of its numbers."""
         shown, several = self.shown or self.card.preprocessing, self.multi_label
         origin = circumstances(self.videos, self.config, self.protocol, self.precision, several, self.frames, shown)
         return origin | {"checkpoint": described_checkpoint(self.checkpoint, self.card)}
@@ -189,12 +189,12 @@ def evaluation_task(
     resolution: int | None = None,
     precision: str | None = None,
 ) -> EvaluationTask:
-    """What to evaluate, by the configuration, and by what is asked for beside it; wrong words raise before any work.
+    """The evaluation that a config and the arguments describe. Invalid arguments raise before any work.
 
     Args:
-        protocol: in the place of evaluation.protocol.
-        resolution: pixels of the crop's shorter side, other than the network was trained for.
-        precision: in the place of evaluation.precision.
+        protocol: replaces evaluation.protocol.
+        resolution: pixels of the crop's shorter side, if they differ from the network's own.
+        precision: replaces evaluation.precision.
     """
     frame_order(frames)
     asked, option = (precision, "precision") if precision else (config.evaluation.precision, "evaluation.precision")

@@ -1,4 +1,4 @@
-"""The control that sees one frame: how far appearance alone goes on a list of videos.
+"""A single-frame baseline: the accuracy that appearance alone reaches on a list of videos.
 
 A small 2D network is trained on single frames. Near chance, the dataset needs motion; near the video model, it does not.
 """

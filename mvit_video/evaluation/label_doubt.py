@@ -1,4 +1,4 @@
-"""Videos whose label a classifier of features doubts, when it has been trained on the other videos (confident learning)."""
+"""Videos whose label is doubtful to a classifier of features trained on the other videos (confident learning)."""
 
 # N videos, C features, K classes
 

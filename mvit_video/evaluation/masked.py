@@ -23,7 +23,7 @@ from mvit_video.model.precision import resolve_precision
 def masked_validator(
     videos: VideoList, config: Config, device: torch.device
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """What pre-training calls, in every process: network -> {"loss"}, the mean over all hidden cells of all videos."""
+    """Network -> {"loss"}, the mean over all hidden cells of all videos. Every process must call it."""
     precision = resolve_precision(config.evaluation.precision, device, "evaluation.precision")
     source = training_source(config.data.root, config.data.decoding)
     dataset = ViewDataset(videos, source, config.data.input, on_bad="return", pixels=True)

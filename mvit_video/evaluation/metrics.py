@@ -70,10 +70,10 @@ def confused_pairs(matrix: np.ndarray, count: int) -> list[tuple[int, int, int]]
 
 
 def cluster_order(matrix: np.ndarray) -> list[int]:
-    """Classes ordered so that those mistaken for one another stand side by side; (K, K) confusions.
+    """Order classes so that those confused with each other are neighbours; (K, K) confusions.
 
     The two groups with the largest mean confusion, over both directions, are joined until one is left. Of the four ways
-    to lay two groups end to end the one whose touching classes are confused most is taken; a tie keeps the lower first.
+    to concatenate two groups, the one whose adjacent classes are confused most is chosen; a tie keeps the lower class first.
     """
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     near = share + share.T
@@ -188,7 +188,7 @@ def interval(values: np.ndarray) -> list[float]:
 def wilson(hits: int, count: int) -> list[float]:
     """Wilson's score interval of `hits` out of `count`, 95 %, in percent: [low, high].
 
-    Of 0 of 8 it is 0 to 32.4, where resampling the eight would say 0 to 0. Wilson, JASA 22 (1927).
+    For 0 of 8 it is 0 to 32.4, where a bootstrap would give 0 to 0. Wilson, JASA 22 (1927).
     """
     share, square = hits / count, Z_95**2
     middle = (share + square / (2 * count)) / (1 + square / count)

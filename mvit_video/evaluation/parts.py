@@ -16,11 +16,11 @@ from mvit_video.evaluation.scores_file import SCORES, load_scores, save_scores
 from mvit_video.evaluation.views import VideoScores
 from mvit_video.shards import Part, Shard, digest, write_part
 
-OF_A_MACHINE = ("device", "versions")  # what may differ from part to part
+OF_A_MACHINE = ("device", "versions")  # may differ between parts
 
 
 def evaluate_part(task: EvaluationTask, shard: Shard, folder: Path | None) -> VideoScores:
-    """Score a shard's videos into `folder`, which rank 0 alone has; every process must call this."""
+    """Score a shard's videos and save them in `folder`, which only rank 0 needs. Every process must call this."""
     scores, seconds = task.scored(shard)
     if folder is not None and is_rank_zero():
         origin = task.origin()
@@ -35,7 +35,7 @@ def evaluate_part(task: EvaluationTask, shard: Shard, folder: Path | None) -> Vi
 
 
 def merged_result(parts: Sequence[Part]) -> EvaluationResult:
-    """What one process would have found; `seconds` and `processes` are the sums of the parts'."""
+    """The result that one process would have computed; `seconds` and `processes` are summed over the parts."""
     loaded = [load_scores(part.folder) for part in parts]
     first, classes = loaded[0]
     bad = [BadVideo(**values) for part in parts for values in part.content["bad"]]

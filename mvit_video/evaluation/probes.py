@@ -34,10 +34,10 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class VideoViews:
-    """What n videos are known by: the features (V, C), or (V, C, T, H, W), of their views, which video each view is of (V,), and
-    labels (n,). A video that could not be decoded has no view.
+    """Features of n videos: of each view (V, C) or (V, C, T, H, W), the row of its video (V,), and the videos' labels (n,).
 
-    Videos of one of the `groups` (n,) are held out together; None: each by itself."""
+    A video that could not be decoded has no view. Videos of one of the `groups` (n,) are held out together; None: each by itself.
+    """
 
     features: np.ndarray
     video: np.ndarray
@@ -214,11 +214,11 @@ def _fitted(train: VideoViews, num_classes: int, strength: float) -> LinearHead:
 
 class AttentiveProbe(nn.Module):
     """Learned queries attend to the tokens (B, N, C) of a frozen network, each for a slice of the channels; a linear layer
-    classifies what they gather.
+    classifies the result.
 
-    Without projections of queries and keys, which such queries make up for: "efficient probing", arXiv 2506.10178. The tokens
+    Queries and keys are not projected: learned queries make that unnecessary ("efficient probing", arXiv 2506.10178). The tokens
     are normalised over their channels (`normalised`): as weights add up to 1, scale and shift of the norm can be applied to
-    what is gathered, instead of to each token, and the shift cancels out of the weights.
+    the result, instead of to each token, and the shift cancels out of the weights.
     """
 
     def __init__(self, dim: int, num_classes: int) -> None:

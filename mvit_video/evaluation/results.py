@@ -1,4 +1,4 @@
-"""What an evaluation leaves: results.json, scores.npz and two tables, each written whole."""
+"""Files of an evaluation: results.json, scores.npz and two tables, each written whole or not at all."""
 
 import os
 import sys
@@ -54,7 +54,7 @@ class EvaluationResult:
 
     @property
     def top1(self) -> float | None:
-        """Share of the videos whose best class is theirs; None where videos have several labels."""
+        """Share of the videos whose best class is correct; None where videos have several labels."""
         return self.content.get("top1")
 
     @property
@@ -109,7 +109,7 @@ def accuracies(scores: VideoScores) -> dict[str, float]:
 
 
 def results(scores: VideoScores, classes: tuple[str, ...], protocol: Protocol, seconds: float) -> dict[str, Any]:
-    """What results.json holds of the scores and of the way to them; accuracies in percent."""
+    """The part of results.json that follows from the scores; accuracies in percent."""
     return measures(scores) | {
         "num_videos": len(scores.names),
         "num_decoded": int(scores.decoded.sum()),
@@ -171,7 +171,7 @@ def circumstances(
     frames: str,
     shown: InputSettings,
 ) -> dict[str, Any]:
-    """What results.json says of where its numbers come from, but for the checkpoint."""
+    """The part of results.json that describes the origin of its numbers, without the checkpoint."""
     device = precision.device
     versions = {"mvit_video": __version__, "torch": torch.__version__, "numpy": np.__version__}
     return {
@@ -187,13 +187,13 @@ def circumstances(
 
 
 def described_checkpoint(checkpoint: str, card: ModelCard) -> dict[str, Any]:
-    """What results.json says of the weights: where they are from, the sha256 of their file, and their card."""
+    """The part of results.json that describes the weights: their source, the sha256 of their file, and their card."""
     digest = known_sha256(checkpoint_file(checkpoint))
     return {"path": checkpoint, "sha256": digest, "card": card.model_dump(mode="json")}
 
 
 def class_rows(scores: VideoScores, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per class: what per_class.csv and the report show. Shares in percent, None where there is nothing to share."""
+    """One row per class, for per_class.csv and the report. Percentages; None for those of no videos."""
     if scores.multi_label:
         values = metrics.average_precisions(scores.scores, scores.labels, scores.decoded)
         return [

@@ -1,4 +1,4 @@
-"""scores.npz: what every video was scored with, as plain arrays. Nothing in it is pickled, and nothing pickled is read."""
+"""scores.npz: the scores of every video, as plain arrays; pickled objects are neither written nor read."""
 
 import io
 import zipfile
@@ -32,9 +32,9 @@ def save_scores(path: str | Path, scores: VideoScores, classes: Sequence[str]) -
 
 
 def load_scores(path: str | Path) -> tuple[VideoScores, tuple[str, ...]]:
-    """Scores and classes of a file that `save_scores` wrote, or of the folder that it is in.
+    """Scores and classes of a file that `save_scores` wrote, or of its folder.
 
-    Raises ConfigError that says what the file is not.
+    Raises ConfigError for a file that is invalid.
     """
     file = Path(path) / SCORES if Path(path).is_dir() else local_file(path)
     try:
@@ -62,7 +62,7 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
 def _what_is_wrong(
     names: np.ndarray, labels: np.ndarray, scores: np.ndarray, decoded: np.ndarray, classes: np.ndarray
 ) -> str:
-    """What is wrong with the arrays of a file; an empty string where they fit together."""
+    """What is wrong with the arrays of a file; empty if nothing is."""
     kinds = "".join(array.dtype.kind for array in (names, scores, decoded, classes))
     if kinds != "UfbU" or labels.dtype.kind not in "ib":
         return "its arrays have unexpected types"

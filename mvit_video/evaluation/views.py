@@ -23,7 +23,7 @@ BATCHES_BEHIND = 8  # batches of scores that a device may have before they are f
 
 @dataclass(frozen=True)
 class VideoScores:
-    """What a list of videos has been scored with.
+    """Scores of a list of videos.
 
     scores (n, K) float32: a distribution per decoded video, or one number from 0 to 1 per class where the list is
     multi-label; 0 for the videos that `bad` lists. labels (n,) int64, or (n, K) bool of a multi-label list.
@@ -45,8 +45,8 @@ class ViewScorer:
 
     A view's scores are the softmax of its logits, or with `multi_label` the sigmoid of each, in float64; the network runs
     in `autocast`, called through `forward` if that is given.
-    Views come as pixels, and become clips where they are scored. A device that works by itself, such as a
-    GPU, is some batches behind: what it has found is fetched later. After `finish`, `sums` (n, K) float64 and `counts` (n,) are
+    Views come as pixels, and are normalised when they are scored. An asynchronous device, such as a GPU, may be some
+    batches behind: its scores are fetched later. After `finish`, `sums` (n, K) float64 and `counts` (n,) are
     complete; those of several scorers with other videos may be added up. With `largest`, `sums` are each class's largest
     scores.
     """
@@ -85,7 +85,7 @@ class ViewScorer:
                 self._score()
 
     def finish(self) -> None:
-        """Run the network on what waits, and fetch all that it has found."""
+        """Run the network on the remaining views, and fetch all scores."""
         if self._views:
             self._score()
         self._fetch()
@@ -134,7 +134,7 @@ def score_views(
 
 
 def frame_order(text: str) -> Reorder | None:
-    """`in-order` -> None, `reversed`, or `shuffled:SEED` (`shuffled` is seed 0) -> what puts a video's frames so."""
+    """`in-order` -> None, `reversed`, or `shuffled:SEED` (`shuffled` is seed 0) -> a function that reorders a video's frames."""
     if text == "in-order":
         return None
     if text == "reversed":

@@ -237,10 +237,10 @@ def test_the_form_of_a_published_file_is_that_of_its_weights(file):
     config = convert_slowfast(shared(f"reference/slowfast_yaml/{file}.yaml")).config()
     assert (config.model.name, config.model.arguments) == (name, arguments)
     assert config.data.randaugment == f"rand-m7-n{2 if 'FT' in file else 4}-mstd0.5-inc1"  # none said: timm's two
-    wanted = json.loads(shared("reference/maskfeat/checkpoint_keys_ssl.json").read_text())[keys]["keys"]
+    expected = json.loads(shared("reference/maskfeat/checkpoint_keys_ssl.json").read_text())[keys]["keys"]
     with torch.device("meta"):
         model = build_model(name, num_frames=config.data.num_frames, crop_size=config.data.crop_size, **arguments)
-    assert {key: list(tensor.shape) for key, tensor in model.state_dict().items()} == wanted
+    assert {key: list(tensor.shape) for key, tensor in model.state_dict().items()} == expected
 
 
 def test_strides_may_differ_by_stage(tmp_path):
@@ -258,8 +258,8 @@ def test_a_size_without_a_name_is_written_out(tmp_path):
     tree["MVIT"] |= {"DEPTH": 4, "DIM_MUL": doubled, "HEAD_MUL": doubled, "POOL_Q_STRIDE": strides, "EMBED_DIM": 64}
     tree["MVIT"] |= {"MLP_RATIO": 3.0, "CLS_EMBED_ON": False}
     arguments = converted(tmp_path, tree).settings["model.arguments"]
-    wanted = {"depths": [1, 2, 1], "embed_dim": 64, "mlp_ratio": 3.0, "cls_token": False, "drop_path_rate": 0.2}
-    assert arguments == wanted
+    expected = {"depths": [1, 2, 1], "embed_dim": 64, "mlp_ratio": 3.0, "cls_token": False, "drop_path_rate": 0.2}
+    assert arguments == expected
     assert len(build_model("mvitv2_s_16x4", **arguments).blocks) == 4
 
 
@@ -274,11 +274,11 @@ def test_the_named_sizes_are_those_that_the_registry_has():
         check_variant(f"mvitv1_b_{clips}", MVITV1 | {"depths": depths, "embed_dim": dim, "num_heads": heads})
 
 
-def check_variant(name: str, wanted: dict) -> None:
-    found = model_entry(name).defaults
+def check_variant(name: str, expected: dict) -> None:
+    actual = model_entry(name).defaults
     assert {
-        key: list(value) if isinstance(value, tuple) else value for key, value in found.items() if key in wanted
-    } == wanted
+        key: list(value) if isinstance(value, tuple) else value for key, value in actual.items() if key in expected
+    } == expected
 
 
 def test_every_key_has_one_fate_and_is_told(tmp_path):
@@ -355,11 +355,13 @@ def test_maskfeats_pre_training_is_converted_to_the_shipped_recipe():
         "short_side",
     ):
         assert getattr(theirs.data, name) == getattr(ours.data, name), name
-    wanted = json.loads(shared("reference/maskfeat/checkpoint_keys_ssl.json").read_text())
+    expected = json.loads(shared("reference/maskfeat/checkpoint_keys_ssl.json").read_text())
     with torch.device("meta"):
         model = build_masked(theirs.model.name, **theirs.model.arguments)
-    found = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
-    assert found == {k: v for k, v in wanted["maskfeat_s_16x4_pretrained"]["keys"].items() if not k.startswith("hogs.")}
+    actual = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    assert actual == {
+        k: v for k, v in expected["maskfeat_s_16x4_pretrained"]["keys"].items() if not k.startswith("hogs.")
+    }
 
 
 @pytest.mark.parametrize(

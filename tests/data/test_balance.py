@@ -24,17 +24,19 @@ def classes_of(keys):
     return Counter(int(LABELS[key.video]) for key in keys)
 
 
-@pytest.mark.parametrize(("balance", "wanted"), [("none", None), ("sqrt", [29, 14, 0, 5]), ("class", [16, 16, 0, 16])])
+@pytest.mark.parametrize(
+    ("balance", "expected"), [("none", None), ("sqrt", [29, 14, 0, 5]), ("class", [16, 16, 0, 16])]
+)
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_an_epoch_over_all_ranks_shows_exactly_so_many_videos_of_each_class(balance, wanted, world_size):
+def test_an_epoch_over_all_ranks_shows_exactly_so_many_videos_of_each_class(balance, expected, world_size):
     parts = [list(sampler(balance, rank=rank, world_size=world_size)) for rank in range(world_size)]
     for epoch in range(4):
         keys = [key for part in parts for step in part for key in step if key.epoch == epoch]
         assert len(keys) == len(set(keys)) == 48, "six steps of 8"
-        if wanted is None:
+        if expected is None:
             assert {key.turn for key in keys} == {0} and len({key.video for key in keys}) == 48
             continue
-        assert [classes_of(keys)[label] for label in range(4)] == wanted
+        assert [classes_of(keys)[label] for label in range(4)] == expected
         for label in (0, 1, 3):
             of_class = Counter(key.video for key in keys if LABELS[key.video] == label)
             each = [of_class[place] for place in np.flatnonzero(label == LABELS)]

@@ -145,12 +145,12 @@ def test_samples_carry_pytorchvideos_keys(numbered_list, tmp_path):
 def test_a_video_that_cannot_be_decoded_is_told_with_its_row_and_reason(numbered_list, tmp_path):
     (tmp_path / "short.mp4").write_bytes(b"")
     settings = DataSettings(**PLAIN, root=str(tmp_path))
-    wanted = BadVideo(1, "short.mp4", "row 2 of list.csv", "short.mp4: the file is empty (0 bytes)")
-    assert clip_dataset_from(settings, numbered_list, seed=0)[SampleKey(0, 1)] == wanted
-    assert ViewDataset(numbered_list, VideoFiles(str(tmp_path)), settings, 1, 1, "return")[1] == wanted
+    expected = BadVideo(1, "short.mp4", "row 2 of list.csv", "short.mp4: the file is empty (0 bytes)")
+    assert clip_dataset_from(settings, numbered_list, seed=0)[SampleKey(0, 1)] == expected
+    assert ViewDataset(numbered_list, VideoFiles(str(tmp_path)), settings, 1, 1, "return")[1] == expected
     batch = collate([clip_dataset_from(settings, numbered_list, seed=0)[SampleKey(0, index)] for index in (0, 1)])
-    assert batch["bad"] == [wanted] and batch["video"].shape[0] == 1 and batch["label"].tolist() == [1]
-    assert collate([wanted]) == {"bad": [wanted]}
+    assert batch["bad"] == [expected] and batch["video"].shape[0] == 1 and batch["label"].tolist() == [1]
+    assert collate([expected]) == {"bad": [expected]}
 
 
 def augmented(folder, *words):

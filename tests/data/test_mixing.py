@@ -42,8 +42,8 @@ def timms_mix(images, labels, share, box=None, smoothing=0.1):
 def test_every_frame_and_the_targets_are_mixed_as_timm_does(mix):
     mixed, targets = apply_mix(clips(), smooth_targets(LABELS, 5, 0.1), mix)
     for frame in range(5):
-        wanted, wanted_targets = timms_mix(clips()[:, :, frame], LABELS, mix.share, mix.box)
-        assert torch.equal(mixed[:, :, frame], wanted)
+        expected, wanted_targets = timms_mix(clips()[:, :, frame], LABELS, mix.share, mix.box)
+        assert torch.equal(mixed[:, :, frame], expected)
     assert torch.allclose(targets, wanted_targets, atol=1e-7) and torch.allclose(targets.sum(1), torch.ones(4))
 
 

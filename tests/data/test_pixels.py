@@ -97,10 +97,10 @@ def test_a_step_of_several_parts_is_the_step_of_one():
     assert set(whole) == set(parts) == {"video", "label", "video_name", "bad"}
     assert torch.equal(whole["video"], parts["video"]) and whole["label"].tolist() == parts["label"].tolist()
     for number, clip in enumerate(whole["video"]):
-        wanted = normalise(samples[number]["video"][None])[0]
+        expected = normalise(samples[number]["video"][None])[0]
         if number % 2:
-            samples[number]["erasing"].fill(wanted)
-        assert torch.equal(clip, wanted)
+            samples[number]["erasing"].fill(expected)
+        assert torch.equal(clip, expected)
 
 
 def test_a_step_without_clips_is_joined_as_well():

@@ -53,11 +53,11 @@ def test_each_operation_is_timms_to_the_last_bit(name, sign, magnitude, monkeypa
     theirs = auto_augment.AugmentOp(TIMM[name], prob=1.0, magnitude=magnitude, hparams=hparams)
     frames = pictures()
     if name == "posterize" and magnitude == 10:  # no bits are left, which Pillow's function refuses
-        wanted = np.zeros_like(frames)
+        expected = np.zeros_like(frames)
     else:
-        wanted = np.stack([np.asarray(theirs(Image.fromarray(frame))) for frame in frames])
+        expected = np.stack([np.asarray(theirs(Image.fromarray(frame))) for frame in frames])
     step = Step(name, OPERATIONS[name].argument(magnitude / 10, sign))
-    assert np.array_equal(augment(frames, [step], WHOLE), wanted)
+    assert np.array_equal(augment(frames, [step], WHOLE), expected)
 
 
 def test_a_crop_of_the_result_is_the_crop_of_timms_result_on_whole_pictures():
@@ -68,12 +68,12 @@ def test_a_crop_of_the_result_is_the_crop_of_timms_result_on_whole_pictures():
         frames, steps = pictures(1, seed=seed), recipe.draw(rng)
         height, width = int(rng.integers(1, 41)), int(rng.integers(1, 55))
         top, left = int(rng.integers(41 - height)), int(rng.integers(55 - width))
-        wanted = frames
+        expected = frames
         for step in steps:
-            wanted = timm_pixels(step, wanted)
+            expected = timm_pixels(step, expected)
         cropped = augment(frames, steps, (top, left, height, width))
-        assert np.array_equal(cropped, wanted[:, top : top + height, left : left + width]), (seed, steps)
-        moved += not np.array_equal(wanted, frames)
+        assert np.array_equal(cropped, expected[:, top : top + height, left : left + width]), (seed, steps)
+        moved += not np.array_equal(expected, frames)
     assert moved > 100
 
 
@@ -131,8 +131,8 @@ def test_colour_jitter_is_torchvisions_with_the_same_factors():
         steps = draw_color_jitter(0.4, np.random.default_rng(seed))
         orders.add(tuple(step.name for step in steps))
         assert all(0.6 <= step.argument <= 1.4 for step in steps)
-        wanted = Image.fromarray(pictures(1)[0])
+        expected = Image.fromarray(pictures(1)[0])
         for step in steps:
-            wanted = functions[step.name](wanted, step.argument)
-        assert np.array_equal(augment(pictures(1), steps, (8, 9, 20, 30))[0], np.asarray(wanted)[8:28, 9:39])
+            expected = functions[step.name](expected, step.argument)
+        assert np.array_equal(augment(pictures(1), steps, (8, 9, 20, 30))[0], np.asarray(expected)[8:28, 9:39])
     assert len(orders) == 6

@@ -27,28 +27,28 @@ def test_no_clip_runs_backwards_however_slow_the_video():
 def test_test_clips_start_where_the_protocol_says(frames, count):
     for clip in range(count):
         room = max(frames - 64, 0)
-        wanted = room // 2 if count == 1 else clip * (room // (count - 1))
-        assert sampling.view_start(frames, 64.0, clip, count) == wanted
+        expected = room // 2 if count == 1 else clip * (room // (count - 1))
+        assert sampling.view_start(frames, 64.0, clip, count) == expected
 
 
 @pytest.mark.parametrize(
     ("frames", "start", "window", "count"), [(300, 17.3, 53.3, 16), (64, 0, 64, 16), (9, 0, 64, 8)]
 )
 def test_dense_frames_follow_the_published_formula(frames, start, window, count):
-    wanted = []
+    expected = []
     for place in range(count):
         position = start + place * (window - 1) / (count - 1)
-        wanted.append(min(math.floor(position), frames - 1))
-    assert sampling.dense_indices(frames, start, window, count).tolist() == wanted
+        expected.append(min(math.floor(position), frames - 1))
+    assert sampling.dense_indices(frames, start, window, count).tolist() == expected
 
 
 @pytest.mark.parametrize(("frames", "start", "step", "count"), [(300, 17.3, 4.0, 16), (300, 0, 3.33, 16), (9, 0, 2, 8)])
 def test_stride_frames_are_a_step_apart(frames, start, step, count):
-    wanted = [min(math.floor(start + place * step), frames - 1) for place in range(count)]
-    found = sampling.stride_indices(frames, start, step, count)
-    assert found.tolist() == wanted
+    expected = [min(math.floor(start + place * step), frames - 1) for place in range(count)]
+    actual = sampling.stride_indices(frames, start, step, count)
+    assert actual.tolist() == expected
     if step == 4:
-        assert (np.diff(found) == 4).all()
+        assert (np.diff(actual) == 4).all()
 
 
 def test_a_short_video_repeats_its_last_frame_and_the_count_says_how_often():

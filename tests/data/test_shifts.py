@@ -43,9 +43,9 @@ def test_shifts_are_pillows_to_the_last_bit(kind):
         given = image(rng, kind, height, width)
         for matrix in matrices(rng):
             assert moves_along_one_axis(matrix)
-            shift, wanted = Shift(matrix, (height, width), tuple(shape), 128), pillows(given, matrix, shape)
-            assert np.array_equal(shift(given), wanted), (matrix, given.shape, shape)
-            assert np.array_equal(shift(given), wanted), "a second image finds what the first has left"
+            shift, expected = Shift(matrix, (height, width), tuple(shape), 128), pillows(given, matrix, shape)
+            assert np.array_equal(shift(given), expected), (matrix, given.shape, shape)
+            assert np.array_equal(shift(given), expected), "a second image finds what the first has left"
 
 
 def test_a_picture_of_a_usual_size_is_pillows_too():

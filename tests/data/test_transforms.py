@@ -243,15 +243,15 @@ def test_training_clips_are_those_of_the_plain_steps_on_the_whole_clip(height, w
         given, rng = frames(4, height, width, seed), np.random.default_rng(seed)
         top, left, tall, wide = transforms.draw_crop_box(rng, height, width, crop.area, (0.8 * 20 / 24, 1.2 * 20 / 24))
         clip = transforms.resize(transforms.to_clip(given[:, top : top + tall, left : left + wide]), 24, 20)
-        wanted = clip.flip(-1) if rng.random() < 0.5 else clip
-        found = train_transform(size=(24, 20), mean=mean, std=std, crop=crop, flip=True)(
+        expected = clip.flip(-1) if rng.random() < 0.5 else clip
+        actual = train_transform(size=(24, 20), mean=mean, std=std, crop=crop, flip=True)(
             given, np.random.default_rng(seed)
         )
-        assert found.is_contiguous() and found.dtype == torch.float32
-        shown = levels(found * per_channel(std) + per_channel(mean))
-        assert (shown - levels(wanted)).abs().max() <= 1
+        assert actual.is_contiguous() and actual.dtype == torch.float32
+        shown = levels(actual * per_channel(std) + per_channel(mean))
+        assert (shown - levels(expected)).abs().max() <= 1
         exactly = (shown / 255 - per_channel(mean)) / per_channel(std)
-        assert torch.equal(found, exactly), "whole levels, normalised"
+        assert torch.equal(actual, exactly), "whole levels, normalised"
 
 
 def test_a_training_clip_that_is_not_scaled_is_the_decoded_frames_normalised_bit_for_bit():
@@ -318,8 +318,8 @@ def test_randaugment_and_jitter_come_before_the_crop_on_the_decoded_frames():
     assert len(steps) > 4
     whole = augment(frames(), steps, (0, 0, 20, 30))
     top, left, height, width = place.source
-    wanted = transforms.resize(transforms.to_clip(whole[:, top : top + height, left : left + width]), 16, 16)
-    assert (levels(clip) - levels(wanted)).abs().max() <= 2  # one level each: see randaugment.py, and scaling
+    expected = transforms.resize(transforms.to_clip(whole[:, top : top + height, left : left + width]), 16, 16)
+    assert (levels(clip) - levels(expected)).abs().max() <= 2  # one level each: see randaugment.py, and scaling
     assert not torch.equal(clip, train_transform()(frames(), np.random.default_rng(seed)))
 
 
@@ -380,8 +380,8 @@ def test_clips_that_share_frames_are_the_same_as_one_by_one():
     transform = transforms.ViewTransform((16, 16), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3), short_side=18, num_crops=3)
     clips = np.array([[0, 1, 2], [1, 2, 2], [4, 4, 4]])
     given = frames(5)
-    wanted = torch.cat([transform(given[row]) for row in clips])
-    assert wanted.shape == (9, 3, 3, 16, 16) and torch.equal(transform(given, clips), wanted)
+    expected = torch.cat([transform(given[row]) for row in clips])
+    assert expected.shape == (9, 3, 3, 16, 16) and torch.equal(transform(given, clips), expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 30), (37, 22), (16, 16)])

@@ -76,8 +76,8 @@ def test_what_is_set_wins_and_what_follows_from_it_fits():
 
 def test_augmentation_grows_with_the_videos_from_mild_to_that_of_the_published_recipe():
     published = load_config(REPOSITORY / "configs/kinetics400/mvitv2_s_16x4.yaml")
-    wanted = {name: getattr(published.data, name) for name in ("crop_area", "randaugment", "erasing")}
-    assert fitting_augmentation(10_000) == fitting_augmentation(240_000) == wanted
+    expected = {name: getattr(published.data, name) for name in ("crop_area", "randaugment", "erasing")}
+    assert fitting_augmentation(10_000) == fitting_augmentation(240_000) == expected
     assert fitting_augmentation(10) == {
         "crop_area": (0.25, 1.0),
         "randaugment": "rand-m3-n2-mstd0.5-inc1",

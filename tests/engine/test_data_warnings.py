@@ -33,7 +33,7 @@ def test_the_videos_of_each_class_are_counted_one_by_one_or_in_sum():
 
 def test_a_list_of_a_single_class_has_nothing_to_learn():
     (sentence,) = said(videos(walk=8))
-    assert "all training videos are of the class 'walk': there is nothing to tell apart, add another class" in sentence
+    assert "all training videos are of the class 'walk', so there is nothing to learn: add another class" in sentence
 
 
 @pytest.mark.parametrize("single", [0, 1, 4])

@@ -7,7 +7,7 @@ from mvit_video.engine.ema import WeightAverage
 def test_the_average_is_that_of_a_loop_in_double_precision():
     model = torch.nn.Linear(3, 2)
     average = WeightAverage(model, decay=0.9)
-    wanted = model.weight.detach().double().numpy().copy()
+    expected = model.weight.detach().double().numpy().copy()
     generator = torch.Generator().manual_seed(0)
     factors = []
     for step in range(120):
@@ -15,9 +15,9 @@ def test_the_average_is_that_of_a_loop_in_double_precision():
             model.weight += torch.randn(2, 3, generator=generator)
         average.update(model, step)
         factors.append(min(0.9, (1 + step) / (10 + step)))
-        wanted = factors[-1] * wanted + (1 - factors[-1]) * model.weight.detach().double().numpy()
+        expected = factors[-1] * expected + (1 - factors[-1]) * model.weight.detach().double().numpy()
     assert factors[0] == 0.1 and factors[79] < 0.9 and factors[80] == 0.9
-    assert np.abs(average.model.weight.numpy() - wanted).max() < 1e-5
+    assert np.abs(average.model.weight.numpy() - expected).max() < 1e-5
 
 
 def test_the_average_is_a_network_of_its_own_in_evaluation_mode():

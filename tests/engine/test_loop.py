@@ -56,8 +56,8 @@ def test_hooks_are_called_in_their_order_and_closed_in_the_reverse_one():
     diary = []
     run(Diary("a", diary), Diary("b", diary))
     moments = ["before_train", "before_batch", "before_step", "after_step"]
-    wanted = [(name, moment, int(moment == "after_step")) for moment in moments for name in "ab"]
-    assert diary == [*wanted, ("b", "after_train None", 1), ("a", "after_train None", 1)]
+    expected = [(name, moment, int(moment == "after_step")) for moment in moments for name in "ab"]
+    assert diary == [*expected, ("b", "after_train None", 1), ("a", "after_train None", 1)]
 
 
 def test_a_resumed_loop_counts_on_and_makes_the_rest():

@@ -204,10 +204,10 @@ def test_soft_distillation_is_the_divergence_at_a_temperature(share, temperature
         p, q = ([math.exp(value / temperature) for value in row] for row in (theirs, mine))
         p, q = ([value / sum(row) for value in row] for row in (p, q))
         total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) * temperature**2 / 6
-    wanted = (1 - share) * cross_entropy_by_hand(logits, targets_by_hand()) + share * total
+    expected = (1 - share) * cross_entropy_by_hand(logits, targets_by_hand()) + share * total
     settings = dict(distillation_weight=share, distillation_temperature=temperature)
     assert trainer(lambda clips: TAUGHT, **settings).train_step(0, CLIPS, LABELS)["loss"] == pytest.approx(
-        wanted, rel=1e-5
+        expected, rel=1e-5
     )
 
 
@@ -216,13 +216,13 @@ def test_hard_distillation_is_the_cross_entropy_of_the_teachers_best_class(share
     (logits,), _ = answers_by_hand(())
     best = F.one_hot(TAUGHT.argmax(1), 5).double()
     assert (TAUGHT.argmax(1) != LABELS).any()
-    wanted = (1 - share) * cross_entropy_by_hand(logits, targets_by_hand()) + share * cross_entropy_by_hand(
+    expected = (1 - share) * cross_entropy_by_hand(logits, targets_by_hand()) + share * cross_entropy_by_hand(
         logits, best
     )
     machine = trainer(
         lambda clips: TAUGHT, distillation="hard", distillation_weight=share, distillation_temperature=9.0
     )
-    assert machine.train_step(0, CLIPS, LABELS)["loss"] == pytest.approx(wanted, rel=1e-5)
+    assert machine.train_step(0, CLIPS, LABELS)["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_teacher_that_agrees_costs_nothing_and_draws_nothing():

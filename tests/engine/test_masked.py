@@ -27,24 +27,24 @@ def recorded(name: str) -> dict:
 
 @pytest.mark.parametrize("which", GOLDENS)
 def test_predictions_loss_and_gradients_are_the_public_codes(which):
-    wanted, settings = recorded(f"maskfeat_pretrain_{which}8x96"), PretrainSettings(**GOLDENS[which])
+    expected, settings = recorded(f"maskfeat_pretrain_{which}8x96"), PretrainSettings(**GOLDENS[which])
     model = with_fixed_weights(build_masked("mvitv2_s_16x4", settings.predict_from, settings.target, **FORM))
-    assert {name: list(each.shape) for name, each in model.named_parameters()} == wanted["parameters"]
-    clips, mask = fixed_values("input", tuple(wanted["input_shape"])), torch.tensor(wanted["mask"])
+    assert {name: list(each.shape) for name, each in model.named_parameters()} == expected["parameters"]
+    clips, mask = fixed_values("input", tuple(expected["input_shape"])), torch.tensor(expected["mask"])
     predictions = model(clips, mask)
-    for prediction, output in zip(predictions, wanted["outputs"], strict=True):
+    for prediction, output in zip(predictions, expected["outputs"], strict=True):
         rows = prediction[enlarged(mask, prediction.shape[2:4])].detach()
         assert list(rows.shape) == output["prediction"]["shape"]
         assert np.abs(rows[0].numpy() - output["prediction_row0"]).max() < 1e-4
         assert np.abs(rows.mean(1).numpy() - output["prediction_row_means"]).max() < 1e-5
     objective = masked_objective_from(settings, model)
     [(losses, _)] = objective.parts(model, nullcontext, *hidden_weights(clips, mask))
-    assert losses.mean().item() == pytest.approx(wanted["loss"], rel=1e-5)
+    assert losses.mean().item() == pytest.approx(expected["loss"], rel=1e-5)
     losses.mean().backward()
     norm = torch.nn.utils.get_total_norm([each.grad for each in model.parameters()])
-    assert norm.item() == pytest.approx(wanted["gradient_norm"], rel=1e-5)
-    found = model.mask_token.grad.flatten()[:16].numpy()
-    assert np.abs(found - wanted["mask_token_gradient_first16"]).max() < 1e-5
+    assert norm.item() == pytest.approx(expected["gradient_norm"], rel=1e-5)
+    actual = model.mask_token.grad.flatten()[:16].numpy()
+    assert np.abs(actual - expected["mask_token_gradient_first16"]).max() < 1e-5
 
 
 def test_the_benchmark_lets_three_forms_take_turns():

@@ -64,11 +64,11 @@ def test_rates_and_decays_of_maskfeats_fine_tuning_are_the_public_codes():
     with torch.device("meta"):
         model = build_model(config.model.name, **config.model.arguments)
     groups = parameter_groups(model, config.train.weight_decay, config.train.layer_decay)
-    found = {id(each): (group["lr_scale"], group["weight_decay"]) for group in groups for each in group["params"]}
-    names = {name: found[id(parameter)] for name, parameter in model.named_parameters()}
+    actual = {id(each): (group["lr_scale"], group["weight_decay"]) for group in groups for each in group["params"]}
+    names = {name: actual[id(parameter)] for name, parameter in model.named_parameters()}
     assert names.keys() == recorded["scale_and_weight_decay"].keys() and len(names) == 397
-    for name, wanted in recorded["scale_and_weight_decay"].items():
-        assert names[name] == pytest.approx(tuple(wanted), rel=1e-6), name
+    for name, expected in recorded["scale_and_weight_decay"].items():
+        assert names[name] == pytest.approx(tuple(expected), rel=1e-6), name
 
 
 def test_the_mask_token_is_decayed_and_learns_as_the_class_token_does():

@@ -37,15 +37,15 @@ def test_two_processes_make_the_step_of_one(folders, parallel, name):
     """Losses, norms, top-1, weights and averages; with mixing, passes, uneven parts, and a process without clips."""
     one, two = (folder / f"{name}_{parallel}" for folder in folders)
     records = [json.loads(path.with_suffix(".json").read_text()) for path in (one, two)]
-    for wanted, found in zip(*records, strict=True):
-        assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
-        assert found["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=1e-5)
-        assert (found.get("top1"), found["lr"]) == (wanted.get("top1"), wanted["lr"])
-        assert ("top1" in found) == (name != "masked")
-    wanted, found = (load_file(path.with_suffix(".safetensors")) for path in (one, two))
-    assert wanted.keys() == found.keys()
-    assert any(key.startswith("average.") for key in found) == ("ema_decay" in program.SCENARIOS[name][0])
-    difference = torch.cat([(wanted[key] - found[key]).abs().flatten() for key in wanted])
+    for expected, actual in zip(*records, strict=True):
+        assert actual["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+        assert actual["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-5)
+        assert (actual.get("top1"), actual["lr"]) == (expected.get("top1"), expected["lr"])
+        assert ("top1" in actual) == (name != "masked")
+    expected, actual = (load_file(path.with_suffix(".safetensors")) for path in (one, two))
+    assert expected.keys() == actual.keys()
+    assert any(key.startswith("average.") for key in actual) == ("ema_decay" in program.SCENARIOS[name][0])
+    difference = torch.cat([(expected[key] - actual[key]).abs().flatten() for key in expected])
     if name == "adamw":  # divides by the size of each gradient, also of those that are rounding: 1 % may differ
         difference = difference.sort().values[: int(0.99 * len(difference))]
     assert difference.max() < (1e-5 if name == "adamw" else 1e-6)
@@ -71,9 +71,11 @@ def test_a_state_does_not_tell_how_many_processes_saved_it_or_read_it(folders, p
     """Both went on from one process's state; here one process reads what two have saved."""
     one, two = (folder / parallel / "checkpoints/step_00000002" for folder in folders)
     for name in ("model.safetensors", "optimizer.safetensors", "ema.safetensors"):
-        wanted, found = (load_file(folder / name) for folder in (one, two))
-        assert {key: value.shape for key, value in wanted.items()} == {key: value.shape for key, value in found.items()}
-        assert all(torch.allclose(wanted[key], found[key], atol=1e-6) for key in wanted), name
+        expected, actual = (load_file(folder / name) for folder in (one, two))
+        assert {key: value.shape for key, value in expected.items()} == {
+            key: value.shape for key, value in actual.items()
+        }
+        assert all(torch.allclose(expected[key], actual[key], atol=1e-6) for key in expected), name
     shutil.copytree(folders[1] / parallel, tmp_path / "run")
     state, problems = states.newest_state(tmp_path / "run")
     learner = program.trainer(optimizer="sgd", ema_decay=0.9).learner

@@ -175,7 +175,7 @@ def test_a_pre_trained_file_given_as_a_classifier_is_one_sentence_with_the_comma
         ),
         (["data.sampling_balance=sqrt"], r"data.sampling_balance = sqrt: needs labels.*set data.sampling_balance=none"),
         (["train.teacher=t.safetensors"], r"train.teacher = t.safetensors: needs labels.*set train.teacher=null"),
-        (["train.base_lr=auto"], r"train.base_lr = auto: what auto stands for was tried with labels: set a value"),
+        (["train.base_lr=auto"], r"train.base_lr = auto: its values were chosen for training with labels: set a value"),
         (["model.name=swin_t", "model.arguments={}"], r"model 'swin_t' is unknown"),
         (["model.name=torchvision/mvit_v2_s"], r"cannot be pre-trained by masked prediction"),
     ],
@@ -254,8 +254,8 @@ def test_learning_rates_of_the_recipes_are_the_public_codes(size, part):
     assert settings.epochs == recorded["epochs"]
     rate = learning_rate_from(settings, settings.epochs * 1000, 1000)
     clips = 32 / CLIPS_OF_BASE_LR * 512 / settings.clips_per_step
-    for epoch, wanted in recorded["lr_by_epoch"].items():
-        assert rate(round(float(epoch) * 1000)) * clips == pytest.approx(wanted, rel=1e-4), epoch
+    for epoch, expected in recorded["lr_by_epoch"].items():
+        assert rate(round(float(epoch) * 1000)) * clips == pytest.approx(expected, rel=1e-4), epoch
 
 
 @pytest.mark.integration

@@ -56,15 +56,15 @@ def test_two_processes_train_as_one_where_videos_are_bad(spoilt, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("done: weights saved to") == done.stderr.count("2 processes with all weights") == 1
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
-    for wanted, found in zip(*(read_metrics(run / "metrics.jsonl") for run in (one, two)), strict=True):
-        assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
-        assert found["top1"] == pytest.approx(wanted["top1"]) and found["lr"] == wanted["lr"]
+    for expected, actual in zip(*(read_metrics(run / "metrics.jsonl") for run in (one, two)), strict=True):
+        assert actual["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+        assert actual["top1"] == pytest.approx(expected["top1"]) and actual["lr"] == expected["lr"]
     assert read_metrics(one / "validation.jsonl") == read_metrics(two / "validation.jsonl")
     events = [sorted(json.dumps(event) for event in read_metrics(run / "events.jsonl")) for run in (one, two)]
     assert events[0] == events[1] and len(events[0]) == 6
     for name in ("model.safetensors", "model_ema.safetensors"):
-        wanted, found = (load_file(run / name) for run in (one, two))
-        assert all(torch.allclose(wanted[key], found[key], atol=1e-6) for key in wanted)
+        expected, actual = (load_file(run / name) for run in (one, two))
+        assert all(torch.allclose(expected[key], actual[key], atol=1e-6) for key in expected)
 
 
 @pytest.mark.integration
@@ -77,8 +77,8 @@ def test_two_processes_evaluate_what_they_have_trained_as_one(few_videos, tmp_pa
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("of 8 held-out videos, 2x1") == 2 and done.stderr.count("done: weights saved to") == 1
     for folder in ("evaluation", "evaluation_ema"):
-        wanted, found = (json.loads((run / folder / "results.json").read_text()) for run in (one, two))
-        assert wanted["top1"] == found["top1"] and found["num_videos"] == 8
+        expected, actual = (json.loads((run / folder / "results.json").read_text()) for run in (one, two))
+        assert expected["top1"] == actual["top1"] and actual["num_videos"] == 8
 
 
 def test_mixing_over_parts_that_cannot_be_paired_is_refused(monkeypatch):
@@ -188,8 +188,8 @@ def test_a_run_moves_between_one_process_and_two_and_says_so(few_videos, tmp_pat
     )
     done = torchrun(*MODULE, *command)
     assert done.returncode == 0, done.stderr
-    wanted, found = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", run))
-    assert all(torch.allclose(wanted[key], found[key], atol=1e-5) for key in wanted)
+    expected, actual = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", run))
+    assert all(torch.allclose(expected[key], actual[key], atol=1e-5) for key in expected)
 
 
 @pytest.mark.long

@@ -17,10 +17,10 @@ def test_the_rate_rises_linearly_then_falls_along_half_a_cosine():
     rate = learning_rate_from(settings(), total_steps=1000, steps_per_epoch=100)
     for step in range(1000):
         if step < 300:
-            wanted = 1e-6 + (1.6e-3 - 1e-6) * step / 300
+            expected = 1e-6 + (1.6e-3 - 1e-6) * step / 300
         else:
-            wanted = 1e-6 + (1.6e-3 - 1e-6) * (1 + math.cos(math.pi * (step - 300) / 700)) / 2
-        assert rate(step) == pytest.approx(wanted / 2, rel=1e-9), step  # 256 clips: half of the rate for 512
+            expected = 1e-6 + (1.6e-3 - 1e-6) * (1 + math.cos(math.pi * (step - 300) / 700)) / 2
+        assert rate(step) == pytest.approx(expected / 2, rel=1e-9), step  # 256 clips: half of the rate for 512
 
 
 def test_without_warm_up_the_rate_starts_at_its_peak():

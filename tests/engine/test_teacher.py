@@ -49,9 +49,9 @@ def test_values_are_converted_to_the_teachers_mean_and_deviation():
     student, theirs = card(), card(**values)
     teacher = Teacher(tiny_video(), theirs, student, "t")
     answer = teacher(normalised(PIXELS, student.preprocessing))
-    wanted = tiny_video()(normalised(PIXELS, theirs.preprocessing)).detach()
-    assert relative_difference(answer, wanted) < 1e-5
-    assert relative_difference(tiny_video()(normalised(PIXELS, student.preprocessing)).detach(), wanted) > 1e-2
+    expected = tiny_video()(normalised(PIXELS, theirs.preprocessing)).detach()
+    assert relative_difference(answer, expected) < 1e-5
+    assert relative_difference(tiny_video()(normalised(PIXELS, student.preprocessing)).detach(), expected) > 1e-2
 
 
 @pytest.mark.parametrize("size", [24, (40, 48)])
@@ -61,8 +61,8 @@ def test_pictures_are_resized_to_the_teachers(size):
     planes = [
         Image.fromarray(plane).resize(crop[::-1], Image.Resampling.BILINEAR) for plane in PIXELS.flatten(0, 2).numpy()
     ]
-    wanted = tiny_video()(torch.tensor(np.stack(planes)).view(2, 3, 8, *crop)).detach()
-    assert relative_difference(teacher(PIXELS), wanted) < 1e-4
+    expected = tiny_video()(torch.tensor(np.stack(planes)).view(2, 3, 8, *crop)).detach()
+    assert relative_difference(teacher(PIXELS), expected) < 1e-4
 
 
 def test_classes_in_another_order_are_matched_by_name():

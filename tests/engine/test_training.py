@@ -600,8 +600,8 @@ def test_a_step_is_gradient_descent_on_the_smoothed_cross_entropy(smoothing, lim
 
 def test_bf16_runs_the_network_in_bf16_and_keeps_the_weights_in_fp32():
     engine, plain = trainer(precision="bf16"), trainer()
-    record, wanted = engine.train_step(0, CLIPS, LABELS), plain.train_step(0, CLIPS, LABELS)
-    assert record["loss"] != wanted["loss"] and record["loss"] == pytest.approx(wanted["loss"], rel=0.02)
+    record, expected = engine.train_step(0, CLIPS, LABELS), plain.train_step(0, CLIPS, LABELS)
+    assert record["loss"] != expected["loss"] and record["loss"] == pytest.approx(expected["loss"], rel=0.02)
     assert engine.learner.model.weight.dtype == torch.float32
 
 

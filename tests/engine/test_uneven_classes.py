@@ -41,19 +41,19 @@ def by_hand(targets, term):
 
 @pytest.mark.parametrize("targets", [HARD, MIXED], ids=["one label", "mixed"])
 def test_the_focal_loss_is_the_papers_in_float64(targets):
-    wanted = by_hand(targets, lambda k, log: -((1 - math.exp(log)) ** 2) * log)
-    torch.testing.assert_close(losses(targets, loss="focal"), wanted)
+    expected = by_hand(targets, lambda k, log: -((1 - math.exp(log)) ** 2) * log)
+    torch.testing.assert_close(losses(targets, loss="focal"), expected)
 
 
 @pytest.mark.parametrize("targets", [HARD, MIXED], ids=["one label", "mixed"])
 def test_logit_adjustment_is_the_papers_in_float64(targets):
     """log [1 + Σ_{k≠y} π_k / π_y · exp(z_k − z_y)], arXiv 2007.07314, eq. 10; a class without videos has the smallest share."""
     shares = np.array([100, 2, 2, 30]) / 132
-    wanted = []
+    expected = []
     for logits, target in zip(LOGITS.double().numpy(), targets.double().numpy(), strict=True):
         each = [np.log((shares / shares[y] * np.exp(logits - logits[y])).sum()) for y in range(4)]
-        wanted.append(float(target @ each))
-    torch.testing.assert_close(losses(targets, loss="logit_adjusted"), torch.tensor(wanted))
+        expected.append(float(target @ each))
+    torch.testing.assert_close(losses(targets, loss="logit_adjusted"), torch.tensor(expected))
 
 
 def test_class_weights_are_torchs_and_of_a_mixed_clip_the_mean_of_its_labels():

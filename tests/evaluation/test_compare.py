@@ -50,25 +50,25 @@ def test_fusion_is_the_weighted_mean_of_what_could_be_decoded(pair, weights):
     for row in range(60):
         parts = [(part, weight) for part, weight in zip((one, other), weights, strict=True) if part.decoded[row]]
         total = sum(weight * part.scores[row].astype(float) for part, weight in parts)
-        wanted = total / sum(weight for _, weight in parts) if parts else np.zeros(6)
-        assert np.allclose(fused.scores[row], wanted, atol=1e-7) and fused.decoded[row] == bool(parts)
+        expected = total / sum(weight for _, weight in parts) if parts else np.zeros(6)
+        assert np.allclose(fused.scores[row], expected, atol=1e-7) and fused.decoded[row] == bool(parts)
     assert fused.decoded[3] and fused.decoded[8] and not fused.decoded[17]
 
 
 def test_the_difference_is_that_of_the_accuracies_and_its_interval_is_paired(pair):
     one, other = pair[:2]
     result = comparison(pair[2:], (1.0, 1.0))[0]
-    found = compare(one, other)
+    actual = compare(one, other)
     for name in ("top1", "top5", "mean_class_accuracy"):
-        assert found[name]["difference"] == pytest.approx(result["b"][name] - result["a"][name])
+        assert actual[name]["difference"] == pytest.approx(result["b"][name] - result["a"][name])
     hits = [(part.scores.argmax(1) == part.labels) & part.decoded for part in (one, other)]
     rng = np.random.default_rng(7)
     draws = rng.integers(60, size=(4000, 60))
-    wanted = np.percentile(100 * (hits[1][draws].mean(1) - hits[0][draws].mean(1)), [2.5, 97.5])
-    assert found["top1"]["interval_95"] == pytest.approx(wanted, abs=2.0)
+    expected = np.percentile(100 * (hits[1][draws].mean(1) - hits[0][draws].mean(1)), [2.5, 97.5])
+    assert actual["top1"]["interval_95"] == pytest.approx(expected, abs=2.0)
     alone, split = int((hits[0] & ~hits[1]).sum()), int((hits[0] ^ hits[1]).sum())
-    assert found["mcnemar"]["only_a_right"] == alone
-    assert found["mcnemar"]["p_value"] == pytest.approx(binomtest(alone, split).pvalue)
+    assert actual["mcnemar"]["only_a_right"] == alone
+    assert actual["mcnemar"]["p_value"] == pytest.approx(binomtest(alone, split).pvalue)
 
 
 def test_a_file_compared_with_itself_differs_by_nothing(pair):

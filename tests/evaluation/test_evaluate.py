@@ -93,10 +93,10 @@ def test_orders_of_frames_have_names():
 
 
 def test_validation_is_the_evaluator_with_one_centre_view(small_run, model, few_validation_videos):
-    wanted = accuracies(evaluator(small_run, few_validation_videos, "1x1").scores(model))
-    assert validator(few_validation_videos, small_run.config, CPU)(model) == wanted
+    expected = accuracies(evaluator(small_run, few_validation_videos, "1x1").scores(model))
+    assert validator(few_validation_videos, small_run.config, CPU)(model) == expected
     last = json.loads((small_run.folder / "validation.jsonl").read_text().splitlines()[-1])
-    assert {"top1": last["top1"], "top5": last["top5"]} == wanted
+    assert {"top1": last["top1"], "top5": last["top5"]} == expected
 
 
 def test_a_checkpoint_and_a_config_that_disagree_are_both_named(small_run, few_validation_videos):

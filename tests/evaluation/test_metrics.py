@@ -40,12 +40,12 @@ def test_top_k_is_a_count_of_labels_among_the_best(answers, k):
 def test_accuracies_are_those_of_scikit_learn(many):
     scores, labels, _ = many
     for k in (1, 3):
-        wanted = reference.top_k_accuracy_score(labels, scores, k=k, labels=range(6))
-        assert metrics.top_k_accuracy(*many, k) == pytest.approx(100 * wanted)
+        expected = reference.top_k_accuracy_score(labels, scores, k=k, labels=range(6))
+        assert metrics.top_k_accuracy(*many, k) == pytest.approx(100 * expected)
     balanced = reference.balanced_accuracy_score(labels, scores.argmax(1))
     assert metrics.mean_class_accuracy(*many) == pytest.approx(100 * balanced)
-    wanted = reference.confusion_matrix(labels, scores.argmax(1), labels=range(6))
-    assert (metrics.confusion_matrix(*many) == wanted).all()
+    expected = reference.confusion_matrix(labels, scores.argmax(1), labels=range(6))
+    assert (metrics.confusion_matrix(*many) == expected).all()
 
 
 def test_with_fewer_than_five_classes_top_5_is_all_that_could_be_decoded():
@@ -68,11 +68,11 @@ def test_mean_class_accuracy_weighs_classes_not_videos():
 
 def test_the_confusion_matrix_counts_true_by_predicted(answers):
     scores, labels, decoded = answers
-    wanted = np.zeros((7, 7), int)
+    expected = np.zeros((7, 7), int)
     for row in range(40):
         if decoded[row]:
-            wanted[labels[row], scores[row].argmax()] += 1
-    assert (metrics.confusion_matrix(scores, labels, decoded) == wanted).all()
+            expected[labels[row], scores[row].argmax()] += 1
+    assert (metrics.confusion_matrix(scores, labels, decoded) == expected).all()
 
 
 def test_confused_pairs_are_the_largest_numbers_beside_the_diagonal():
@@ -130,12 +130,12 @@ def test_average_precision_is_that_of_scikit_learn(digits):
     scores = (rng.random((60, 5)) + 0.5 * truth).clip(0, 1).round(digits)
     scores[~decoded] = 0
     ranked = np.where(decoded[:, None], scores, -1)
-    wanted = reference.average_precision_score(truth, ranked, average=None)
-    assert metrics.average_precisions(scores, truth, decoded) == pytest.approx(wanted)
-    assert metrics.mean_average_precision(scores, truth, decoded) == pytest.approx(100 * wanted.mean())
+    expected = reference.average_precision_score(truth, ranked, average=None)
+    assert metrics.average_precisions(scores, truth, decoded) == pytest.approx(expected)
+    assert metrics.mean_average_precision(scores, truth, decoded) == pytest.approx(100 * expected.mean())
     weights = rng.integers(0, 4, 60).astype(float)
-    wanted = reference.average_precision_score(truth, ranked, average=None, sample_weight=weights)
-    assert metrics.average_precisions(scores, truth, decoded, weights) == pytest.approx(wanted)
+    expected = reference.average_precision_score(truth, ranked, average=None, sample_weight=weights)
+    assert metrics.average_precisions(scores, truth, decoded, weights) == pytest.approx(expected)
 
 
 def test_resamples_of_several_labels_sort_each_class_once(monkeypatch):
@@ -177,17 +177,17 @@ def test_the_bootstrap_draws_videos_with_replacement_and_repeats_itself(many):
     normal = 1.96 * np.sqrt(share * (1 - share) / 300)
     assert low == pytest.approx(share - normal, abs=0.012) and high == pytest.approx(share + normal, abs=0.012)
     drawn = np.repeat(np.arange(300), seen[0].astype(int))
-    wanted = 100 * reference.balanced_accuracy_score(many[1][drawn], many[0].argmax(1)[drawn])
-    assert values[0, 1] == pytest.approx(wanted)
+    expected = 100 * reference.balanced_accuracy_score(many[1][drawn], many[0].argmax(1)[drawn])
+    assert values[0, 1] == pytest.approx(expected)
 
 
 def test_the_interval_of_wilson_is_that_of_scipy_and_never_leaves_0_to_100():
     for count in (1, 2, 8, 30, 1000):
         for hits in {0, 1, count // 3, count - 1, count}:
-            wanted = binomtest(hits, count).proportion_ci(method="wilson")
-            found = metrics.wilson(hits, count)
-            assert found == pytest.approx([100 * wanted.low, 100 * wanted.high])
-            assert 0 <= found[0] <= 100 * hits / count <= found[1] <= 100
+            expected = binomtest(hits, count).proportion_ci(method="wilson")
+            actual = metrics.wilson(hits, count)
+            assert actual == pytest.approx([100 * expected.low, 100 * expected.high])
+            assert 0 <= actual[0] <= 100 * hits / count <= actual[1] <= 100
     assert metrics.wilson(0, 8)[0] == 0 and metrics.wilson(8, 8)[1] == 100
 
 
@@ -221,8 +221,8 @@ def test_the_interval_of_a_paired_difference_is_the_bootstraps_where_videos_are_
 def test_mcnemar_counts_disagreements_and_is_an_exact_binomial_test(only_a, only_b):
     one = np.array([True] * (5 + only_a) + [False] * (only_b + 4))
     other = np.array([True] * 5 + [False] * only_a + [True] * only_b + [False] * 4)
-    found = metrics.mcnemar(one, other)
-    counts = [found[name] for name in ("both_right", "only_a_right", "only_b_right", "both_wrong")]
+    actual = metrics.mcnemar(one, other)
+    counts = [actual[name] for name in ("both_right", "only_a_right", "only_b_right", "both_wrong")]
     assert counts == [5, only_a, only_b, 4]
-    wanted = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    assert found["p_value"] == pytest.approx(wanted)
+    expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    assert actual["p_value"] == pytest.approx(expected)

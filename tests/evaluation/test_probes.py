@@ -32,8 +32,8 @@ def test_the_linear_head_on_plain_features_is_scikit_learns_pipeline_on_standard
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=head.strength, max_iter=1000))
     pipeline.fit(train.features.astype(np.float64), train.labels[train.video])
     of_views = pipeline.predict_proba(test.features.astype(np.float64))
-    wanted = of_views.reshape(len(test.labels), 2, num_classes).mean(1)
-    assert np.abs(head.scores(test) - wanted).max() < 1e-5 and wanted.std() > 0.1
+    expected = of_views.reshape(len(test.labels), 2, num_classes).mean(1)
+    assert np.abs(head.scores(test) - expected).max() < 1e-5 and expected.std() > 0.1
 
 
 def test_a_class_without_training_videos_is_never_predicted():

@@ -59,12 +59,12 @@ def test_names_with_commas_and_quotes_survive_the_tables(scores, tmp_path):
 
 def test_nothing_decoded_is_zero_percent_and_no_calibration(scores):
     nothing = VideoScores(scores.names, scores.labels, np.zeros((60, 7), np.float32), np.zeros(60, bool))
-    found = measures(nothing)
-    assert found["top1"] == found["top5"] == found["mean_class_accuracy"] == 0
-    assert found["expected_calibration_error"] is None
-    wanted = [0, 100 * binomtest(0, 60).proportion_ci(method="wilson").high]
-    assert found["intervals_95"]["top1"] == found["intervals_95"]["top5"] == pytest.approx(wanted)
-    json.dumps(found, allow_nan=False)
+    actual = measures(nothing)
+    assert actual["top1"] == actual["top5"] == actual["mean_class_accuracy"] == 0
+    assert actual["expected_calibration_error"] is None
+    expected = [0, 100 * binomtest(0, 60).proportion_ci(method="wilson").high]
+    assert actual["intervals_95"]["top1"] == actual["intervals_95"]["top5"] == pytest.approx(expected)
+    json.dumps(actual, allow_nan=False)
 
 
 @pytest.mark.parametrize("right", [0, 5, 8])
@@ -88,17 +88,17 @@ def test_two_classes_have_results(tmp_path):
 
 def test_multi_label_results_are_average_precisions(tmp_path):
     scores = made_up_scores(multi_label=True)
-    found = measures(scores)
+    actual = measures(scores)
     ranked = np.where(scores.decoded[:, None], scores.scores, -1)
-    wanted = 100 * average_precision_score(scores.labels, ranked, average="macro")
-    assert found["mean_average_precision"] == pytest.approx(wanted) and "top1" not in found
-    assert accuracies(scores) == {"mean_average_precision": pytest.approx(wanted)}
-    low, high = found["intervals_95"]["mean_average_precision"]
-    assert low < wanted < high
+    expected = 100 * average_precision_score(scores.labels, ranked, average="macro")
+    assert actual["mean_average_precision"] == pytest.approx(expected) and "top1" not in actual
+    assert accuracies(scores) == {"mean_average_precision": pytest.approx(expected)}
+    low, high = actual["intervals_95"]["mean_average_precision"]
+    assert low < expected < high
     write_results(tmp_path, scores, CLASSES[:6], results(scores, CLASSES[:6], Protocol(1, 1), 1.0))
     with (tmp_path / "per_class.csv").open(newline="") as file:
         values = [float(row["average_precision"]) for row in csv.DictReader(file)]
-    assert np.mean(values) == pytest.approx(wanted)
+    assert np.mean(values) == pytest.approx(expected)
     assert not (tmp_path / "confusion.csv").exists()
 
 

@@ -65,7 +65,7 @@ def test_the_views_of_a_published_protocol_are_those_of_a_plain_loop(root, name,
     protocol, inputs = NAMED[name], INPUTS[name]
     protocol.check(inputs)
     calls, read = [], VideoReader.frames
-    monkeypatch.setattr(VideoReader, "frames", lambda reader, wanted: calls.append(1) or read(reader, wanted))
+    monkeypatch.setattr(VideoReader, "frames", lambda reader, expected: calls.append(1) or read(reader, expected))
     videos = VideoList((VideoRecord(video, 0, 1),), ("a",), "list.csv")
     views = ViewDataset(videos, VideoFiles(str(root), timeout=0), inputs, protocol.clips, protocol.crops, "return")[0][
         "video"
@@ -74,17 +74,17 @@ def test_the_views_of_a_published_protocol_are_those_of_a_plain_loop(root, name,
 
     frames, fps = all_frames(root / video), float(VIDEOS[video][3])
     size, crops = inputs.crop_hw[0], [1] if protocol.crops == 1 else [0, 1, 2]
-    wanted = taken(name, len(frames), fps)
-    assert len({tuple(numbers) for numbers in wanted}) == (len(wanted) if video != "short.mp4" else 1)
+    expected = taken(name, len(frames), fps)
+    assert len({tuple(numbers) for numbers in expected}) == (len(expected) if video != "short.mp4" else 1)
     shape = (protocol.clips * protocol.crops, 3, 6, size, size)
     assert views.shape == shape
-    for row, numbers in enumerate(wanted):
+    for row, numbers in enumerate(expected):
         for place, number in enumerate(numbers):
             big = scaled(frames[number], inputs.short_side)
             for column, part in enumerate(crops):
                 picture = (cut(big, size, part) - inputs.mean) / inputs.std
-                found = views[row * len(crops) + column, :, place].transpose(1, 2, 0)
-                assert np.abs(found - picture).max() < 2e-4, (row, place, part)
+                actual = views[row * len(crops) + column, :, place].transpose(1, 2, 0)
+                assert np.abs(actual - picture).max() < 2e-4, (row, place, part)
 
 
 def test_the_loops_videos_have_the_rates_that_it_counts_on(root):

@@ -93,14 +93,14 @@ def scores_by_hand(model, path, clips=3, crop=32, short=40):
 def test_every_score_is_that_of_a_plain_loop(evaluated, data, checkpoint):
     model = load_checkpoint(checkpoint)[0]
     rows = [line.split() for line in (data / "val.csv").read_text().splitlines()]
-    found, classes = load_scores(evaluated)
-    assert found.names == [path for path, _ in rows] and found.labels.tolist() == [int(label) for _, label in rows]
+    actual, classes = load_scores(evaluated)
+    assert actual.names == [path for path, _ in rows] and actual.labels.tolist() == [int(label) for _, label in rows]
     assert classes == load_checkpoint(checkpoint)[1].classes
     for row, (path, _) in enumerate(rows):
-        wanted = np.zeros(8) if row == 5 else scores_by_hand(model, data / path)
-        assert np.allclose(found.scores[row], wanted, atol=2e-5), path
-    assert found.scores.std(0).max() > 0.01, "the videos' scores differ"
-    assert (found.scores[2] == found.scores[8]).all(), (
+        expected = np.zeros(8) if row == 5 else scores_by_hand(model, data / path)
+        assert np.allclose(actual.scores[row], expected, atol=2e-5), path
+    assert actual.scores.std(0).max() > 0.01, "the videos' scores differ"
+    assert (actual.scores[2] == actual.scores[8]).all(), (
         "the video that is listed twice counts twice, with the same scores"
     )
 
@@ -152,14 +152,14 @@ def test_frames_in_another_order_are_scored_and_named(data, checkpoint, evaluate
         1,
         "return",
     )
-    found = load_scores(tmp_path / "out")[0].scores
+    actual = load_scores(tmp_path / "out")[0].scores
     for row in (0, 4):
         order = list(range(config.data.num_frames))[::-1]
         if frames != "reversed":
             order = np.random.default_rng([3, row]).permutation(config.data.num_frames)
         with torch.inference_mode():
-            wanted = model(dataset[row]["video"][:, :, order]).softmax(1)[0].numpy()
-        assert np.allclose(found[row], wanted, atol=1e-5)
+            expected = model(dataset[row]["video"][:, :, order]).softmax(1)[0].numpy()
+        assert np.allclose(actual[row], expected, atol=1e-5)
 
 
 def test_pictures_of_another_size_are_scored_and_named(data, checkpoint, tmp_path, capsys):

@@ -114,9 +114,9 @@ def test_heat_depends_on_the_weights_from_the_head_down(trained_predictor, clips
     """Cascading randomisation (arXiv 1810.03292): with each further part made random, the maps go further away."""
     model = Predictor(nano_predictor().model, trained_predictor.card, torch.device("cpu")).model
     chosen = [(clip, seed % 8) for seed, (clip, _) in enumerate(clips[:16])]
-    wanted = [class_heat(trained_predictor.model, clip[None], label)[0] for clip, label in chosen]
+    expected = [class_heat(trained_predictor.model, clip[None], label)[0] for clip, label in chosen]
     noise = randomise(nano_predictor().model, seed=5).state_dict()
-    found = []
+    actual = []
     for parts in ((), ("head.", "norm."), ("head.", "norm.", "blocks.3."), ("",)):
         mixed = {
             name: noise[name] if any(name.startswith(part) for part in parts) else value
@@ -124,9 +124,9 @@ def test_heat_depends_on_the_weights_from_the_head_down(trained_predictor, clips
         }
         model.load_state_dict(mixed)
         heats = [class_heat(model, clip[None], label)[0] for clip, label in chosen]
-        found.append(float(np.mean([similarity(a, b) for a, b in zip(heats, wanted, strict=True)])))
-    assert found[0] == pytest.approx(1, abs=1e-6)
-    assert found[1] < 0.97 and found[3] < 0.75 and found[3] < found[1]
+        actual.append(float(np.mean([similarity(a, b) for a, b in zip(heats, expected, strict=True)])))
+    assert actual[0] == pytest.approx(1, abs=1e-6)
+    assert actual[1] < 0.97 and actual[3] < 0.75 and actual[3] < actual[1]
 
 
 def test_heat_is_gradient_times_difference_from_the_mean_of_what_speaks_for_the_class():
@@ -213,9 +213,9 @@ def test_scores_of_clips_are_the_predictors(few_videos):
     from mvit_video.data.video.reader import VideoReader
 
     frames = VideoReader(few_videos / "val/00000.mp4").frames(range(24))
-    [wanted] = predictor(frames, top=8, fps=15)
+    [expected] = predictor(frames, top=8, fps=15)
     assert explanation.label == CLASSES[3]
-    assert explanation.clips[0].score == pytest.approx(dict(wanted.predictions)[CLASSES[3]], abs=1e-5)
+    assert explanation.clips[0].score == pytest.approx(dict(expected.predictions)[CLASSES[3]], abs=1e-5)
 
 
 def test_what_cannot_be_explained_is_one_sentence(few_videos):
@@ -253,8 +253,8 @@ def test_the_box_is_what_the_network_sees(height, width, crop):
     clip = crop_at(scale_for_crop(torch.from_numpy(ramp).float().permute(2, 0, 1)[:, None], 48, crop), crop, 1)
     top, left, tall, wide = crop_box(settings, height, width)
     edges = [clip[0].min(), clip[0].max(), clip[1].min(), clip[1].max()]
-    wanted = [top * height, (top + tall) * height, left * width, (left + wide) * width]
-    assert [float(edge) for edge in edges] == pytest.approx(wanted, abs=1.1 * min(height, width) / 48 + 0.5)
+    expected = [top * height, (top + tall) * height, left * width, (left + wide) * width]
+    assert [float(edge) for edge in edges] == pytest.approx(expected, abs=1.1 * min(height, width) / 48 + 0.5)
 
 
 def test_heat_colours_only_what_was_seen():

@@ -256,9 +256,9 @@ def test_the_runner_takes_the_frames_that_we_take(step, sampling):
     settings = InputSettings(num_frames=8, sampling_rate=3, dense_step=step, sampling=sampling)
     runner.settings = settings.model_dump(mode="json")
     for count, fps, runner.num_clips in itertools.product((1, 7, 23, 60, 301), (15.0, 29.97, 60.0), (1, 2, 5)):
-        wanted = view_indices(count, fps, settings, runner.num_clips)
-        found = [runner.frame_numbers(count, fps, clip) for clip in range(runner.num_clips)]
-        assert np.array_equal(found, wanted), (count, fps)
+        expected = view_indices(count, fps, settings, runner.num_clips)
+        actual = [runner.frame_numbers(count, fps, clip) for clip in range(runner.num_clips)]
+        assert np.array_equal(actual, expected), (count, fps)
 
 
 @pytest.mark.parametrize("crop", [32, (32, 56), (56, 32)])
@@ -270,9 +270,9 @@ def test_the_runner_shows_the_pixels_that_we_show_for_a_crop_of_any_shape(crop):
     for height, width in ((30, 40), (48, 27), (50, 50), (9, 70)):
         frames = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
         clip = np.stack([runner.scaled(frame) for frame in frames], 1)
-        wanted = ViewTransform(settings.crop_hw, settings.mean, settings.std, settings.short_side, 3)(frames)
+        expected = ViewTransform(settings.crop_hw, settings.mean, settings.std, settings.short_side, 3)(frames)
         for position in (0, 1, 2):
-            assert np.abs(runner.crop(clip, position) - wanted[position].numpy()).max() < 1e-5
+            assert np.abs(runner.crop(clip, position) - expected[position].numpy()).max() < 1e-5
 
 
 @pytest.mark.integration
@@ -307,13 +307,13 @@ def test_the_published_size_exports_with_its_logits(tmp_path, words, capsys):
     clips = torch.randn(1, 3, 16, 224, 224, generator=torch.Generator().manual_seed(9))
     run = (export.onnx_run if words[0] == "onnx" else export.pt2_run)((tmp_path / "s").read_bytes())
     with torch.inference_mode():
-        wanted = model(clips).numpy()
-    assert 0.3 < wanted.std() < 3
-    difference = np.abs(run(clips) - wanted).max()
+        expected = model(clips).numpy()
+    assert 0.3 < expected.std() < 3
+    difference = np.abs(run(clips) - expected).max()
     if "--int8" not in words:
         assert difference < 1e-4
     else:
-        assert 1e-4 < difference < wanted.std() and (tmp_path / "s").stat().st_size < 0.5 * 4 * 34.5e6
+        assert 1e-4 < difference < expected.std() and (tmp_path / "s").stat().st_size < 0.5 * 4 * 34.5e6
 
 
 @pytest.mark.integration

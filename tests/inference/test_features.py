@@ -56,11 +56,11 @@ def test_pooled_features_are_what_the_head_sees(predictor, task, tmp_path):
         assert {row["label"] for row in rows} == {str(record.label)}
         assert {row["class"] for row in rows} == {task.videos.classes[record.label]}
         with np.load(tmp_path / "out" / rows[0]["shard"]) as shard:
-            found = torch.from_numpy(shard["features"][[int(row["row"]) for row in rows]])
+            actual = torch.from_numpy(shard["features"][[int(row["row"]) for row in rows]])
         with torch.inference_mode():
-            wanted = predictor.model(sample["video"])
-            logits = predictor.model.head(found)
-        assert torch.allclose(logits, wanted, atol=1e-5) and wanted.std() > 0.05
+            expected = predictor.model(sample["video"])
+            logits = predictor.model.head(actual)
+        assert torch.allclose(logits, expected, atol=1e-5) and expected.std() > 0.05
 
 
 def test_clip_starts_are_seconds_of_the_video(predictor, task, tmp_path):
@@ -75,11 +75,11 @@ def test_stage_features_are_the_maps_of_the_backbone(predictor, task, tmp_path, 
     task = Task(task.videos, task.root, stage)
     extract_features(predictor, task, tmp_path / "out", False)
     with np.load(tmp_path / "out/features-00000.npz") as shard:
-        found, video = shard["features"], shard["video"]
+        actual, video = shard["features"], shard["video"]
     with torch.inference_mode():
-        wanted = predictor.model.forward_features(samples(task, predictor)[0]["video"])[int(stage) - 1]
-    assert found.shape[1:] == wanted.shape[1:] and found.ndim == 5
-    assert np.abs(found[video == 0] - wanted.numpy()).max() < 1e-5
+        expected = predictor.model.forward_features(samples(task, predictor)[0]["video"])[int(stage) - 1]
+    assert actual.shape[1:] == expected.shape[1:] and actual.ndim == 5
+    assert np.abs(actual[video == 0] - expected.numpy()).max() < 1e-5
 
 
 def test_an_interrupted_call_goes_on_and_ends_in_the_same_bytes(predictor, task, tmp_path, monkeypatch):
@@ -238,7 +238,7 @@ def test_features_takes_every_list_that_verify_takes(form, few_videos, tmp_path,
     (tmp_path / "mine.csv").write_text("a/x.mp4 0\n")
     (tmp_path / "f.yaml").write_text("data: {root: frames, val: ., decoder: frames}\n")
     (tmp_path / "auto.yaml").write_text("data: {root: videos, train: auto}\n")
-    words, wanted = FORMS[form]
+    words, expected = FORMS[form]
     checkpoint = str(write_tiny(tmp_path / "model.safetensors"))
     command = [
         "features",
@@ -253,7 +253,7 @@ def test_features_takes_every_list_that_verify_takes(form, few_videos, tmp_path,
         "1x1",
     ]
     assert cli.main(command) == 0, capsys.readouterr().err
-    assert [row["video"] for row in index_of(tmp_path / "out")] == wanted
+    assert [row["video"] for row in index_of(tmp_path / "out")] == expected
     assert cli.main(["verify", *words]) == 0
 
 

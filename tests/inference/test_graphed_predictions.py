@@ -39,11 +39,11 @@ def graphed_predictor(**words):
 def test_predictions_are_the_same(few_videos):
     videos = sorted((few_videos / "val").glob("*.mp4"))
     predictor, counting = graphed_predictor(protocol="2x3")
-    wanted = nano_predictor(protocol="2x3")(videos)
-    for found, same in zip(predictor(videos), wanted, strict=True):
-        assert [label for label, _ in found.predictions] == [label for label, _ in same.predictions]
+    expected = nano_predictor(protocol="2x3")(videos)
+    for actual, same in zip(predictor(videos), expected, strict=True):
+        assert [label for label, _ in actual.predictions] == [label for label, _ in same.predictions]
         assert np.allclose(
-            [score for _, score in found.predictions], [score for _, score in same.predictions], atol=1e-6
+            [score for _, score in actual.predictions], [score for _, score in same.predictions], atol=1e-6
         )
     predictor(videos)
     assert counting.captured and counting.replayed
@@ -56,8 +56,8 @@ def test_explanations_see_the_network_itself(few_videos):
         predictor(video)
     before = counting.replayed
     assert before
-    found, wanted = explain_video(predictor, video), explain_video(nano_predictor(), video)
-    assert np.allclose(found.clips[0].heat, wanted.clips[0].heat, atol=1e-5)
+    actual, expected = explain_video(predictor, video), explain_video(nano_predictor(), video)
+    assert np.allclose(actual.clips[0].heat, expected.clips[0].heat, atol=1e-5)
     assert counting.replayed == before + 1  # of the prediction that is explained
 
 

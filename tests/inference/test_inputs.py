@@ -33,7 +33,7 @@ def frames(video):
 
 
 def test_a_file_may_come_as_a_path_as_bytes_or_opened(predictor, video):
-    [wanted] = predictor(str(video))
+    [expected] = predictor(str(video))
     content = video.read_bytes()
     with open(video, "rb") as opened, open(video, "rb", buffering=0) as raw:
         files = [
@@ -47,8 +47,8 @@ def test_a_file_may_come_as_a_path_as_bytes_or_opened(predictor, video):
             raw,
         ]
         for file, name in zip(files, [str(video)] * 2 + ["bytes"] * 3 + ["file"] + [str(video)] * 2, strict=True):
-            [found] = predictor(file)
-            assert (found.path, found.predictions) == (name, wanted.predictions)
+            [actual] = predictor(file)
+            assert (actual.path, actual.predictions) == (name, expected.predictions)
 
 
 def test_a_file_that_was_opened_is_read_from_where_it_stands(predictor, video):
@@ -73,18 +73,18 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_frames_in_any_form_give_what_their_file_gives(predictor, video, frames, form):
-    [wanted], [found] = predictor(video), predictor(FORMS[form](frames.copy()), fps=25.0)
-    assert found.predictions == wanted.predictions
-    assert found.path == {"a": "array", "t": "tensor"}.get(form.split()[0][0], "frames") or form.startswith("tuple")
+    [expected], [actual] = predictor(video), predictor(FORMS[form](frames.copy()), fps=25.0)
+    assert actual.predictions == expected.predictions
+    assert actual.path == {"a": "array", "t": "tensor"}.get(form.split()[0][0], "frames") or form.startswith("tuple")
 
 
 def test_several_videos_of_different_forms_come_in_their_order(predictor, video, frames):
     pictures = [Image.fromarray(frame) for frame in frames]
     videos = [str(video), video.read_bytes(), frames, torch.from_numpy(frames), pictures, list(frames)]
-    [wanted] = predictor(video)
-    found = predictor(videos, fps=25.0)
-    assert [one.path for one in found] == [str(video), "bytes", "array", "tensor", "frames", "frames"]
-    assert all(one.label == wanted.label and one.score == pytest.approx(wanted.score) for one in found)
+    [expected] = predictor(video)
+    actual = predictor(videos, fps=25.0)
+    assert [one.path for one in actual] == [str(video), "bytes", "array", "tensor", "frames", "frames"]
+    assert all(one.label == expected.label and one.score == pytest.approx(expected.score) for one in actual)
     assert len(predictor(one for one in videos)) == 6 and predictor([]) == []
 
 

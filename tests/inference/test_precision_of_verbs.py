@@ -255,7 +255,7 @@ def test_a_predictor_leaves_the_network_that_it_is_given_as_it_is(weights):
     views = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
     assert all(parameter.dtype == torch.float32 for parameter in full.model.parameters())
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        wanted = full.model(views).float().softmax(1).numpy()
-    assert np.array_equal(half.scores(views), wanted)
+        expected = full.model(views).float().softmax(1).numpy()
+    assert np.array_equal(half.scores(views), expected)
     with pytest.raises(ConfigError, match="precision 'tf32' is unknown"):
         Predictor(full.model, full.card, CPU, precision="tf32")

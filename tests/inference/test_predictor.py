@@ -104,15 +104,15 @@ def test_scores_do_not_depend_on_what_shares_a_forward_pass(videos, sampling, vi
     monkeypatch.setattr(Predictor, "views_at_once", views_at_once)
     batches = []
     predictor.model.register_forward_pre_hook(lambda model, arguments: batches.append(len(arguments[0])))
-    found = predictor(videos, top=8)
+    actual = predictor(videos, top=8)
     assert max(batches) <= views_at_once and sum(batches) == 3 * clips * len(videos)
-    assert [prediction.path for prediction in found] == [str(path) for path in videos]
-    for path, prediction in zip(videos, found, strict=True):
+    assert [prediction.path for prediction in actual] == [str(path) for path in videos]
+    for path, prediction in zip(videos, actual, strict=True):
         with VideoReader(path) as reader, torch.no_grad():
             views = read_views(reader, predictor.card.preprocessing, clips, 3)
-            wanted = torch.stack([predictor.model(view[None])[0].softmax(0) for view in views]).mean(0)
+            expected = torch.stack([predictor.model(view[None])[0].softmax(0) for view in views]).mean(0)
         for label, score in prediction.predictions:
-            assert score == pytest.approx(float(wanted[predictor.card.classes.index(label)]), abs=1e-6)
+            assert score == pytest.approx(float(expected[predictor.card.classes.index(label)]), abs=1e-6)
 
 
 def test_views_of_several_videos_share_a_forward_pass(videos):

@@ -112,8 +112,8 @@ def test_any_network_with_a_feature_gets_the_layer_as_its_head():
             feature = model(clips, with_feature=True)[1]
             head = LinearHead(rng.normal(size=(5, feature.shape[1])), rng.normal(size=5), 1.0)
             new, new_card = with_head(model, card, head, ["v", "w", "x", "y", "z"])
-            wanted = feature.double() @ torch.from_numpy(head.weight).T + torch.from_numpy(head.bias)
-            assert torch.allclose(new(clips), wanted.float(), atol=1e-4) and new_card.classes[4] == "z"
+            expected = feature.double() @ torch.from_numpy(head.weight).T + torch.from_numpy(head.bias)
+            assert torch.allclose(new(clips), expected.float(), atol=1e-4) and new_card.classes[4] == "z"
 
 
 def one_line(capsys):

@@ -25,8 +25,8 @@ def difference(loaded, tiny):
     for count in (1, 3):
         clips = example_clips(card, count, seed=count)
         with torch.inference_mode():
-            wanted = model(clips).numpy()
-        most = max(most, float(np.abs(loaded.run(clips.numpy()) - wanted).max()))
+            expected = model(clips).numpy()
+        most = max(most, float(np.abs(loaded.run(clips.numpy()) - expected).max()))
     return most
 
 

@@ -56,8 +56,8 @@ def test_windows_are_scored_as_the_predictor_scores_the_same_frames(timeline, pr
     reader = VideoReader(few_videos / "long.mp4")
     for place in (0, 5, len(timeline.times) - 1):
         first = round(timeline.times[place] * reader.fps - 12)
-        [wanted] = single(reader.frames(range(first, first + 24)), top=8, fps=reader.fps)
-        for label, score in wanted.predictions:
+        [expected] = single(reader.frames(range(first, first + 24)), top=8, fps=reader.fps)
+        for label, score in expected.predictions:
             assert timeline.scores[place, predictor.card.classes.index(label)] == pytest.approx(score, abs=1e-5)
     assert timeline.times[0] == pytest.approx(12 / 15) and timeline.times[-1] == pytest.approx(
         timeline.seconds - 12 / 15
@@ -77,9 +77,9 @@ def test_a_model_that_samples_whole_videos_sees_windows_of_four_seconds(few_vide
     assert timeline.times.tolist() == pytest.approx([2, 4, 6, 8, 10, 12, 12.4])
     reader = VideoReader(few_videos / "long.mp4")
     for start, row in zip((0, 30, 60), timeline.scores, strict=False):
-        [wanted] = predictor(reader.frames(range(start, start + 60)), top=8)
-        found = dict(zip(predictor.card.classes, row.tolist(), strict=True))
-        assert found == pytest.approx(dict(wanted.predictions), abs=1e-6)
+        [expected] = predictor(reader.frames(range(start, start + 60)), top=8)
+        actual = dict(zip(predictor.card.classes, row.tolist(), strict=True))
+        assert actual == pytest.approx(dict(expected.predictions), abs=1e-6)
 
 
 class Counted(VideoReader):
@@ -111,11 +111,11 @@ def test_every_frame_is_decoded_once(few_videos):
 
 def test_a_guarded_timeline_is_that_of_decoding_in_this_process(few_videos):
     predictor = nano_predictor()
-    found, wanted = (
+    actual, expected = (
         label_timeline(predictor.with_guard(guard), few_videos / "long.mp4") for guard in (Guard(), Guard(timeout=0))
     )
-    assert np.array_equal(found.scores, wanted.scores) and found.segments == wanted.segments
-    assert all(np.array_equal(*pair) for pair in zip(found.thumbnails, wanted.thumbnails, strict=True))
+    assert np.array_equal(actual.scores, expected.scores) and actual.segments == expected.segments
+    assert all(np.array_equal(*pair) for pair in zip(actual.thumbnails, expected.thumbnails, strict=True))
 
 
 def test_times_are_the_files_own_where_the_frame_rate_varies(tmp_path):
@@ -280,7 +280,7 @@ def segments_of(text, shortest):
 
 
 @pytest.mark.parametrize(
-    ("text", "shortest", "wanted"),
+    ("text", "shortest", "expected"),
     [
         ("aaabbb", 0, [(0, 3, "a"), (3, 6, "b")]),
         ("aabaa", 0, [(0, 2, "a"), (2, 3, "b"), (3, 5, "a")]),
@@ -290,8 +290,8 @@ def segments_of(text, shortest):
         ("abcabc", 10, [(0, 6, "a")]),
     ],
 )
-def test_short_runs_go_to_a_neighbour(text, shortest, wanted):
-    assert segments_of(text, shortest) == wanted
+def test_short_runs_go_to_a_neighbour(text, shortest, expected):
+    assert segments_of(text, shortest) == expected
 
 
 def merged_by_a_plain_loop(times, scores, seconds, shortest):
@@ -316,9 +316,9 @@ def test_merging_is_what_a_plain_loop_does():
         count = int(rng.integers(1, 60))
         scores, times = rng.random((count, int(rng.integers(2, 5)))), np.cumsum(rng.random(count)) + 0.1
         seconds, shortest = float(times[-1] + 0.5), float(rng.uniform(0, 6))
-        found = merge_segments(times, scores, tuple("abcde"), seconds, shortest)
-        wanted = merged_by_a_plain_loop(times, scores, seconds, shortest)
-        assert [(s.start, s.end, "abcde".index(s.label)) for s in found] == wanted
+        actual = merge_segments(times, scores, tuple("abcde"), seconds, shortest)
+        expected = merged_by_a_plain_loop(times, scores, seconds, shortest)
+        assert [(s.start, s.end, "abcde".index(s.label)) for s in actual] == expected
 
 
 def test_a_segments_score_is_the_mean_of_its_label():
@@ -342,8 +342,8 @@ SEGMENTS = (Segment(0.0, 2.5, "jumping, high", 0.91234), Segment(2.5, 3661.5, "g
 
 
 def test_segments_as_a_table():
-    wanted = 'start,end,label,score\n0.000,2.500,"jumping, high",0.9123\n2.500,3661.500,größer werden,0.5000\n'
-    assert segments_csv(SEGMENTS) == wanted
+    expected = 'start,end,label,score\n0.000,2.500,"jumping, high",0.9123\n2.500,3661.500,größer werden,0.5000\n'
+    assert segments_csv(SEGMENTS) == expected
 
 
 def test_segments_as_subtitles():

@@ -63,16 +63,16 @@ def test_the_three_formats_say_the_same(run, few_videos, tmp_path):
     code, out, err = run("predict", *paths, "--format", "csv", "--top", 3)
     one_line(code, out, err, "bad.mp4: cannot be opened as a video")
     rows = list(csv.DictReader(io.StringIO(out)))
-    wanted = [
-        (answer["path"], str(rank), found["label"], f"{found['score']:.6f}")
+    expected = [
+        (answer["path"], str(rank), actual["label"], f"{actual['score']:.6f}")
         for answer in answers
-        for rank, found in enumerate(answer.get("predictions", ()), 1)
+        for rank, actual in enumerate(answer.get("predictions", ()), 1)
     ]
-    assert [(row["path"], row["rank"], row["label"], row["score"]) for row in rows] == wanted and len(rows) == 6
+    assert [(row["path"], row["rank"], row["label"], row["score"]) for row in rows] == expected and len(rows) == 6
 
     code, out, err = run("predict", *paths, "--top", 3)
     one_line(code, out, err, "bad.mp4: cannot be opened as a video")
-    assert all(label in out and f"{float(score):.3f}" in out for _, _, label, score in wanted)
+    assert all(label in out and f"{float(score):.3f}" in out for _, _, label, score in expected)
 
 
 def test_folders_patterns_and_a_list_on_standard_input(run, few_videos, monkeypatch):

@@ -52,14 +52,14 @@ def test_attention_is_a_softmax_of_products_and_position_terms(num_cls, axes, at
     torch.manual_seed(0)
     q, k, v = tokens(Q_THW, num_cls), tokens(K_THW, num_cls), tokens(K_THW, num_cls)
     tables = position_tables(axes)
-    wanted = attention_by_loop(q, k, v, tables, 0.37)
+    expected = attention_by_loop(q, k, v, tables, 0.37)
     ours = attend(q, k, v, tables, 0.37)
-    assert torch.allclose(ours, wanted, atol=1e-12)
+    assert torch.allclose(ours, expected, atol=1e-12)
     given = [part for heads in (q, k, v) for part in heads[: 1 + 1] if part.numel()]
     given += [table for table in tables if table is not None]
-    back = torch.randn_like(wanted)
+    back = torch.randn_like(expected)
     for one, other in zip(
-        torch.autograd.grad(ours, given, back), torch.autograd.grad(wanted, given, back), strict=True
+        torch.autograd.grad(ours, given, back), torch.autograd.grad(expected, given, back), strict=True
     ):
         assert torch.allclose(one, other, atol=1e-11)
 
@@ -68,8 +68,8 @@ def test_terms_over_views_are_those_of_the_plain_product():
     torch.manual_seed(0)
     q, tables = tokens(Q_THW, 1), position_tables()
     plain = axis_terms(q.grid.unflatten(1, Q_THW).permute(0, 4, 1, 2, 3, 5), tables, K_THW)
-    for ours, wanted in zip(position_terms(q, tables, K_THW), plain, strict=True):
-        assert torch.allclose(ours.permute(0, 4, 1, 2, 3, 5), wanted, atol=1e-12)
+    for ours, expected in zip(position_terms(q, tables, K_THW), plain, strict=True):
+        assert torch.allclose(ours.permute(0, 4, 1, 2, 3, 5), expected, atol=1e-12)
 
 
 def test_key_coordinates_are_one_hot_per_axis():
@@ -84,8 +84,10 @@ def test_the_residual_leaves_the_class_token_out(num_cls):
     q = tokens(Q_THW, num_cls)
     out = torch.randn(2, num_cls + 12, HEADS, D, dtype=torch.float64, requires_grad=True)
     total = add_to_grid(out, q)
-    wanted = torch.cat([out[:, :num_cls], out[:, num_cls:] + q.grid], 1)
-    assert torch.equal(total, wanted)
+    expected = torch.cat([out[:, :num_cls], out[:, num_cls:] + q.grid], 1)
+    assert torch.equal(total, expected)
     back = torch.randn_like(total)
-    for one, other in zip(*(torch.autograd.grad(value, (out, q.grid), back) for value in (total, wanted)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad(value, (out, q.grid), back) for value in (total, expected)), strict=True
+    ):
         assert torch.equal(one, other)

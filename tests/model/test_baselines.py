@@ -58,9 +58,9 @@ def test_a_baseline_returns_its_head_s_projection_in_training_and_evaluation(nam
         with torch.no_grad():
             logits = model.train(training)(clips)
         projected = seen.pop()
-        wanted = projected.flatten(1, -2).mean(1) if projected.ndim > 2 else projected
+        expected = projected.flatten(1, -2).mean(1) if projected.ndim > 2 else projected
         assert logits.shape == (len(clips), 6)
-        torch.testing.assert_close(logits, wanted)
+        torch.testing.assert_close(logits, expected)
 
 
 @pytest.mark.parametrize("name", ["mvit_v2_s", "swin3d_t"])
@@ -83,8 +83,8 @@ def test_pytorchvideo_baselines_are_the_hub_s_networks_up_to_the_softmax(name):
         1, 3, *model_entry(f"pytorchvideo/{name}").input_size, generator=torch.Generator().manual_seed(0)
     )
     with torch.inference_mode():
-        wanted, logits = theirs(clips), ours(clips)
-    torch.testing.assert_close(logits.softmax(1) if name == "x3d_s" else logits, wanted, rtol=1e-5, atol=1e-6)
+        expected, logits = theirs(clips), ours(clips)
+    torch.testing.assert_close(logits.softmax(1) if name == "x3d_s" else logits, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

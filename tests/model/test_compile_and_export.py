@@ -14,11 +14,11 @@ def test_the_whole_network_is_one_graph(training):
     """`fullgraph` refuses a break; aot_eager also traces the backward pass, without generating code."""
     model = tiny_video(dropout_rate=0.0, drop_path_rate=0.0).train(training)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    wanted, found = model(clips()), compiled(clips())
-    assert torch.allclose(found, wanted, atol=1e-5)
+    expected, actual = model(clips()), compiled(clips())
+    assert torch.allclose(actual, expected, atol=1e-5)
     if training:
         names = [name for name, _ in model.named_parameters()]
-        both = [torch.autograd.grad(out.square().sum(), list(model.parameters())) for out in (wanted, found)]
+        both = [torch.autograd.grad(out.square().sum(), list(model.parameters())) for out in (expected, actual)]
         for name, one, other in zip(names, *both, strict=True):
             assert torch.allclose(one, other, atol=1e-4 * max(1.0, one.abs().max().item())), name
 
@@ -27,9 +27,9 @@ def test_the_whole_network_is_one_graph(training):
 def test_compiled_code_gives_the_same_logits_and_gradients():
     model = tiny_video(dropout_rate=0.0, drop_path_rate=0.0).train()
     compiled = torch.compile(model, fullgraph=True)
-    wanted, found = model(clips()), compiled(clips())
-    assert torch.allclose(found, wanted, atol=1e-5)
-    both = [torch.autograd.grad(out.square().sum(), list(model.parameters())) for out in (wanted, found)]
+    expected, actual = model(clips()), compiled(clips())
+    assert torch.allclose(actual, expected, atol=1e-5)
+    both = [torch.autograd.grad(out.square().sum(), list(model.parameters())) for out in (expected, actual)]
     assert all(
         torch.allclose(*pair, atol=1e-4 * max(1.0, pair[0].abs().max().item())) for pair in zip(*both, strict=True)
     )
@@ -49,10 +49,10 @@ def test_an_exported_network_gives_the_same_logits_for_any_batch():
 @pytest.mark.parametrize("cls_token", [True, False])
 def test_mixed_precision_stays_near_single_precision(dtype, tolerance, cls_token):
     model = tiny_video(dropout_rate=0.0, drop_path_rate=0.0, cls_token=cls_token).train()
-    wanted = model(clips())
+    expected = model(clips())
     with torch.autocast("cpu", dtype=dtype):
-        found = model(clips())
-    assert found.dtype == dtype
-    assert relative_difference(found.detach().float(), wanted.detach()) < tolerance
-    found.float().square().sum().backward()
+        actual = model(clips())
+    assert actual.dtype == dtype
+    assert relative_difference(actual.detach().float(), expected.detach()) < tolerance
+    actual.float().square().sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())

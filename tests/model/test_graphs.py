@@ -80,8 +80,8 @@ def test_a_graph_of_each_family_gives_the_networks_logits_for_other_clips_and_fe
     call(network, clips(3))
     for seed, count in enumerate((3, 3, 2)):
         batch = clips(count, seed)
-        found, wanted = call(network, batch), call(model, batch)
-        assert found.shape == wanted.shape and (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+        actual, expected = call(network, batch), call(model, batch)
+        assert actual.shape == expected.shape and (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert backend.captured == 1 and len(network.graphs) == 1
 
 
@@ -101,9 +101,9 @@ def test_half_precision_is_captured_with_its_casts():
     backend = Operations()
     network = GraphedNetwork(model, precision, backend)
     for seed in range(4):
-        found, wanted = (call(each, clips(2, seed), precision) for each in (network, model))
-        assert found.dtype == wanted.dtype == torch.bfloat16
-        assert (found - wanted).abs().max() <= 0.02 * wanted.abs().max()
+        actual, expected = (call(each, clips(2, seed), precision) for each in (network, model))
+        assert actual.dtype == expected.dtype == torch.bfloat16
+        assert (actual - expected).abs().max() <= 0.02 * expected.abs().max()
     assert backend.captured == 1
 
 
@@ -170,8 +170,8 @@ def test_no_more_than_so_many_shapes_are_captured_and_others_run_as_ever():
 def test_an_answer_stays_when_the_next_is_given():
     network = GraphedNetwork(tiny_video(), FP32, Calls())
     answers = [call(network, clips(2, seed, (8, 32, 32))) for seed in range(4)]
-    wanted = [call(network.model, clips(2, seed, (8, 32, 32))) for seed in range(4)]
-    assert all(torch.equal(*pair) for pair in zip(answers, wanted, strict=True))
+    expected = [call(network.model, clips(2, seed, (8, 32, 32))) for seed in range(4)]
+    assert all(torch.equal(*pair) for pair in zip(answers, expected, strict=True))
 
 
 def captured_network(backend=None):
@@ -264,11 +264,11 @@ def test_a_graph_that_gives_other_logits_is_not_used():
 def test_threads_take_turns_at_a_graph():
     network, wrong = GraphedNetwork(tiny_video(), FP32, Calls()), []
     batches = [clips(2, seed, (8, 32, 32)) for seed in range(4)]
-    wanted = [call(network.model, batch) for batch in batches]
+    expected = [call(network.model, batch) for batch in batches]
 
     def ask(place):
         for _ in range(5):
-            if not torch.equal(call(network, batches[place]), wanted[place]):
+            if not torch.equal(call(network, batches[place]), expected[place]):
                 wrong.append(place)
 
     threads = [threading.Thread(target=ask, args=(place,)) for place in range(4)]

@@ -36,14 +36,14 @@ def built(name: str, num_frames: int):
 def inflated(image: torch.nn.Module, video: torch.nn.Module) -> torch.nn.Module:
     """The image network's weights in the video network: filters in the middle tap, position tables repeated."""
     state = {}
-    for key, wanted in video.state_dict().items():
+    for key, expected in video.state_dict().items():
         value = image.state_dict()[key]
-        if wanted.ndim == 5 and wanted.shape[2] > value.shape[2]:
-            filled = torch.zeros_like(wanted)
-            filled[:, :, wanted.shape[2] // 2] = value[:, :, 0]
+        if expected.ndim == 5 and expected.shape[2] > value.shape[2]:
+            filled = torch.zeros_like(expected)
+            filled[:, :, expected.shape[2] // 2] = value[:, :, 0]
             value = filled
         elif key.endswith("relative_position_bias_table"):
-            value = value.unsqueeze(1).expand_as(wanted)
+            value = value.unsqueeze(1).expand_as(expected)
         state[key] = value
     video.load_state_dict(state)
     return video

@@ -186,22 +186,22 @@ def test_it_compiles_as_one_graph_with_the_same_gradients(case):
 @pytest.mark.integration
 def test_it_exports_as_a_program_and_as_onnx(checkpoint):
     _, model = checkpoint
-    wanted = model(clips())
-    torch.testing.assert_close(torch.export.export(model, (clips(),)).module()(clips()), wanted, rtol=1e-4, atol=1e-4)
+    expected = model(clips())
+    torch.testing.assert_close(torch.export.export(model, (clips(),)).module()(clips()), expected, rtol=1e-4, atol=1e-4)
     file = io.BytesIO()
     torch.onnx.export(model, (clips(),), dynamo=True, verbose=False).save(file)
     session = onnxruntime.InferenceSession(file.getvalue())
-    (found,) = session.run(None, {session.get_inputs()[0].name: clips().numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-3, atol=1e-3)
+    (actual,) = session.run(None, {session.get_inputs()[0].name: clips().numpy()})
+    torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_near_single_precision(dtype):
     model = randomise(build_model("mvitv2_s_16x4", positions="lepe", dropout_rate=0.0, **sizes()), seed=0)
-    wanted = model(clips())
+    expected = model(clips())
     with torch.autocast("cpu", dtype=dtype):
-        found = model(clips())
-    assert (found - wanted).abs().max() < 0.1 * wanted.abs().max()
-    found.float().square().sum().backward()
+        actual = model(clips())
+    assert (actual - expected).abs().max() < 0.1 * expected.abs().max()
+    actual.float().square().sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
     assert all(model.get_parameter(name).grad.dtype == torch.float32 for name in FILTERS)

@@ -31,8 +31,8 @@ def test_histograms_are_the_public_codes():
 def test_ramps_fall_into_the_bins_that_their_direction_says():
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     ramps = {4: x, 0: y, 3: x + 0.3 * y, 8: 0.3 * x - y}
-    for wanted, ramp in ramps.items():
-        assert hog(ramp.expand(1, 3, 16, 16))[0, :, :, 1, 1].argmax(1).tolist() == [wanted] * 3
+    for expected, ramp in ramps.items():
+        assert hog(ramp.expand(1, 3, 16, 16))[0, :, :, 1, 1].argmax(1).tolist() == [expected] * 3
     assert not hog(torch.full((1, 3, 16, 16), 0.7)).any(), "an even image has no gradients"
 
 
@@ -59,14 +59,14 @@ def test_a_gaussian_of_one_pixel_weighs_nothing():
 
 @pytest.mark.parametrize(("name", "target"), [("multi", hog_target), ("pixel", pixel_target)])
 def test_targets_of_hidden_tokens_are_the_public_codes(name, target):
-    wanted = recorded(f"maskfeat_pretrain_{name}_8x96")
-    clips = fixed_values("input", tuple(wanted["input_shape"]))
-    mask = torch.tensor(wanted["mask"])  # (B, T', 3, 3)
-    for output in wanted["outputs"]:
+    expected = recorded(f"maskfeat_pretrain_{name}_8x96")
+    clips = fixed_values("input", tuple(expected["input_shape"]))
+    mask = torch.tensor(expected["mask"])  # (B, T', 3, 3)
+    for output in expected["outputs"]:
         stride = 8 if output["depth"] == 1 else 16
-        found = target(clips, 2, stride)
-        hidden = mask.repeat_interleave(found.shape[2] // 3, 2).repeat_interleave(found.shape[3] // 3, 3).bool()
-        rows = found[hidden]
+        actual = target(clips, 2, stride)
+        hidden = mask.repeat_interleave(actual.shape[2] // 3, 2).repeat_interleave(actual.shape[3] // 3, 3).bool()
+        rows = actual[hidden]
         assert list(rows.shape) == output["target"]["shape"]
         assert np.abs(rows[0].numpy() - output["target_row0"]).max() < 1e-5
         assert rows.double().mean().item() == pytest.approx(output["target"]["mean"], abs=1e-5)

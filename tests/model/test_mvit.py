@@ -42,8 +42,8 @@ def output_and_gradients(run, model, given):
 
 def assert_equal_within(tolerance, ours, plain):
     assert ours.keys() == plain.keys()
-    for name, wanted in plain.items():
-        assert (ours[name] - wanted).abs().max().item() < tolerance * max(1.0, wanted.abs().max().item()), name
+    for name, expected in plain.items():
+        assert (ours[name] - expected).abs().max().item() < tolerance * max(1.0, expected.abs().max().item()), name
 
 
 @pytest.mark.parametrize(

@@ -111,13 +111,13 @@ def test_held_weights_give_the_bits_of_autocast_with_and_without_gradients(name)
     with torch.no_grad():
         full = model(clips)
     with half.autocast(), torch.inference_mode():
-        wanted, found = model(clips), held(clips)
-    assert torch.equal(found, wanted) and found.dtype == half.dtype
-    assert 0 < relative_difference(found.float(), full) < (0.05 if name == "bf16" else 0.006)
+        expected, actual = model(clips), held(clips)
+    assert torch.equal(actual, expected) and actual.dtype == half.dtype
+    assert 0 < relative_difference(actual.float(), full) < (0.05 if name == "bf16" else 0.006)
     with half.autocast():
-        assert torch.equal(held(clips), wanted)
+        assert torch.equal(held(clips), expected)
         maps = zip(held.forward_features(clips), model.forward_features(clips), strict=True)
-        assert all(torch.equal(found, wanted) for found, wanted in maps)
+        assert all(torch.equal(actual, expected) for actual, expected in maps)
 
 
 def test_networks_of_others_keep_their_weights():
@@ -138,6 +138,6 @@ def test_a_network_in_bf16_is_autocast_s_to_the_bit_and_near_single_precision(na
     with torch.inference_mode():
         full = model(clips)
         with half.autocast():
-            wanted, found = model(clips), held(clips)
-    assert torch.equal(found, wanted)
-    assert 0 < relative_difference(found.float(), full) < BOUND
+            expected, actual = model(clips), held(clips)
+    assert torch.equal(actual, expected)
+    assert 0 < relative_difference(actual.float(), full) < BOUND

@@ -14,6 +14,6 @@ def test_each_level_is_its_stage_plus_the_coarser_levels_above_it():
     height, width = fine.shape[-2:]
     rows = [row * coarse.shape[-2] // height for row in range(height)]
     columns = [column * coarse.shape[-1] // width for column in range(width)]
-    wanted = pyramid.smooth[0](fine + coarse[..., rows, :][..., columns])
-    assert torch.allclose(levels[0], wanted, atol=1e-5)
+    expected = pyramid.smooth[0](fine + coarse[..., rows, :][..., columns])
+    assert torch.allclose(levels[0], expected, atol=1e-5)
     assert torch.allclose(levels[1], pyramid.smooth[1](coarse), atol=1e-5)

@@ -50,6 +50,6 @@ def test_terms_are_products_of_queries_and_table_rows():
         rows = positions.distance_rows(size, key)
         for place in range(size):
             for other in range(key):
-                wanted = q.select(2 + axis, place) @ table[rows[place, other]]
-                assert torch.allclose(term.select(2 + axis, place)[..., other], wanted)
+                expected = q.select(2 + axis, place) @ table[rows[place, other]]
+                assert torch.allclose(term.select(2 + axis, place)[..., other], expected)
     assert len(positions.axis_terms(q, [None, *tables[1:]], (2, 5, 2))) == 2

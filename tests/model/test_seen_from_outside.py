@@ -46,7 +46,7 @@ def gradients(network, given):
 @pytest.mark.parametrize("kind", ["forward", "forward pre", "full backward", "global"])
 def test_hooks_on_every_leaf_are_called_and_change_nothing(network, kind):
     given, leaves = clips(network), [module for module in network.modules() if not list(module.children())]
-    wanted, wanted_gradients, seen = network(given), gradients(network, given), Counter()
+    expected, wanted_gradients, seen = network(given), gradients(network, given), Counter()
 
     def hook(module, *_):
         seen[module] += 1
@@ -55,7 +55,7 @@ def test_hooks_on_every_leaf_are_called_and_change_nothing(network, kind):
         handles = [nn.modules.module.register_module_forward_hook(hook)]
     else:
         handles = [getattr(leaf, f"register_{kind.replace(' ', '_')}_hook")(hook) for leaf in leaves]
-    found, found_gradients = network(given), gradients(network, given)
+    actual, found_gradients = network(given), gradients(network, given)
     for handle in handles:
         handle.remove()
     used_twice = {block.drop_path for block in network.blocks}
@@ -63,17 +63,17 @@ def test_hooks_on_every_leaf_are_called_and_change_nothing(network, kind):
     assert {leaf: seen[leaf] for leaf in leaves} == {
         leaf: per_call * (2 if leaf in used_twice else 1) for leaf in leaves
     }
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
-    for name, wanted in wanted_gradients.items():
-        assert (found_gradients[name] - wanted).abs().max() < 1e-4 * max(1.0, wanted.abs().max()), name
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    for name, expected in wanted_gradients.items():
+        assert (found_gradients[name] - expected).abs().max() < 1e-4 * max(1.0, expected.abs().max()), name
 
 
 def test_a_hook_that_changes_a_layers_output_changes_the_network(network):
-    given, wanted = clips(network), network(clips(network))
+    given, expected = clips(network), network(clips(network))
     for name, leaf in network.blocks[1].named_modules():
         if not list(leaf.children()) and not isinstance(leaf, nn.Dropout):
             handle = leaf.register_forward_hook(lambda module, inputs, out: changed(out))
-            assert not torch.allclose(network(given), wanted), name
+            assert not torch.allclose(network(given), expected), name
             handle.remove()
 
 
@@ -119,9 +119,9 @@ def test_torch_func_gives_the_gradients_of_autograd(network):
     def loss(parameters, given):
         return functional_call(network, parameters, (given,)).square().sum()
 
-    wanted, found = gradients(network, given), grad(loss)(parameters, given)
-    for name, gradient in wanted.items():
-        assert (found[name] - gradient).abs().max() < 1e-4 * max(1.0, gradient.abs().max()), name
+    expected, actual = gradients(network, given), grad(loss)(parameters, given)
+    for name, gradient in expected.items():
+        assert (actual[name] - gradient).abs().max() < 1e-4 * max(1.0, gradient.abs().max()), name
 
 
 def test_torch_func_maps_over_clips_and_differentiates_forwards():
@@ -169,12 +169,12 @@ def weight_products(network):
 def test_frozen_weights_cost_no_gradients(network):
     """All weights frozen: each product of the backward pass is one of the gradient of the clips; none without those."""
     given = clips(network).requires_grad_()
-    wanted = torch.autograd.grad(network(given).square().sum(), given)[0]
+    expected = torch.autograd.grad(network(given).square().sum(), given)[0]
     trained = backward_products(copy.deepcopy(network), given)
     network.requires_grad_(False)
     given.grad = None
     frozen = backward_products(network, given)
-    assert torch.equal(given.grad, wanted)
+    assert torch.equal(given.grad, expected)
     assert trained - frozen == sum(weight_products(network))
     head_only = copy.deepcopy(network)
     head_only.head.requires_grad_(True)

@@ -89,9 +89,9 @@ def test_groups_are_global_attention_with_a_mask(kind, size, q_stride, kv_stride
     q, k, v = heads(thw, num_cls), heads(k_thw, num_cls, seed=1), heads(k_thw, num_cls, seed=2)
     tables = [torch.randn(table_rows(a, b), 8, dtype=torch.float64) for a, b in zip(thw, k_thw, strict=True)]
     mixing, strides = Mixing(kind, size), (q_stride, kv_stride)
-    wanted = masked(q, k, v, tables, 0.4, attention_mask(kind, mixing, strides, q, k))
+    expected = masked(q, k, v, tables, 0.4, attention_mask(kind, mixing, strides, q, k))
     torch.testing.assert_close(
-        mixed_attention(attend, mixing, strides, q, k, v, tables, 0.4), wanted, rtol=1e-9, atol=1e-9
+        mixed_attention(attend, mixing, strides, q, k, v, tables, 0.4), expected, rtol=1e-9, atol=1e-9
     )
 
 
@@ -101,9 +101,9 @@ def test_one_window_over_the_whole_grid_is_global_attention(kind):
     q, k, v = heads(thw, 1), heads(k_thw, 1, seed=1), heads(k_thw, 1, seed=2)
     tables = [torch.randn(table_rows(a, b), 8, dtype=torch.float64) for a, b in zip(thw, k_thw, strict=True)]
     strides = ((1, 1, 1), (1, 2, 1))
-    wanted = mixed_attention(flash_attention, ALL, strides, q, k, v, tables, 0.3)
-    found = mixed_attention(flash_attention, Mixing(kind, (8, 8, 8)), strides, q, k, v, tables, 0.3)
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    expected = mixed_attention(flash_attention, ALL, strides, q, k, v, tables, 0.3)
+    actual = mixed_attention(flash_attention, Mixing(kind, (8, 8, 8)), strides, q, k, v, tables, 0.3)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_last_windows_are_zero_padded_and_padding_is_attended_to():

@@ -48,9 +48,9 @@ def test_every_published_list_is_tested():
 def test_a_published_file_fits_the_network_of_its_name_and_is_recognised(entry):
     kind, state = convert_to_ours(on_meta(published()[entry]), entry)
     assert (kind, recognise_model(Weights(entry, kind, state, ()))) == (PUBLISHED[entry][0], (PUBLISHED[entry][1], {}))
-    wanted = our_state(PUBLISHED[entry][1])
-    fitted, report = fit_weights(Weights(entry, kind, state, ()), wanted)
-    assert set(report.copied) == set(wanted) and shapes_of(fitted) == shapes_of(wanted)
+    expected = our_state(PUBLISHED[entry][1])
+    fitted, report = fit_weights(Weights(entry, kind, state, ()), expected)
+    assert set(report.copied) == set(expected) and shapes_of(fitted) == shapes_of(expected)
 
 
 def test_exported_names_and_shapes_are_the_published_ones():

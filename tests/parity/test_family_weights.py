@@ -53,11 +53,15 @@ def small_swin(**arguments) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", SWINS)
 def test_video_swins_weights_give_its_logits(name, tmp_path):
-    wanted, model = recorded(name), small_swin(**SWINS[name])
+    expected, model = recorded(name), small_swin(**SWINS[name])
     state = {
-        key: value for key, value in fixed_state(wanted["keys"]).items() if not key.endswith("relative_position_index")
+        key: value
+        for key, value in fixed_state(expected["keys"]).items()
+        if not key.endswith("relative_position_index")
     }
-    tables = {key.removeprefix("backbone.").replace("layers.", "features.") for key in wanted["keys"] if "index" in key}
+    tables = {
+        key.removeprefix("backbone.").replace("layers.", "features.") for key in expected["keys"] if "index" in key
+    }
     assert tables
     kind, ours = convert_to_ours(state, name)
     assert kind == "Swin"
@@ -66,32 +70,32 @@ def test_video_swins_weights_give_its_logits(name, tmp_path):
     model.load_state_dict(fitted)
     assert not report.new and not report.inflated
     with torch.inference_mode():
-        logits = model(fixed_values("input", tuple(wanted["input_shape"])))
-    assert np.abs(logits[0].numpy() - wanted["logits"]).max() < 1e-4
+        logits = model(fixed_values("input", tuple(expected["input_shape"])))
+    assert np.abs(logits[0].numpy() - expected["logits"]).max() < 1e-4
 
 
 @pytest.mark.integration
 def test_the_baseline_of_the_published_size_gives_torchvisions_logits():
-    wanted = recorded("swin3d_t_8x224")
+    expected = recorded("swin3d_t_8x224")
     model = with_fixed_weights(build_model("torchvision/swin3d_t"))
-    assert sum(parameter.numel() for parameter in model.parameters()) == wanted["params"]
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected["params"]
     with torch.inference_mode():
-        logits = model(fixed_values("input", tuple(wanted["input_shape"])))
-    assert np.abs(logits[0].numpy() - wanted["logits"]).max() < 1e-4
+        logits = model(fixed_values("input", tuple(expected["input_shape"])))
+    assert np.abs(logits[0].numpy() - expected["logits"]).max() < 1e-4
 
 
 def test_an_image_swin_in_a_video_network_gives_its_logits_for_identical_frames(tmp_path):
-    wanted = recorded("swin_image_small_116x132")
-    torch.save({"model": fixed_state(wanted["keys"])}, tmp_path / "swin.pth")
+    expected = recorded("swin_image_small_116x132")
+    torch.save({"model": fixed_state(expected["keys"])}, tmp_path / "swin.pth")
     model = small_swin(embed_dim=24, window_size=[4, 7, 7], num_heads=[2, 4], depths=[2, 2], num_classes=5)
     report = load_weights(model, tmp_path / "swin.pth")
     assert report.format == "torchvision image Swin" and not report.new
     assert any(name.endswith("relative_position_bias_table") for name in report.inflated)
-    picture = fixed_values("input", tuple(wanted["input_shape"]))
+    picture = fixed_values("input", tuple(expected["input_shape"]))
     for frames in (1, 2, 8):
         with torch.inference_mode():
             logits = model(picture.unsqueeze(2).expand(-1, -1, frames, -1, -1))
-        assert np.abs(logits[0].numpy() - wanted["logits"]).max() < 1e-4, frames
+        assert np.abs(logits[0].numpy() - expected["logits"]).max() < 1e-4, frames
 
 
 def test_timms_and_torchvisions_image_swins_are_the_same_network(tmp_path):

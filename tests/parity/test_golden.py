@@ -31,16 +31,16 @@ def golden(request):
 
 @pytest.mark.parametrize("attention", ["flash", "reference"])
 def test_logits_and_block_statistics_are_the_reference_models(golden, attention):
-    name, wanted = golden
+    name, expected = golden
     model = fixed_model(name, attention=attention)
-    assert sum(parameter.numel() for parameter in model.parameters()) == wanted["params"]
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected["params"]
     outputs = []
     for block in model.blocks:
         block.register_forward_hook(lambda module, inputs, output: outputs.append(output[0]))
     with torch.inference_mode():
-        logits = model(fixed_values("input", tuple(wanted["input_shape"])))
-    assert np.abs(logits[0].numpy() - wanted["logits"]).max() < 1e-4
-    for output, block in zip(outputs, wanted["blocks"], strict=True):
+        logits = model(fixed_values("input", tuple(expected["input_shape"])))
+    assert np.abs(logits[0].numpy() - expected["logits"]).max() < 1e-4
+    for output, block in zip(outputs, expected["blocks"], strict=True):
         assert output.shape[1:] == (block["tokens"], block["channels"])
         assert output.double().mean().item() == pytest.approx(block["mean"], abs=1e-4)
         assert output.double().std().item() == pytest.approx(block["std"], abs=1e-3)
@@ -52,8 +52,8 @@ def test_logits_and_block_statistics_are_the_reference_models(golden, attention)
 def test_mixed_precision_stays_near_the_reference_models_logits(dtype, largest):
     """The largest logit is 2.4; docs/training.md states the differences of S."""
     name = "mvitv2_small_8x96"
-    wanted = recorded(name)
+    expected = recorded(name)
     with torch.inference_mode(), torch.autocast("cpu", dtype):
-        logits = fixed_model(name)(fixed_values("input", tuple(wanted["input_shape"])))
+        logits = fixed_model(name)(fixed_values("input", tuple(expected["input_shape"])))
     assert logits.dtype == dtype
-    assert np.abs(logits[0].float().numpy() - wanted["logits"]).max() < largest
+    assert np.abs(logits[0].float().numpy() - expected["logits"]).max() < largest

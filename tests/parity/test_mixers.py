@@ -41,19 +41,19 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_are_the_public_codes(name):
-    wanted = json.loads(shared(f"reference/mixers/{name}.json").read_text())
+    expected = json.loads(shared(f"reference/mixers/{name}.json").read_text())
     network, arguments = NETWORKS[name]
     model = with_fixed_weights(network(num_frames=1, **arguments))
-    assert sum(parameter.numel() for parameter in model.parameters()) == wanted["params"]
-    if "keys" in wanted:
-        assert set(model.state_dict()) == set(wanted["keys"])
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected["params"]
+    if "keys" in expected:
+        assert set(model.state_dict()) == set(expected["keys"])
     with torch.inference_mode():
-        logits = model(fixed_values("input", tuple(wanted["input_shape"])))
-    assert np.abs(logits[0].numpy() - wanted["logits"]).max() < 1e-4
+        logits = model(fixed_values("input", tuple(expected["input_shape"])))
+    assert np.abs(logits[0].numpy() - expected["logits"]).max() < 1e-4
 
 
 def test_cswin_pads_grids_of_any_size_as_its_segmentation_backbone_does():
-    wanted = json.loads(shared("reference/mixers/cswin_backbone_small_84x116.json").read_text())
+    expected = json.loads(shared("reference/mixers/cswin_backbone_small_84x116.json").read_text())
     model = with_fixed_weights(
         CSWin(
             num_frames=1,
@@ -69,13 +69,13 @@ def test_cswin_pads_grids_of_any_size_as_its_segmentation_backbone_does():
         for block in model.get_submodule(f"stage{stage}").children():
             block.register_forward_hook(lambda module, inputs, output: outputs.append(output.flatten(1, 3)))
     with torch.inference_mode():
-        maps = model.forward_features(fixed_values("input", tuple(wanted["input_shape"])))
-    for output, block in zip(outputs, wanted["blocks"], strict=True):
+        maps = model.forward_features(fixed_values("input", tuple(expected["input_shape"])))
+    for output, block in zip(outputs, expected["blocks"], strict=True):
         assert output.double().mean().item() == pytest.approx(block["mean"], abs=1e-4)
         assert output.double().std().item() == pytest.approx(block["std"], abs=1e-4)
         assert np.abs(output[0, 0, :8].numpy() - block["first_token_first8"]).max() < 1e-4
         assert np.abs(output[0, -1, :8].numpy() - block["last_token_first8"]).max() < 1e-4
-    assert [list(grid.shape[3:]) for grid in maps] == [grid["grid"] for grid in wanted["maps"]]
+    assert [list(grid.shape[3:]) for grid in maps] == [grid["grid"] for grid in expected["maps"]]
 
 
 def timm_maxvit() -> torch.nn.Module:

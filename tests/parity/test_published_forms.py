@@ -55,11 +55,11 @@ def test_every_key_of_a_list_has_one_fate_in_the_network_that_it_tells(entry):
     if row is not None:
         assert (ZOO[row].model, ZOO[row].arguments) == (name, arguments)
     with torch.device("meta"):
-        wanted = build_model(name, **arguments).state_dict()
-    fitted, report = fit_weights(weights, wanted)
+        expected = build_model(name, **arguments).state_dict()
+    fitted, report = fit_weights(weights, expected)
     assert len(keys) == len(report.copied) + len(report.interpolated) + len(report.ignored)
-    assert {*report.copied, *report.interpolated, *report.new} == wanted.keys()
-    assert all(fitted[key].shape == wanted[key].shape for key in fitted)
+    assert {*report.copied, *report.interpolated, *report.new} == expected.keys()
+    assert all(fitted[key].shape == expected[key].shape for key in fitted)
     if "pretrained" in entry:
         depth, later = (16, 1) if "_s_" in entry else (48, 3)
         tables = {f"blocks.{block}.attn.rel_pos_{axis}" for block in range(depth - later, depth) for axis in "hw"}
@@ -67,7 +67,7 @@ def test_every_key_of_a_list_has_one_fate_in_the_network_that_it_tells(entry):
         assert set(report.new) == {"norm.weight", "norm.bias", "head.projection.weight", "head.projection.bias"}
         assert {each.partition(".")[0] for each in report.ignored} == {"mask_token", "hogs", "pred_head"}
     else:
-        assert set(report.copied) == wanted.keys()
+        assert set(report.copied) == expected.keys()
 
 
 def test_mmselfsups_pretrained_names_are_maskfeats():
@@ -89,8 +89,8 @@ def test_mmselfsups_pretrained_names_are_maskfeats():
     row = ZOO["maskfeat_s_16x4_k400_mmselfsup"]
     assert (kind, recognise_model(weights)) == ("MMSelfSup MaskFeat", (row.model, row.arguments))
     with torch.device("meta"):
-        wanted = build_model(row.model, **row.arguments).state_dict()
-    _, report = fit_weights(weights, wanted)
+        expected = build_model(row.model, **row.arguments).state_dict()
+    _, report = fit_weights(weights, expected)
     assert len(keys) == len(report.copied) + len(report.interpolated) + len(report.ignored)
     assert len(report.new) == 4 and len(report.ignored) == 7
 

@@ -19,9 +19,9 @@ def test_image_networks_have_timms_logits(name, tmp_path):
     assert report.format == "timm" and set(report.copied) == set(ours.state_dict())
     pictures = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        wanted, found = theirs(pictures), ours(pictures)
-    assert wanted.std() > 0.1
-    assert relative_difference(found, wanted) < 1e-5
+        expected, actual = theirs(pictures), ours(pictures)
+    assert expected.std() > 0.1
+    assert relative_difference(actual, expected) < 1e-5
 
 
 @pytest.mark.integration
@@ -41,8 +41,8 @@ def test_inflated_timm_weights_give_timms_logits_on_a_clip_of_identical_frames_a
     pictures = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
     clips = torch.randn(1, 3, 8, 64, 64, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        wanted, found = theirs(pictures), ours(pictures[:, :, None].expand(-1, -1, 8, -1, -1))
-        assert wanted.std() > 0.1 and relative_difference(found, wanted) < 1e-5
+        expected, actual = theirs(pictures), ours(pictures[:, :, None].expand(-1, -1, 8, -1, -1))
+        assert expected.std() > 0.1 and relative_difference(actual, expected) < 1e-5
         # Every second frame is the middle of a patch; only these are seen through a filter whose other taps are zero.
         order = torch.tensor([6, 1, 0, 3, 2, 5, 4, 7])
         assert relative_difference(ours(clips[:, :, order]), ours(clips)) < 1e-5

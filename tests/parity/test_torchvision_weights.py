@@ -30,9 +30,9 @@ def test_video_networks_have_torchvisions_logits_and_their_export_is_torchvision
     assert report.format == "torchvision" and set(report.copied) == set(ours.state_dict())
     clips = torch.randn(2, 3, 4, 64, 64, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        wanted, found = theirs(clips), ours(clips)
-    assert wanted.std() > 0.1
-    assert relative_difference(found, wanted) < 1e-5
+        expected, actual = theirs(clips), ours(clips)
+    assert expected.std() > 0.1
+    assert relative_difference(actual, expected) < 1e-5
     exported = to_torchvision(ours.state_dict())
     assert exported.keys() == theirs.state_dict().keys()
     assert all(torch.equal(exported[key], tensor) for key, tensor in theirs.state_dict().items())
@@ -50,8 +50,8 @@ def full_size_pair(theirs, tmp_path, attention, dtype):
         logits.append(model.to(dtype)(clips))
         logits[-1].square().mean().backward()
     assert logits[0].std() > 0.1
-    _, wanted = convert_to_ours({name: parameter.grad for name, parameter in theirs.named_parameters()}, "gradients")
-    return logits, {name: (parameter.grad, wanted[name]) for name, parameter in ours.named_parameters()}
+    _, expected = convert_to_ours({name: parameter.grad for name, parameter in theirs.named_parameters()}, "gradients")
+    return logits, {name: (parameter.grad, expected[name]) for name, parameter in ours.named_parameters()}
 
 
 @pytest.mark.integration
@@ -63,8 +63,8 @@ def test_mvitv2_s_has_torchvisions_logits_and_gradients(attention, tmp_path):
     assert (logits[0] - logits[1]).abs().max() < 1e-5
     # A near tie in a max pool sends a gradient to another cell in single precision, which ones depends on the processor:
     # here the gradient as a whole is compared, every single one in double precision below.
-    ours, wanted = (torch.cat([pair[side].flatten() for pair in gradients.values()]) for side in (0, 1))
-    assert (ours - wanted).norm() < 1e-3 * wanted.norm()
+    ours, expected = (torch.cat([pair[side].flatten() for pair in gradients.values()]) for side in (0, 1))
+    assert (ours - expected).norm() < 1e-3 * expected.norm()
 
 
 @pytest.mark.integration
@@ -72,8 +72,8 @@ def test_in_double_precision_all_gradients_are_torchvisions_to_the_last_digits(t
     theirs = randomise(video.mvit_v2_s(stochastic_depth_prob=0.0), seed=5).train()
     logits, gradients = full_size_pair(theirs, tmp_path, "flash", torch.float64)
     assert (logits[0] - logits[1]).abs().max() < 1e-12
-    for name, (ours, wanted) in gradients.items():
-        assert (ours - wanted).norm() < 1e-11 * max(wanted.norm().item(), 1e-3), name
+    for name, (ours, expected) in gradients.items():
+        assert (ours - expected).norm() < 1e-11 * max(expected.norm().item(), 1e-3), name
 
 
 def test_the_full_mvit_v1_b_is_recognised(tmp_path):

@@ -49,9 +49,9 @@ def heard(path):
 def test_a_copy_has_every_frame_at_its_time(tmp_path):
     source, copy = write_numbered(tmp_path / "a.mp4", 60, gaps=True), tmp_path / "b.mp4"
     write_copy(source, copy, unchanged, Guard())
-    wanted, found = VideoReader(source), VideoReader(copy)
-    assert len(found) == 60 and shown_at(found) == pytest.approx(shown_at(wanted), abs=1e-3)
-    frames = found.frames(range(60))
+    expected, actual = VideoReader(source), VideoReader(copy)
+    assert len(actual) == 60 and shown_at(actual) == pytest.approx(shown_at(expected), abs=1e-3)
+    frames = actual.frames(range(60))
     assert frames.shape[1:3] == (240, 720)  # five times 48x144
     assert [read_number(frame[::5, ::5]) for frame in frames] == list(range(60))
     with av.open(str(copy)) as container:
@@ -103,11 +103,11 @@ def test_the_copy_of_a_turned_video_is_upright(tmp_path):
     )
     place = content.rindex(upright)  # the track's matrix comes after the film's
     (tmp_path / "a.mp4").write_bytes(content[:place] + turned + content[place + len(turned) :])
-    wanted = VideoReader(tmp_path / "a.mp4").frames([2])[0]
-    assert wanted.shape == (320, 240, 3)
+    expected = VideoReader(tmp_path / "a.mp4").frames([2])[0]
+    assert expected.shape == (320, 240, 3)
     write_copy(tmp_path / "a.mp4", tmp_path / "b.mp4", unchanged, Guard())
-    found = VideoReader(tmp_path / "b.mp4").frames([2])[0]
-    assert found.shape == wanted.shape and np.abs(found.astype(int) - wanted).mean() < 3
+    actual = VideoReader(tmp_path / "b.mp4").frames([2])[0]
+    assert actual.shape == expected.shape and np.abs(actual.astype(int) - expected).mean() < 3
     with av.open(str(tmp_path / "b.mp4")) as container:
         assert next(container.decode(video=0)).rotation == 0
 
@@ -141,11 +141,11 @@ def test_the_label_of_the_moment_stands_in_the_corner(tmp_path):
     write_annotated(
         tmp_path / "a.mp4", tmp_path / "b.mp4", Timeline(np.zeros(1), np.zeros((1, 2)), segments, 4.0, 1.0), Guard()
     )
-    found = VideoReader(tmp_path / "b.mp4").frames(range(40)).astype(int)
-    for number, frame in enumerate(found):
-        wanted = put_caption(frames[0], "a  0.91" if number < 20 else "a label that is much longer  0.52")
-        assert np.abs(frame - wanted).mean() < 2
-    assert np.abs(found[19] - found[20]).mean() > 2
+    actual = VideoReader(tmp_path / "b.mp4").frames(range(40)).astype(int)
+    for number, frame in enumerate(actual):
+        expected = put_caption(frames[0], "a  0.91" if number < 20 else "a label that is much longer  0.52")
+        assert np.abs(frame - expected).mean() < 2
+    assert np.abs(actual[19] - actual[20]).mean() > 2
 
 
 @pytest.mark.parametrize("size", [(240, 320), (600, 80), (32, 32), (1, 1), (1080, 1920)])

@@ -80,13 +80,13 @@ def test_the_matrix_on_the_page_is_the_confusion_matrix(scores, few_videos, tmp_
     text, _ = page(scores, few_videos, tmp_path)
     data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', text, re.S)[1])
     assert sorted(data["names"]) == sorted(CLASSES)
-    wanted = {}
+    expected = {}
     for row in range(60):
         if scores.decoded[row]:
             pair = CLASSES[scores.labels[row]], CLASSES[scores.scores[row].argmax()]
-            wanted[pair] = wanted.get(pair, 0) + 1
-    found = {(data["names"][row], data["names"][column]): videos for row, column, videos in data["cells"]}
-    assert found == wanted
+            expected[pair] = expected.get(pair, 0) + 1
+    actual = {(data["names"][row], data["names"][column]): videos for row, column, videos in data["cells"]}
+    assert actual == expected
     assert dict(zip(data["names"], data["totals"], strict=True)) == {
         name: int((scores.labels == place).sum()) for place, name in enumerate(CLASSES)
     }

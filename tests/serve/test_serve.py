@@ -106,8 +106,8 @@ def test_an_uploaded_video_gets_the_predictors_labels_and_all_pictures(page, pre
     assert status == 202
     answer = page.result(reply["key"])
     assert answer["state"] == "done" and answer["name"] == "my videoé.mp4" and not answer["notes"]
-    [wanted] = predictor(video)
-    assert [(row["label"], pytest.approx(row["score"])) for row in answer["labels"]] == list(wanted.predictions)
+    [expected] = predictor(video)
+    assert [(row["label"], pytest.approx(row["score"])) for row in answer["labels"]] == list(expected.predictions)
     assert answer["files"] == list(serve_jobs.SHOWN)
     starts = {"png": b"\x89PNG", "mp4": b"ftyp", "csv": b"start,end,label,score", "srt": b"00:00:00,000 -->"}
     for name in answer["files"]:
@@ -415,9 +415,9 @@ def test_a_dropped_video_shows_its_label_timeline_and_heat_map(browser, page, pr
     wait_for(lambda: "5 classes, computed in fp32. Videos of up to 2 MB and 3 s." in text_of(browser, "about"))
     drop_file(browser, video)
     wait_for(lambda: text_of(browser, "labels"))
-    [wanted] = predictor(video)
+    [expected] = predictor(video)
     shown = text_of(browser, "labels").splitlines()
-    assert shown[:2] == [wanted.label, f"{wanted.score:.3f}"] and text_of(browser, "name") == "numbered.mp4"
+    assert shown[:2] == [expected.label, f"{expected.score:.3f}"] and text_of(browser, "name") == "numbered.mp4"
     loaded = "return [...document.images].filter(one => one.naturalWidth > 300).map(one => one.id)"
     wait_for(lambda: browser.execute_script(loaded) == ["timeline-picture", "heat-picture"])
     wait_for(lambda: browser.execute_script("return document.getElementById('annotated').videoHeight") >= 240)

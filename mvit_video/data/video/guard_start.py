@@ -55,6 +55,12 @@ class Launcher:
                 Finalize(self, _shut_down, (self._control, self._program), exitpriority=5)
             return self._control
 
+    def start_early(self) -> None:
+        """`start`, so that its imports run while this program imports torch. A failure is left to `connect` to report."""
+        if CAN_GUARD:
+            with suppress(OSError):
+                self.start()
+
     def connect(self, memory: int, imports: Sequence[str]) -> tuple[Channel, int, int]:
         """A new decoding process: its channel, id and shared memory.
 

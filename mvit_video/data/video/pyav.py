@@ -1,12 +1,12 @@
 """Reads video files through PyAV, the default. Local files of known containers, one thread, every frame checked.
 
 FFmpeg outputs damaged and stale frames without an error, and its seeking differs between containers. So nothing is left to
-it: a scan over the packets (without decoding) numbers the frames; each packet is sent with its place as its timestamp, so
+it: a scan over the packets (without decoding) numbers the frames; each packet is sent with its position as its timestamp, so
 that each frame tells which packet it comes from; decoding starts at a packet that was identified, skips frames that are
 neither requested nor referenced, and a frame is returned once all that it may refer to has been decoded intact.
 """
 
-# A packet's "place" is its index in decoding order, a frame's "number" its index in display order.
+# A packet's "position" is its index in decoding order, a frame's "number" its index in display order.
 
 from bisect import bisect_left
 from collections import deque
@@ -42,11 +42,11 @@ class OrderMismatch(Exception):
 
 
 class Damaged(Exception):
-    """A packet that cannot be decoded correctly: its `place`, and `what` is wrong with its frame."""
+    """A packet that cannot be decoded correctly: its `position`, and `what` is wrong with its frame."""
 
-    def __init__(self, place: int, what: str) -> None:
-        super().__init__(place, what)
-        self.place, self.what = place, what
+    def __init__(self, position: int, what: str) -> None:
+        super().__init__(position, what)
+        self.position, self.what = position, what
 
 
 class Converter(Protocol):
@@ -133,45 +133,45 @@ class PyAvBackend:
     def _number_frames(self) -> None:
         """Number the frames by timestamps, or by decoding everything if packets do not tell their number."""
         table, numbered = self.packets, False
-        if table.one_each and not table.first_place:
+        if table.one_each and not table.first_position:
             table.order_by_times()
             numbered = not table.may_miss_leading
         if not numbered:
-            places, damage = self._decoded_places()
+            positions, damage = self._decoded_positions()
             if damage and not self.shortfall:
-                self.shortfall = f"frame {len(places)} {damage.what}"
-            table.order_as_decoded(places)
+                self.shortfall = f"frame {len(positions)} {damage.what}"
+            table.order_as_decoded(positions)
         self.num_frames, self.note = table.num_frames, _note(table)
         self.pixel_aspect = self._stream.sample_aspect_ratio or Fraction(1)
         self.fps = _mean_rate(table.times, self._stream)
 
-    def _decoded_places(self) -> tuple[list[int], Damaged | None]:
-        """The places of all frames in the decoder's output order up to the first damage, and that damage."""
-        places, first_place, damage = list[int](), self.packets.first_place, None
+    def _decoded_positions(self) -> tuple[list[int], Damaged | None]:
+        """The positions of all frames in the decoder's output order up to the first damage, and that damage."""
+        positions, first_position, damage = list[int](), self.packets.first_position, None
         try:
-            for frame in self._decode(first_place, None, None):
-                place = _place_of(frame)
+            for frame in self._decode(first_position, None, None):
+                position = _position_of(frame)
                 if not frame.is_corrupt:
-                    places.append(place)
-                elif place == first_place or first_place in places:
-                    raise Damaged(place, "is damaged")  # other corrupt frames refer to ones that are not in the file
+                    positions.append(position)
+                elif position == first_position or first_position in positions:
+                    raise Damaged(position, "is damaged")  # other corrupt frames refer to ones that are not in the file
         except Damaged as reason:
             damage = reason
-        if first_place in places[1:]:
-            places = places[places.index(first_place) :]
-        if len(set(places)) < len(places):
+        if first_position in positions[1:]:
+            positions = positions[positions.index(first_position) :]
+        if len(set(positions)) < len(positions):
             raise Unreadable("its decoder returns several frames for one packet")
-        return places, damage
+        return positions, damage
 
     def _renumber(self) -> None:
         """Number the frames in the decoder's output order after timestamps turned out to be wrong."""
-        places, damage = self._decoded_places()
+        positions, damage = self._decoded_positions()
         if damage:
             raise self._unreadable(damage)
-        if len(places) != self.num_frames:
-            missing = f"it has packets for {self.num_frames}, but the decoder returns {len(places)}"
+        if len(positions) != self.num_frames:
+            missing = f"it has packets for {self.num_frames}, but the decoder returns {len(positions)}"
             raise Unreadable(f"frames are missing or duplicated: {missing}")
-        self.packets.order_as_decoded(places)
+        self.packets.order_as_decoded(positions)
 
     @property
     def num_pixels(self) -> int:
@@ -188,14 +188,14 @@ class PyAvBackend:
         """Frames by increasing, distinct numbers. If a start in mid-file fails, retry from the beginning."""
         table, use_starts = self.packets, True
         while requested:
-            first, end = table.start_for(requested[0]) if use_starts else (table.first_place, self.num_frames)
+            first, end = table.start_for(requested[0]) if use_starts else (table.first_position, self.num_frames)
             group, num_given = requested[: bisect_left(requested, end)], 0
             try:
                 for frame in self._decode_numbers(group, first, use_starts and table.order_is_known(first, end)):
                     yield self._convert(frame)
                     num_given += 1
             except Damaged as damage:
-                if first == table.first_place:
+                if first == table.first_position:
                     raise self._unreadable(damage) from None
                 use_starts = False
             except OrderMismatch as reason:
@@ -260,14 +260,14 @@ class PyAvBackend:
 
     def is_rotated(self) -> bool:
         """Whether the first frame is stored rotated or mirrored."""
-        return self._orientation(next(self._decode_numbers([0], self.packets.first_place, False))) != (0, False)
+        return self._orientation(next(self._decode_numbers([0], self.packets.first_position, False))) != (0, False)
 
     def _all(self) -> Iterator[av.VideoFrame]:
         num_given = 0
         while num_given < self.num_frames:
             try:
                 for frame in self._decode_numbers(
-                    range(num_given, self.num_frames), self.packets.first_place, False, to_end=True
+                    range(num_given, self.num_frames), self.packets.first_position, False, to_end=True
                 ):
                     yield frame
                     num_given += 1
@@ -279,12 +279,12 @@ class PyAvBackend:
                 self._renumber()
 
     def _unreadable(self, damage: Damaged) -> Unreadable:
-        return Unreadable(f"frame {max(self.packets.number_at(damage.place), 0)} of {self.num_frames} {damage.what}")
+        return Unreadable(f"frame {max(self.packets.number_at(damage.position), 0)} of {self.num_frames} {damage.what}")
 
     def _decode_numbers(
         self, numbers: Sequence[int], first: int, order_is_known: bool, to_end: bool = False
     ) -> Iterator[av.VideoFrame]:
-        """Frames of increasing numbers, decoded from the packet at place `first`.
+        """Frames of increasing numbers, decoded from the packet at position `first`.
 
         A frame is yielded once every frame that is stored before it, and that it may refer to, has been decoded intact. If the
         order is known, only requested and referenced frames are decoded, and each waits for LOOKAHEAD more frames in case an
@@ -304,31 +304,33 @@ class PyAvBackend:
             if number == requested:
                 held.append((count + lookahead, frame))
                 requested = next(upcoming, None)
-            while held and held[0][0] <= count and table.complete_up_to(_place_of(held[0][1])) <= number:
+            while held and held[0][0] <= count and table.complete_up_to(_position_of(held[0][1])) <= number:
                 yield self._checked_complete(held.popleft()[1])
         for _, frame in held:
-            if damage is not None and self._may_be_damaged(_place_of(frame), damage.place):
+            if damage is not None and self._may_be_damaged(_position_of(frame), damage.position):
                 raise damage
             yield self._checked_complete(frame)
-        if damage is not None and (requested is not None or table.number_at(damage.place) <= numbers[-1]):
+        if damage is not None and (requested is not None or table.number_at(damage.position) <= numbers[-1]):
             raise damage
         if requested is not None:
             raise OrderMismatch(f"frame {requested} of {self.num_frames} is missing: the decoder does not return it")
 
-    def _may_be_damaged(self, place: int, damaged: int) -> bool:
+    def _may_be_damaged(self, position: int, damaged: int) -> bool:
         """Whether a frame may be damaged too: an error in an H.264 header may be reported one packet late.
 
         This happens where neighbouring frames are skipped, which would otherwise be output in the wrong order.
         """
         alone = (
-            self._last_skipped > place - LOOKAHEAD and self.codec_name == "h264" and self.packets.is_reordered(place)
+            self._last_skipped > position - LOOKAHEAD
+            and self.codec_name == "h264"
+            and self.packets.is_reordered(position)
         )
-        return place > damaged or (alone and place == damaged - 1)
+        return position > damaged or (alone and position == damaged - 1)
 
     def _checked_complete(self, frame: av.VideoFrame) -> av.VideoFrame:
         """The frame, if all unskipped frames stored before it have been output by the decoder."""
         missing = min(self._expected, default=NEVER)
-        if missing < _place_of(frame):
+        if missing < _position_of(frame):
             raise Damaged(missing, "is missing: the decoder does not return it")
         return frame
 
@@ -341,11 +343,11 @@ class PyAvBackend:
         # Skipping a packed frame would skip the next one in its packet too.
         skipping = requested is not None and self._codec.name in SKIP_CODECS and table.one_each
         last = None if requested is None else table.last_place_for(requested[-1])
-        earliest, started = table.number_at(first), first == table.first_place
+        earliest, started = table.number_at(first), first == table.first_position
         expected = 0 if started else earliest
         for frame in self._decode(first, last, set(requested or ()) if skipping else None):
-            number = table.number_at(_place_of(frame))
-            self._expected.discard(_place_of(frame))
+            number = table.number_at(_position_of(frame))
+            self._expected.discard(_position_of(frame))
             if number < 0 and (table.decoded or not started):
                 continue  # skipped in numbering: it refers to frames that are not in the file, or leads the key frame
             if not started and number < earliest:
@@ -359,7 +361,7 @@ class PyAvBackend:
                 )
             started, expected = True, number + 1
             if frame.is_corrupt:
-                raise Damaged(_place_of(frame), "is damaged")
+                raise Damaged(_position_of(frame), "is damaged")
             check_size(frame.width, frame.height)
             yield number, frame
 
@@ -368,7 +370,7 @@ class PyAvBackend:
         return self._codec.codec.intra_only or frame.pict_type == av.video.frame.PictureType.I
 
     def _decode(self, first: int, last: int | None, requested: set[int] | None) -> Iterator[av.VideoFrame]:
-        """The decoder's frames from packet `first` to `last` (default: the end), with their packets' places as timestamps."""
+        """The decoder's frames from packet `first` to `last` (default: the end), with their packets' positions as timestamps."""
         table = self.packets
         strict = table.is_clean_start(first)
         if table.headers_change or strict != self._strict:
@@ -379,24 +381,26 @@ class PyAvBackend:
         self._expected.clear()
         self._last_skipped = -1
         beyond = last if requested and last is not None and table.number_at(last) > max(requested) else -1
-        for place, packet in self._packets_from(first, last):
-            if place == first:
-                _apply_side_data(table.changes, packet, place)
-            if packet.is_corrupt and not table.is_join_after(place):
-                raise Damaged(place, "is damaged")
+        for position, packet in self._packets_from(first, last):
+            if position == first:
+                _apply_side_data(table.changes, packet, position)
+            if packet.is_corrupt and not table.is_join_after(position):
+                raise Damaged(position, "is damaged")
             if requested is not None:
-                leave = table.number_at(place) not in requested and table.is_droppable(place) and place != beyond
-                self._last_skipped = place if leave else self._last_skipped
+                leave = (
+                    table.number_at(position) not in requested and table.is_droppable(position) and position != beyond
+                )
+                self._last_skipped = position if leave else self._last_skipped
                 self._codec.skip_frame = "NONREF" if leave else "DEFAULT"
-                if not leave and table.number_at(place) >= max(table.number_at(first), 0):
-                    self._expected.add(place)
+                if not leave and table.number_at(position) >= max(table.number_at(first), 0):
+                    self._expected.add(position)
             else:
                 self._codec.skip_frame = "DEFAULT"
-            packet.pts = place
-            yield from self._frames_of(packet, place)
+            packet.pts = position
+            yield from self._frames_of(packet, position)
         yield from self._frames_of(None, len(table) - 1 if last is None else last)
 
-    def _frames_of(self, packet: av.Packet | None, place: int) -> Iterator[av.VideoFrame]:
+    def _frames_of(self, packet: av.Packet | None, position: int) -> Iterator[av.VideoFrame]:
         """The frames that the decoder outputs for a packet; for None, those it still holds back for reordering."""
         self._has_decoded = True
         try:
@@ -407,14 +411,14 @@ class PyAvBackend:
             message = short_reason(reason)
             if isinstance(reason, av.ArgumentError):  # FFmpeg's only error for a frame above max_pixels
                 message += f", or a size above the limit of {MAX_PIXELS:,} pixels"
-            if packet is not None and self.packets.order_is_known_at(place):  # earlier frames are intact
-                yield from (frame for frame in self._frames_of(None, place) if _place_of(frame) < place)
-            raise Damaged(place, f"cannot be decoded ({message})") from None
+            if packet is not None and self.packets.order_is_known_at(position):  # earlier frames are intact
+                yield from (frame for frame in self._frames_of(None, position) if _position_of(frame) < position)
+            raise Damaged(position, f"cannot be decoded ({message})") from None
         self.num_decoded += len(frames)
         yield from frames
 
     def _packets_from(self, first: int, last: int | None) -> Iterator[tuple[int, av.Packet]]:
-        """Packets with their places. Short distances are skipped by reading, longer ones by seeking."""
+        """Packets with their positions. Short distances are skipped by reading, longer ones by seeking."""
         if self._next > first or first - self._next > SEEK_PACKETS:
             self._seek(first)
         end = len(self.packets) - 1 if last is None else last
@@ -422,10 +426,10 @@ class PyAvBackend:
             for packet in chain(self._demuxer, self._rest_after_seek()):
                 if not packet.size:
                     continue
-                place, self._next = self._next, self._next + 1
-                if place >= first:
-                    yield place, packet
-                if place >= end:
+                position, self._next = self._next, self._next + 1
+                if position >= first:
+                    yield position, packet
+                if position >= end:
                     return
         except av.FFmpegError as reason:
             raise Unreadable(f"its packets cannot be read ({short_reason(reason)})") from None
@@ -438,16 +442,16 @@ class PyAvBackend:
                 yield from islice(packets, self._next, None)
 
     def _seek(self, first: int) -> None:
-        """Move to an identified packet at or before place `first`; reopen the file if no seek finds one."""
+        """Move to an identified packet at or before position `first`; reopen the file if no seek finds one."""
         table = self.packets
         target = table.seek_time(first, by_decoding=self.container_name == "mov")
         try:
             if target is not None:
                 self._container.seek(target, stream=self._stream)
                 packets = iter(self._container.demux(self._stream))
-                packet = next(packet for packet in packets if packet.size and table.find_place(packet) >= 0)
-                if table.find_place(packet) <= first:
-                    self._demuxer, self._next = chain([packet], packets), table.find_place(packet)
+                packet = next(packet for packet in packets if packet.size and table.find_position(packet) >= 0)
+                if table.find_position(packet) <= first:
+                    self._demuxer, self._next = chain([packet], packets), table.find_position(packet)
                     self._has_seeked = True
                     return
         except (av.FFmpegError, StopIteration):
@@ -466,7 +470,7 @@ class PyAvBackend:
 
     def _orientation(self, frame: av.VideoFrame) -> Orientation:
         """From the stream's headers, which FFmpeg applies only to single frames, else from the container."""
-        stated = self.packets.orientation_at(_place_of(frame))
+        stated = self.packets.orientation_at(_position_of(frame))
         if stated:
             return stated
         angle = frame.rotation
@@ -478,8 +482,8 @@ class PyAvBackend:
 def _note(table: PacketTable) -> str:
     """What a user may want to know about a readable video."""
     notes = []
-    if table.first_place:
-        notes.append(f"does not begin with a key frame: its first {table.first_place} packets are skipped")
+    if table.first_position:
+        notes.append(f"does not begin with a key frame: its first {table.first_position} packets are skipped")
     elif table.one_each and table.skipped:
         notes.append(f"begins in the middle of a group: {table.skipped} frames that refer to earlier ones are skipped")
     if table.joins:
@@ -489,16 +493,16 @@ def _note(table: PacketTable) -> str:
     return "; ".join(notes)
 
 
-def _place_of(frame: av.VideoFrame) -> int:
+def _position_of(frame: av.VideoFrame) -> int:
     if frame.pts is None:
         raise Unreadable("its decoder does not report which packets its frames come from")
     return frame.pts
 
 
-def _apply_side_data(changes, packet: av.Packet, place: int) -> None:
+def _apply_side_data(changes, packet: av.Packet, position: int) -> None:
     """Give the first packet of a decode the side data of earlier packets that is still valid, such as a palette."""
     for at, data in reversed(changes):
-        if at <= place and not packet.has_sidedata(data.data_type):
+        if at <= position and not packet.has_sidedata(data.data_type):
             packet.set_sidedata(data)
 
 

@@ -1,4 +1,4 @@
-"""masked.png: what is hidden of some clips, what is to be predicted of it, and what the network predicts."""
+"""masked.png: masked clips, their targets, and the network's predictions."""
 
 # T' times of tokens, H/W pixels, H'/W' tokens of s pixels, c cells of a histogram to a token's side. A cell is 8×8 pixels.
 

@@ -69,9 +69,11 @@ def can_fuse(types: Collection[type[nn.Module]], *modules: nn.Module) -> bool:
 
 def is_observed() -> bool:
     """Whether a tracer, a dispatch mode (such as a FLOP counter) or a torch.func transform must see plain operations."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or is_in_torch_dispatch_mode(False)
+    return not torch.compiler.is_compiling() and _is_observed()
+
+
+def _is_observed() -> bool:
+    return torch._C._is_tracing() or torch._C._are_functorch_transforms_active() or is_in_torch_dispatch_mode(False)
 
 
 def must_decompose() -> bool:
@@ -81,7 +83,7 @@ def must_decompose() -> bool:
 
 def skip_fusion() -> bool:
     """`must_decompose`, or under a compiler, which fuses and recomputes plain operations by itself."""
-    return torch.compiler.is_compiling() or must_decompose()
+    return torch.compiler.is_compiling() or torch.compiler.is_exporting() or _is_observed()
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

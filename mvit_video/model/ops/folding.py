@@ -133,13 +133,13 @@ def _fold_queries(
 
 def _fill(out: Tensor, cls: Tensor, grid: Tensor, extra: Sequence[Tensor]) -> Tensor:
     """Fill (B, N, h, D) with the class token and the grid, whose rows continue with `extra`; zeros elsewhere."""
-    num_cls, channel = cls.shape[1], grid.shape[-1]
-    out[:, :num_cls, :, :channel], out[:, num_cls:, :, :channel] = cls, grid
-    out[:, :num_cls, :, channel:] = 0
-    for part in extra:
-        out[:, num_cls:, :, channel : channel + part.shape[-1]] = part
-        channel += part.shape[-1]
-    out[:, num_cls:, :, channel:] = 0
+    out_cls, out_grid = out.split_with_sizes([cls.shape[1], grid.shape[1]], 1)
+    for rows, values in ((out_cls, [cls]), (out_grid, [grid, *extra])):
+        widths = [value.shape[-1] for value in values]
+        *columns, rest = rows.split_with_sizes([*widths, out.shape[-1] - sum(widths)], -1)
+        for column, value in zip(columns, values, strict=True):
+            column.copy_(value)
+        rest.zero_()
     return out
 
 
@@ -280,6 +280,13 @@ def _cached_resampling(q_size: int, k_size: int, rows: int, dtype: torch.dtype, 
         return resampling(q_size, k_size, rows, torch.promote_types(dtype, torch.float32), at).to(dtype).flatten(0, 1)
 
 
+@cached_table
+def _cached_coordinates(k_thw: Grid, sizes: Grid, dtype: torch.dtype, at: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        one_hot = key_coordinates(k_thw, sizes, torch.empty(0, dtype=dtype, device=at))
+        return one_hot.unsqueeze(1)  # the same for all heads
+
+
 def _fake_fold_keys(cls, grid, thw, sizes, scale, channels):
     return grid.new_empty(grid.shape[0], cls.shape[1] + grid.shape[1], grid.shape[2], channels)
 
@@ -293,10 +300,10 @@ def _fold_keys(
     if kernels:
         return kernels.fold_keys(cls, grid, tuple(thw), sizes, scale, channels)
     out = grid.new_empty(grid.shape[0], cls.shape[1] + grid.shape[1], grid.shape[2], channels)
-    one_hot = key_coordinates(thw, sizes, grid)[:, None].expand(-1, grid.shape[2], -1)
+    coordinates = [_cached_coordinates(tuple(thw), tuple(sizes), grid.dtype, grid.device)] if any(sizes) else []
     if scale != 1.0:
         cls, grid = cls * scale, grid * scale
-    return _fill(out, cls, grid, [one_hot])
+    return _fill(out, cls, grid, coordinates)
 
 
 def _setup_keys(ctx, inputs, output) -> None:

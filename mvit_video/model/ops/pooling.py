@@ -76,7 +76,7 @@ def _is_depthwise(conv: Any) -> bool:
 
 def _pool_part(x: Tensor, thw: Grid, conv: nn.Module | None, norm: nn.Module | None) -> Heads:
     """One tensor (B, N, h, d), by calling the filter and norm modules, with heads as samples."""
-    cls, cells = x.split([x.shape[1] - prod(thw), prod(thw)], 1)
+    cls, cells = _split_cls(x, thw)
     if conv is None or norm is None:
         return Heads(cls, cells, thw)
     samples = cells.transpose(1, 2).flatten(0, 1)  # (B·h, T·H·W, d)
@@ -88,12 +88,19 @@ def _pool_part(x: Tensor, thw: Grid, conv: nn.Module | None, norm: nn.Module | N
 
 def _filter_part(x: Tensor, thw: Grid, conv: Any) -> Heads:
     """A depth-wise filter of all channels applied to the grid of x (B, N, h, d); class tokens are unchanged."""
-    cls, cells = x.split([x.shape[1] - prod(thw), prod(thw)], 1)
+    cls, cells = _split_cls(x, thw)
     if _is_depthwise(conv) and not device.must_decompose():
         grid = _filter_cells(cells.flatten(2), conv.weight, thw, conv.stride)
     else:
         grid = conv(_as_grid(cells, thw)).permute(0, 2, 3, 4, 1).flatten(1, 3).to(x.dtype)
     return Heads(cls, grid.unflatten(-1, cells.shape[2:]), _pooled_size(thw, conv.stride))
+
+
+def _split_cls(x: Tensor, thw: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The class tokens and the grid of x (B, N, ...)."""
+    cells = prod(thw)
+    cls, grid = x.split_with_sizes([x.shape[1] - cells, cells], 1)
+    return cls, grid
 
 
 def _pooled_size(thw: Sequence[int], stride: Sequence[int]) -> Grid:
@@ -128,10 +135,11 @@ def _pool_norms(
     if kernels:
         pairs = kernels.pool_norms(x, parameters, eps, tuple(thw), _triples(strides))
         return [tensor for pair in pairs for tensor in pair]
-    outs, num_cls = [], x.shape[1] - prod(thw)
-    for place, stride in enumerate(_triples(strides)):
+    outs: list[Tensor] = []
+    for place, (part, stride) in enumerate(zip(x.unbind(2), _triples(strides), strict=True)):
         weight, scale, shift = parameters[3 * place : 3 * place + 3]
-        cls, pooled = x[:, :num_cls, place], _pool(x[:, num_cls:, place], weight, thw, stride).contiguous()
+        cls, cells = _split_cls(part, thw)
+        pooled = _pool(cells, weight, thw, stride).contiguous()
         outs.append(norm_rows(cls.flatten(0, -2), scale, shift, eps, x.dtype).view(cls.shape))
         grid, *statistics = torch.native_layer_norm(
             pooled.flatten(0, -2).to(scale.dtype), scale.shape, scale, shift, eps
@@ -167,15 +175,14 @@ def _pool_norms_backward(
     if kernels:
         grads = kernels.pool_norms_backward(gradients, x, parameters, eps, tuple(thw), _triples(strides), needs_grad)
         return pack_grads(grads, needs_grad)
-    grad_x, grads, num_cls = x.new_empty(x.shape) if needs_grad[0] else None, [], x.shape[1] - prod(thw)
-    for place, stride in enumerate(_triples(strides)):
+    grad_x, grads = x.new_empty(x.shape) if needs_grad[0] else None, []
+    for place, (part, stride) in enumerate(zip(x.unbind(2), _triples(strides), strict=True)):
         own, grad_outs = parameters[3 * place : 3 * place + 3], gradients[2 * place : 2 * place + 2]
-        grad_part, *grad_own = _pool_norm_backward(
-            x[:, :, place], own, saved[3 * place : 3 * place + 3], eps, thw, stride, grad_outs, needs_grad
-        )
+        saved_own = saved[3 * place : 3 * place + 3]
+        grad_part, *grad_own = _pool_norm_backward(part, own, saved_own, eps, thw, stride, grad_outs, needs_grad)
         grads.append(grad_own)
         if grad_x is not None:
-            grad_x[:, :num_cls, place], grad_x[:, num_cls:, place] = grad_part
+            torch.cat(grad_part, 1, out=grad_x.select(2, place))
     grad_filters, grad_norms = (
         torch.stack([part[kind] for part in grads]) if needed else None for kind, needed in enumerate(needs_grad[1:])
     )
@@ -185,9 +192,9 @@ def _pool_norms_backward(
 def _pool_norm_backward(
     x: Tensor, parameters, saved: Sequence[Tensor], eps: float, thw, stride: Grid, grad_outs, needs_grad
 ) -> Any:
-    """For one tensor (B, N, h, d): gradients w.r.t. class tokens and cells, filter, and scale and shift."""
+    """For one tensor (B, N, h, d): gradients w.r.t. class tokens and cells, filter, and scale and shift (2, d)."""
     weight, scale, shift = parameters
-    cls, cells = x.split([x.shape[1] - prod(thw), prod(thw)], 1)
+    cls, cells = _split_cls(x, thw)
     pooled, *statistics = saved or [_pool(cells, weight, thw, stride)]
     needs_x, needs_filter, needs_norm = needs_grad
     needs = [needs_x or needs_filter, needs_norm, needs_norm]
@@ -252,10 +259,11 @@ def _split_grads(grad_x, grad_filters, grad_norms, parameters: Sequence[Tensor],
 
 
 def _formula(eps: float, thw: Sequence[int], strides: Sequence[Grid], x: Tensor, *parameters: Tensor) -> list[Tensor]:
-    outs, num_cls = [], x.shape[1] - prod(thw)
-    for place, stride in enumerate(strides):
+    outs = []
+    for place, (tokens, stride) in enumerate(zip(x.unbind(2), strides, strict=True)):
         weight, scale, shift = parameters[3 * place : 3 * place + 3]
-        for part in (x[:, :num_cls, place], _pool(x[:, num_cls:, place], weight, thw, stride)):
+        cls, cells = _split_cls(tokens, thw)
+        for part in (cls, _pool(cells, weight, thw, stride)):
             outs.append(F.layer_norm(part.to(scale.dtype), scale.shape, scale, shift, eps).to(x.dtype))
     return outs
 
@@ -323,18 +331,18 @@ register_autograd(_filter_cells, _setup_filter, _grad_filter)
 def _pool(cells: Tensor, weight: Tensor, thw: Sequence[int], stride: Grid) -> Tensor:
     """Convolve cells (B, T·H·W, h, d) with all heads as channels: (B, T'·H'·W', h, d)."""
     grid = _convolve(_as_grid(cells, thw), _repeat_for_heads(weight, cells), stride)
-    return grid.permute(0, 2, 3, 4, 1).flatten(1, 3).unflatten(-1, cells.shape[2:])
+    return grid.permute(0, 2, 3, 4, 1).reshape(cells.shape[0], prod(grid.shape[2:]), *cells.shape[2:])
 
 
 def _as_grid(cells: Tensor, thw: Sequence[int]) -> Tensor:
     """(B, T·H·W, h, d) -> (B, h·d, T, H, W), channels last in memory."""
-    return cells.flatten(2).unflatten(1, tuple(thw)).permute(0, 4, 1, 2, 3)
+    return cells.reshape(cells.shape[0], *thw, prod(cells.shape[2:])).permute(0, 4, 1, 2, 3)
 
 
 def _repeat_for_heads(weight: Tensor, like: Tensor) -> Tensor:
     """The shared filter (d, 1, t, h, w) repeated for each head of `like` (B, N, h, d): (h·d, 1, t, h, w)."""
     weight, heads = weight.to(like.dtype), like.shape[2]
-    return weight.repeat(heads, 1, 1, 1, 1) if heads > 1 else weight
+    return torch.cat([weight] * heads) if heads > 1 else weight
 
 
 def _convolve(grid: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
@@ -359,25 +367,22 @@ def filter_gradient(gradient: Tensor, grid: Tensor, weight: Tensor, stride: Grid
     oneDNN's bf16 kernel takes twice as long here.
     """
     if gradient.device.type == "cpu":
-        gradient, grid, weight = (_upcast(part) for part in (gradient, grid, weight))
+        dtype = torch.promote_types(gradient.dtype, torch.float32)
+        gradient, grid, weight = (part.to(dtype) for part in (gradient, grid, weight))
+    gradient, grid = (part.permute(0, 2, 3, 4, 1) for part in (gradient, grid))  # (B, T, H, W, C)
     padding, taps = _padding(weight), []
-    frames_in, frames_out, step = grid.shape[2], gradient.shape[2], stride[0]
-    for tap in range(weight.shape[2]):
+    frames_in, frames_out, step = grid.shape[1], gradient.shape[1], stride[0]
+    for tap, weight_2d in enumerate(weight.unbind(2)):
         shift = tap - padding[0]
         first = max(0, -(shift // step))
         last = min(frames_out, (frames_in - 1 - shift) // step + 1)
         if last <= first:
-            taps.append(torch.zeros_like(weight[:, :, tap]))
+            taps.append(torch.zeros_like(weight_2d))
             continue
-        inputs = _merge_time(grid[:, :, first * step + shift : (last - 1) * step + shift + 1 : step])
-        grad_out = _merge_time(gradient[:, :, first:last])
-        taps.append(_filter_gradient_2d(grad_out, inputs, weight[:, :, tap], stride[1:], padding[1:]))
+        inputs = _as_images(grid[:, first * step + shift : (last - 1) * step + shift + 1 : step])
+        grad_out = _as_images(gradient[:, first:last])
+        taps.append(_filter_gradient_2d(grad_out, inputs, weight_2d, stride[1:], padding[1:]))
     return torch.stack(taps, 2)
-
-
-def _upcast(x: Tensor) -> Tensor:
-    """x in fp32, or wider where it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _filter_gradient_2d(gradient: Tensor, images: Tensor, weight: Tensor, stride, padding) -> Tensor:
@@ -395,7 +400,8 @@ def max_pool(grid: Tensor, stride: Grid) -> Tensor:
     padding = tuple(length // 2 for length in kernel)
     if stride[0] > 1:
         return F.max_pool3d(grid, kernel, stride, padding)
-    pooled = F.max_pool2d(_merge_time(grid), kernel[1:], stride[1:], padding[1:])
+    images = _as_images(grid.permute(0, 2, 3, 4, 1))
+    pooled = F.max_pool2d(images, kernel[1:], stride[1:], padding[1:])
     return pooled.unflatten(0, (grid.shape[0], grid.shape[2])).transpose(1, 2)
 
 
@@ -420,9 +426,9 @@ def conv3d_as_2d(clips: Tensor, conv: nn.Conv3d) -> Tensor:
     return out.unflatten(0, (clips.shape[0], frames.shape[2])).transpose(1, 2)
 
 
-def _merge_time(grid: Tensor) -> Tensor:
-    """(B, C, T, H, W) -> (B·T, C, H, W), channels last in memory; a view if possible, else a copy."""
-    return grid.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
+def _as_images(frames: Tensor) -> Tensor:
+    """(B, T, H, W, C) -> (B·T, C, H, W), channels last in memory; a view if possible, else a copy."""
+    return frames.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def _triples(strides: Sequence[int]) -> list[Grid]:

@@ -101,13 +101,13 @@ def test_a_search_never_looks_into_frame_folders(tmp_path, monkeypatch):
         write(tmp_path / f"frames/{name}/1.jpg")
     listed, scandir = [], os.scandir
     monkeypatch.setattr(os, "scandir", lambda folder: (listed.append(folder), scandir(folder))[1])
-    wanted = {str(name) for name in range(5)}
+    expected = {str(name) for name in range(5)}
     for frames in (True, False):
-        assert find_by_name(str(tmp_path), wanted, frames) == {name: [f"frames/{name}/"] for name in wanted}
+        assert find_by_name(str(tmp_path), expected, frames) == {name: [f"frames/{name}/"] for name in expected}
     assert len(listed) == 4  # the root and frames/, twice
     write(tmp_path / "videos/deep/3.webm")
-    assert find_by_name(str(tmp_path), wanted, frames=True)["3"] == ["frames/3/"]
-    places = find_by_name(str(tmp_path), wanted, frames=False)["3"]
+    assert find_by_name(str(tmp_path), expected, frames=True)["3"] == ["frames/3/"]
+    places = find_by_name(str(tmp_path), expected, frames=False)["3"]
     assert best_match(places, "") == "videos/deep/3.webm"
 
 

@@ -49,16 +49,16 @@ def test_predict_training_verify_and_features_find_the_same_videos_in_a_folder(c
 
 
 def test_what_is_left_out_is_said_with_the_reason(clips, tmp_path):
-    wanted = (
+    expected = (
         "skipped 2 hidden or macOS metadata files, such as {0}._b.mp4'; 2 broken links, such as {0}broken.mp4'; "
         "1 file without a video suffix, {0}notes.txt'; 1 entry that is neither a file nor a folder, {0}pipe.mp4'; "
         "1 link to a folder that is already included, {0}c/round'"
     )
     told = []
     list(expand_paths([str(clips)], told.append))
-    assert told == [f"{clips}: {wanted.format(chr(39))}"]
+    assert told == [f"{clips}: {expected.format(chr(39))}"]
     [note] = read_videos("clips", str(tmp_path / "root")).notes
-    assert note == f"{tmp_path}/root/clips: " + wanted.format("'jump/")
+    assert note == f"{tmp_path}/root/clips: " + expected.format("'jump/")
     write(tmp_path / "plain/a.mp4")
     write(tmp_path / "plain/.DS_Store")
     assert videos_of_folder(str(tmp_path / "plain")).note("plain") == "", "nobody takes it for a video"
@@ -131,19 +131,19 @@ def test_random_trees_give_what_a_plain_walk_over_real_files_gives(tmp_path, see
     for number in range(12):
         folders.append(f"{rng.choice(folders)}f{number}/")
         os.makedirs(tmp_path / folders[-1])
-    wanted = []
+    expected = []
     for number in range(40):
         suffix = rng.choice([*VIDEO_SUFFIXES, ".txt", "", ".MP4"])
         path = f"{rng.choice(folders)}v{number}{suffix}"
         write(tmp_path / path)
-        wanted += [path] if suffix.lower() in VIDEO_SUFFIXES else []
+        expected += [path] if suffix.lower() in VIDEO_SUFFIXES else []
     for number in range(6):  # links among the folders add names, never videos
         os.symlink(tmp_path / rng.choice(folders[1:]), tmp_path / rng.choice(folders) / f"l{number}")
-    found = videos_of_folder(str(tmp_path)).videos
-    assert sorted(os.path.realpath(tmp_path / path) for path in found) == sorted(
-        str(tmp_path / path) for path in wanted
+    actual = videos_of_folder(str(tmp_path)).videos
+    assert sorted(os.path.realpath(tmp_path / path) for path in actual) == sorted(
+        str(tmp_path / path) for path in expected
     )
-    assert found == sorted(found, key=lambda path: path.split("/"))
+    assert actual == sorted(actual, key=lambda path: path.split("/"))
 
 
 def test_links_out_are_told_for_files_folders_and_pictures(tmp_path):

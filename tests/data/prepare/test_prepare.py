@@ -345,9 +345,9 @@ def test_lists_lie_where_data_train_looks_for_them(tmp_path, monkeypatch):
     (root / "videos").mkdir()
     write_numbered(root / "videos/c.mp4", 2)
     monkeypatch.chdir(tmp_path)
-    for annotations, wanted in (("lists/x.txt", "lists/x.txt"), ("outside.csv", "outside.csv")):
-        assert run(root, output, annotations=annotations).list_file == output / wanted
-        assert len(read_videos(wanted, str(output))) == 1
+    for annotations, expected in (("lists/x.txt", "lists/x.txt"), ("outside.csv", "outside.csv")):
+        assert run(root, output, annotations=annotations).list_file == output / expected
+        assert len(read_videos(expected, str(output))) == 1
 
 
 def test_a_folder_of_class_folders_becomes_a_list(tmp_path):

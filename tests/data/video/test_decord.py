@@ -93,8 +93,8 @@ def test_rotated_video_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["arm_wrestling.mp4", "cleaning_pool.mp4", "flipping_a_pancake.mkv", "goat.mp4"])
 def test_real_videos_are_the_same(name):
     path = shared(f"videos/{name}")
-    wanted = [149, 3, 60, 61, 100]
-    ours, theirs = (VideoReader(path, backend=backend).frames(wanted) for backend in ("pyav", "decord"))
+    expected = [149, 3, 60, 61, 100]
+    ours, theirs = (VideoReader(path, backend=backend).frames(expected) for backend in ("pyav", "decord"))
     assert np.abs(ours.astype(int) - theirs).max() <= 2
 
 

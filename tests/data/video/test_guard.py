@@ -23,7 +23,7 @@ from mvit_video.data.loader import StepSampler, training_loader
 from mvit_video.data.video import guard
 from mvit_video.data.video.guard import Guard, GuardedReader, open_reader
 from mvit_video.data.video.guard_pool import COPIED_BYTES, DecoderPool, Job
-from mvit_video.data.video.guard_start import launcher
+from mvit_video.data.video.guard_start import Launcher, launcher
 from mvit_video.data.video.reader import VideoReader
 from mvit_video.errors import ConfigError, DecodeError
 
@@ -56,8 +56,8 @@ def test_a_guarded_reader_returns_what_a_plain_one_returns(video):
         assert isinstance(guarded, GuardedReader)
         assert (len(guarded), guarded.fps, guarded.shortfall) == (len(plain), plain.fps, plain.shortfall)
         assert guarded.times() == plain.times()
-        for wanted in ([3], [29, 0, 0, 7], range(30)):
-            assert np.array_equal(guarded.frames(wanted), plain.frames(wanted))
+        for expected in ([3], [29, 0, 0, 7], range(30)):
+            assert np.array_equal(guarded.frames(expected), plain.frames(expected))
         assert guarded.num_decoded == plain.num_decoded
         for ours, theirs in zip(guarded.stream(), plain.stream(), strict=True):
             assert np.array_equal(ours, theirs)
@@ -248,6 +248,18 @@ def test_a_launcher_that_was_killed_or_stopped_is_replaced(video, how, monkeypat
     assert all(gone_within(process, 5) for process in before)
 
 
+def test_a_launcher_that_cannot_start_early_says_nothing_until_a_process_is_needed(monkeypatch):
+    starting = Launcher()
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    starting.start_early()
+    with pytest.raises(ConfigError, match=r"no process for decoding can be started .*too many processes"):
+        starting.connect(1 << 30, ())
+
+
+def refuse(*_, **__):
+    raise OSError("too many processes")
+
+
 def test_a_garbage_collected_reader_ends_its_process(video):
     reader = open_reader(video)
     child = reader.process
@@ -307,7 +319,7 @@ def test_threads_share_a_pool_whose_processes_outlive_them(video, pool):
             thread.start()
         for thread in threads:
             thread.join()
-    assert len(numbers) == 60 and all(wanted == found for wanted, found in numbers)
+    assert len(numbers) == 60 and all(expected == actual for expected, actual in numbers)
     assert len(pool._idle) >= 1 and all(alive(decoder.pid) for decoder in pool._idle)
 
 

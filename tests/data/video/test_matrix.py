@@ -30,33 +30,33 @@ def decoded_through(path: Path) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_frames_are_those_of_a_plain_decode_for_any_request(kind, tmp_path):
     path = TABLE[kind](tmp_path)
-    wanted = decoded_through(path)
+    expected = decoded_through(path)
     rng = np.random.default_rng(0)
     with VideoReader(path) as reader:
-        assert len(reader) == len(wanted) == len(reader.times())
+        assert len(reader) == len(expected) == len(reader.times())
         assert 5 < reader.fps <= 100
-        assert np.array_equal(np.stack(list(reader.stream())), wanted)
-        for number in rng.permutation(len(wanted)):
-            assert np.array_equal(reader.frames([number])[0], wanted[number]), number
+        assert np.array_equal(np.stack(list(reader.stream())), expected)
+        for number in rng.permutation(len(expected)):
+            assert np.array_equal(reader.frames([number])[0], expected[number]), number
             with VideoReader(path) as fresh:  # which has learnt nothing from what was read before
-                assert np.array_equal(fresh.frames([number])[0], wanted[number]), number
+                assert np.array_equal(fresh.frames([number])[0], expected[number]), number
         for step in (1, 2, 5):
-            numbers = rng.permutation(np.arange(rng.integers(step), len(wanted), step))[:8]
-            assert np.array_equal(reader.frames(numbers), wanted[numbers]), numbers
+            numbers = rng.permutation(np.arange(rng.integers(step), len(expected), step))[:8]
+            assert np.array_equal(reader.frames(numbers), expected[numbers]), numbers
     VideoReader(path).check()
     with open_reader(path, timeout=60) as guarded:
-        assert np.array_equal(np.stack(list(guarded.stream())), wanted)
-        numbers = rng.permutation(len(wanted))[:5]
-        assert np.array_equal(guarded.frames(numbers), wanted[numbers])
-    assert in_a_fork(path, wanted)
+        assert np.array_equal(np.stack(list(guarded.stream())), expected)
+        numbers = rng.permutation(len(expected))[:5]
+        assert np.array_equal(guarded.frames(numbers), expected[numbers])
+    assert in_a_fork(path, expected)
 
 
-def in_a_fork(path: Path, wanted: np.ndarray) -> bool:
+def in_a_fork(path: Path, expected: np.ndarray) -> bool:
     """Whether a process gives the same that was forked from one that has decoded, as a loader's workers are."""
 
     def read() -> None:
         with VideoReader(path) as reader:
-            right = np.array_equal(reader.frames(range(len(wanted) - 1, -1, -3)), wanted[::-3])
+            right = np.array_equal(reader.frames(range(len(expected) - 1, -1, -3)), expected[::-3])
         raise SystemExit(0 if right else 1)
 
     child = multiprocessing.get_context("fork").Process(target=read)

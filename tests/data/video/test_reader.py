@@ -71,10 +71,10 @@ def numbered(request, tmp_path_factory):
 def test_frames_are_the_requested_ones_in_any_order(numbered):
     with VideoReader(numbered) as reader:
         assert len(reader) == 75
-        for wanted in ([0], [74], [50, 3, 3, 74, 26], list(range(75)), [73], [1, 2]):
-            frames = reader.frames(wanted)
-            assert frames.shape[0] == len(wanted) and frames.shape[3] == 3 and frames.dtype == np.uint8
-            assert [read_number(frame) for frame in frames] == wanted
+        for expected in ([0], [74], [50, 3, 3, 74, 26], list(range(75)), [73], [1, 2]):
+            frames = reader.frames(expected)
+            assert frames.shape[0] == len(expected) and frames.shape[3] == 3 and frames.dtype == np.uint8
+            assert [read_number(frame) for frame in frames] == expected
 
 
 def test_every_single_frame_is_that_of_a_sequential_decode(numbered):
@@ -88,17 +88,17 @@ def test_every_single_frame_is_that_of_a_sequential_decode(numbered):
 def test_frames_with_gaps_are_those_of_a_sequential_decode(numbered):
     """Frames between, that no other refers to, are not decoded; what is wanted must not change by that."""
     whole = np.stack(list(VideoReader(numbered).stream()))
-    for wanted in (range(0, 75, 4), range(1, 75, 5), [2, 23, 24, 25, 47, 49, 70]):
+    for expected in (range(0, 75, 4), range(1, 75, 5), [2, 23, 24, 25, 47, 49, 70]):
         with VideoReader(numbered) as reader:
-            assert np.array_equal(reader.frames(wanted), whole[list(wanted)])
+            assert np.array_equal(reader.frames(expected), whole[list(expected)])
 
 
 def test_frames_are_those_of_ffmpegs_own_order(numbered):
     """Independent of our numbering: PyAV decodes the file in one go, with its default threads and no seek."""
     with av.open(str(numbered)) as container:
-        wanted = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     with VideoReader(numbered) as reader:
-        assert np.abs(reader.frames(range(75)).astype(int) - np.stack(wanted)).max() <= 1
+        assert np.abs(reader.frames(range(75)).astype(int) - np.stack(expected)).max() <= 1
     VideoReader(numbered).check()
 
 
@@ -153,9 +153,9 @@ def test_hidden_reference_frames_are_not_counted(tmp_path):
         assert read_number(reader.frames([12])[0]) == 13
 
 
-def decoded(path, wanted):
+def decoded(path, expected):
     with VideoReader(path) as reader:
-        reader.frames(wanted)
+        reader.frames(expected)
         return reader.num_decoded
 
 
@@ -185,8 +185,8 @@ def test_clips_are_those_of_a_sequential_decode_though_frames_are_skipped(number
     rng = np.random.default_rng(0)
     with VideoReader(numbered) as reader:
         for stride in (1, 2, 3, 4, 7, 19):
-            wanted = rng.integers(0, 75 - 3 * stride) + stride * np.arange(4)
-            for frame, number in zip(reader.frames(wanted), wanted, strict=True):
+            expected = rng.integers(0, 75 - 3 * stride) + stride * np.arange(4)
+            for frame, number in zip(reader.frames(expected), expected, strict=True):
                 assert np.array_equal(frame, whole[number])
 
 

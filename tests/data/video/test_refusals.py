@@ -59,9 +59,9 @@ def test_unusable_files_are_named_with_the_reason(tmp_path):
 
 def test_frames_outside_the_video_are_refused(tmp_path):
     reader = VideoReader(write_numbered(tmp_path / "a.mp4", 5))
-    for wanted in ([5], [-1], [], [[0, 1]]):
+    for expected in ([5], [-1], [], [[0, 1]]):
         with pytest.raises(DecodeError, match="it has 0 to 4"):
-            reader.frames(wanted)
+            reader.frames(expected)
 
 
 def test_paths_do_not_lead_out_of_the_root(tmp_path):

@@ -21,9 +21,9 @@ def test_the_first_batch_s_frames_are_the_ones_before_normalising():
 def test_clips_mixed_for_the_picture_are_those_of_the_step(batch):
     mixer = mixer_from(TrainSettings(mixup=0.8, label_smoothing=0.0), 4)
     clips, labels = torch.randn(batch, 3, 2, 4, 4), torch.arange(batch) % 4
-    wanted, targets = mixer(clips, labels, mix_generator(0, 1))
-    found = first_batch.mixed_ends(clips, labels, 3, lambda *pair: mixer(*pair, mix_generator(0, 1)))
-    assert torch.equal(found[0], wanted[:3]) and torch.equal(found[1], targets[:3])
+    expected, targets = mixer(clips, labels, mix_generator(0, 1))
+    actual = first_batch.mixed_ends(clips, labels, 3, lambda *pair: mixer(*pair, mix_generator(0, 1)))
+    assert torch.equal(actual[0], expected[:3]) and torch.equal(actual[1], targets[:3])
 
 
 def test_a_target_s_two_largest_parts_are_named():

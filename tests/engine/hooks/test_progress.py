@@ -32,8 +32,8 @@ def test_each_validation_is_printed_with_the_best_one_so_far(few_videos, tmp_pat
 def test_a_validation_in_words_names_the_averaged_weights_and_average_precision_too():
     before = {"step": 5, "epoch": 2.5, "top1": 70.04, "ema_top1": 60.0, "top5": 90.0, "ema_top5": 91.0}
     now = {"step": 10, "epoch": 5.0, "top1": 62.5, "ema_top1": 64.14, "top5": 90.0, "ema_top5": 91.0}
-    wanted = "epoch 5: validation top-1 62.5 %, best 70.0 %; averaged weights top-1 64.1 %, best 64.1 %"
-    assert validation_text([before, now]) == wanted
+    expected = "epoch 5: validation top-1 62.5 %, best 70.0 %; averaged weights top-1 64.1 %, best 64.1 %"
+    assert validation_text([before, now]) == expected
     several = {"step": 3, "epoch": 1 / 3, "mean_average_precision": 12.34}
     assert validation_text([several]) == "epoch 0.3333: validation mean average precision 12.3 %, best 12.3 %"
 

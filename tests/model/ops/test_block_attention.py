@@ -31,10 +31,10 @@ def test_blocks_have_the_values_and_gradients_of_the_formula(shape, block_bytes,
     monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(module, "MIN_QUERIES", 16)
     given = parts(*shape)
-    for ours, wanted in zip(
+    for ours, expected in zip(
         with_gradients(block_attention, given), with_gradients(attention_formula, given), strict=True
     ):
-        assert torch.allclose(ours, wanted, atol=1e-12)
+        assert torch.allclose(ours, expected, atol=1e-12)
 
 
 def test_gradients_of_gradients_are_right():
@@ -68,17 +68,17 @@ def test_fp32_by_onednn_is_as_exact_as_single_precision_can_be():
         ours = with_gradients(block_attention, given)
     exact = with_gradients(attention_formula, [part.detach().double().requires_grad_() for part in given])
     plain = with_gradients(attention_formula, given)
-    for one, other, wanted in zip(ours, plain, exact, strict=True):
-        assert (one - wanted).norm() < max(2 * (other - wanted).norm(), 1e-6 * wanted.norm())
+    for one, other, expected in zip(ours, plain, exact, strict=True):
+        assert (one - expected).norm() < max(2 * (other - expected).norm(), 1e-6 * expected.norm())
 
 
 def test_bf16_is_as_exact_as_plain_modules():
     """Largest errors in shares of the largest value; the fused kernel, whose scores are not rounded, is closer."""
     given = parts(2, 300, 100, 2, 32, 32, torch.bfloat16)
     exact = with_gradients(attention_formula, [part.detach().double().requires_grad_() for part in given])
-    found = [with_gradients(attend, given) for attend in (block_attention, attention_formula)]
-    for one, other, wanted in zip(*found, exact, strict=True):
-        errors = [(value - wanted).abs().max() for value in (one, other)]
+    actual = [with_gradients(attend, given) for attend in (block_attention, attention_formula)]
+    for one, other, expected in zip(*actual, exact, strict=True):
+        errors = [(value - expected).abs().max() for value in (one, other)]
         assert one.dtype == torch.bfloat16 and errors[0] < 1.5 * errors[1]
 
 

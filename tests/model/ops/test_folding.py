@@ -32,15 +32,15 @@ def test_folded_queries_and_keys_and_their_gradients_are_those_of_the_formulas(n
     q, k, positions = tokens(THW, num_cls), tokens(K_THW, num_cls), tables(axes, other_rows)
     sizes = [size if axis in axes else 0 for axis, size in zip("thw", K_THW, strict=True)]
     channels = folding.round_up(5 + sum(sizes))
-    wanted = (
+    expected = (
         folding.queries_formula(THW, K_THW, sizes, channels, q.cls, q.grid, *positions),
         folding.keys_formula(k, positions, SCALE, channels),
     )
-    found = folding.fold(q, k, positions, SCALE)
+    actual = folding.fold(q, k, positions, SCALE)
     given = [part for part in (q.cls, q.grid, *positions, k.cls, k.grid) if part is not None and part.numel()]
-    backs = [torch.randn_like(part) for part in wanted]
-    gradients = [torch.autograd.grad(outs, given, backs) for outs in (found, wanted)]
-    for one, other in zip((*found, *gradients[0]), (*wanted, *gradients[1]), strict=True):
+    backs = [torch.randn_like(part) for part in expected]
+    gradients = [torch.autograd.grad(outs, given, backs) for outs in (actual, expected)]
+    for one, other in zip((*actual, *gradients[0]), (*expected, *gradients[1]), strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-10)
 
 

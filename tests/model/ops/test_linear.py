@@ -51,42 +51,42 @@ def both_gradients(one, other, given):
 
 def test_the_mlp_is_two_linears_around_a_gelu_after_a_norm_in_values_and_gradients(layers):
     x = tokens()
-    ours, wanted = our_mlp(x, layers), plain_mlp(x, layers)
-    assert torch.allclose(ours, wanted, atol=1e-13)
-    for one, other in both_gradients(ours, wanted, [x, *layers.parameters()]):
+    ours, expected = our_mlp(x, layers), plain_mlp(x, layers)
+    assert torch.allclose(ours, expected, atol=1e-13)
+    for one, other in both_gradients(ours, expected, [x, *layers.parameters()]):
         assert torch.allclose(one, other, atol=1e-12)
     with torch.inference_mode():
-        assert torch.allclose(our_mlp(x, layers), wanted, atol=1e-13)
+        assert torch.allclose(our_mlp(x, layers), expected, atol=1e-13)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_the_parts_are_those_of_one_linear_after_a_norm_in_values_and_gradients(layers, parts):
     x = tokens()
-    ours, wanted = our_parts(x, layers, parts), plain_linear(x, layers)
+    ours, expected = our_parts(x, layers, parts), plain_linear(x, layers)
     assert all(part.shape == (2, 7, 1, K // parts) and part.is_contiguous() for part in ours)
     ours = torch.cat(ours, -1).squeeze(-2)
-    assert torch.allclose(ours, wanted, atol=1e-13)
+    assert torch.allclose(ours, expected, atol=1e-13)
     given = [x, *layers.norm.parameters(), *layers.fc1.parameters()]
-    for one, other in both_gradients(ours, wanted, given):
+    for one, other in both_gradients(ours, expected, given):
         assert torch.allclose(one, other, atol=1e-12)
     with torch.no_grad():
-        assert torch.allclose(torch.cat(our_parts(x, layers, parts), -1).squeeze(-2), wanted, atol=1e-13)
+        assert torch.allclose(torch.cat(our_parts(x, layers, parts), -1).squeeze(-2), expected, atol=1e-13)
 
 
 @pytest.mark.parametrize("after_a_norm", [True, False])
 def test_a_linear_layer_is_pytorchs_in_values_and_gradients(layers, after_a_norm):
     x, before = tokens(), layers.norm if after_a_norm else nn.Identity()
-    ours, wanted = layers.fc1(before(x)), F.linear(before(x), layers.fc1.weight, layers.fc1.bias)
-    assert torch.allclose(ours, wanted, atol=1e-13)
-    for one, other in both_gradients(ours, wanted, [x, *layers.fc1.parameters()]):
+    ours, expected = layers.fc1(before(x)), F.linear(before(x), layers.fc1.weight, layers.fc1.bias)
+    assert torch.allclose(ours, expected, atol=1e-13)
+    for one, other in both_gradients(ours, expected, [x, *layers.fc1.parameters()]):
         assert torch.allclose(one, other, atol=1e-12)
 
 
 def test_a_part_that_nothing_depends_on_costs_nothing_but_zeros(layers):
     x = tokens()
     first, _ = our_parts(x, layers, 2)
-    wanted = plain_linear(x, layers)[..., : K // 2]
-    for one, other in both_gradients(first.squeeze(-2), wanted, [x, layers.fc1.weight]):
+    expected = plain_linear(x, layers)[..., : K // 2]
+    for one, other in both_gradients(first.squeeze(-2), expected, [x, layers.fc1.weight]):
         assert torch.allclose(one, other, atol=1e-12)
 
 
@@ -110,11 +110,11 @@ def test_gradients_of_gradients_are_right(layers, frozen):
 def test_under_autocast_it_computes_in_the_dtype_of_plain_modules(layers):
     layers, x = layers.float(), tokens().detach().float().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        ours, wanted = our_mlp(x, layers), plain_mlp(x, layers)
+        ours, expected = our_mlp(x, layers), plain_mlp(x, layers)
         parts = our_parts(x, layers, 2)
-    assert ours.dtype == wanted.dtype == parts[0].dtype == torch.bfloat16
-    assert torch.allclose(ours.float(), wanted.float(), atol=0.3, rtol=0.05)
-    for one, other in both_gradients(ours, wanted, [x, *layers.parameters()]):
+    assert ours.dtype == expected.dtype == parts[0].dtype == torch.bfloat16
+    assert torch.allclose(ours.float(), expected.float(), atol=0.3, rtol=0.05)
+    for one, other in both_gradients(ours, expected, [x, *layers.parameters()]):
         assert one.dtype == other.dtype == torch.float32
         assert F.cosine_similarity(one.flatten(), other.flatten(), 0) > 0.995
 
@@ -134,11 +134,11 @@ def test_half_precision_sums_over_many_slices_are_as_exact_as_those_of_plain_mod
     with torch.autocast("cpu", dtype=dtype):
         ours = our_mlp(x, layers), layers.fc1(layers.norm(x))
         plain = plain_mlp(x, layers), plain_linear(x, layers)
-    found = [gradients(*outs, list(layers.parameters())) for outs in (ours, plain)]
+    actual = [gradients(*outs, list(layers.parameters())) for outs in (ours, plain)]
     layers, x = layers.double(), x.detach().double()
     exact = gradients(plain_mlp(x, layers), plain_linear(x, layers), list(layers.parameters()))
-    for one, other, wanted in zip(*found, exact, strict=True):
-        errors = [(value - wanted).abs().max() / wanted.abs().max() for value in (one, other)]
+    for one, other, expected in zip(*actual, exact, strict=True):
+        errors = [(value - expected).abs().max() / expected.abs().max() for value in (one, other)]
         assert errors[0] < max(2 * errors[1], 4 * torch.finfo(dtype).eps)
 
 
@@ -181,13 +181,13 @@ def test_no_product_is_computed_for_what_is_frozen(what, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "width", "wanted"),
+    ("dtype", "width", "expected"),
     [(torch.float32, 384, 4096), (torch.bfloat16, 384, 8192), (torch.float32, 3072, 512), (torch.float32, 6144, 512)],
 )
-def test_a_slice_has_rows_by_their_bytes_and_not_too_few(dtype, width, wanted):
-    rows = torch.empty(2 * wanted * torch.get_num_threads() + 1, 1, dtype=dtype)
+def test_a_slice_has_rows_by_their_bytes_and_not_too_few(dtype, width, expected):
+    rows = torch.empty(2 * expected * torch.get_num_threads() + 1, 1, dtype=dtype)
     sizes = [len(rows[place]) for place in row_slices(rows, width)]
-    assert sizes == [wanted * torch.get_num_threads()] * 2 + [1]
+    assert sizes == [expected * torch.get_num_threads()] * 2 + [1]
 
 
 def test_hooks_and_modules_of_other_types_are_honoured(layers):

@@ -50,7 +50,7 @@ def by_loops(x, thw, linear, pools, heads=2):
 def test_pooling_and_its_gradients_are_those_of_conv3d_and_layer_norm(kernel, stride, size, num_cls):
     linear, pools = layers([(1, 1, 1), stride, None], kernel)
     x = torch.randn(2, num_cls + size[0] * size[1] * size[2], 4, dtype=torch.float64, requires_grad=True)
-    wanted = by_loops(x, size, linear, pools)
+    expected = by_loops(x, size, linear, pools)
     heads = project_and_pool(x, size, linear, pools, 2)
     pooled_size = tuple((length - 1) // step + 1 for length, step in zip(size, stride, strict=True))
     assert [part.thw for part in heads] == [size, pooled_size, size]
@@ -61,13 +61,13 @@ def test_pooling_and_its_gradients_are_those_of_conv3d_and_layer_norm(kernel, st
         *linear.parameters(),
         *(weight for pool in pools[:2] for layer in pool for weight in layer.parameters()),
     ]
-    backs = [torch.randn_like(part) for part in wanted]
-    gradients = [torch.autograd.grad(found, given, backs) for found in (ours, wanted)]
-    for one, other in zip([*ours, *gradients[0]], [*wanted, *gradients[1]], strict=True):
+    backs = [torch.randn_like(part) for part in expected]
+    gradients = [torch.autograd.grad(actual, given, backs) for actual in (ours, expected)]
+    for one, other in zip([*ours, *gradients[0]], [*expected, *gradients[1]], strict=True):
         torch.testing.assert_close(one, other, atol=1e-11, rtol=1e-9)
     with torch.inference_mode():
         again = project_and_pool(x, size, linear, pools, 2)
-    for one, other in zip(again, wanted, strict=True):
+    for one, other in zip(again, expected, strict=True):
         torch.testing.assert_close(one.joined(), other, atol=1e-11, rtol=1e-9)
 
 
@@ -101,15 +101,15 @@ def test_a_value_filter_and_its_gradients_are_those_of_a_loop(kernel, stride, nu
     thw = (2, 3, 4)
     x = torch.randn(2, num_cls + 24, 4, dtype=torch.float64, requires_grad=True)
     values = F.linear(x, linear.weight, linear.bias)[:, num_cls:, 6:]
-    wanted = filter_by_loops(values, conv.weight, thw, stride)
-    found, size = with_filter(x, thw, linear, conv)
+    expected = filter_by_loops(values, conv.weight, thw, stride)
+    actual, size = with_filter(x, thw, linear, conv)
     assert size == tuple((length - 1) // step + 1 for length, step in zip(thw, stride, strict=True))
-    given, back = [x, linear.weight, linear.bias, conv.weight], torch.randn_like(wanted)
-    gradients = [torch.autograd.grad(out, given, back) for out in (found.flatten(2), wanted)]
-    for one, other in zip([found.flatten(2), *gradients[0]], [wanted, *gradients[1]], strict=True):
+    given, back = [x, linear.weight, linear.bias, conv.weight], torch.randn_like(expected)
+    gradients = [torch.autograd.grad(out, given, back) for out in (actual.flatten(2), expected)]
+    for one, other in zip([actual.flatten(2), *gradients[0]], [expected, *gradients[1]], strict=True):
         torch.testing.assert_close(one, other, atol=1e-11, rtol=1e-9)
     handle = conv.register_forward_hook(lambda module, inputs, out: 2 * out)
-    torch.testing.assert_close(with_filter(x, thw, linear, conv)[0], 2 * found)
+    torch.testing.assert_close(with_filter(x, thw, linear, conv)[0], 2 * actual)
     handle.remove()
     conv.weight.requires_grad_(False)
     with_filter(x, thw, linear, conv)[0].sum().backward()
@@ -121,17 +121,17 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(frozen):
     linear, pools = layers([(1, 2, 2)])
     (conv, norm), x = pools[0], torch.randn(1, 33, 4, dtype=torch.float64, requires_grad=True)
     given = {"x": x, "conv": conv.weight, "scale": norm.weight, "shift": norm.bias}
-    wanted = dict(zip(given, torch.autograd.grad(sums(x, linear, pools), list(given.values())), strict=True))
+    expected = dict(zip(given, torch.autograd.grad(sums(x, linear, pools), list(given.values())), strict=True))
     linear.requires_grad_(False)
     conv.requires_grad_(frozen not in ("filters", "all but x"))
     norm.requires_grad_(frozen not in ("norms", "all but x"))
     x = x.detach().requires_grad_(frozen != "x")
     sums(x, linear, pools).backward()
-    found = {"x": x.grad, "conv": conv.weight.grad, "scale": norm.weight.grad, "shift": norm.bias.grad}
-    for name, gradient in found.items():
+    actual = {"x": x.grad, "conv": conv.weight.grad, "scale": norm.weight.grad, "shift": norm.bias.grad}
+    for name, gradient in actual.items():
         is_frozen = frozen in {"x": ["x"], "conv": ["filters", "all but x"]}.get(name, ["norms", "all but x"])
         assert (gradient is None) == is_frozen
-        assert is_frozen or torch.allclose(gradient, wanted[name], atol=1e-12)
+        assert is_frozen or torch.allclose(gradient, expected[name], atol=1e-12)
 
 
 def sums(x, linear, pools):
@@ -143,12 +143,12 @@ def sums(x, linear, pools):
 def test_outputs_that_nothing_uses_have_zero_gradients(used):
     linear, pools = layers([(1, 1, 1), (1, 2, 2)])
     x = torch.randn(2, 33, 4, dtype=torch.float64, requires_grad=True)
-    wanted = by_loops(x, (2, 4, 4), linear, pools)[1]
-    wanted = wanted[:, :1] if used == "cls" else wanted[:, 1:]
+    expected = by_loops(x, (2, 4, 4), linear, pools)[1]
+    expected = expected[:, :1] if used == "cls" else expected[:, 1:]
     (_, heads) = project_and_pool(x, (2, 4, 4), linear, pools, 2)
     given = [x, *linear.parameters(), *pools[1][0].parameters(), *pools[1][1].parameters()]
-    back = torch.randn_like(wanted)
-    both = (torch.autograd.grad(out, given, back, allow_unused=True) for out in (getattr(heads, used), wanted))
+    back = torch.randn_like(expected)
+    both = (torch.autograd.grad(out, given, back, allow_unused=True) for out in (getattr(heads, used), expected))
     for one, other in zip(*both, strict=True):
         torch.testing.assert_close(one, torch.zeros_like(one) if other is None else other, atol=1e-11, rtol=1e-9)
 
@@ -181,10 +181,10 @@ def test_max_pooling_is_over_overlapping_windows(stride, size):
     windows = padded
     for axis in range(3):
         windows = windows.unfold(2 + axis, kernel[axis], stride[axis])
-    wanted = windows.amax((-1, -2, -3))
-    assert torch.equal(pooled, wanted)
-    back = torch.randn_like(wanted)
-    assert torch.allclose(*(torch.autograd.grad(value, cells, back)[0] for value in (pooled, wanted)))
+    expected = windows.amax((-1, -2, -3))
+    assert torch.equal(pooled, expected)
+    back = torch.randn_like(expected)
+    assert torch.allclose(*(torch.autograd.grad(value, cells, back)[0] for value in (pooled, expected)))
 
 
 class Doubled(nn.Conv3d):
@@ -241,6 +241,6 @@ def test_observers_see_plain_operations(monkeypatch):
     """Under torch.func, tracers and counters."""
     linear, pools = layers([(1, 2, 2)])
     x = torch.randn(1, 33, 4, dtype=torch.float64)
-    wanted = sums(x, linear, pools)
+    expected = sums(x, linear, pools)
     monkeypatch.setattr(device, "is_observed", lambda: True)
-    assert torch.allclose(sums(x, linear, pools), wanted)
+    assert torch.allclose(sums(x, linear, pools), expected)

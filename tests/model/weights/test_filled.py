@@ -57,16 +57,16 @@ def test_weights_of_another_type_become_the_network_s(dtype, tmp_path):
     model = saved(tmp_path / "x.safetensors", "mvitv2_nano_8x3")
     card = load_network(tmp_path / "x.safetensors")[1]
     save_checkpoint(tmp_path / "y.safetensors", model.to(dtype), card)
-    found = load_network(tmp_path / "y.safetensors")[0]
-    wanted = {name: tensor.float() for name, tensor in model.state_dict().items()}
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.state_dict().items())
+    actual = load_network(tmp_path / "y.safetensors")[0]
+    expected = {name: tensor.float() for name, tensor in model.state_dict().items()}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in actual.state_dict().items())
 
 
 def test_a_network_is_its_own_and_not_the_file_s_memory(tmp_path):
     state = {name: tensor.clone() for name, tensor in build_model("mvitv2_nano_8x3").state_dict().items()}
-    found = filled(lambda: build_model("mvitv2_nano_8x3"), lambda wanted: state, model_entry("mvitv2_nano_8x3"))
+    actual = filled(lambda: build_model("mvitv2_nano_8x3"), lambda expected: state, model_entry("mvitv2_nano_8x3"))
     with torch.no_grad():
-        found.norm.weight.zero_()
+        actual.norm.weight.zero_()
     assert bool(state["norm.weight"].all())
 
 
@@ -83,8 +83,8 @@ def test_a_network_with_values_that_are_in_no_file_is_built_with_them():
     arguments = dict(num_classes=2, num_frames=1, crop_size=1)
     entry = ModelEntry("mine", WithATable, arguments, Capabilities(meta=True), 1, "")
     state = WithATable().state_dict()
-    found = filled(WithATable, lambda wanted: state, entry)
-    assert found.table.tolist() == [0, 1, 2] and torch.equal(found.linear.weight, state["linear.weight"])
+    actual = filled(WithATable, lambda expected: state, entry)
+    assert actual.table.tolist() == [0, 1, 2] and torch.equal(actual.linear.weight, state["linear.weight"])
 
 
 @pytest.mark.integration

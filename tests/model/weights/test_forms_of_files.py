@@ -60,8 +60,8 @@ def test_a_files_form_is_read_from_it_and_travels_with_its_conversion(arguments,
 
 def test_a_network_of_another_form_is_named_with_its_arguments(tmp_path):
     torch.save({"model_state": nano(**MASKED).state_dict()}, tmp_path / "file.pyth")
-    wanted = "of mvitv2_nano_8x3 with width_growth='mlp', pooling='mean_without_cls', so build that one$"
-    with pytest.raises(CheckpointError, match=wanted):
+    expected = "of mvitv2_nano_8x3 with width_growth='mlp', pooling='mean_without_cls', so build that one$"
+    with pytest.raises(CheckpointError, match=expected):
         load_weights(nano(), tmp_path / "file.pyth")
     with pytest.raises(ConfigError, match="with pooling='mean_without_cls', which torchvision does not have"):
         convert(str(tmp_path / "file.pyth"), "torchvision", tmp_path / "tv.pth")
@@ -89,9 +89,12 @@ def test_pretrained_weights_start_a_network_and_leave_norm_and_head_new(pretrain
 
 
 def test_pretrained_weights_cannot_predict_and_the_error_names_the_command(pretrained, tmp_path):
-    wanted = r"pretrained.pyth: is pre-trained without labels and has no head, so it cannot predict labels: fine-tune it, `mvit-video train"
+    expected = (
+        r"pretrained.pyth: is pre-trained without labels and has no head, so it cannot predict labels: "
+        "fine-tune it, `mvit-video train"
+    )
     for use in (load_network, lambda source: convert(source, "native", tmp_path / "x.safetensors")):
-        with pytest.raises(CheckpointError, match=wanted) as error:
+        with pytest.raises(CheckpointError, match=expected) as error:
             use(str(pretrained))
         assert f"model.weights={pretrained} --output DIR`" in str(error.value)
 

@@ -141,11 +141,11 @@ def test_an_upload_killed_in_its_middle_publishes_nothing_and_the_next_one_is_wh
 
 def test_a_network_is_loaded_from_a_name_a_folder_and_a_file_and_only_by_its_own_class(hub, weights, tmp_path):
     clips = torch.randn(1, 3, 4, 32, 32)
-    wanted = MViT.from_pretrained(weights)
-    saved = wanted.save_pretrained(tmp_path / "folder")
+    expected = MViT.from_pretrained(weights)
+    saved = expected.save_pretrained(tmp_path / "folder")
     for source in ("lab/small", "hf://lab/small", saved, f"lab/small@{hub.commit_id('lab/small')}"):
         model = MViT.from_pretrained(source)
-        assert torch.equal(model(clips), wanted(clips)) and model.card == wanted.card
+        assert torch.equal(model(clips), expected(clips)) and model.card == expected.card
     with pytest.raises(CheckpointError, match="is a MViT, expected a CSWin"):
         CSWin.from_pretrained(weights)
     with pytest.raises(CheckpointError, match=r"nothing tells the classes: give card=ModelCard"):

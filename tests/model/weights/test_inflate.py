@@ -55,9 +55,9 @@ def test_a_clip_of_identical_frames_gives_the_image_models_logits(image_file):
     load_weights(video, path)
     pictures = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        wanted, found = image(pictures), video(frames_repeated(pictures))
-    assert relative_difference(found, wanted) < 1e-5
-    assert wanted.std() > 0.1
+        expected, actual = image(pictures), video(frames_repeated(pictures))
+    assert relative_difference(actual, expected) < 1e-5
+    assert expected.std() > 0.1
 
 
 def test_order_of_time_changes_nothing_until_the_temporal_tables_are_trained(image_file):
@@ -68,8 +68,8 @@ def test_order_of_time_changes_nothing_until_the_temporal_tables_are_trained(ima
     pairs = clips.unflatten(2, (4, 2))  # the patch step is two frames: permute whole steps
     shuffled = pairs[:, :, [2, 0, 3, 1]].flatten(2, 3)
     with torch.no_grad():
-        wanted = video(clips)
-        assert relative_difference(video(shuffled), wanted) < 1e-5
+        expected = video(clips)
+        assert relative_difference(video(shuffled), expected) < 1e-5
         for name, parameter in video.named_parameters():
             if name.endswith("rel_pos_t"):
                 parameter.copy_(torch.randn(parameter.shape))
@@ -120,11 +120,11 @@ def test_every_image_checkpoint_of_the_zoo_starts_the_video_networks_of_its_size
     assert videos
     for video in videos:
         with torch.device("meta"):
-            image, wanted = build_model(ZOO[name].model).state_dict(), build_model(video, **growth).state_dict()
+            image, expected = build_model(ZOO[name].model).state_dict(), build_model(video, **growth).state_dict()
         head = model_entry(video).capabilities.head
-        _, report = fit_weights(Weights(name, "PySlowFast", image, ()), wanted, "center", True, head)
+        _, report = fit_weights(Weights(name, "PySlowFast", image, ()), expected, "center", True, head)
         assert set(report.new) - {"cls_token"} == {f"{head}.weight", f"{head}.bias"}
-        assert ("cls_token" in report.new) == (name.endswith("in1k") and "cls_token" in wanted)
+        assert ("cls_token" in report.new) == (name.endswith("in1k") and "cls_token" in expected)
 
 
 def test_image_weights_of_another_size_say_what_a_video_network_must_share_with_them():
@@ -147,8 +147,8 @@ def test_tables_of_another_length_are_read_at_the_middles_of_equal_parts(tmp_pat
     before, after = (model.state_dict()[name].numpy() for model in (image, smaller))
     assert name in report.interpolated and before.shape == (31, 16) and after.shape == (15, 16)
     at = (np.arange(15) + 0.5) * 31 / 15 - 0.5
-    wanted = np.stack([np.interp(at, np.arange(31), column) for column in before.T], 1)
-    np.testing.assert_allclose(after, wanted, atol=1e-5)
+    expected = np.stack([np.interp(at, np.arange(31), column) for column in before.T], 1)
+    np.testing.assert_allclose(after, expected, atol=1e-5)
 
 
 def test_video_weights_keep_their_temporal_tables(tmp_path):

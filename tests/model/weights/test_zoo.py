@@ -64,9 +64,9 @@ def test_a_pixel_is_normalised_as_the_published_code_does(name):
     inputs = ZOO[name].preprocessing
     frames = np.broadcast_to(np.array([200, 100, 50], np.uint8), (1, *inputs.crop_hw, 3)).copy()
     plain = name.startswith(("maskfeat", "mvitv1_b_32x3")) or "mmaction2" in name  # .45 and .225 in all of theirs
-    wanted = PLAIN if plain else PIXELS.get(name, IMAGENET)  # Swin's and the image networks' are ImageNet's
+    expected = PLAIN if plain else PIXELS.get(name, IMAGENET)  # Swin's and the image networks' are ImageNet's
     view = ViewTransform(inputs.crop_hw, inputs.mean, inputs.std, inputs.short_side, 1)(frames)
-    assert view[0, :, 0, 0, 0].tolist() == pytest.approx(wanted, abs=1e-6)
+    assert view[0, :, 0, 0, 0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_recipe_normalises_as_the_public_weights_of_its_network_and_dataset():
