@@ -34,7 +34,7 @@ from mvit_video.data.sampling import (
 )
 from mvit_video.data.strength import with_augmentation
 from mvit_video.data.transforms import ViewTransform, train_transform_from
-from mvit_video.data.video.reader import FrameReader
+from mvit_video.data.video.reader import FrameReader, size_changed
 from mvit_video.data.video.source import VideoSource
 from mvit_video.errors import DecodeError
 
@@ -116,16 +116,12 @@ def read_pixels(reader: FrameReader, input: InputSettings, num_clips: int, num_c
     for first in range(0, len(distinct), part):
         frames = reader.frames(distinct[first : first + part])
         if frames.shape[1:] != (shape := shape or frames.shape[1:]):
-            raise _size_changed(reader.path, shape, frames.shape[1:])
+            raise size_changed(reader.path, shape, frames.shape[1:])
         with _named(reader.path):
             views = transform.pixels(frames, places.reshape(indices.shape) - first, views)
         del frames  # before the next part is decoded
     assert views is not None
     return views
-
-
-def _size_changed(path: str, old: tuple[int, ...], new: tuple[int, ...]) -> DecodeError:
-    return DecodeError(f"{path}: the frame size changes within the video, from {old[1]}×{old[0]} to {new[1]}×{new[0]}")
 
 
 @contextmanager

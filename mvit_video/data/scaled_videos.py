@@ -7,7 +7,7 @@ from types import TracebackType
 import numpy as np
 
 from mvit_video.data.transforms import as_pixels, resize_levels
-from mvit_video.data.video.reader import FrameReader
+from mvit_video.data.video.reader import FrameReader, size_changed
 from mvit_video.data.video.source import VideoFiles
 
 PART_BYTES = 1 << 26  # of decoded frames at once
@@ -31,6 +31,7 @@ class ScaledReader:
     def __init__(self, reader: FrameReader, side: int) -> None:
         self._reader, self._side = reader, side
         self.path, self.fps = reader.path, reader.fps
+        self._size: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self._reader)
@@ -43,9 +44,14 @@ class ScaledReader:
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         count = max(PART_BYTES // (3 * self.num_pixels), 1)
         starts = range(0, max(len(indices), 1), count)
-        return np.concatenate(
-            [shrunk(self._reader.frames(indices[first : first + count]), self._side) for first in starts]
-        )
+        return np.concatenate([self._part(indices[first : first + count]) for first in starts])
+
+    def _part(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        frames = self._reader.frames(indices)
+        self._size = self._size or frames.shape[1:3]
+        if frames.shape[1:3] != self._size:
+            raise size_changed(self.path, self._size, frames.shape[1:3])
+        return shrunk(frames, self._side)
 
     def close(self) -> None:
         self._reader.close()

@@ -15,7 +15,7 @@ from mvit_video.data.dataset import SampleKey, ViewDataset, clip_dataset_from
 from mvit_video.data.frame_cache import FrameCache, training_source
 from mvit_video.data.lists.read import VideoList, VideoRecord
 from mvit_video.data.loader import StepSampler, training_loader
-from mvit_video.data.scaled_videos import ScaledVideos, shrunk
+from mvit_video.data.scaled_videos import ScaledReader, ScaledVideos, shrunk
 from mvit_video.data.video.source import VideoFiles
 from mvit_video.errors import ConfigError, DecodeError
 
@@ -195,6 +195,23 @@ def test_a_video_whose_end_is_damaged_is_read_where_it_is_sound_and_not_kept(vid
         reader.close()
     assert entries(tmp_path / "cache") == []
     assert len(opened) == 4  # tried whole once
+
+
+def test_frames_of_two_sizes_are_refused_even_where_both_scale_to_one(tmp_path, monkeypatch):
+    class TwoSizes:
+        path, fps, num_pixels = "two.mp4", 25.0, 48 * 64
+
+        def __len__(self):
+            return 4
+
+        def frames(self, indices):
+            scale = 1 if max(indices) < 2 else 2
+            return np.zeros((len(indices), 48 * scale, 64 * scale, 3), np.uint8)
+
+    monkeypatch.setattr("mvit_video.data.scaled_videos.PART_BYTES", 2 * 3 * 48 * 64)
+    assert ScaledReader(TwoSizes(), 24).frames([2, 3]).shape == (2, 24, 32, 3)
+    with pytest.raises(DecodeError, match=r"two\.mp4: the frame size changes within the video, from 64×48 to 128×96"):
+        ScaledReader(TwoSizes(), 24).frames([0, 1, 2, 3])
 
 
 def test_missing_videos_and_paths_that_leave_the_root_have_the_readers_sentence(videos, tmp_path):

@@ -134,6 +134,11 @@ class VideoReader:
             raise DecodeError(f"{self.path}: {reason}") from None
 
 
+def size_changed(path: str, old: tuple[int, ...], new: tuple[int, ...]) -> DecodeError:
+    """The error of a video whose frames have other heights and widths than before."""
+    return DecodeError(f"{path}: the frame size changes within the video, from {old[1]}×{old[0]} to {new[1]}×{new[0]}")
+
+
 class FrameReader(Protocol):
     """What a dataset needs of an open video. All methods raise DecodeError with the video and the reason."""
 
