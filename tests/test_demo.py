@@ -32,8 +32,9 @@ def test_a_demonstration_that_is_asked_to_stop_ends_with_75_and_does_not_speak_o
     output, config = tmp_path / "out", str(REPOSITORY / "configs/demo/motion.yaml")
     command = [sys.executable, "-m", "mvit_video", "demo", config, "--output", str(output), "--device", "cpu"]
     program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    steps = output / "run/metrics.jsonl"  # it is there, empty, before signals are handled
     try:
-        while program.poll() is None and not (output / "run/metrics.jsonl").exists():
+        while program.poll() is None and not (steps.exists() and steps.read_text()):
             time.sleep(0.2)
         program.send_signal(signal.SIGTERM)
         said = program.communicate(timeout=300)[1]
