@@ -93,7 +93,7 @@ class FrameCache:
             reader = KeptReader(file, path, check=file not in self._sound)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, DecodeError):
             with suppress(OSError):
                 file.unlink()
             return None
@@ -175,8 +175,8 @@ def _checksum(frames: np.ndarray, fps: float) -> int:
 class KeptReader:
     """The frames of a kept video.
 
-    Raises FileNotFoundError if it is not kept, and OSError, ValueError, KeyError or TypeError for a damaged file, whose frames are
-    compared with their CRC-32 if `check`.
+    Raises FileNotFoundError if it is not kept, and OSError, ValueError, KeyError, TypeError or DecodeError for a damaged file,
+    whose frames are compared with their CRC-32 if `check`.
     """
 
     def __init__(self, file: Path, path: str, check: bool) -> None:
@@ -207,9 +207,13 @@ class KeptReader:
         """See `FrameReader.frames`."""
         frames = np.empty((len(indices), *self._shape[1:]), np.uint8)
         for frame, index in zip(frames, indices, strict=True):
-            self._file.seek(self._start + int(index) * frame.nbytes)
-            if self._file.readinto(memoryview(frame).cast("B")) != frame.nbytes:
-                raise OSError(f"{self._file.name} ends early")
+            try:
+                self._file.seek(self._start + int(index) * frame.nbytes)
+                count = self._file.readinto(memoryview(frame).cast("B"))
+            except OSError as reason:
+                raise DecodeError(f"{self.path}: {self._file.name} cannot be read ({reason.strerror})") from None
+            if not 0 <= index < len(self) or count != frame.nbytes:
+                raise DecodeError(f"{self.path}: frame {index} is not in {self._file.name}, which keeps {len(self)}")
         return frames
 
     def close(self) -> None:

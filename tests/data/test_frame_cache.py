@@ -164,6 +164,20 @@ def test_a_damaged_entry_is_decoded_anew_wherever_a_bit_has_changed(videos, tmp_
     assert [file.name for file in (tmp_path / "cache").iterdir()] == [entry.name]
 
 
+def test_a_kept_file_that_is_cut_while_it_is_read_and_frames_it_lacks_are_decode_errors(videos, tmp_path):
+    cache = cache_of(tmp_path)
+    frames_of(cache)
+    [entry] = entries(tmp_path / "cache")
+    with cache.open(NAMES[0]) as reader:
+        for missing in (40, -41, -1):
+            with pytest.raises(DecodeError, match=rf"^one\.mp4: (frame {missing} is not in|\S+ cannot be read)"):
+                reader.frames([missing])
+        os.truncate(entry, entry.stat().st_size - 1)
+        assert len(reader.frames([38])) == 1
+        with pytest.raises(DecodeError, match=r"^one\.mp4: frame 39 is not in"):
+            reader.frames([39])
+
+
 def test_a_video_whose_end_is_damaged_is_read_where_it_is_sound_and_not_kept(videos, tmp_path, monkeypatch):
     opened = []
 
