@@ -41,8 +41,8 @@ from mvit_video.printable import printable
 
 Say = Callable[[str], None]
 MIXERS = ("all", "all, lepe", "hwin", "window", "window, shifted", "window, grid", "stripes")
-DATASETS = {"demo": "configs/demo/motion.yaml", "utd": "configs/custom/utd_mhad_small.yaml"}
-ORDERS = 4  # of shuffled frames
+DATASETS = {"demo": "configs/demo/motion.yaml", "utd": "configs/custom/utd_mhad_depth.yaml"}
+ORDERS = 2  # of shuffled frames
 CPU = torch.device("cpu")
 
 
@@ -166,7 +166,7 @@ def add_accuracies(
             done[str(seed)] = {
                 "top1": top1[0],
                 "shuffled": top1[1:],
-                "epochs": config.train.epochs,
+                "epochs": run.config.train.epochs,
                 "settings": settings,
             }
             say(f"{mixer}, seed {seed}: {done[str(seed)]}")

@@ -30,7 +30,7 @@ WORDS = {
 }
 TITLES = {
     "demo": "The demonstration (`configs/demo/motion.yaml`)",
-    "utd": "UTD-MHAD (`configs/custom/utd_mhad_small.yaml`)",
+    "utd": "UTD-MHAD (`configs/custom/utd_mhad_depth.yaml`)",
 }
 
 
@@ -84,7 +84,7 @@ def mixers_page(record: dict[str, Any]) -> str:
         "## What they learn",
         "",
         "One recipe and budget, from scratch, `mvitv2_nano_8x3` with each mixer; mean ± standard deviation over the seeds, top-1 in",
-        "percent. Shuffled: frames of each held-out clip in a random order (mean of 4 orders). The windows of hwin are the whole grid",
+        "percent. Shuffled: frames of each held-out clip in a random order (mean of 2 orders). The windows of hwin are the whole grid",
         'here, so it differs from "all" only in the keys of the last block of the second stage.',
         "",
         *_accuracies(record.get("accuracy", {})),
