@@ -25,7 +25,7 @@ class Linear(nn.Linear):
     """nn.Linear with a bias. After a `norm.LayerNorm` it saves no activation for backward."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if device.skip_fusion():
+        if device.skip_fusion() or is_small(x, self.out_features):
             return super().forward(x)
         return _linear(*_autocast(x, self.weight, self.bias), 1, *_norm_args(x))[0]
 
@@ -33,10 +33,10 @@ class Linear(nn.Linear):
 def linear_chunks(x: Tensor, layer: Any, parts: int) -> Iterator[Tensor]:
     """layer(x) with its output channels split into parts, such as q, k and v: (..., C) -> (..., p, O), `parts` in all.
 
-    On a GPU all parts come in one tensor. On a CPU each is a tensor of its own (p = 1), computed lazily when no gradients
-    are recorded.
+    On a GPU, or if they are small, all parts come in one tensor. On a CPU each is a tensor of its own (p = 1), computed
+    lazily when no gradients are recorded.
     """
-    if device.skip_fusion() or not device.can_fuse(_FUSIBLE, layer):
+    if device.skip_fusion() or not device.can_fuse(_FUSIBLE, layer) or is_small(x, layer.out_features):
         yield layer(x).unflatten(-1, (parts, -1))
     elif x.device.type != "cpu":
         yield _linear(*_autocast(x, layer.weight, layer.bias), 1, *_norm_args(x))[0].unflatten(-1, (parts, -1))
@@ -50,13 +50,22 @@ def linear_chunks(x: Tensor, layer: Any, parts: int) -> Iterator[Tensor]:
 
 def mlp(x: Tensor, fc1: Any, fc2: Any) -> Tensor:
     """fc2(gelu(fc1(x))): x (..., C) -> (..., O)."""
-    if device.skip_fusion() or not device.can_fuse(_FUSIBLE, fc1, fc2):
+    if device.skip_fusion() or not device.can_fuse(_FUSIBLE, fc1, fc2) or is_small(x, fc1.out_features):
         return fc2(F.gelu(fc1(x)))
     inputs = _autocast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     return _mlp(*inputs, save, *_norm_args(x))[0]
 
 
+def is_small(x: Tensor, width: int) -> bool:
+    """Whether a CPU takes longer to call an operator than to run plain layers on x (..., C) with outputs that wide.
+
+    What operators save in memory is then less than a megabyte a layer.
+    """
+    return x.device.type == "cpu" and x.numel() // x.shape[-1] * width <= SMALL
+
+
+SMALL = 2**17  # values
 _FUSIBLE = (Linear, nn.Linear)
 
 

@@ -184,7 +184,7 @@ def _pool_norms_backward(
         if grad_x is not None:
             torch.cat(grad_part, 1, out=grad_x.select(2, place))
     grad_filters, grad_norms = (
-        torch.stack([part[kind] for part in grads]) if needed else None for kind, needed in enumerate(needs_grad[1:])
+        _stack([part[kind] for part in grads]) if needed else None for kind, needed in enumerate(needs_grad[1:])
     )
     return pack_grads([grad_x, grad_filters, grad_norms], needs_grad)
 
@@ -213,9 +213,14 @@ def _pool_norm_backward(
             grad_heads = filter_gradient(grad_grid, grid, filters, stride).unflatten(0, (x.shape[2], -1))
             grad_weight = grad_heads.sum(0, dtype=weight.dtype)
     if needs_norm:
-        grad_norms = torch.stack([part for part in grads_cls[1:] if part is not None])
-        grad_norms += torch.stack([part for part in grads_pooled[1:] if part is not None])
+        pairs = zip(grads_cls[1:], grads_pooled[1:], strict=True)
+        grad_norms = torch.stack([one + other for one, other in pairs if one is not None and other is not None])
     return grad_parts, grad_weight, grad_norms
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """As torch.stack; a view of a single tensor."""
+    return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0].unsqueeze(0)
 
 
 def _setup_context(ctx, inputs, output) -> None:

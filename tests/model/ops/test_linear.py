@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mvit_video.model.ops import norm
+from mvit_video.model.ops import linear, norm
 from mvit_video.model.ops.linear import Linear, linear_chunks, mlp
 from mvit_video.model.ops.norm import LayerNorm, row_slices
 
@@ -57,6 +57,29 @@ def test_the_mlp_is_two_linears_around_a_gelu_after_a_norm_in_values_and_gradien
         assert torch.allclose(one, other, atol=1e-12)
     with torch.inference_mode():
         assert torch.allclose(our_mlp(x, layers), expected, atol=1e-13)
+
+
+def test_small_inputs_take_plain_layers_and_large_ones_operators(plain_if_small, monkeypatch):
+    layers = nn.ModuleDict(dict(norm=LayerNorm(C), fc1=Linear(C, K), fc2=Linear(K, O)))
+    called = []
+    for name in ("_linear", "_mlp"):
+        own = getattr(linear, name)
+        monkeypatch.setattr(linear, name, lambda *given, own=own, name=name: called.append(name) or own(*given))
+    for rows, operators in ((linear.SMALL // K, []), (linear.SMALL // K + 1, ["_mlp", "_linear", "_linear"])):
+        x, called[:] = torch.randn(1, rows, C), []
+        our_mlp(x, layers), layers.fc1(x), list(linear_chunks(x, layers.fc1, 2))
+        assert called == operators
+
+
+def test_a_small_input_gives_the_same_with_and_without_the_operators(plain_if_small, monkeypatch):
+    layers = nn.ModuleDict(dict(norm=LayerNorm(C), fc1=Linear(C, K), fc2=Linear(K, O))).double()
+    x, found = tokens(), []
+    for small in (0, linear.SMALL):
+        monkeypatch.setattr(linear, "SMALL", small)
+        out = our_mlp(x, layers)
+        found.append([out, *torch.autograd.grad(out.square().sum(), [x, *layers.parameters()])])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5])
