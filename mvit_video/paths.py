@@ -24,34 +24,37 @@ UNFINISHED = re.compile(
 LONGEST_NAME = 100  # bytes of a name that go into its temporary one
 
 
-def fresh_folder(folder: str | Path, files_to_write: tuple[str, ...], overwrite: bool) -> Path:
+def fresh_folder(
+    folder: str | Path, files_to_write: tuple[str, ...], overwrite: bool, option: str = "--output"
+) -> Path:
     """An output folder that holds none of the names in `files_to_write`, which are those that the caller is about to write.
 
-    With `overwrite` exactly these are deleted, and nothing else in the folder is touched.
+    With `overwrite` exactly these are deleted, and nothing else in the folder is touched. Errors name the `option` that
+    names the folder.
     """
     folder = Path(folder)
-    for path in check_fresh(folder, files_to_write, overwrite):
+    for path in check_fresh(folder, files_to_write, overwrite, option):
         _delete(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as reason:
-        raise ConfigError(f"{folder}: cannot be created ({reason.strerror}): choose another --output") from None
+        raise ConfigError(f"{folder}: cannot be created ({reason.strerror}): choose another {option}") from None
     return folder
 
 
-def check_fresh(folder: Path, files_to_write: tuple[str, ...], overwrite: bool) -> list[Path]:
+def check_fresh(folder: Path, files_to_write: tuple[str, ...], overwrite: bool, option: str = "--output") -> list[Path]:
     """What `fresh_folder` would delete; ConfigError where it would refuse the folder. Changes nothing."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file, expected a folder for the output")
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise ConfigError(
-            f"{folder}: cannot be written, since no files can be created in {place}: choose another --output"
+            f"{folder}: cannot be written, since no files can be created in {place}: choose another {option}"
         )
     present = [folder / name for name in files_to_write if (folder / name).exists()]
     if present and not overwrite:
         raise ConfigError(
-            f"{folder}: already contains {present[0].name} of another run: choose another --output, or pass --overwrite"
+            f"{folder}: already contains {present[0].name} of another run: choose another {option}, or pass --overwrite"
         )
     return present
 

@@ -30,6 +30,15 @@ def _escape(letter: str) -> str:
     return f"\\x{ord(letter):02x}" if ord(letter) < 256 else f"\\u{ord(letter):04x}"
 
 
+def counted(count: int, one: str, more: str = "") -> str:
+    """A number and its noun.
+
+    >>> counted(1, "step"), counted(2, "step"), counted(2, "class", "classes")
+    ('1 step', '2 steps', '2 classes')
+    """
+    return f"{count} {one if count == 1 else more or one + 's'}"
+
+
 def json_text(content: object, indent: int | None = None) -> str:
     """JSON with non-ASCII names left readable, but for characters that a terminal acts on; reads back as it was."""
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)

@@ -67,7 +67,7 @@ def test_a_folder_of_class_folders_trains_with_the_shipped_config(capsys, few_vi
     words = [f"data.root={tmp_path}", "train.epochs=1", "data.workers=0", "data.crop_size=32", "data.short_side=40"]
     words += ["train.clips_per_step=16", f"data.cache={tmp_path / 'frames'}"]
     code, _, err = run(capsys, "train", "small", *words, "--output", tmp_path / "run", "--device", "cpu")
-    assert code == 0 and "8 classes; 16 training videos, 1 epochs of 1 steps of 16 clips" in err
+    assert code == 0 and "8 classes; 16 training videos, 1 epoch of 1 step of 16 clips" in err
     video = next((tmp_path / "val").rglob("*.mp4"))
     code, out, _ = run(
         capsys, "predict", video, "--checkpoint", tmp_path / "run/model.safetensors", "--json", "--top", 8

@@ -10,6 +10,7 @@ from mvit_video.config.schema import Config
 from mvit_video.data.balance import shown_counts
 from mvit_video.data.lists.records import VideoList
 from mvit_video.engine.losses import MULTI_LABEL, ShownClasses, class_weights, is_multi_label
+from mvit_video.printable import counted
 
 NAMED_CLASSES = 12  # with up to this many classes, each is listed
 FEW_VIDEOS = 5  # per class
@@ -75,7 +76,7 @@ def data_warnings(config: Config, train: VideoList, val: VideoList | None, last_
     few = [label for label in sorted(counts, key=lambda label: counts[label]) if counts[label] < FEW_VIDEOS]
     if few:
         yield (
-            f"{_number(len(few), 'class', 'classes')} with fewer than {FEW_VIDEOS} training videos, such as "
+            f"{counted(len(few), 'class', 'classes')} with fewer than {FEW_VIDEOS} training videos, such as "
             f"'{train.classes[few[0]]}' with {counts[few[0]]}: too few to learn from, add videos or remove the class"
         )
     most = max(counts, key=lambda label: counts[label])
@@ -108,10 +109,10 @@ def data_warnings(config: Config, train: VideoList, val: VideoList | None, last_
             "model.weights=mvitv2_s_16x4_k400"
         )
     if last_step < FEW_STEPS:
-        yield f"only {_number(last_step, 'step')} in all, too few to learn new classes: raise train.epochs"
+        yield f"only {counted(last_step, 'step')} in all, too few to learn new classes: raise train.epochs"
     if val is not None and 0 < len(val) < COARSE_VALIDATION:
         yield (
-            f"validation has {_number(len(val), 'video')}, {100 / len(val):.3g} percentage points of accuracy each: small differences "
+            f"validation has {counted(len(val), 'video')}, {100 / len(val):.3g} percentage points of accuracy each: small differences "
             "mean nothing"
         )
 
@@ -120,7 +121,3 @@ def _counts(videos: VideoList) -> dict[int, int]:
     """Videos per class, including classes without any; one with several labels counts in each."""
     counts = Counter(label for record in videos.records for label in record.labels)
     return {label: counts[label] for label in range(len(videos.classes))}
-
-
-def _number(count: int, one: str, more: str = "") -> str:
-    return f"{count} {one if count == 1 else more or one + 's'}"

@@ -17,6 +17,7 @@ from mvit_video.engine.schedule import CLIPS_OF_BASE_LR, learning_rate_from
 from mvit_video.model.precision import resolve_precision
 from mvit_video.model.registry import build_masked, build_model, model_entry
 from mvit_video.plugins import Registry
+from mvit_video.printable import counted
 
 
 def meta_model(config: Config, num_classes: int | None) -> nn.Module:
@@ -91,11 +92,11 @@ class RunPlan:
 
     def _summary(self) -> str:
         settings = self.settings
-        videos, steps = "unknown number of training videos", f"{settings.epochs} epochs in steps"
+        videos, steps = "unknown number of training videos", f"{counted(settings.epochs, 'epoch')} in steps"
         if self.num_videos is not None:
             videos, steps = (
-                f"{self.num_videos:,} training videos",
-                f"{settings.epochs} epochs of {self.per_epoch} steps",
+                f"{self.num_videos:,} training video{'s' * (self.num_videos != 1)}",
+                f"{counted(settings.epochs, 'epoch')} of {counted(self.per_epoch or 0, 'step')}",
             )
         what = "pre-training without labels" if self.window else f"{self.num_classes} classes"
         return (
@@ -212,7 +213,7 @@ class RunPlan:
         count = f" ({round(warmup * per_epoch):,} steps)" if self.per_epoch else ""
         yield f"{rate(0):.3g} at the start"
         yield (
-            f"{rate(round(warmup * per_epoch)):.3g} after {warmup:g} epochs of warm-up{count}"
+            f"{rate(round(warmup * per_epoch)):.3g} after {warmup:g} epoch{'s' * (warmup != 1)} of warm-up{count}"
             if warmup
             else "no warm-up"
         )

@@ -63,7 +63,12 @@ class _Read:
 
 
 def extract_features(
-    predictor: Predictor, task: Task, output: str | Path, overwrite: bool, shard: Shard | None = None
+    predictor: Predictor,
+    task: Task,
+    output: str | Path,
+    overwrite: bool,
+    shard: Shard | None = None,
+    option: str = "--output",
 ) -> list[tuple[str, str]]:
     """Write the features of all videos to `output`; shards that are already there are kept, those with videos that
     could not be decoded as long as that is so.
@@ -75,7 +80,7 @@ def extract_features(
     """
     maker = _Maker(predictor, task)
     job, part = maker.job(), {} if shard is None else {"shard": str(shard)}
-    folder = _job_folder(Path(output), job | part, overwrite)
+    folder = _job_folder(Path(output), job | part, overwrite, option)
     numbers = (shard or WHOLE).places(-(-len(task.videos) // maker.videos_per_shard))
     with progress_bar("features", sum(len(maker.records(number)) for number in numbers)) as bar:
         for number in numbers:
@@ -218,7 +223,7 @@ def cached_features(predictor: Predictor, task: Task, cache: Path) -> tuple[Path
     """
     job = json.dumps(_Maker(predictor, task).job(), sort_keys=True)
     folder = cache / f"{task.stage}-{hashlib.sha256(job.encode()).hexdigest()[:16]}"
-    return folder, extract_features(predictor, task, folder, overwrite=False)
+    return folder, extract_features(predictor, task, folder, overwrite=False, option="--features")
 
 
 def read_features(folder: str | Path) -> dict[str, np.ndarray]:
@@ -258,7 +263,7 @@ def stages_of(model: torch.nn.Module) -> list[str]:
     return [POOLED] * capabilities.feature + stages
 
 
-def _job_folder(folder: Path, job: dict, overwrite: bool) -> Path:
+def _job_folder(folder: Path, job: dict, overwrite: bool, option: str) -> Path:
     """Open the output folder with its features.json: a new one, or one of the same job to resume."""
     if (folder / JOB_FILE).is_file() and not overwrite:
         try:
@@ -266,18 +271,18 @@ def _job_folder(folder: Path, job: dict, overwrite: bool) -> Path:
         except ValueError:
             before = None
         if not isinstance(before, dict):
-            raise ConfigError(f"{folder / JOB_FILE}: cannot be read: choose another --output, or pass --overwrite")
+            raise ConfigError(f"{folder / JOB_FILE}: cannot be read: choose another {option}, or pass --overwrite")
         before = {"precision": "fp32"} | before  # which earlier versions did not write
         for name in job | before:
             value = job.get(name)
             if before.get(name) != value:
                 raise ConfigError(
                     f"{folder}: contains features of a different {name} ({_brief(before.get(name))}, now {_brief(value)}): "
-                    "choose another --output, or pass --overwrite"
+                    f"choose another {option}, or pass --overwrite"
                 )
         return folder
     shards = sorted(path.name for path in folder.glob("features-*.npz")) if folder.is_dir() else []
-    folder = fresh_folder(folder, (JOB_FILE, INDEX_FILE, BAD_FILE, PART, *shards), overwrite)
+    folder = fresh_folder(folder, (JOB_FILE, INDEX_FILE, BAD_FILE, PART, *shards), overwrite, option)
     write_json(folder / JOB_FILE, job)
     return folder
 

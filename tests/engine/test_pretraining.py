@@ -67,7 +67,7 @@ def short_run(few_videos, tmp_path_factory):
 def test_a_folder_of_videos_is_pre_trained_on_without_labels(short_run):
     run, said = short_run
     assert "training videos: 4, without labels" in said
-    assert any("pre-training without labels; 4 training videos, 1 epochs of 1 steps" in text for text in said)
+    assert any("pre-training without labels; 4 training videos, 1 epoch of 1 step" in text for text in said)
     assert any("grid of 4×3×3 cells" in text for text in said)
     assert (
         said[-1]

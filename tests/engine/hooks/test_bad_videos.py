@@ -121,4 +121,4 @@ def test_a_run_without_bad_videos_has_an_empty_record_and_says_nothing(few_video
 @pytest.mark.integration
 def test_a_repeated_clip_counts_as_a_clip_of_the_step(few_videos, tmp_path):
     said = train(few_videos, tmp_path / "run", "data.repeated_aug=2", "train.epochs=1")
-    assert any("1 epochs of 8 steps of 4 clips" in text for text in said)  # 16 videos, two a step
+    assert any("1 epoch of 8 steps of 4 clips" in text for text in said)  # 16 videos, two a step
