@@ -48,7 +48,7 @@ def clipped(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[: most - 20]}... ({len(text):,} characters)"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggest the nearest known word: `" (did you mean 'x'?)"`, or an empty string."""
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """Suggest the nearest known word: `" (did you mean 'x'?)"`, with `prefix` before it, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    return f" (did you mean '{prefix}{near[0]}'?)" if near else ""

@@ -100,13 +100,13 @@ def _draw_curve(axes, key: str, steps: Sequence[dict], validations: Sequence[dic
 def curves_of_runs(runs: Mapping[str, tuple[Sequence[dict], Sequence[dict]]]) -> Figure:
     """Loss (training, smoothed) and top-1 (validation) of several runs over the epochs; runs are (steps, validations).
 
-    Names that differ in a number at their end alone, such as ours_0 and ours_1, are seeds of one thing: one colour.
+    Names that differ only in a number behind a _ or - at their end, such as ours_0 and ours_1, are seeds: one colour.
     """
     figure, panels = new_figure(9.6, 3.8, columns=2)
     colours: dict[str, str] = {}
     labels: dict[str, Line2D] = {}
     for name, (steps, validations) in runs.items():
-        stem = re.sub(r"[_-]?\d+$", "", name) or name
+        stem = re.sub(r"[_-]\d+$", "", name) or name
         colour = colours.setdefault(stem, f"C{len(colours)}")
         epochs, losses = _curve(steps, "loss")
         thin = slice(None, None, max(len(losses) // MAX_POINTS, 1))

@@ -146,7 +146,7 @@ def test_wrong_checkpoints_cost_one_line(capsys, few_videos, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data.num_frame=8"], "'data.num_frame' is not a setting (did you mean 'num_frames'?)"),
+        (["data.num_frame=8"], "'data.num_frame' is not a setting (did you mean 'data.num_frames'?)"),
         (["model.name=mvitv2_x"], "model 'mvitv2_x' is unknown"),
         (["model.arguments={depthes: [1]}"], "model argument 'depthes' is unknown (did you mean 'depths'?)"),
         (["train.clips_per_step=17"], "train.clips_per_step = 17 is more than the 16 training videos: lower it"),

@@ -45,12 +45,14 @@ def parts_of_first_label(video: str, checkpoint: str, started: float) -> dict[st
 def write_random_network(path: str | Path, name: str) -> None:
     """A checkpoint of a network with random weights and 400 classes."""
     from mvit_video.config.schema import InputSettings
-    from mvit_video.model.registry import build_model
+    from mvit_video.model.registry import build_model, model_entry
     from mvit_video.model.weights.card import ModelCard
     from mvit_video.model.weights.files import save_checkpoint
 
     classes = tuple(f"class {label}" for label in range(400))
-    card = ModelCard(name=name, arguments={}, classes=classes, preprocessing=InputSettings())
+    usual = model_entry(name).defaults
+    sizes = InputSettings(num_frames=usual["num_frames"], crop_size=usual["crop_size"], short_side=usual["crop_size"])
+    card = ModelCard(name=name, arguments={}, classes=classes, preprocessing=sizes)
     save_checkpoint(path, build_model(name, len(classes)), card)
 
 
@@ -63,7 +65,9 @@ def measure_first_label(video: str, name: str, rounds: int) -> dict[str, list[fl
         results = []
         for _ in range(rounds):
             started = ["--started", str(time.monotonic())]
-            done = subprocess.run([*command, *started], check=True, capture_output=True, text=True)
+            done = subprocess.run([*command, *started], capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"error: {done.stderr.strip().splitlines()[-1].partition(': ')[2]}")
             results.append(json.loads(done.stdout))
     return {part: [result[part] for result in results] for part in results[0]}
 
@@ -79,7 +83,15 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.checkpoint:
         print(json.dumps(parts_of_first_label(arguments.video, arguments.checkpoint, arguments.started)))
         return
-    for part, seconds in measure_first_label(arguments.video, arguments.model, arguments.rounds).items():
+    if arguments.rounds < 1:
+        parser.error(f"argument --rounds: {arguments.rounds}: at least 1")
+    from mvit_video.errors import MvitVideoError
+
+    try:
+        seconds_of_parts = measure_first_label(arguments.video, arguments.model, arguments.rounds)
+    except MvitVideoError as reason:
+        raise SystemExit(f"error: {reason}") from None
+    for part, seconds in seconds_of_parts.items():
         print(f"{part:22s} {median(seconds):6.2f} s ({min(seconds):.2f}-{max(seconds):.2f})")
 
 

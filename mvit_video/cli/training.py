@@ -15,6 +15,7 @@ from mvit_video.cli.common import (
     show,
     whole_number,
 )
+from mvit_video.printable import counted
 
 if TYPE_CHECKING:
     from mvit_video.config.schema import Config
@@ -133,7 +134,7 @@ def curves(arguments: argparse.Namespace) -> int:
     from mvit_video.engine.hooks.curves import draw_runs
 
     draw_runs(arguments.runs, arguments.output, arguments.overwrite)
-    say(f"{len(arguments.runs)} runs plotted to {arguments.output}")
+    say(f"{counted(len(arguments.runs), 'run')} plotted to {arguments.output}")
     return 0
 
 

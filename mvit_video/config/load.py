@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mvit_video.config.plain_yaml import InvalidYaml, plain_values
-from mvit_video.config.schema import Config
+from mvit_video.config.schema import AUTO, Config
 from mvit_video.config.shipped import config_file, shipped_configs
 from mvit_video.download import local_file
 from mvit_video.errors import ConfigError, clipped, did_you_mean
@@ -215,11 +215,15 @@ def _describe(reason: ValidationError, source: str) -> str:
     key = ".".join(where)
     if first["type"] == "extra_forbidden":
         known = _keys_of(where[:-1])
-        text = f"'{clipped(key)}' is not a setting{did_you_mean(where[-1], known)}: known here: {', '.join(known)}"
+        near = did_you_mean(where[-1], known, prefix=".".join([*where[:-1], ""]))
+        text = f"'{clipped(key)}' is not a setting{near}: known here: {', '.join(known)}"
     elif first["type"] == "value_error":
         text = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
     else:
-        text = f"{key} = {clipped(repr(first['input']))}: {_expected(key, first)}"
+        auto = (
+            f", or {AUTO}" if any(error["type"] == "literal_error" and _key(error) == where for error in errors) else ""
+        )
+        text = f"{key} = {clipped(repr(first['input']))}: {_expected(key, first)}{auto}"
     keys = {error["loc"][:2] for error in errors}
     more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     return f"{source}: {text}{more}"

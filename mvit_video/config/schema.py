@@ -211,7 +211,7 @@ class DecodingSettings(Settings):
     """Training and its validations scale the shorter side of frames to this many pixels as they are decoded, before crops; null: not."""
     cache: str | None = None
     """Folder in which training and its validations keep decoded frames, for later epochs and runs; null: decode in every epoch."""
-    cache_gib: Above0 = 8.0
+    cache_gib: Annotated[float, Field(gt=0, le=1e6)] = 8.0
     """Size of data.cache in GiB, about; a video that does not fit, or takes more than a 64th of it, is decoded in every epoch."""
     on_error: Literal["stop", "skip", "substitute"] = "stop"
     """If a training video cannot be decoded: stop, skip it, or substitute another one; each is recorded in events.jsonl."""

@@ -12,7 +12,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from safetensors.numpy import save
 from mvit_video.config.schema import DecodingSettings
 from mvit_video.data.scaled_videos import PART_BYTES, ScaledVideos
 from mvit_video.data.video.limits import Unreadable
-from mvit_video.data.video.reader import FrameReader, existing
+from mvit_video.data.video.reader import FrameReader, check_requested, existing
 from mvit_video.data.video.source import VideoSource, video_files_from
 from mvit_video.errors import ConfigError, DecodeError
 from mvit_video.paths import UNFINISHED, unfinished
@@ -32,6 +32,14 @@ from mvit_video.paths import UNFINISHED, unfinished
 LARGEST_SHARE = 64  # a video of more than this part of the bound is not kept: it would be decoded whole for one clip
 LOOK_SHARE = 16  # of the room left, after which a process looks again at what others have written
 SPARE_BYTES = 1 << 30  # of the disk that are left to others
+DAMAGED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    DecodeError,
+)  # what a file that has changed raises
 LEFT_SECONDS = 3600  # after which an unfinished file is a killed process's
 GIB = 1 << 30
 
@@ -54,10 +62,23 @@ def training_source(root: str, settings: DecodingSettings) -> VideoSource:
     return FrameCache(videos, folder, round(settings.cache_gib * GIB))
 
 
+def cache_room(settings: DecodingSettings) -> float:
+    """GiB of frames that `settings.cache` can come to hold, with what is there: less than the bound on a full disk."""
+    assert settings.cache is not None
+    folder = Path(settings.cache).absolute()
+    place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    try:
+        room = shutil.disk_usage(place).free - SPARE_BYTES
+        held = _bytes_in(folder) if place == folder else 0
+    except OSError:
+        return settings.cache_gib  # training_source refuses the folder
+    return min(settings.cache_gib, max(held + room, 0) / GIB)
+
+
 class FrameCache:
     """A source of videos that keeps all frames of each in `folder`, up to about `most_bytes` in all.
 
-    Processes share the folder: whoever writes a video, its file is the same. A video that is not kept, since it is damaged or
+    Processes share the folder: whoever writes a video, its frames are the same. A video that is not kept, since it is damaged or
     too long, or since the folder or the disk (but for SPARE_BYTES) is full, is read from `videos`.
     """
 
@@ -74,7 +95,10 @@ class FrameCache:
         file = self.folder / f"{hashlib.sha256(origin.encode()).hexdigest()}.safetensors"
         if file in self._not_kept:
             return self.videos.open(path)
-        return self._kept(file, path) or self._keep(file, path, origin)
+        try:
+            return self._kept(file, path) or self._keep(file, path, origin)
+        except OSError:  # another user's file, or too many open ones
+            return self.videos.open(path)
 
     def _origin(self, path: str) -> str | None:
         """All that a video's frames follow from, in JSON; None for one that is not there."""
@@ -88,12 +112,12 @@ class FrameCache:
         return json.dumps([str(video), state, files.decoder, av.__version__, self.videos.side])
 
     def _kept(self, file: Path, path: str) -> "KeptReader | None":
-        """A reader of a kept video; a damaged file is deleted."""
+        """A reader of a kept video; a damaged file is deleted. OSError for one that cannot be read, which may be sound."""
         try:
             reader = KeptReader(file, path, check=file not in self._sound)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, DecodeError):
+        except DAMAGED:
             with suppress(OSError):
                 file.unlink()
             return None
@@ -102,21 +126,17 @@ class FrameCache:
 
     def _keep(self, file: Path, path: str, origin: str) -> FrameReader:
         """Decode a video whole and keep it; where that is not possible, it is read from `videos` from now on."""
-        reader = self.videos.open(path)
-        try:
+        with (
+            closing(self.videos.open(path)) as reader,
+            suppress(DecodeError, OSError),
+        ):  # damaged frames; most often a full disk
             frames = self._all_frames(reader)
             if frames is not None:
                 self._write(file, frames, reader.fps, origin)
                 if (kept := self._kept(file, path)) is not None:
-                    reader.close()
                     return kept
-        except DecodeError:  # clips without its damaged frames can still be read
-            reader.close()
-            reader = self.videos.open(path)
-        except OSError:  # a full disk, most often
-            pass
         self._not_kept.add(file)
-        return reader
+        return self.videos.open(path)  # anew: a reader refuses frames of another size than those that it has read
 
     def _all_frames(self, reader: FrameReader) -> np.ndarray | None:
         """All frames of a video, or None if they do not fit."""
@@ -175,8 +195,8 @@ def _checksum(frames: np.ndarray, fps: float) -> int:
 class KeptReader:
     """The frames of a kept video.
 
-    Raises FileNotFoundError if it is not kept, and OSError, ValueError, KeyError, TypeError or DecodeError for a damaged file,
-    whose frames are compared with their CRC-32 if `check`.
+    Raises FileNotFoundError if it is not kept, another OSError if its file cannot be read, and those of DAMAGED for a damaged
+    one, whose frames are compared with their CRC-32 if `check`.
     """
 
     def __init__(self, file: Path, path: str, check: bool) -> None:
@@ -205,6 +225,7 @@ class KeptReader:
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """See `FrameReader.frames`."""
+        check_requested(self.path, np.asarray(indices, np.int64), len(self))
         frames = np.empty((len(indices), *self._shape[1:]), np.uint8)
         for frame, index in zip(frames, indices, strict=True):
             try:
@@ -212,7 +233,7 @@ class KeptReader:
                 count = self._file.readinto(memoryview(frame).cast("B"))
             except OSError as reason:
                 raise DecodeError(f"{self.path}: {self._file.name} cannot be read ({reason.strerror})") from None
-            if not 0 <= index < len(self) or count != frame.nbytes:
+            if count != frame.nbytes:
                 raise DecodeError(f"{self.path}: frame {index} is not in {self._file.name}, which keeps {len(self)}")
         return frames
 

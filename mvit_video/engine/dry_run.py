@@ -21,7 +21,7 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
     data.planned_classes are assumed; without these the plan says so, and the network has its default head.
     """
     notes: list[str] = []
-    lists, masked = None, config.train.objective == "masked"
+    lists, unread, masked = None, "", config.train.objective == "masked"
     if masked:
         check_pretraining(config, labelled_auto(config))
         num_classes = 0
@@ -35,10 +35,11 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
                 num_videos or config.data.planned_videos,
                 num_classes or config.data.planned_classes,
             )
-            notes.append(f"data.train cannot be read ({reason}): {_assumed(num_videos, num_classes, masked)}")
+            unread = f"data.train cannot be read ({reason})"
+            notes.append(f"{unread}: {_assumed(num_videos, num_classes, masked)}")
     auto = auto_settings(config)
     if auto and num_videos is None:
-        raise ConfigError(f"{auto[0]} = auto follows from the number of training videos: {notes[0]}")
+        raise ConfigError(f"{auto[0]} = auto follows from the number of training videos: {unread}: set --num-videos N")
     if auto and num_videos is not None:
         config = resolve_auto(config, num_videos, num_classes)
         notes.append(describe_auto(config, auto, num_videos))

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mvit_video.config.schema import AUTO, Config, height_width
+from mvit_video.config.schema import AUTO, Config, DataSettings, height_width
+from mvit_video.data.frame_cache import cache_room
 from mvit_video.data.loader import steps_per_epoch
 from mvit_video.data.transform_registry import TRANSFORMS
 from mvit_video.engine.distributed import world_size
@@ -124,7 +125,7 @@ class RunPlan:
         if data.decoded_side:
             yield f"frames scaled to a short side of {data.decoded_side} as they are decoded"
         if data.cache:
-            yield f"kept in {data.cache}, up to {data.cache_gib:g} GiB"
+            yield _kept(data)
 
     def _augmentation(self) -> Iterator[str]:
         data = self.data
@@ -270,3 +271,13 @@ def _source(registry: Registry, name: str) -> str:
     registry.get(name)
     plugin = registry.plugin_of(name)
     return f"the plugin {plugin}" if plugin else "mvit_video"
+
+
+def _kept(data: DataSettings) -> str:
+    """Where decoded frames are kept, and as many as the disk has room for."""
+    room = cache_room(data.decoding)
+    if room == data.cache_gib:
+        return f"kept in {data.cache}, up to {room:g} GiB"
+    if room:
+        return f"kept in {data.cache}, up to {room:.3g} of {data.cache_gib:g} GiB, since 1 GiB of the disk stays free"
+    return f"not kept, since less than 1 GiB is free at data.cache = {data.cache}: name another folder"

@@ -50,8 +50,8 @@ class Protocol:
             )
         if preprocessing.sampling == "segment" and self.clips > 1:
             raise ConfigError(
-                f"protocol {self} has {self.clips} clips, but the checkpoint was trained with segment sampling, which "
-                f"has only one: write 1x{self.crops}"
+                f"protocol {self} has {self.clips} clips, but data.sampling is segment, a checkpoint's as it was trained, "
+                f"which has only one: write 1x{self.crops}"
             )
 
     def _fits(self, preprocessing: InputSettings) -> bool:

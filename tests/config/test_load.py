@@ -45,7 +45,7 @@ def test_every_setting_has_a_sentence():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data: {num_frame: 8}", "'data.num_frame' is not a setting (did you mean 'num_frames'?): known here:"),
+        ("data: {num_frame: 8}", "'data.num_frame' is not a setting (did you mean 'data.num_frames'?): known here:"),
         (
             "dat: {}",
             "'dat' is not a setting (did you mean 'data'?): known here: model, data, train, pretrain, evaluation",
@@ -196,7 +196,7 @@ def test_aliases_that_stand_for_a_few_values_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("words", "blamed", "message"),
     [
-        (["train.epoch=3"], "train.epoch=3", "'train.epoch' is not a setting (did you mean 'epochs'?)"),
+        (["train.epoch=3"], "train.epoch=3", "'train.epoch' is not a setting (did you mean 'train.epochs'?)"),
         (["trian.epochs=3"], "trian.epochs=3", "'trian' is not a setting (did you mean 'train'?)"),
         (["epochs=3"], "epochs=3", "'epochs' is not a setting"),
         (["train.seed=1", "train.epochs=no"], "train.epochs=no", "train.epochs = 'no'"),
@@ -276,9 +276,10 @@ def test_a_file_from_an_address_reads_no_file_of_this_machine(served, base):
     ("word", "message"),
     [
         ("train.epochs", "'train.epochs' is not an override: write section.key=value"),
-        ("train.epoch=3", "'train.epoch' is not a setting (did you mean 'epochs'?)"),
+        ("train.epoch=3", "'train.epoch' is not a setting (did you mean 'train.epochs'?)"),
         ("train.epochs.x=3", "'epochs' is a value, not a section"),
-        ("train.epochs=yes", "train.epochs = 'yes': input should be a valid integer"),
+        ("train.epochs=yes", "train.epochs = 'yes': input should be a valid integer, written in digits, or auto"),
+        ("data.cache_gib=1e300", "data.cache_gib = 1e+300: input should be less than or equal to 1000000"),
         ("train.epochs=1:30", "train.epochs = '1:30': input should be a valid integer"),
         ("train.epochs=2024-02-30", "train.epochs = '2024-02-30': input should be a valid integer"),
         ("train.base_lr=inf", "train.base_lr = 'inf': input should be a finite number"),

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from safetensors import safe_open
 
 from mvit_video.config.schema import DataSettings
 from mvit_video.data.dataset import SampleKey, ViewDataset, clip_dataset_from
-from mvit_video.data.frame_cache import FrameCache, training_source
+from mvit_video.data.frame_cache import FrameCache, cache_room, training_source
 from mvit_video.data.lists.read import VideoList, VideoRecord
 from mvit_video.data.loader import StepSampler, training_loader
 from mvit_video.data.scaled_videos import ScaledReader, ScaledVideos, shrunk
@@ -144,6 +145,8 @@ def damage_every_way(content):
     yield content + b"x"
     yield b"\xff" * 8 + content[8:]
     yield content[:8] + b"[" + content[9:]
+    yield b"\x40\x0d\x03" + bytes(5) + b"[" * 200_000
+    yield content.replace(b"[40,30,90,3]", b"[1e999,30,3]")
     yield content.replace(b'"25.0"', b'"50.0"')
     yield content.replace(b"[40,30,90,3]", b"[30,40,90,3]")
     for place in np.random.default_rng(2).integers(0, len(content), 60):
@@ -169,9 +172,9 @@ def test_a_kept_file_that_is_cut_while_it_is_read_and_frames_it_lacks_are_decode
     frames_of(cache)
     [entry] = entries(tmp_path / "cache")
     with cache.open(NAMES[0]) as reader:
-        for missing in (40, -41, -1):
-            with pytest.raises(DecodeError, match=rf"^one\.mp4: (frame {missing} is not in|\S+ cannot be read)"):
-                reader.frames([missing])
+        for missing in ([40], [-41], [-1], []):
+            with pytest.raises(DecodeError, match=r"^one\.mp4: frames \[.*\] were requested, it has 0 to 39"):
+                reader.frames(missing)
         os.truncate(entry, entry.stat().st_size - 1)
         assert len(reader.frames([38])) == 1
         with pytest.raises(DecodeError, match=r"^one\.mp4: frame 39 is not in"):
@@ -226,6 +229,56 @@ def test_frames_of_two_sizes_are_refused_even_where_both_scale_to_one(tmp_path, 
     assert ScaledReader(TwoSizes(), 24).frames([2, 3]).shape == (2, 24, 32, 3)
     with pytest.raises(DecodeError, match=r"two\.mp4: the frame size changes within the video, from 64×48 to 128×96"):
         ScaledReader(TwoSizes(), 24).frames([0, 1, 2, 3])
+
+
+def test_clips_of_either_size_are_read_of_a_video_that_is_not_kept_for_its_two_sizes(videos, tmp_path, monkeypatch):
+    class TwoSizes:
+        path, fps, num_pixels = "two.mp4", 25.0, 48 * 64
+
+        def __len__(self):
+            return 40
+
+        def frames(self, indices):
+            scale = 1 if max(indices) < 20 else 2
+            return np.zeros((len(indices), 48 * scale, 64 * scale, 3), np.uint8)
+
+        def close(self):
+            pass
+
+    for gib in (1.0, 1e-6):  # found while it is decoded whole, or too large from its first frame
+        cache = cache_of(tmp_path, gib)
+        monkeypatch.setattr(VideoFiles, "open", lambda self, path: TwoSizes())
+        with cache.open(NAMES[0]) as reader:
+            assert reader.frames([38, 39]).shape == (2, 30, 40, 3)
+        assert entries(tmp_path / "cache") == []
+
+
+def test_a_sound_file_that_cannot_be_opened_stays(videos, tmp_path, monkeypatch):
+    expected = frames_of(cache_of(tmp_path))
+    [entry] = entries(tmp_path / "cache")
+    content, own = entry.read_bytes(), Path.open
+
+    def too_many(self, *words, **named):
+        if self == entry:
+            raise OSError(24, "Too many open files")
+        return own(self, *words, **named)
+
+    monkeypatch.setattr(Path, "open", too_many)
+    assert np.array_equal(expected, frames_of(cache_of(tmp_path)))
+    monkeypatch.undo()
+    assert entry.read_bytes() == content
+
+
+def test_the_room_is_the_bound_or_what_the_disk_has_beyond_a_gibibyte_and_what_is_kept(
+    videos, settings, tmp_path, monkeypatch
+):
+    frames_of(cache_of(tmp_path))
+    held = entries(tmp_path / "cache")[0].stat().st_size
+    usage = shutil.disk_usage(tmp_path)
+    for free, room in ((2**34, 3.0), (2**31, 1 + held / 2**30), (2**30 - 2 * held, 0), (0, 0)):
+        monkeypatch.setattr("shutil.disk_usage", lambda folder, free=free: usage._replace(free=free))
+        assert cache_room(settings(cache=str(tmp_path / "cache"), cache_gib=3.0).decoding) == room
+    assert cache_room(settings(cache=str(tmp_path / "not/yet")).decoding) == 0
 
 
 def test_missing_videos_and_paths_that_leave_the_root_have_the_readers_sentence(videos, tmp_path):

@@ -67,7 +67,7 @@ def test_any_number_of_views_fits_any_checkpoint_but_segments_have_one_clip():
         Protocol.parse("3x2").check(inputs)
     Protocol.parse("1x2").check(SSV2)
     with pytest.raises(
-        ConfigError, match=r"protocol 4x2 has 4 clips, but .* segment sampling, which has only one: write 1x2"
+        ConfigError, match=r"protocol 4x2 has 4 clips, but data.sampling is segment, .*, which has only one: write 1x2"
     ):
         Protocol.parse("4x2").check(SSV2)
 

@@ -96,10 +96,7 @@ class VideoReader:
         `allocate` allocates memory for a shape, once the frame size is known and checked.
         """
         requested = np.asarray(indices, dtype=np.int64)
-        if requested.ndim != 1 or requested.size == 0 or requested.min() < 0 or requested.max() >= len(self):
-            raise DecodeError(
-                f"{self.path}: frames {_shortened(requested)} were requested, it has 0 to {len(self) - 1}"
-            )
+        check_requested(self.path, requested, len(self))
         distinct, positions = np.unique(requested, return_inverse=True)
         clip: np.ndarray | None = None
         try:
@@ -132,6 +129,12 @@ class VideoReader:
             yield from self._backend.check()
         except Unreadable as reason:
             raise DecodeError(f"{self.path}: {reason}") from None
+
+
+def check_requested(path: str, requested: np.ndarray, length: int) -> None:
+    """Raise DecodeError unless these are numbers of frames of a video of that length."""
+    if requested.ndim != 1 or requested.size == 0 or requested.min() < 0 or requested.max() >= length:
+        raise DecodeError(f"{path}: frames {_shortened(requested)} were requested, it has 0 to {length - 1}")
 
 
 def size_changed(path: str, old: tuple[int, ...], new: tuple[int, ...]) -> DecodeError:

@@ -11,7 +11,7 @@ from mvit_video.engine.hooks.records import METRICS
 from mvit_video.engine.loop import Hook, Loop
 from mvit_video.engine.metrics_log import read_metrics, write_run_file
 from mvit_video.errors import ConfigError, TrainingError
-from mvit_video.figures import curves, curves_of_runs, png
+from mvit_video.figures import curves, curves_of_runs, measure_of, png
 from mvit_video.paths import output_file, write_whole
 
 CURVES = "curves.png"
@@ -46,6 +46,17 @@ def draw_runs(runs: Sequence[str | Path], output: str | Path, overwrite: bool) -
         if name in records:
             raise ConfigError(f"{run}: is the second run named {name}: rename one of the folders")
         records[name] = _records(run)
+        if not any("epoch" in record and "loss" in record for record in records[name][0]):
+            raise ConfigError(f"{run}: its {METRICS} has no step with a loss: leave this run out")
+    measures = {name: measure_of(validations) for name, (_, validations) in records.items() if validations}
+    if len({*measures.values()}) > 1:
+        names = [
+            next(name for name in measures if measures[name] == measure) for measure in dict.fromkeys(measures.values())
+        ]
+        raise ConfigError(
+            f"runs {' and '.join(names)}: are measured by {' and '.join(dict.fromkeys(measures.values()))}, which have no axis "
+            "in common: plot them apart"
+        )
     write_whole(output, png(curves_of_runs(records)))
 
 
