@@ -239,6 +239,7 @@ EXPECTED = {
     "bool_parsing": "expected true or false",
     "bool_type": "expected true or false",
     "dict_type": "expected names with values, such as {{name: value}}",
+    "float_parsing": "input should be a valid number",
     "int_parsing": "input should be a valid integer, written in digits",
     "missing": "has too few values",
     "model_type": "expected settings under this name, such as {key}.NAME=VALUE",
