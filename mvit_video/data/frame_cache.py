@@ -32,16 +32,10 @@ from mvit_video.paths import UNFINISHED, unfinished
 LARGEST_SHARE = 64  # a video of more than this part of the bound is not kept: it would be decoded whole for one clip
 LOOK_SHARE = 16  # of the room left, after which a process looks again at what others have written
 SPARE_BYTES = 1 << 30  # of the disk that are left to others
-DAMAGED = (
-    ValueError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    RecursionError,
-    DecodeError,
-)  # what a file that has changed raises
 LEFT_SECONDS = 3600  # after which an unfinished file is a killed process's
 GIB = 1 << 30
+# What reading a file raises that is cut or has changed
+DAMAGED = (ValueError, KeyError, TypeError, OverflowError, RecursionError, DecodeError)
 
 
 def training_source(root: str, settings: DecodingSettings) -> VideoSource:
@@ -69,7 +63,7 @@ def cache_room(settings: DecodingSettings) -> float:
     place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     try:
         room = shutil.disk_usage(place).free - SPARE_BYTES
-        held = _bytes_in(folder) if place == folder else 0
+        held = sum(file.stat().st_size for file in folder.iterdir()) if place == folder else 0
     except OSError:
         return settings.cache_gib  # training_source refuses the folder
     return min(settings.cache_gib, max(held + room, 0) / GIB)
@@ -126,10 +120,8 @@ class FrameCache:
 
     def _keep(self, file: Path, path: str, origin: str) -> FrameReader:
         """Decode a video whole and keep it; where that is not possible, it is read from `videos` from now on."""
-        with (
-            closing(self.videos.open(path)) as reader,
-            suppress(DecodeError, OSError),
-        ):  # damaged frames; most often a full disk
+        # Damaged frames, which clips may do without; or, most often, a full disk
+        with closing(self.videos.open(path)) as reader, suppress(DecodeError, OSError):
             frames = self._all_frames(reader)
             if frames is not None:
                 self._write(file, frames, reader.fps, origin)

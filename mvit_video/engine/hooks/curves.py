@@ -48,14 +48,14 @@ def draw_runs(runs: Sequence[str | Path], output: str | Path, overwrite: bool) -
         records[name] = _records(run)
         if not any("epoch" in record and "loss" in record for record in records[name][0]):
             raise ConfigError(f"{run}: its {METRICS} has no step with a loss: leave this run out")
-    measures = {name: measure_of(validations) for name, (_, validations) in records.items() if validations}
-    if len({*measures.values()}) > 1:
-        names = [
-            next(name for name in measures if measures[name] == measure) for measure in dict.fromkeys(measures.values())
-        ]
+    measured: dict[str, str] = {}
+    for name, (_, validations) in records.items():
+        if validations:
+            measured.setdefault(measure_of(validations), name)
+    if len(measured) > 1:
         raise ConfigError(
-            f"runs {' and '.join(names)}: are measured by {' and '.join(dict.fromkeys(measures.values()))}, which have no axis "
-            "in common: plot them apart"
+            f"runs {' and '.join(measured.values())}: are measured by {' and '.join(measured)}, which have no axis in common: "
+            "plot them apart"
         )
     write_whole(output, png(curves_of_runs(records)))
 
