@@ -100,7 +100,7 @@ def test_overrides_win_by_section_and_by_name_and_leave_the_rest_of_their_sectio
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"train": {"epoch": 3}}, r"motion.yaml: 'train.epoch' is not a setting \(did you mean 'epochs'"),
+        ({"train": {"epoch": 3}}, r"motion.yaml: 'train.epoch' is not a setting \(did you mean 'train.epochs'"),
         ({"trian": {"epochs": 3}}, r"motion.yaml: 'trian' is not a setting"),
         ({"train": 3}, r"train = 3 is not a section: write train={'name': value}"),
         ({"epochs": 3}, r"epochs = 3 is not a section"),
