@@ -21,8 +21,8 @@ def describe_final_accuracy(
 ) -> str:
     """Measure the accuracy on training videos, as validation does, and compare it with the last validation; every process must call this.
 
-    It is top-1, with several labels mean average precision. A long list is sampled evenly. Below halfway between chance
-    and 100 %, the network is called underfitted.
+    It is top-1, with several labels mean average precision. A long list is sampled evenly. Below halfway from chance to 100 %
+    the network is called underfitted; below four fifths of it, longer training is said to help (docs/results.md).
     """
     some = evenly_spaced(train, MAX_VIDEOS)
     numbers = make_measure(some)(network)
@@ -31,9 +31,11 @@ def describe_final_accuracy(
     whose = "its own training videos" if len(some) == len(train) else f"{len(some)} of its own training videos"
     other = f", {validations[-1][measure]:.1f} % on validation" if validations and measure in validations[-1] else ""
     chance = 100 * sum(len(record.labels) for record in train.records) / len(train) / len(train.classes)
-    cure = (
-        f": the network is underfitted, train for more than train.epochs={epochs}" if own < (100 + chance) / 2 else ""
-    )
+    cure = ""
+    if own < chance + 0.5 * (100 - chance):
+        cure = f": the network is underfitted, train for more than train.epochs={epochs}"
+    elif own < chance + 0.8 * (100 - chance):
+        cure = f": it has not learnt all of them, try more than train.epochs={epochs}"
     return f"final {MEASURES[measure]}: {own:.1f} % on {whose}{other}{cure}"
 
 
