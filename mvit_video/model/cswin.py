@@ -26,6 +26,7 @@ from mvit_video.model.backbone import (
 from mvit_video.model.checkpoint_format import CheckpointFormat, has
 from mvit_video.model.evidence import entering
 from mvit_video.model.layers import DropPath, init_normal
+from mvit_video.model.ops.convolution import Conv3d
 from mvit_video.model.partition import Grid, from_windows, padded, unpadded, windows
 from mvit_video.model.registry import Capabilities
 
@@ -40,7 +41,7 @@ class StripeAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, stripe: tuple[str, int] | None, taps: int) -> None:
         super().__init__()
         self.num_heads, self.stripe = num_heads, stripe
-        self.get_v = nn.Conv3d(dim, dim, (taps, 3, 3), padding=(taps // 2, 1, 1), groups=dim)
+        self.get_v = Conv3d(dim, dim, (taps, 3, 3), padding=(taps // 2, 1, 1), groups=dim)
 
     def forward(self, qkv: Tensor) -> Tensor:
         """Queries, keys and values (3, B, T, H, W, C) -> (B, T, H, W, C)."""
@@ -111,7 +112,7 @@ class Merge(nn.Module):
 
     def __init__(self, dim: int, dim_out: int, taps: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(dim, dim_out, (taps, 3, 3), (1, 2, 2), (taps // 2, 1, 1))
+        self.conv = Conv3d(dim, dim_out, (taps, 3, 3), (1, 2, 2), (taps // 2, 1, 1))
         self.norm = nn.LayerNorm(dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,7 +159,7 @@ class CSWin(VideoBackbone):
         self.stage_dims = tuple(embed_dim * 2**stage for stage in range(len(depths)))
         taps = 1 if num_frames == 1 else 3
         grid = tuple((size - 3) // 4 + 1 for size in height_and_width(crop_size))
-        stem = nn.Conv3d(3, embed_dim, (taps, 7, 7), (1 if num_frames == 1 else 2, 4, 4), (taps // 2, 2, 2))
+        stem = Conv3d(3, embed_dim, (taps, 7, 7), (1 if num_frames == 1 else 2, 4, 4), (taps // 2, 2, 2))
         self.stage1_conv_embed = nn.Sequential(stem, ChannelsLast(), nn.LayerNorm(embed_dim))
         rates = drop_path_rates(depths, drop_path_rate)
         for stage, (dim, heads, width) in enumerate(zip(self.stage_dims, num_heads, stripe_widths, strict=True)):

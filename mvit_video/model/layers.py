@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from mvit_video.model.ops.convolution import Conv3d
 from mvit_video.model.ops.linear import Linear, mlp
 from mvit_video.model.ops.pooling import patch_conv
 
@@ -39,7 +40,7 @@ class DropPath(nn.Module):
         return f"rate={self.rate:g}"
 
 
-class PatchConv(nn.Conv3d):
+class PatchConv(Conv3d):
     """nn.Conv3d with a bias, fast also for clips of few channels: (B, c, T, H, W) -> (B, C, T', H', W')."""
 
     def forward(self, clips: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from mvit_video.model.backbone import (
 from mvit_video.model.checkpoint_format import CheckpointFormat, has
 from mvit_video.model.evidence import entering
 from mvit_video.model.layers import DropPath, init_normal
+from mvit_video.model.ops.convolution import Conv3d
 from mvit_video.model.partition import Grid, from_grids, from_windows, grids, largest_divisor, windows
 from mvit_video.model.registry import Capabilities
 
@@ -37,7 +38,7 @@ def gelu() -> nn.Module:
     return nn.GELU("tanh")
 
 
-class SameConv(nn.Conv3d):
+class SameConv(Conv3d):
     """3×3 convolution with TensorFlow's "same" padding: at stride 2 only at the end. Time is padded on both sides."""
 
     def __init__(self, dim: int, dim_out: int, stride: Grid, taps: int, groups: int = 1, bias: bool = True) -> None:
@@ -60,7 +61,7 @@ class Shortcut(nn.Module):
     def __init__(self, dim: int, dim_out: int, stride: int) -> None:
         super().__init__()
         self.pool = nn.AvgPool3d((1, stride, stride)) if stride > 1 else nn.Identity()
-        self.expand = nn.Conv3d(dim, dim_out, 1) if dim != dim_out else nn.Identity()
+        self.expand = Conv3d(dim, dim_out, 1) if dim != dim_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.expand(self.pool(x))
@@ -71,8 +72,8 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv3d(dim, hidden_dim, 1)
-        self.fc2 = nn.Conv3d(hidden_dim, dim, 1)
+        self.fc1 = Conv3d(dim, hidden_dim, 1)
+        self.fc2 = Conv3d(hidden_dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.fc2(F.silu(self.fc1(x.mean((2, 3, 4), keepdim=True)))).sigmoid()
@@ -86,12 +87,12 @@ class MBConv(nn.Module):
         hidden = 4 * dim_out
         self.shortcut = Shortcut(dim, dim_out, stride) if stride > 1 or dim != dim_out else nn.Identity()
         self.pre_norm = BatchNorm(dim)
-        self.conv1_1x1 = nn.Conv3d(dim, hidden, 1, bias=False)
+        self.conv1_1x1 = Conv3d(dim, hidden, 1, bias=False)
         self.norm1 = BatchNorm(hidden)
         self.conv2_kxk = SameConv(hidden, hidden, (1, stride, stride), taps, groups=hidden, bias=False)
         self.norm2 = BatchNorm(hidden)
         self.se = SqueezeExcitation(hidden, dim_out // 4)
-        self.conv3_1x1 = nn.Conv3d(hidden, dim_out, 1)
+        self.conv3_1x1 = Conv3d(hidden, dim_out, 1)
         self.act = gelu()
         self.drop_path = DropPath(drop_path)
 

@@ -31,6 +31,7 @@ from mvit_video.model.checks import (
 from mvit_video.model.heads import Grid
 from mvit_video.model.layers import DropPath, Mlp, PatchConv, init_normal
 from mvit_video.model.ops.attend import add_to_grid
+from mvit_video.model.ops.convolution import Conv3d
 from mvit_video.model.ops.linear import Linear
 from mvit_video.model.ops.norm import LayerNorm
 from mvit_video.model.ops.pooling import max_pool, project_and_pool
@@ -500,7 +501,7 @@ class MViT(Pretrained, nn.Module):
 
 
 def _depthwise(dim: int, kernel: Grid, stride: Grid) -> nn.Conv3d:
-    return nn.Conv3d(dim, dim, kernel, stride, _half(kernel), groups=dim, bias=False)
+    return Conv3d(dim, dim, kernel, stride, _half(kernel), groups=dim, bias=False)
 
 
 def _grid(values: Iterable[int]) -> Grid:

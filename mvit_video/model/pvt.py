@@ -25,6 +25,7 @@ from mvit_video.model.backbone import (
 from mvit_video.model.checkpoint_format import CheckpointFormat, has
 from mvit_video.model.evidence import entering
 from mvit_video.model.layers import DropPath, init_normal
+from mvit_video.model.ops.convolution import Conv3d
 from mvit_video.model.partition import from_windows, padded, unpadded, windows
 from mvit_video.model.registry import Capabilities
 
@@ -45,9 +46,7 @@ class PatchEmbed(nn.Module):
     ) -> None:
         super().__init__()
         time = taps // 2
-        self.proj = nn.Conv3d(
-            dim, dim_out, (taps, size, size), (frame_stride, stride, stride), (time, padding, padding)
-        )
+        self.proj = Conv3d(dim, dim_out, (taps, size, size), (frame_stride, stride, stride), (time, padding, padding))
         self.norm = nn.LayerNorm(dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +80,7 @@ class ReducedAttention(nn.Module):
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
         reduces = stage.linear or ratio > 1
-        self.sr = nn.Conv3d(dim, dim, (1, ratio, ratio), (1, ratio, ratio)) if reduces else None
+        self.sr = Conv3d(dim, dim, (1, ratio, ratio), (1, ratio, ratio)) if reduces else None
         self.norm = nn.LayerNorm(dim) if reduces else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,7 +126,7 @@ class ConvMlp(nn.Module):
         hidden = int(stage.dim * stage.mlp_ratio)
         self.linear = stage.linear
         self.fc1 = nn.Linear(stage.dim, hidden)
-        self.dwconv = nn.Conv3d(hidden, hidden, (stage.taps, 3, 3), padding=(stage.taps // 2, 1, 1), groups=hidden)
+        self.dwconv = Conv3d(hidden, hidden, (stage.taps, 3, 3), padding=(stage.taps // 2, 1, 1), groups=hidden)
         self.fc2 = nn.Linear(hidden, stage.dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -229,7 +228,7 @@ class PositionFilter(nn.Module):
 
     def __init__(self, dim: int, taps: int) -> None:
         super().__init__()
-        self.proj = nn.Sequential(nn.Conv3d(dim, dim, (taps, 3, 3), padding=(taps // 2, 1, 1), groups=dim))
+        self.proj = nn.Sequential(Conv3d(dim, dim, (taps, 3, 3), padding=(taps // 2, 1, 1), groups=dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + apply_conv(x, self.proj)

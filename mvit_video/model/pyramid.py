@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvit_video.model.ops.convolution import Conv3d
+
 
 class FeaturePyramid(nn.Module):
     """Maps (B, C_i, T_i, H_i, W_i), finest first, as `forward_features` gives them -> (B, D, T_i, H_i, W_i) each.
@@ -17,8 +19,8 @@ class FeaturePyramid(nn.Module):
 
     def __init__(self, dims: Sequence[int], dim: int = 256) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv3d(stage, dim, 1) for stage in dims)
-        self.smooth = nn.ModuleList(nn.Conv3d(dim, dim, (1, 3, 3), padding=(0, 1, 1)) for _ in dims)
+        self.lateral = nn.ModuleList(Conv3d(stage, dim, 1) for stage in dims)
+        self.smooth = nn.ModuleList(Conv3d(dim, dim, (1, 3, 3), padding=(0, 1, 1)) for _ in dims)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         sums: list[Tensor] = []

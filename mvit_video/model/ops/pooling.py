@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mvit_video.model.heads import Grid, Heads
 from mvit_video.model.ops import device
+from mvit_video.model.ops.convolution import Conv3d, depthwise_conv
 from mvit_video.model.ops.linear import linear_chunks
 from mvit_video.model.ops.norm import norm_rows, norm_rows_backward
 from mvit_video.model.ops.operators import differentiable_grad, operator, pack_grads, register_autograd, unpack_grads
@@ -67,7 +68,7 @@ def _can_fuse(conv: Any, norm: Any) -> bool:
 
 def _is_depthwise(conv: Any) -> bool:
     """Whether this is a plain depth-wise filter without bias, with "same" padding."""
-    if not device.can_fuse((nn.Conv3d,), conv):
+    if not device.can_fuse((Conv3d, nn.Conv3d), conv):
         return False
     middle = tuple(size // 2 for size in conv.kernel_size)
     depthwise = conv.bias is None and conv.groups == conv.out_channels == conv.in_channels
@@ -352,7 +353,7 @@ def _repeat_for_heads(weight: Tensor, like: Tensor) -> Tensor:
 
 def _convolve(grid: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
     """Depth-wise 3D convolution with padding kernel // 2: grid (B, C, T, H, W), weight (C, 1, t, h, w), odd kernels."""
-    return F.conv3d(grid, weight, None, tuple(stride), _padding(weight), groups=weight.shape[0])
+    return depthwise_conv(grid, weight, tuple(stride), _padding(weight))
 
 
 def input_gradient(gradient: Tensor, weight: Tensor, stride: Grid, shape: torch.Size) -> Tensor:
@@ -410,13 +411,13 @@ def max_pool(grid: Tensor, stride: Grid) -> Tensor:
     return pooled.unflatten(0, (grid.shape[0], grid.shape[2])).transpose(1, 2)
 
 
-def patch_conv(clips: Tensor, conv: nn.Conv3d) -> Tensor:
+def patch_conv(clips: Tensor, conv: Conv3d) -> Tensor:
     """A 3D convolution of clips (B, c, T, H, W) with few channels.
 
     With Triton it runs as a 2D convolution: GPUs have no fast 3D convolution of so few channels.
     """
     if device.skip_fusion() or not device.kernels_for(clips):
-        return nn.Conv3d.forward(conv, clips)
+        return Conv3d.forward(conv, clips)
     return conv3d_as_2d(clips, conv)
 
 
