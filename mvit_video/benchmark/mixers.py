@@ -169,6 +169,7 @@ def add_accuracies(
                 "epochs": run.config.train.epochs,
                 "settings": settings,
             }
+            record["trained_on"] = {"cpu": cpu_name(), "torch": str(torch.__version__)}
             say(f"{mixer}, seed {seed}: {done[str(seed)]}")
             save()
 

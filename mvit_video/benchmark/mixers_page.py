@@ -88,6 +88,7 @@ def mixers_page(record: dict[str, Any]) -> str:
         'here, so it differs from "all" only in the keys of the last block of the second stage.',
         "",
         *_accuracies(record.get("accuracy", {})),
+        *_trained_on(record.get("trained_on")),
         "",
         *_sentences(costs),
         *_learnt(record.get("accuracy", {})),
@@ -169,6 +170,15 @@ def _accuracies(accuracy: dict[str, Any]) -> list[str]:
             lines.append(f"| {mixer} | {_spread(top1)} | {_spread(shuffled)} | {len(seeds) or ''} | {epochs} |")
         lines.append("")
     return lines[:-1]
+
+
+def _trained_on(machine: dict[str, str] | None) -> list[str]:
+    if machine is None:
+        return []
+    return [
+        "",
+        f"Trained on: {machine['cpu']}, torch {machine['torch']}; evaluated in fp32 with the views of each config.",
+    ]
 
 
 def _spread(values: Sequence[float]) -> str:
