@@ -500,7 +500,8 @@ def test_a_page_that_is_stopped_ends_within_seconds_whatever_is_open_and_leaves_
     upload, half, silent = (socket.create_connection(address) for _ in range(3))
     upload.sendall(b"POST /jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\nab")
     half.sendall(b"POST /jobs HTTP/1.1\r\nHost: 127.0")
-    wait_for(lambda: len(list((tmp_path / "temporary").glob("mvit_video_serve_*/*"))) == 3)
+    entries = (tmp_path / "temporary").glob
+    wait_for(lambda: sum(entry.is_dir() for entry in entries("mvit_video_serve_*/*")) == 3)  # a folder for each job
     processes = launchers(server.pid) | decoding_processes(server.pid)
     server.send_signal(by)
     start = time.monotonic()
