@@ -168,8 +168,8 @@ def add_accuracies(
                 "shuffled": top1[1:],
                 "epochs": run.config.train.epochs,
                 "settings": settings,
+                "machine": {"cpu": cpu_name(), "torch": str(torch.__version__)},
             }
-            record["trained_on"] = {"cpu": cpu_name(), "torch": str(torch.__version__)}
             say(f"{mixer}, seed {seed}: {done[str(seed)]}")
             save()
 

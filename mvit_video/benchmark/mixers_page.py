@@ -1,5 +1,6 @@
 """docs/mixers.md, made from the numbers that `python -m mvit_video.benchmark.mixers` keeps."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import mean, median, stdev
 from typing import Any
@@ -16,6 +17,7 @@ from mvit_video.model.partition import (
     shifted_windows,
     windows,
 )
+from mvit_video.printable import counted
 
 GRID: Grid = (1, 4, 4)
 MIB = 2**20
@@ -88,7 +90,7 @@ def mixers_page(record: dict[str, Any]) -> str:
         'here, so it differs from "all" only in the keys of the last block of the second stage.',
         "",
         *_accuracies(record.get("accuracy", {})),
-        *_trained_on(record.get("trained_on")),
+        *_trained_on(record.get("accuracy", {})),
         "",
         *_sentences(costs),
         *_learnt(record.get("accuracy", {})),
@@ -172,13 +174,13 @@ def _accuracies(accuracy: dict[str, Any]) -> list[str]:
     return lines[:-1]
 
 
-def _trained_on(machine: dict[str, str] | None) -> list[str]:
-    if machine is None:
+def _trained_on(accuracy: dict[str, Any]) -> list[str]:
+    trainings = [each for mixers in accuracy.values() for seeds in mixers.values() for each in seeds.values()]
+    machines = Counter(f"{each['machine']['cpu']}, torch {each['machine']['torch']}" for each in trainings)
+    if not machines:
         return []
-    return [
-        "",
-        f"Trained on: {machine['cpu']}, torch {machine['torch']}; evaluated in fp32 with the views of each config.",
-    ]
+    words = "; ".join(f"{machine} ({counted(count, 'training')})" for machine, count in machines.most_common())
+    return ["", f"Trained on: {words}. Evaluated in fp32 with the views of each config."]
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -75,12 +75,19 @@ def test_the_committed_page_is_made_from_the_committed_numbers():
 
 def test_a_page_of_some_numbers_has_the_mean_and_spread_of_the_seeds_and_empty_cells():
     seeds = {
-        str(seed): {"top1": top1, "shuffled": [20.0, 40.0], "epochs": 12, "settings": []}
+        str(seed): {
+            "top1": top1,
+            "shuffled": [20.0, 40.0],
+            "epochs": 12,
+            "settings": [],
+            "machine": {"cpu": "EPYC" if seed else "Xeon", "torch": "2.13.0"},
+        }
         for seed, top1 in enumerate((90, 94, 98))
     }
     page = mixers_page({"accuracy": {"demo": {"all": seeds}}})
     assert f"| all | 94.0 ± {np.std([90, 94, 98], ddof=1):.1f} | 30.0 ± 0.0 | 3 | 12 |" in page
     assert "| stripes |  |  |  |  |" in page and "What it says" not in page
+    assert "Trained on: EPYC, torch 2.13.0 (2 trainings); Xeon, torch 2.13.0 (1 training)." in page
 
 
 def test_wrong_sizes_are_refused_in_one_sentence(capsys, tmp_path):
