@@ -173,3 +173,6 @@ def test_what_networks_take_on_this_cpu_is_printed():
     assert backends_check(CpuBackends(onednn=True, bf16_blocks=True)).found == (
         "products: oneDNN in fp32; attention: blocks in bf16 and fp32"
     )
+    assert backends_check(CpuBackends(bf16_blocks=True, few_keys=True)).found == (
+        "products: PyTorch's; attention: blocks in bf16 where keys are few"
+    )

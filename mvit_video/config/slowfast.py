@@ -460,7 +460,9 @@ def _augmentation(file: _SlowFastConfig) -> None:
         file.result.settings.update({"data.randaugment": None, "data.erasing": 0.0})
         keys = ("ENABLE", "AA_TYPE", "RE_PROB", "COLOR_JITTER")
         file.record("ignored", "PySlowFast's Charades does not augment so", *(f"AUG.{key}" for key in keys))
+        file.record("ignored", "PySlowFast's Charades takes one clip of a video", "AUG.NUM_SAMPLE")
         return
+    file.put("data.repeated_aug", file.value("AUG.NUM_SAMPLE", 1), "renamed", "AUG.NUM_SAMPLE")
     enabled = file.value("AUG.ENABLE", False)
     kind = file.value("AUG.AA_TYPE", "rand-m9-mstd0.5-inc1") if enabled else ""
     operations = re.sub(r"^(rand-m\d+)-(?!n\d)", r"\1-n2-", kind)  # two where none are said, as in timm
@@ -513,7 +515,7 @@ def _optimisation(file: _SlowFastConfig) -> None:
         else:
             file.record(fate, f"{method} has none", f"SOLVER.{key}")
     shards = file.value("NUM_SHARDS", 1)
-    per_machine = file.value("TRAIN.BATCH_SIZE", 64) * file.value("AUG.NUM_SAMPLE", 1)
+    per_machine = file.value("TRAIN.BATCH_SIZE", 64) * file.result.settings.get("data.repeated_aug", 1)
     if per_machine * shards < 1:
         raise ValueError(f"TRAIN.BATCH_SIZE, AUG.NUM_SAMPLE and NUM_SHARDS give steps of {per_machine * shards} clips")
     sizes = ("TRAIN.BATCH_SIZE", "NUM_SHARDS")

@@ -87,7 +87,6 @@ COPIED: dict[str, tuple[Any, str]] = {
 }
 COPIED_IN_TRAINING: dict[str, tuple[Any, str]] = {
     "DATA.RANDOM_FLIP": (True, "data.flip"),
-    "AUG.NUM_SAMPLE": (1, "data.repeated_aug"),
     "SOLVER.MAX_EPOCH": (300, "train.epochs"),
     "SOLVER.WARMUP_EPOCHS": (0.0, "train.warmup_epochs"),
     "SOLVER.WEIGHT_DECAY": (1e-4, "train.weight_decay"),

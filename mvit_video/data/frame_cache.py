@@ -34,6 +34,7 @@ LOOK_SHARE = 16  # of the room left, after which a process looks again at what o
 SPARE_BYTES = 1 << 30  # of the disk that are left to others
 LEFT_SECONDS = 3600  # after which an unfinished file is a killed process's
 GIB = 1 << 30
+CURE = "name another folder, or null to decode in every epoch"
 # What reading a file raises that is cut or has changed
 DAMAGED = (ValueError, KeyError, TypeError, OverflowError, RecursionError, DecodeError)
 
@@ -46,27 +47,39 @@ def training_source(root: str, settings: DecodingSettings) -> VideoSource:
     videos = ScaledVideos(video_files_from(root, settings), settings.decoded_side)
     if settings.cache is None:
         return videos
-    folder, cure = Path(settings.cache).absolute(), "name another folder, or null to decode in every epoch"
+    _check_writable(settings.cache)
+    folder = Path(settings.cache).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as reason:
-        raise ConfigError(f"data.cache = {settings.cache}: cannot be created ({reason.strerror}): {cure}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"data.cache = {settings.cache}: no files can be created there: {cure}")
+        raise ConfigError(f"data.cache = {settings.cache}: cannot be created ({reason.strerror}): {CURE}") from None
     return FrameCache(videos, folder, round(settings.cache_gib * GIB))
 
 
 def cache_room(settings: DecodingSettings) -> float:
-    """GiB of frames that `settings.cache` can come to hold, with what is there: less than the bound on a full disk."""
+    """GiB of frames that `settings.cache` can come to hold, with what is there: less than the bound on a full disk.
+
+    Raises ConfigError where frames cannot be kept in the folder; creates nothing.
+    """
     assert settings.cache is not None
-    folder = Path(settings.cache).absolute()
-    place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    place, folder = _check_writable(settings.cache), Path(settings.cache).absolute()
     try:
         room = shutil.disk_usage(place).free - SPARE_BYTES
         held = sum(file.stat().st_size for file in folder.iterdir()) if place == folder else 0
     except OSError:
-        return settings.cache_gib  # training_source refuses the folder
+        return settings.cache_gib
     return min(settings.cache_gib, max(held + room, 0) / GIB)
+
+
+def _check_writable(cache: str) -> Path:
+    """The folder `cache`, or the nearest one above it that is there. Raises ConfigError where no files can be created in it."""
+    folder = Path(cache).absolute()
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not place.is_dir():
+        raise ConfigError(f"data.cache = {cache}: {place} is a file: {CURE}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"data.cache = {cache}: no files can be created in {place}: {CURE}")
+    return place
 
 
 class FrameCache:

@@ -590,6 +590,11 @@ def test_charades_is_converted_with_its_frame_lists_its_sampling_and_its_views(t
     assert {name: conversion.settings[name] for name in wanted} == wanted
     assert "PySlowFast takes those of the clip's frames" in conversion.fates["TRAIN.DATASET"][1]
     assert conversion.fates["AUG.AA_TYPE"] == ("ignored", "PySlowFast's Charades does not augment so")
+    repeating = charades()
+    repeating["AUG"] |= {"NUM_SAMPLE": 2}
+    settings = converted(tmp_path, repeating).settings
+    assert "data.repeated_aug" not in settings
+    assert settings["train.clips_per_step"] == conversion.settings["train.clips_per_step"]
     beside = charades()
     del beside["DATA"]["PATH_PREFIX"]
     settings = converted(tmp_path, beside).settings

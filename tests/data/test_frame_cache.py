@@ -360,10 +360,16 @@ def test_workers_share_the_folder_and_give_the_samples_of_one_process(videos, se
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(settings, tmp_path):
+    """Said before a run begins too, by what tells its plan."""
     (tmp_path / "file").write_text("")
-    given = settings(cache=str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match=r"data.cache = .*file: cannot be created .*name another folder"):
-        training_source(given.root, given.decoding)
+    for cache in (tmp_path / "file", tmp_path / "file/below/it"):
+        given = settings(cache=str(cache))
+        for work in (
+            lambda given=given: training_source(given.root, given.decoding),
+            lambda given=given: cache_room(given.decoding),
+        ):
+            with pytest.raises(ConfigError, match=r"data.cache = .*: .*file is a file: name another folder, or null"):
+                work()
 
 
 def test_a_decoded_side_below_what_is_scaled_later_is_refused(settings):

@@ -21,6 +21,7 @@ from mvit_video.model.ops.operators import differentiable_grad, operator, regist
 
 BLOCK_BYTES = 2**20  # of a block's scores, per thread
 MIN_QUERIES, MAX_QUERIES = 256, 1024  # of a block; the maximum is per thread
+FEW_KEYS, WIDE = 512, 64  # keys and channels of values: where blocks gain with AMX, in training also for narrower heads
 
 
 def use_block_attention(queries: Tensor, keys: Tensor, channels: int) -> bool:
@@ -28,7 +29,10 @@ def use_block_attention(queries: Tensor, keys: Tensor, channels: int) -> bool:
     if queries.device.type != "cpu" or queries.numel() == 0:
         return False
     if queries.dtype == torch.bfloat16:
-        return cpu.cpu_backends().bf16_blocks
+        backends = cpu.cpu_backends()
+        trains = torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad)
+        few = keys.shape[1] <= FEW_KEYS and (channels >= WIDE or trains)
+        return backends.bf16_blocks and (few or not backends.few_keys)
     sizes = (queries.shape[1], keys.shape[1], keys.shape[3], channels)
     return queries.dtype == torch.float32 and min(sizes) >= MIN_SIZE and cpu.onednn_enabled()
 

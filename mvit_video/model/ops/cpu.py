@@ -19,23 +19,25 @@ ZEN_5 = 26  # AMD family with full-width AVX-512 units; Zen 4 (family 25) has ha
 
 @dataclass(frozen=True)
 class Cpu:
-    """Vendor and family of a processor, and whether it has AVX-512 and AVX512_BF16."""
+    """Vendor and family of a processor, and whether it has AVX-512, AVX512_BF16 and AMX's bf16 tiles."""
 
     vendor: str = ""
     family: int = 0
     avx512: bool = False
     avx512_bf16: bool = False
+    amx_bf16: bool = False
 
 
 @dataclass(frozen=True)
 class CpuBackends:
-    """Whether large fp32 products run in oneDNN, and whether bf16 attention is block-wise.
+    """Whether large fp32 products run in oneDNN, and whether bf16 attention is block-wise: always, or for few keys only.
 
     The defaults are PyTorch's own products and its fused attention kernel.
     """
 
     onednn: bool = False
     bf16_blocks: bool = False
+    few_keys: bool = False
 
     @property
     def products(self) -> str:
@@ -43,17 +45,19 @@ class CpuBackends:
 
     @property
     def attention(self) -> str:
-        types = ["bf16"] * self.bf16_blocks + ["fp32"] * self.onednn
+        bf16 = "bf16 where keys are few" if self.few_keys else "bf16"
+        types = [bf16] * self.bf16_blocks + ["fp32"] * self.onednn
         return f"blocks in {' and '.join(types)}" if types else "fused"
 
 
 def backends_for(cpu: Cpu) -> CpuBackends:
     """The backends for a CPU. MKL, PyTorch's default on x86, has no AVX-512 code path for AMD; oneDNN has one.
 
-    On Zen 4 that gains nothing in fp32.
+    On Zen 4 that gains nothing in fp32. With AMX the fused kernel's bf16 backward is slow for few keys.
     """
     amd = cpu.vendor == "AuthenticAMD"
-    return CpuBackends(onednn=amd and cpu.avx512 and cpu.family >= ZEN_5, bf16_blocks=amd and cpu.avx512_bf16)
+    onednn = amd and cpu.avx512 and cpu.family >= ZEN_5
+    return CpuBackends(onednn, bf16_blocks=(amd and cpu.avx512_bf16) or cpu.amx_bf16, few_keys=cpu.amx_bf16)
 
 
 def cpu_backends() -> CpuBackends:
@@ -93,6 +97,7 @@ def parse_cpuinfo(text: str) -> Cpu:
         int(family) if family.isdecimal() else 0,
         "avx512f" in flags,
         "avx512_bf16" in flags,
+        "amx_bf16" in flags,
     )
 
 

@@ -103,6 +103,20 @@ def test_block_attention_is_used_where_cpu_dtype_and_sizes_gain(backends, dtype,
         assert not use_block_attention(queries[:0], others, channels)
 
 
+@pytest.mark.parametrize(
+    ("keys", "channels", "inference", "training"),
+    [(512, 64, True, True), (512, 63, False, True), (513, 64, False, False), (513, 32, False, False)],
+)
+def test_with_amx_blocks_need_few_keys_and_in_inference_wide_heads(keys, channels, inference, training):
+    queries, others = (part.detach() for part in parts(1, 20, keys, 1, channels, channels, torch.bfloat16)[:2])
+    with cpu.use_backends(CpuBackends(bf16_blocks=True, few_keys=True)):
+        assert use_block_attention(queries, others, channels) == inference
+        queries.requires_grad_()
+        assert use_block_attention(queries, others, channels) == training
+        with torch.no_grad():
+            assert use_block_attention(queries, others, channels) == inference
+
+
 def operators(out: torch.Tensor) -> set[str]:
     """The names of the operators that `out` comes from."""
     found, waiting = set(), [out.grad_fn]

@@ -21,20 +21,23 @@ def calls(work) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("vendor", "family", "avx512", "bf16", "backends"),
+    ("vendor", "family", "avx512", "bf16", "amx", "backends"),
     [
-        ("AuthenticAMD", 26, True, True, CpuBackends(onednn=True, bf16_blocks=True)),
-        ("AuthenticAMD", 27, True, False, CpuBackends(onednn=True)),
-        ("AuthenticAMD", 25, True, True, CpuBackends(bf16_blocks=True)),
-        ("AuthenticAMD", 25, True, False, CpuBackends()),
-        ("AuthenticAMD", 23, False, False, CpuBackends()),
-        ("GenuineIntel", 6, True, True, CpuBackends()),
-        ("GenuineIntel", 26, True, True, CpuBackends()),
-        ("", 0, False, False, CpuBackends()),
+        ("AuthenticAMD", 26, True, True, False, CpuBackends(onednn=True, bf16_blocks=True)),
+        ("AuthenticAMD", 27, True, False, False, CpuBackends(onednn=True)),
+        ("AuthenticAMD", 25, True, True, False, CpuBackends(bf16_blocks=True)),
+        ("AuthenticAMD", 25, True, False, False, CpuBackends()),
+        ("AuthenticAMD", 23, False, False, False, CpuBackends()),
+        ("GenuineIntel", 6, True, True, False, CpuBackends()),
+        ("GenuineIntel", 26, True, True, False, CpuBackends()),
+        ("GenuineIntel", 6, True, True, True, CpuBackends(bf16_blocks=True, few_keys=True)),
+        ("", 0, False, False, False, CpuBackends()),
     ],
 )
-def test_a_cpu_has_other_backends_only_where_they_were_measured_to_be_faster(vendor, family, avx512, bf16, backends):
-    assert cpu.backends_for(Cpu(vendor, family, avx512, bf16)) == backends
+def test_a_cpu_has_other_backends_only_where_they_were_measured_to_be_faster(
+    vendor, family, avx512, bf16, amx, backends
+):
+    assert cpu.backends_for(Cpu(vendor, family, avx512, bf16, amx)) == backends
 
 
 def test_the_cpu_is_the_first_that_linux_lists():
@@ -42,6 +45,9 @@ def test_the_cpu_is_the_first_that_linux_lists():
     assert cpu.parse_cpuinfo(text + "vendor_id\t: Other\n") == Cpu("AuthenticAMD", 26, avx512=True, avx512_bf16=True)
     assert cpu.parse_cpuinfo("vendor_id : AuthenticAMD\ncpu family : Zen\n") == Cpu("AuthenticAMD")
     assert cpu.parse_cpuinfo("vendor_id : AuthenticAMD\nflags : fpu avx2 avx512_bf16_not\n") == Cpu("AuthenticAMD")
+    assert cpu.parse_cpuinfo("vendor_id : GenuineIntel\nflags : amx_bf16 amx_tile\n") == Cpu(
+        "GenuineIntel", amx_bf16=True
+    )
     assert cpu.parse_cpuinfo("processor : 0\nFeatures : fp asimd bf16\n") == cpu.parse_cpuinfo("") == Cpu()
 
 
