@@ -136,13 +136,23 @@ class _SlowFastConfig:
     def __init__(self, given: dict[str, Any], result: Conversion) -> None:
         self.given, self.result = given, result
         self.masked = False  # MaskFeat's pre-training
-        self.training = bool(self.value("TRAIN.ENABLE", True))
+        self.training = self.value("TRAIN.ENABLE", True) is not False
         self.record("derived", "decides whether training keys are converted", "TRAIN.ENABLE")
+        if not isinstance(self.value("TRAIN.ENABLE", True), bool):
+            self.refuse("TRAIN.ENABLE", f"is {self.value('TRAIN.ENABLE', True)!r}, but True or False is needed")
         self.dataset_key = "TRAIN.DATASET" if self.training else "TEST.DATASET"
         self.dataset = self.value(self.dataset_key, "kinetics")
 
     def value(self, key: str, default: Any) -> Any:
         return self.given.get(key, default)
+
+    def count(self, key: str, default: int) -> int:
+        """A whole number from 1; another value is refused, and its default stands for it."""
+        value = self.value(key, default)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+            return value
+        self.refuse(key, f"is {value!r}, but a whole number from 1 is needed")
+        return default
 
     def record(self, fate: str, how: str, *keys: str) -> None:
         """Record the fate of those keys that the file has; a key with two uses gets both texts, a refused one stays refused."""
@@ -462,7 +472,7 @@ def _augmentation(file: _SlowFastConfig) -> None:
         file.record("ignored", "PySlowFast's Charades does not augment so", *(f"AUG.{key}" for key in keys))
         file.record("ignored", "PySlowFast's Charades takes one clip of a video", "AUG.NUM_SAMPLE")
         return
-    file.put("data.repeated_aug", file.value("AUG.NUM_SAMPLE", 1), "renamed", "AUG.NUM_SAMPLE")
+    file.put("data.repeated_aug", file.count("AUG.NUM_SAMPLE", 1), "renamed", "AUG.NUM_SAMPLE")
     enabled = file.value("AUG.ENABLE", False)
     kind = file.value("AUG.AA_TYPE", "rand-m9-mstd0.5-inc1") if enabled else ""
     operations = re.sub(r"^(rand-m\d+)-(?!n\d)", r"\1-n2-", kind)  # two where none are said, as in timm
@@ -514,10 +524,8 @@ def _optimisation(file: _SlowFastConfig) -> None:
             file.put(f"train.{key.lower()}", file.value(f"SOLVER.{key}", default), fate, f"SOLVER.{key}")
         else:
             file.record(fate, f"{method} has none", f"SOLVER.{key}")
-    shards = file.value("NUM_SHARDS", 1)
-    per_machine = file.value("TRAIN.BATCH_SIZE", 64) * file.result.settings.get("data.repeated_aug", 1)
-    if per_machine * shards < 1:
-        raise ValueError(f"TRAIN.BATCH_SIZE, AUG.NUM_SAMPLE and NUM_SHARDS give steps of {per_machine * shards} clips")
+    shards = file.count("NUM_SHARDS", 1)
+    per_machine = file.count("TRAIN.BATCH_SIZE", 64) * file.result.settings.get("data.repeated_aug", 1)
     sizes = ("TRAIN.BATCH_SIZE", "NUM_SHARDS")
     file.put("train.clips_per_step", per_machine * shards, "derived", *sizes)
     clips = per_machine if file.value("SOLVER.BASE_LR_SCALE_NUM_SHARDS", False) else per_machine * shards

@@ -74,9 +74,10 @@ def cache_room(settings: DecodingSettings) -> float:
 def _check_writable(cache: str) -> Path:
     """The folder `cache`, or the nearest one above it that is there. Raises ConfigError where no files can be created in it."""
     folder = Path(cache).absolute()
-    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    place = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     if not place.is_dir():
-        raise ConfigError(f"data.cache = {cache}: {place} is a file: {CURE}")
+        what = "a file" if place.exists() else "a link to nothing"
+        raise ConfigError(f"data.cache = {cache}: {place} is {what}: {CURE}")
     if not os.access(place, os.W_OK | os.X_OK):
         raise ConfigError(f"data.cache = {cache}: no files can be created in {place}: {CURE}")
     return place

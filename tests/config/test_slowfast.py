@@ -528,8 +528,14 @@ def test_a_value_of_another_form_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"theirs.yaml: contains a value of a type that PySlowFast does not use \("):
         converted(tmp_path, tree)
     tree = kinetics("s", 16, 4, 0.2)
-    tree["TRAIN"]["BATCH_SIZE"] = 0
-    with pytest.raises(ConfigError, match=r"\(TRAIN.BATCH_SIZE, AUG.NUM_SAMPLE and NUM_SHARDS give steps of 0 clips\)"):
+    tree["TRAIN"]["BATCH_SIZE"] = "sixteen"
+    tree["AUG"]["NUM_SAMPLE"] = 0
+    with pytest.raises(ConfigError) as caught:
+        converted(tmp_path, tree)
+    for told in ("TRAIN.BATCH_SIZE (is 'sixteen', but", "AUG.NUM_SAMPLE (is 0, but a whole number from 1"):
+        assert told in str(caught.value)
+    tree["TRAIN"]["ENABLE"] = "no"
+    with pytest.raises(ConfigError, match=r"TRAIN.ENABLE \(is 'no', but True or False is needed\)"):
         converted(tmp_path, tree)
 
 

@@ -370,6 +370,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(settings, tmp_path):
         ):
             with pytest.raises(ConfigError, match=r"data.cache = .*: .*file is a file: name another folder, or null"):
                 work()
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(ConfigError, match=r"data.cache = .*: .*link is a link to nothing: name another folder"):
+        cache_room(settings(cache=str(tmp_path / "link/below")).decoding)
 
 
 def test_a_decoded_side_below_what_is_scaled_later_is_refused(settings):

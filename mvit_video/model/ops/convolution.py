@@ -1,8 +1,8 @@
 """3D convolutions whose gradients are right in bf16 on CPUs.
 
 oneDNN, as PyTorch 2.13 ships it, computes gradients w.r.t. filters in bf16 from uninitialised memory where the grid is about
-as small as the filter (2 frames and 3 taps, say), with and without groups: silently wrong, infinite, or a crash. Outputs and
-gradients w.r.t. the input are right, and so is all of it in fp32.
+as small as the filter (2 frames and 3 taps, say), with and without groups, and of single taps for grids of many sizes:
+silently wrong, infinite, or a crash. Outputs and gradients w.r.t. the input are right, and so is all of it in fp32.
 """
 
 import torch
@@ -13,11 +13,19 @@ from mvit_video.model.ops import device
 
 
 class Conv3d(nn.Conv3d):
-    """nn.Conv3d; where a gradient would be computed in bf16 on a CPU, of the same rounded values, in fp32."""
+    """nn.Conv3d; where a gradient would be computed in bf16 on a CPU, of the same rounded values, in fp32.
+
+    A filter of one tap is a product of matrices then, whose gradient is right in bf16.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        if max(self.kernel_size) == 1 or not _needs_fp32(x):
+        if not _needs_fp32(x):
             return super().forward(x)
+        if self.kernel_size == (1, 1, 1) and self.groups == 1 and not any(self.padding):
+            t, h, w = self.stride
+            cells = x[:, :, ::t, ::h, ::w]
+            out = self.weight.flatten(1) @ cells.flatten(2)
+            return (out if self.bias is None else out + self.bias[:, None].to(out.dtype)).unflatten(2, cells.shape[2:])
         bias = None if self.bias is None else _rounded(self.bias)
         with torch.autocast("cpu", enabled=False):
             return self._conv_forward(_rounded(x), _rounded(self.weight), bias).to(torch.bfloat16)

@@ -71,13 +71,15 @@ def position_terms(q: Heads, tables: Tables, k_thw: Grid) -> list[Tensor]:
     (t, h, w), terms = q.thw, []
     table_t, table_h, table_w = tables
     if table_t is not None:
-        rows = axis_embedding(table_t, t, k_thw[0]).transpose(1, 2)  # (T, d, K)
+        rows = axis_embedding(table_t, t, k_thw[0]).transpose(1, 2).to(q.grid.dtype)  # (T, d, K)
         terms.append(q.grid.reshape(batch, t, h * w * heads, channels) @ rows)
     if table_h is not None:
-        rows = axis_embedding(table_h, h, k_thw[1]).transpose(1, 2)
+        rows = axis_embedding(table_h, h, k_thw[1]).transpose(1, 2).to(q.grid.dtype)
         terms.append(q.grid.reshape(batch * t, h, w * heads, channels) @ rows)
     if table_w is not None:
-        rows = axis_embedding(table_w, w, k_thw[2]).transpose(1, 2).repeat_interleave(heads, 0)  # (W·h, d, K)
+        rows = (
+            axis_embedding(table_w, w, k_thw[2]).transpose(1, 2).to(q.grid.dtype).repeat_interleave(heads, 0)
+        )  # (W·h, d, K)
         terms.append((q.grid.reshape(batch * t * h, w * heads, channels).transpose(0, 1) @ rows).transpose(0, 1))
     return [term.reshape(batch, t, h, w, heads, term.shape[-1]) for term in terms]
 

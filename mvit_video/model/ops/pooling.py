@@ -183,7 +183,8 @@ def _pool_norms_backward(
         grad_part, *grad_own = _pool_norm_backward(part, own, saved_own, eps, thw, stride, grad_outs, needs_grad)
         grads.append(grad_own)
         if grad_x is not None:
-            torch.cat(grad_part, 1, out=grad_x.select(2, place))
+            target, num_cls = grad_x.select(2, place), grad_part[0].shape[1]
+            target[:, :num_cls], target[:, num_cls:] = grad_part  # torch.cat(out=) may write nothing: PyTorch 2.13
     grad_filters, grad_norms = (
         _stack([part[kind] for part in grads]) if needed else None for kind, needed in enumerate(needs_grad[1:])
     )

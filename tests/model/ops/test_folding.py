@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mvit_video import build_model
 from mvit_video.model.heads import Heads
 from mvit_video.model.ops import folding
 from mvit_video.model.relative_position import table_rows
@@ -68,3 +69,17 @@ def test_what_depends_on_the_sizes_alone_is_computed_once(other_rows):
     for _ in range(3):
         folding.fold(tokens(THW, 1), tokens(K_THW, 1), tables("h", other_rows), SCALE)
     assert (cached.cache_info().misses, cached.cache_info().hits) == (1, 2)
+
+
+def test_gradients_of_gradients_exist_under_autocast():
+    arguments = dict(num_frames=2, crop_size=32, depths=(1, 1), embed_dim=16)
+    model = build_model("mvitv2_nano_8x3", num_classes=4, **arguments).eval()
+    clips, parameters = torch.randn(1, 3, 2, 32, 32), list(model.parameters())
+    second = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = model(clips)
+        first = torch.autograd.grad(out.float().square().sum(), parameters, create_graph=True)
+        total = torch.stack([grad.float().square().sum() for grad in first]).sum()
+        second.append(torch.cat([grad.flatten() for grad in torch.autograd.grad(total, parameters)]))
+    assert (second[1] - second[0]).norm() < 0.1 * second[0].norm()

@@ -6,10 +6,18 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
 
+from mvit_video import build_model
 from mvit_video.model.layers import PatchConv
 from mvit_video.model.ops import device
+from mvit_video.model.ops import linear as linear_ops
 from mvit_video.model.ops.linear import Linear
 from mvit_video.model.ops.pooling import conv3d_as_2d, max_pool, project_and_pool
+
+
+@pytest.fixture(autouse=True, params=[0, linear_ops.SMALL], ids=["parts alone", "parts together"])
+def projection(request, monkeypatch):
+    """Small projections are plain layers, whose parts are pooled together."""
+    monkeypatch.setattr(linear_ops, "SMALL", request.param)
 
 
 def layers(strides, kernel=(3, 3, 3), heads=2, head_dim=3):
@@ -45,11 +53,14 @@ def by_loops(x, thw, linear, pools, heads=2):
 
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (5, 3, 1), (1, 1, 1)], ids=str)
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (1, 8, 8), (2, 1, 3), (3, 2, 2)], ids=str)
-@pytest.mark.parametrize("size", [(1, 5, 7), (2, 8, 8), (7, 3, 2)], ids=str)
+@pytest.mark.parametrize("size", [(1, 5, 7), (2, 8, 8), (7, 3, 2), (1, 1, 1)], ids=str)
 @pytest.mark.parametrize("num_cls", [0, 1])
 def test_pooling_and_its_gradients_are_those_of_conv3d_and_layer_norm(kernel, stride, size, num_cls):
+    """A grid of one cell comes alone: torch.cat(out=) of PyTorch 2.13 wrote nothing for it."""
     linear, pools = layers([(1, 1, 1), stride, None], kernel)
-    x = torch.randn(2, num_cls + size[0] * size[1] * size[2], 4, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(
+        1 if size == (1, 1, 1) else 2, num_cls + size[0] * size[1] * size[2], 4, dtype=torch.float64, requires_grad=True
+    )
     expected = by_loops(x, size, linear, pools)
     heads = project_and_pool(x, size, linear, pools, 2)
     pooled_size = tuple((length - 1) // step + 1 for length, step in zip(size, stride, strict=True))
@@ -69,6 +80,16 @@ def test_pooling_and_its_gradients_are_those_of_conv3d_and_layer_norm(kernel, st
         again = project_and_pool(x, size, linear, pools, 2)
     for one, other in zip(again, expected, strict=True):
         torch.testing.assert_close(one.joined(), other, atol=1e-11, rtol=1e-9)
+
+
+def test_an_image_whose_last_grid_is_one_cell_has_its_gradients_alone_too():
+    """Of a batch of one, torch.cat(out=) of PyTorch 2.13 wrote nothing: the gradient was what memory held."""
+    model = build_model("mvitv2_t_in1k", num_classes=5, depths=(1, 2), embed_dim=16, crop_size=8).double().eval()
+    image, parameters = torch.randn(1, 3, 1, 8, 8, dtype=torch.float64), list(model.parameters())
+    twice = torch.cat([image, image])
+    one, other = (torch.autograd.grad(model(x).mean(), parameters) for x in (image, twice))
+    for found, expected in zip(one, other, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
 
 
 def with_filter(x, thw, linear, conv):
