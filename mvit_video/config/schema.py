@@ -314,7 +314,7 @@ class TrainSettings(Settings):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw, or sgd with Nesterov momentum."""
     base_lr: AutoAbove0 = 1.6e-3
-    """Peak learning rate for 512 clips per step, scaled by clips_per_step / 512; auto: from step size and network width."""
+    """Peak learning rate for 512 clips per step, scaled by clips_per_step / 512; auto: from step size, network width and model.weights."""
     warmup_epochs: AutoFrom0 = 30.0
     """Epochs over which the learning rate rises linearly from warmup_lr to its peak; auto: a fifth of all."""
     warmup_lr: AutoFrom0 = 1e-6

@@ -101,7 +101,8 @@ def _auto_values(config: Config, num_videos: int, num_classes: int | None, names
     numbers["train.validate_every_epochs"] = max(epochs // VALIDATIONS, 1)
     if {"train.base_lr", "train.warmup_lr", "train.end_lr"} & {*names}:
         width = head_width(meta_model(config, num_classes))
-        base = value("base_lr", _rounded(peak_rate(clips, width) * CLIPS_OF_BASE_LR / clips))
+        peak = peak_rate(clips, width, config.model.weights is not None)
+        base = value("base_lr", _rounded(peak * CLIPS_OF_BASE_LR / clips))
         numbers |= {"train.base_lr": base, "train.warmup_lr": LAST_SHARE * base, "train.end_lr": LAST_SHARE * base}
     numbers["train.mix_probability"] = round(strength(num_videos), 2)
     numbers |= {f"data.{name}": number for name, number in fitting_augmentation(num_videos).items()}
@@ -128,12 +129,15 @@ def head_width(network: nn.Module) -> int:
     return weight.shape[1] if weight.ndim > 1 else RATE_WIDTH
 
 
-def peak_rate(clips: int, width: int) -> float:
-    """Peak learning rate: 2.0e-4 for 32 clips and 768 features (S, B), scaled by √clips and by 1 / width.
+def peak_rate(clips: int, width: int, trained: bool) -> float:
+    """Peak learning rate: 2.0e-4 for 32 clips and 768 features (S, B), scaled by √clips and by 1 / width, or 1 / √width.
 
-    Both scalings are derived for Adam: Malladi et al., arXiv 2205.10287, and Yang et al., arXiv 2203.03466.
+    Both scalings are derived for Adam: Malladi et al., arXiv 2205.10287, and Yang et al., arXiv 2203.03466. The second holds for
+    weights that are `trained`. From random ones it was too much for `mvitv2_nano_8x3`: seeds that began late learnt slowly to
+    the end, and do not at the lower rate of 1 / √width (docs/results.md).
     """
-    return RATE * sqrt(clips / RATE_CLIPS) * RATE_WIDTH / min(max(width, MIN_WIDTH), RATE_WIDTH)
+    narrower = RATE_WIDTH / min(max(width, MIN_WIDTH), RATE_WIDTH)
+    return RATE * sqrt(clips / RATE_CLIPS) * (narrower if trained else sqrt(narrower))
 
 
 def _rounded(rate: float) -> float:

@@ -27,6 +27,7 @@ from mvit_video.engine.parallel import (
     shard,
     total_gradient_norm,
 )
+from mvit_video.model.ops.convolution import replace_conv3d
 from mvit_video.model.precision import Precision
 
 MixClips = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
@@ -176,6 +177,8 @@ def learner_from(settings: TrainSettings, model: nn.Module, device: torch.device
     """Build the learner of a network: optimiser, loss scaler and average."""
     if settings.trainable == "head":
         freeze_all_but_head(model)
+    if precision == "bf16" and device.type == "cpu":
+        replace_conv3d(model)
     average = WeightAverage(model, settings.ema_decay) if settings.ema_decay is not None else None
     if settings.parallel == "fsdp":
         shard([model] if average is None else [model, average.model], device)

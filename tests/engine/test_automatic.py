@@ -51,18 +51,23 @@ def test_a_run_on_any_number_of_videos_has_enough_steps_of_clips_that_are_there(
     assert 10 <= train.epochs / train.validate_every_epochs < 30
     rate = learning_rate_from(train, steps * train.epochs, steps)
     peak = max(rate(step) for step in range(steps * train.epochs)[:: max(steps // 7, 1)])
-    assert peak == pytest.approx(peak_rate(train.clips_per_step, 128), rel=0.02) and rate(0) == pytest.approx(
+    assert peak == pytest.approx(peak_rate(train.clips_per_step, 128, False), rel=0.02) and rate(0) == pytest.approx(
         peak / 100, rel=0.02
     )
     left = re.findall(r"(\w+): auto\n", dump_config(fitted(videos)))
     assert left == ["train", "precision", "precision"], "the lists of data.root, and what the device decides"
 
 
-def test_the_rate_follows_the_root_of_the_clips_and_one_over_the_width():
-    assert peak_rate(32, 768) == pytest.approx(2e-4)
-    for clips, width in ((8, 768), (32, 128), (8, 384)):
-        assert peak_rate(clips, width) == pytest.approx(2e-4 * sqrt(clips / 32) * 768 / width)
-    assert peak_rate(32, 2048) == peak_rate(32, 768) and peak_rate(32, 16) == peak_rate(32, 128)
+def test_the_rate_follows_the_root_of_the_clips_and_the_width_or_its_root():
+    for trained, power in ((True, 1), (False, 0.5)):
+        assert peak_rate(32, 768, trained) == pytest.approx(2e-4)
+        for clips, width in ((8, 768), (32, 128), (8, 384)):
+            expected = 2e-4 * sqrt(clips / 32) * (768 / width) ** power
+            assert peak_rate(clips, width, trained) == pytest.approx(expected)
+        assert peak_rate(32, 2048, trained) == peak_rate(32, 768, trained)
+        assert peak_rate(32, 16, trained) == peak_rate(32, 128, trained)
+    rates = [fitted(40, f"model.weights={weights}").train.base_lr for weights in ("null", "some.safetensors")]
+    assert rates[1] / rates[0] == pytest.approx(sqrt(6), rel=0.01)
 
 
 def test_what_is_set_wins_and_what_follows_from_it_fits():

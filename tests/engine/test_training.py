@@ -11,7 +11,9 @@ from conftest import REPOSITORY, silent
 from run_records import numbers_of_steps
 from safetensors.torch import load_file
 from tiny_models import tiny_video
+from torch import nn
 
+from mvit_video import build_model
 from mvit_video.config.load import load_config
 from mvit_video.config.schema import InputSettings, TrainSettings
 from mvit_video.data.lists.selection import training_lists
@@ -26,6 +28,7 @@ from mvit_video.engine.run import train_run
 from mvit_video.engine.trainer import Trainer, learner_from, trainer_from
 from mvit_video.errors import CheckpointError, ConfigError, DecodeError, TrainingError
 from mvit_video.evaluation.evaluate import validator
+from mvit_video.model.ops.convolution import Conv3d
 from mvit_video.model.precision import resolve_precision
 from mvit_video.model.weights.card import ModelCard
 from mvit_video.model.weights.load import load_checkpoint
@@ -293,6 +296,16 @@ def test_a_state_with_nan_is_never_written(tmp_path, part):
     with pytest.raises(CheckpointError, match=r"not written, because '.*' contains NaN or Inf \(1 tensors do\)"):
         states.save_state(tmp_path, 2, learner, card, {}, keep=1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_networks_of_others_train_in_bf16_on_a_cpu_with_gradients_that_are_right(precision):
+    """Their convolutions become ours, which have the same parameters, names and outputs."""
+    model = build_model("pytorchvideo/x3d_s", num_classes=3, num_frames=4, crop_size=32)
+    names = list(model.state_dict())
+    learner_from(TrainSettings(), model, CPU, precision)
+    kinds = {type(module) for module in model.modules() if isinstance(module, nn.Conv3d)}
+    assert kinds == ({Conv3d} if precision == "bf16" else {nn.Conv3d}) and list(model.state_dict()) == names
 
 
 def test_a_changed_state_is_told_and_the_one_before_it_is_used(whole_run, few_videos, tmp_path):

@@ -31,6 +31,13 @@ class Conv3d(nn.Conv3d):
             return self._conv_forward(_rounded(x), _rounded(self.weight), bias).to(torch.bfloat16)
 
 
+def replace_conv3d(network: nn.Module) -> None:
+    """Make `Conv3d` of each plain nn.Conv3d, such as those of other packages' networks: before they are trained in bf16 on a CPU."""
+    for module in network.modules():
+        if type(module) is nn.Conv3d:
+            module.__class__ = Conv3d
+
+
 def depthwise_conv(grid: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
     """A depth-wise 3D convolution without bias, of grid (B, C, T, H, W) and weight (C, 1, t, h, w); in fp32 as `Conv3d`."""
     groups = weight.shape[0]
