@@ -10,7 +10,13 @@ from torch import Tensor
 
 from mvit_video.model.heads import Heads
 from mvit_video.model.ops import device
-from mvit_video.model.ops.block_attention import attention_formula, block_attention, use_block_attention
+from mvit_video.model.ops.block_attention import (
+    attention_formula,
+    block_attention,
+    block_gradients,
+    use_block_attention,
+    use_block_gradients,
+)
 from mvit_video.model.ops.folding import Tables, fold, pad_channels
 from mvit_video.model.ops.operators import differentiable_grad, operator, register_autograd
 
@@ -67,6 +73,8 @@ def _attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if queries.numel() == 0:
         return torch.zeros_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
+    if use_block_gradients(keys):
+        return block_gradients(gradient, queries, keys, values)
     parts = (tokens.transpose(1, 2) for tokens in (gradient, queries, keys, values, out, logsumexp))
     grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*parts, 0.0, False, scale=1.0)
     grad_queries, grad_keys, grad_values = (part.transpose(1, 2).contiguous() for part in grads)

@@ -21,7 +21,7 @@ from mvit_video.model.ops.operators import differentiable_grad, operator, regist
 
 BLOCK_BYTES = 2**20  # of a block's scores, per thread
 MIN_QUERIES, MAX_QUERIES = 256, 1024  # of a block; the maximum is per thread
-FEW_KEYS, WIDE = 512, 64  # keys and channels of values: where blocks gain with AMX, in training also for narrower heads
+FEW_KEYS, WIDE = 512, 64  # keys and channels of values: where blocks gain with AMX; gradients also of narrower heads
 
 
 def use_block_attention(queries: Tensor, keys: Tensor, channels: int) -> bool:
@@ -30,16 +30,26 @@ def use_block_attention(queries: Tensor, keys: Tensor, channels: int) -> bool:
         return False
     if queries.dtype == torch.bfloat16:
         backends = cpu.cpu_backends()
-        trains = torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad)
-        few = keys.shape[1] <= FEW_KEYS and (channels >= WIDE or trains)
+        few = keys.shape[1] <= FEW_KEYS and channels >= WIDE
         return backends.bf16_blocks and (few or not backends.few_keys)
     sizes = (queries.shape[1], keys.shape[1], keys.shape[3], channels)
     return queries.dtype == torch.float32 and min(sizes) >= MIN_SIZE and cpu.onednn_enabled()
 
 
+def use_block_gradients(keys: Tensor) -> bool:
+    """Whether block-wise gradients of the fused kernel's attention are faster on this CPU, for keys (B, M, h, D)."""
+    few = keys.shape[1] <= FEW_KEYS and cpu.cpu_backends().few_keys
+    return few and keys.device.type == "cpu" and keys.dtype == torch.bfloat16
+
+
 def block_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """softmax(queries·keysᵀ)·values: (B, N, h, D), (B, M, h, D), (B, M, h, d) -> (B, N, h, d)."""
     return _block_attention(queries, keys, values)
+
+
+def block_gradients(gradient: Tensor, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients w.r.t. queries, keys and values of softmax(queries·keysᵀ)·values; the scores are computed again."""
+    return _block_attention_backward(gradient, queries, keys, values)
 
 
 def attention_formula(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

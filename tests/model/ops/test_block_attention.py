@@ -7,7 +7,13 @@ from tiny_models import tiny_video
 
 from mvit_video.model.ops import block_attention as module
 from mvit_video.model.ops import cpu
-from mvit_video.model.ops.block_attention import attention_formula, block_attention, use_block_attention
+from mvit_video.model.ops.attend import _attention
+from mvit_video.model.ops.block_attention import (
+    attention_formula,
+    block_attention,
+    use_block_attention,
+    use_block_gradients,
+)
 from mvit_video.model.ops.cpu import CpuBackends
 
 BLOCKS = CpuBackends(onednn=True, bf16_blocks=True)
@@ -104,17 +110,28 @@ def test_block_attention_is_used_where_cpu_dtype_and_sizes_gain(backends, dtype,
 
 
 @pytest.mark.parametrize(
-    ("keys", "channels", "inference", "training"),
+    ("keys", "channels", "blockwise", "gradients"),
     [(512, 64, True, True), (512, 63, False, True), (513, 64, False, False), (513, 32, False, False)],
 )
-def test_with_amx_blocks_need_few_keys_and_in_inference_wide_heads(keys, channels, inference, training):
-    queries, others = (part.detach() for part in parts(1, 20, keys, 1, channels, channels, torch.bfloat16)[:2])
+def test_with_amx_blocks_need_few_keys_and_but_for_gradients_wide_heads(keys, channels, blockwise, gradients):
+    queries, others, _ = parts(1, 20, keys, 1, channels, channels, torch.bfloat16)
     with cpu.use_backends(CpuBackends(bf16_blocks=True, few_keys=True)):
-        assert use_block_attention(queries, others, channels) == inference
-        queries.requires_grad_()
-        assert use_block_attention(queries, others, channels) == training
-        with torch.no_grad():
-            assert use_block_attention(queries, others, channels) == inference
+        assert use_block_attention(queries, others, channels) == blockwise
+        assert use_block_gradients(others) == gradients and not use_block_gradients(others.float())
+    with cpu.use_backends(CpuBackends(bf16_blocks=True)):
+        assert not use_block_gradients(others)
+
+
+def test_gradients_of_fused_attention_may_be_block_wise():
+    exact = parts(2, 40, 9, 2, 16, 16, torch.float64)
+    grad = torch.randn(2, 40, 2, 16, dtype=torch.float64)
+    expected = torch.autograd.grad(attention_formula(*exact), exact, grad)
+    for few_keys in (False, True):
+        rounded = [part.detach().bfloat16().requires_grad_() for part in exact]
+        with cpu.use_backends(CpuBackends(bf16_blocks=True, few_keys=few_keys)):
+            found = torch.autograd.grad(_attention(*rounded)[0], rounded, grad.bfloat16())
+        for one, other in zip(found, expected, strict=True):
+            assert (one - other).norm() < 0.03 * other.norm()
 
 
 def operators(out: torch.Tensor) -> set[str]:
