@@ -4,7 +4,7 @@
     python -m mvit_video.benchmark.mixers docs/mixers.json data.root=demo_output/data --accuracy demo --runs runs/mixers
     python -m mvit_video.benchmark.mixers docs/mixers.json --page docs/mixers.md
 
-The first file keeps all numbers; each command adds its own to it, and leaves out trainings whose numbers are there.
+The first file keeps all numbers; each command adds its own to it, and leaves out trainings whose numbers are there with the same settings.
 """
 
 import argparse
@@ -153,7 +153,7 @@ def add_accuracies(
     for seed in options.seeds:
         for mixer in options.mixers:
             done = place.setdefault(mixer, {})
-            if str(seed) in done:
+            if done.get(str(seed), {}).get("settings") == settings:
                 continue
             arguments = mixer_arguments(mixer, recipe.model.name)
             folder = Path(options.runs) / dataset / mixer.replace(", ", "_") / str(seed)

@@ -225,7 +225,8 @@ def _learnt(accuracy: dict[str, Any]) -> list[str]:
     return [
         "",
         f"All mixers learn the demonstration ({ranges['demo']}) and the order of frames in it. On UTD-MHAD their means are",
-        f"{ranges['utd']}, while seeds of one mixer differ by up to {apart:.1f} points: so few runs {order} the mixers.",
+        f"{ranges['utd']}, while seeds of one mixer differ by up to {apart:.1f} points: so few runs {order} the mixers. Since then `auto`",
+        "gives a lower rate, at which seeds differ less ([results.md](results.md#small-sets-from-random-weights-on-a-cpu)).",
     ]
 
 
