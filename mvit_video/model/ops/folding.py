@@ -70,17 +70,18 @@ def position_terms(q: Heads, tables: Tables, k_thw: Grid) -> list[Tensor]:
     batch, _, heads, channels = q.grid.shape
     (t, h, w), terms = q.thw, []
     table_t, table_h, table_w = tables
+
+    def rows(table: Tensor, side: int, keys: int) -> Tensor:
+        """(side, d, K), of the queries' type: double backward is outside autocast."""
+        return axis_embedding(table, side, keys).transpose(1, 2).to(q.grid.dtype)
+
     if table_t is not None:
-        rows = axis_embedding(table_t, t, k_thw[0]).transpose(1, 2).to(q.grid.dtype)  # (T, d, K)
-        terms.append(q.grid.reshape(batch, t, h * w * heads, channels) @ rows)
+        terms.append(q.grid.reshape(batch, t, h * w * heads, channels) @ rows(table_t, t, k_thw[0]))
     if table_h is not None:
-        rows = axis_embedding(table_h, h, k_thw[1]).transpose(1, 2).to(q.grid.dtype)
-        terms.append(q.grid.reshape(batch * t, h, w * heads, channels) @ rows)
+        terms.append(q.grid.reshape(batch * t, h, w * heads, channels) @ rows(table_h, h, k_thw[1]))
     if table_w is not None:
-        rows = (
-            axis_embedding(table_w, w, k_thw[2]).transpose(1, 2).to(q.grid.dtype).repeat_interleave(heads, 0)
-        )  # (W·h, d, K)
-        terms.append((q.grid.reshape(batch * t * h, w * heads, channels).transpose(0, 1) @ rows).transpose(0, 1))
+        of_columns = rows(table_w, w, k_thw[2]).repeat_interleave(heads, 0)  # (W·h, d, K)
+        terms.append((q.grid.reshape(batch * t * h, w * heads, channels).transpose(0, 1) @ of_columns).transpose(0, 1))
     return [term.reshape(batch, t, h, w, heads, term.shape[-1]) for term in terms]
 
 
