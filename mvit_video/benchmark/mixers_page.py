@@ -156,8 +156,10 @@ def _time_cells(own: dict[str, Any], plain: dict[str, Any]) -> list[str]:
 def _accuracies(accuracy: dict[str, Any]) -> list[str]:
     lines = []
     for dataset, title in TITLES.items():
+        given = {" ".join(each["settings"]) for seeds in accuracy.get(dataset, {}).values() for each in seeds.values()}
+        words = " ".join(["data.root=DIR", *(given if len(given) == 1 else ())]).rstrip()
         lines += [
-            f"{title}: `python -m mvit_video.benchmark.mixers docs/mixers.json data.root=DIR --accuracy {dataset}`",
+            f"{title}: `python -m mvit_video.benchmark.mixers docs/mixers.json {words} --accuracy {dataset}`",
             "",
             "| mixer | top-1 | shuffled | seeds | epochs |",
             "|---|---|---|---|---|",
@@ -168,10 +170,15 @@ def _accuracies(accuracy: dict[str, Any]) -> list[str]:
                 [each["top1"] for each in seeds.values()],
                 [mean(each["shuffled"]) for each in seeds.values()],
             )
-            epochs = ", ".join(sorted({" ".join([str(each["epochs"]), *each["settings"]]) for each in seeds.values()}))
+            epochs = ", ".join(sorted({_budget(each, len(given) > 1) for each in seeds.values()}))
             lines.append(f"| {mixer} | {_spread(top1)} | {_spread(shuffled)} | {len(seeds) or ''} | {epochs} |")
         lines.append("")
     return lines[:-1]
+
+
+def _budget(training: dict[str, Any], with_settings: bool) -> str:
+    """Epochs of a training, and its settings where others of the dataset had other ones."""
+    return " ".join([str(training["epochs"]), *(training["settings"] if with_settings else ())])
 
 
 def _trained_on(accuracy: dict[str, Any]) -> list[str]:
@@ -225,8 +232,7 @@ def _learnt(accuracy: dict[str, Any]) -> list[str]:
     return [
         "",
         f"All mixers learn the demonstration ({ranges['demo']}) and the order of frames in it. On UTD-MHAD their means are",
-        f"{ranges['utd']}, while seeds of one mixer differ by up to {apart:.1f} points: so few runs {order} the mixers. Since then `auto`",
-        "gives a lower rate, at which seeds differ less ([results.md](results.md#small-sets-from-random-weights-on-a-cpu)).",
+        f"{ranges['utd']}, while seeds of one mixer differ by up to {apart:.1f} points: so few runs {order} the mixers.",
     ]
 
 

@@ -90,6 +90,17 @@ def test_a_page_of_some_numbers_has_the_mean_and_spread_of_the_seeds_and_empty_c
     assert "Trained on: EPYC, torch 2.13.0 (2 trainings); Xeon, torch 2.13.0 (1 training)." in page
 
 
+def test_settings_are_in_the_command_where_all_trainings_had_them_and_else_beside_the_epochs():
+    def page_of(*settings: list[str]) -> str:
+        training = {"top1": 50.0, "shuffled": [20.0], "epochs": 48, "machine": {"cpu": "Xeon", "torch": "2.13.0"}}
+        seeds = {str(seed): training | {"settings": own} for seed, own in enumerate(settings)}
+        return mixers_page({"accuracy": {"utd": {"all": seeds}}})
+
+    alike, mixed = page_of(["train.epochs=48"], ["train.epochs=48"]), page_of([], ["train.epochs=48"])
+    assert "data.root=DIR train.epochs=48 --accuracy utd`" in alike and "| 2 | 48 |" in alike
+    assert "data.root=DIR --accuracy utd`" in mixed and "| 2 | 48, 48 train.epochs=48 |" in mixed
+
+
 def test_wrong_sizes_are_refused_in_one_sentence(capsys, tmp_path):
     assert mixers.main([str(tmp_path / "m.json"), "--costs", "--time", "16-224", "--mixers", "hwin"]) == 1
     assert "size '16-224': write frames and pixels, as in 16x224" in capsys.readouterr().err
@@ -119,5 +130,6 @@ def test_trainings_are_evaluated_with_shuffled_frames_too_and_none_is_done_twice
     before = (tmp_path / "runs/demo/stripes/0/model.safetensors").stat().st_mtime_ns
     assert mixers.main([*words, "--page", str(page)]) == 0
     assert json.loads(record.read_text()) == first
-    assert "| 1 | 1 train.epochs=1 train.clips_per_step=8 data.workers=0 |" in page.read_text()
+    settings = "train.epochs=1 train.clips_per_step=8 data.workers=0"
+    assert f"data.root=DIR {settings} --accuracy demo`" in page.read_text() and "| 1 | 1 |" in page.read_text()
     assert (tmp_path / "runs/demo/stripes/0/model.safetensors").stat().st_mtime_ns == before
