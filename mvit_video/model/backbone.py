@@ -1,4 +1,4 @@
-"""What network families share: the MLP, the base class of video networks, and checks of their arguments."""
+"""What network families share: the MLP, the base class of video networks, and their names by size."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mvit_video.errors import ConfigError, InputError
+from mvit_video.errors import ConfigError, InputError, MvitVideoError
+from mvit_video.model.checks import check_counts, check_rates, check_sizes, check_switches
 from mvit_video.model.pretrained import Pretrained
 from mvit_video.model.registry import Capabilities, register_model
 
@@ -32,9 +33,25 @@ class VideoBackbone(Pretrained, nn.Module, ABC):
 
     head: nn.Module
     stage_dims: tuple[int, ...]
+    smallest_side: int = 1
+    """Pixels: the least height and width of a clip."""
 
-    def __init__(self, num_frames: int, num_classes: int, activation_checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        num_frames: int,
+        crop_size: int | Sequence[int],
+        num_classes: int,
+        drop_path_rate: float,
+        dropout_rate: float,
+        activation_checkpointing: bool,
+    ) -> None:
+        """Checks and keeps what every family takes. Raises ConfigError."""
         super().__init__()
+        check_counts(num_frames=num_frames, num_classes=num_classes)
+        check_sizes(crop_size=crop_size)
+        check_rates(drop_path_rate=drop_path_rate, dropout_rate=dropout_rate)
+        check_switches(activation_checkpointing=activation_checkpointing)
         self.num_frames, self.num_classes, self.in_channels = num_frames, num_classes, 3
         self.activation_checkpointing = activation_checkpointing
 
@@ -72,7 +89,21 @@ class VideoBackbone(Pretrained, nn.Module, ABC):
             )
         if not clips.is_floating_point():
             raise InputError(f"clips are {clips.dtype}, expected floating point values, normalised by mean and std")
+        self.check_size((clips.shape[3], clips.shape[4]), InputError)
         return clips
+
+    def check_size(self, size: tuple[int, int], error: type[MvitVideoError] = ConfigError) -> None:
+        """Raise an error, naming what is allowed, for a height and width that the network cannot take."""
+        if min(size) < self.smallest_side:
+            least = f"{self.smallest_side}×{self.smallest_side}"
+            raise error(
+                f"images of {size[0]}×{size[1]} are too small for this network: expected at least {least} pixels"
+            )
+
+
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def drop_path_rates(depths: Sequence[int], rate: float) -> list[list[float]]:
@@ -82,29 +113,6 @@ def drop_path_rates(depths: Sequence[int], rate: float) -> list[list[float]]:
         rates.append([rate * (first + k) / max(total - 1, 1) for k in range(depth)])
         first += depth
     return rates
-
-
-def height_and_width(crop_size: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
-    return height, width
-
-
-def check_stages(depths: Sequence[int], **per_stage: Sequence[Any]) -> None:
-    """Raise ConfigError unless each list has one number above 0 per stage; None means that a stage does without."""
-    for name, values in {"depths": depths, **per_stage}.items():
-        if len(values) != len(depths) or not depths:
-            raise ConfigError(
-                f"{name}={tuple(values)}: expected {len(depths) or 'some'} values, one for each stage of depths={tuple(depths)}"
-            )
-        if not all(value is None or (isinstance(value, int | float) and value > 0) for value in values):
-            raise ConfigError(f"{name}={tuple(values)}: expected numbers above 0")
-
-
-def check_head_widths(*, embed_dims: Sequence[int], num_heads: Sequence[int]) -> None:
-    """Raise ConfigError if a stage's width is not a multiple of its heads."""
-    for stage, (dim, heads) in enumerate(zip(embed_dims, num_heads, strict=True), start=1):
-        if heads < 1 or dim % heads:
-            raise ConfigError(f"num_heads={heads} in stage {stage}: expected a divisor of its width {dim}")
 
 
 def register_family(

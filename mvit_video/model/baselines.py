@@ -11,6 +11,7 @@ from torch import nn
 
 from mvit_video.compat import import_pytorchvideo, import_torchvision
 from mvit_video.errors import ConfigError
+from mvit_video.model.checks import check_counts, check_sizes
 from mvit_video.model.evidence import entering
 from mvit_video.model.registry import Capabilities, register_model
 from mvit_video.model.weights.swin_formats import SWIN_FORMATS
@@ -84,6 +85,8 @@ def _register(
     def make(
         *, num_classes: int = 400, num_frames: int = usual_frames, crop_size: int | Sequence[int] = usual_crop
     ) -> nn.Module:
+        check_counts(num_classes=num_classes, num_frames=num_frames)
+        check_sizes(crop_size=crop_size)
         height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
         return build(num_classes, (num_frames, height, width))
 

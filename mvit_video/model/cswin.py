@@ -18,12 +18,12 @@ from mvit_video.errors import ConfigError
 from mvit_video.model.backbone import (
     Mlp,
     VideoBackbone,
-    check_stages,
     drop_path_rates,
     height_and_width,
     register_family,
 )
 from mvit_video.model.checkpoint_format import CheckpointFormat, has
+from mvit_video.model.checks import check_counts, check_ratios, check_stages, check_switches
 from mvit_video.model.evidence import entering
 from mvit_video.model.layers import DropPath, init_normal
 from mvit_video.model.ops.convolution import Conv3d
@@ -154,8 +154,18 @@ class CSWin(VideoBackbone):
         dropout_rate: float = 0.0,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(num_frames, num_classes, activation_checkpointing)
+        super().__init__(
+            num_frames=num_frames,
+            crop_size=crop_size,
+            num_classes=num_classes,
+            drop_path_rate=drop_path_rate,
+            dropout_rate=dropout_rate,
+            activation_checkpointing=activation_checkpointing,
+        )
         check_stages(depths, num_heads=num_heads, stripe_widths=stripe_widths)
+        check_counts(embed_dim=embed_dim)
+        check_ratios(mlp_ratio=mlp_ratio)
+        check_switches(qkv_bias=qkv_bias)
         self.stage_dims = tuple(embed_dim * 2**stage for stage in range(len(depths)))
         taps = 1 if num_frames == 1 else 3
         grid = tuple((size - 3) // 4 + 1 for size in height_and_width(crop_size))

@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvit_video.errors import ConfigError, InputError, MvitVideoError
+from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.model.backbone import (
     Mlp,
     VideoBackbone,
-    check_stages,
     drop_path_rates,
     height_and_width,
     register_family,
 )
 from mvit_video.model.checkpoint_format import CheckpointFormat, has
+from mvit_video.model.checks import check_counts, check_sizes, check_stages
 from mvit_video.model.evidence import entering
 from mvit_video.model.layers import DropPath, init_normal
 from mvit_video.model.ops.convolution import Conv3d
@@ -60,11 +60,13 @@ class Shortcut(nn.Module):
 
     def __init__(self, dim: int, dim_out: int, stride: int) -> None:
         super().__init__()
-        self.pool = nn.AvgPool3d((1, stride, stride)) if stride > 1 else nn.Identity()
+        self.stride = stride
         self.expand = Conv3d(dim, dim_out, 1) if dim != dim_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.expand(self.pool(x))
+        if self.stride > 1:  # in 2D, which PyTorch has in half precision on CPUs, too
+            x = F.avg_pool2d(x.flatten(1, 2), self.stride).unflatten(1, x.shape[1:3])
+        return self.expand(x)
 
 
 class SqueezeExcitation(nn.Module):
@@ -280,12 +282,20 @@ class MaxViT(VideoBackbone):
         dropout_rate: float = 0.0,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(num_frames, num_classes, activation_checkpointing)
+        super().__init__(
+            num_frames=num_frames,
+            crop_size=crop_size,
+            num_classes=num_classes,
+            drop_path_rate=drop_path_rate,
+            dropout_rate=dropout_rate,
+            activation_checkpointing=activation_checkpointing,
+        )
         check_stages(depths, embed_dims=embed_dims)
+        check_counts(stem_width=stem_width)
+        check_sizes(**{name: size for name, size in (("window", window), ("grid", grid)) if size is not None})
         crop = height_and_width(crop_size)
         taps, frames = (1, 1) if num_frames == 1 else (3, (num_frames + 1) // 2)
-        self.window = _group_size("window", window, crop)
-        self.grid = _group_size("grid", grid, crop)
+        self.window, self.grid = _group_size(window, crop), _group_size(grid, crop)
         self.stage_dims = tuple(embed_dims)
         _check_widths(embed_dims)
         self.check_size(crop)
@@ -306,13 +316,8 @@ class MaxViT(VideoBackbone):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def checked(self, clips: Tensor) -> Tensor:
-        clips = super().checked(clips)
-        self.check_size((clips.shape[3], clips.shape[4]), InputError)
-        return clips
-
     def check_size(self, size: tuple[int, int], error: type[MvitVideoError] = ConfigError) -> None:
-        """Raise an error, naming valid sizes, if windows and grids do not divide every stage."""
+        """If windows and grids do not divide every stage."""
         steps = [2 ** (len(self.stage_dims) + 1) * lcm(*sides) for sides in zip(self.window, self.grid, strict=True)]
         if any(length % step for length, step in zip(size, steps, strict=True)):
             raise error(
@@ -333,12 +338,9 @@ class MaxViT(VideoBackbone):
         return grid.mean((2, 3, 4))
 
 
-def _group_size(name: str, size: int | Sequence[int] | None, crop: tuple[int, int]) -> tuple[int, int]:
+def _group_size(size: int | Sequence[int] | None, crop: tuple[int, int]) -> tuple[int, int]:
     """Tokens per side of a window or grid; by default 1/32 of the image."""
-    height, width = height_and_width(size) if size is not None else (max(crop[0] // 32, 1), max(crop[1] // 32, 1))
-    if height < 1 or width < 1:
-        raise ConfigError(f"{name}={size}: expected whole numbers from 1")
-    return height, width
+    return height_and_width(size) if size is not None else (max(crop[0] // 32, 1), max(crop[1] // 32, 1))
 
 
 def _check_widths(embed_dims: Sequence[int]) -> None:

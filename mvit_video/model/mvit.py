@@ -24,6 +24,7 @@ from mvit_video.model.checks import (
     check_lists,
     check_rates,
     check_ratios,
+    check_sizes,
     check_strides,
     check_switches,
     is_nested,
@@ -264,13 +265,12 @@ class MViTArguments:
     def __post_init__(self) -> None:
         counts = ("num_frames", "num_classes", "in_channels", "embed_dim", "num_heads")
         check_counts(**{name: getattr(self, name) for name in counts})
+        check_sizes(crop_size=self.crop_size)
         by_stride = self.pool_kernel == "stride"
         if isinstance(self.pool_kernel, str) and not by_stride:
             raise ConfigError(f"pool_kernel={self.pool_kernel!r}: expected 3 odd whole numbers from 1, or 'stride'")
         three = ("patch_kernel", "patch_stride", "kv_stride") + (() if by_stride else ("pool_kernel",))
-        check_lists(
-            depths=(self.depths, None), crop_size=(self.crop, 2), **{name: (getattr(self, name), 3) for name in three}
-        )
+        check_lists(depths=(self.depths, None), **{name: (getattr(self, name), 3) for name in three})
         check_strides("q_stride", self.q_stride, len(self.depths) - 1)
         self._check_together()
         check_rates(drop_path_rate=self.drop_path_rate, dropout_rate=self.dropout_rate)
@@ -280,9 +280,9 @@ class MViTArguments:
         check_choice("attention", self.attention, ATTENTION)
         check_choice("positions", self.positions, ("relative", "lepe", "absolute"))
         check_choice("width_growth", self.width_growth, ("attention", "mlp"))
+        self.block_plans()
         if not isinstance(self.token_mixing, str):
             object.__setattr__(self, "token_mixing", tuple(self.token_mixing))
-        self.block_plans()
         self._settle(three)
 
     def _settle(self, three: Iterable[str]) -> None:

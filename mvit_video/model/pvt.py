@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from mvit_video.model.backbone import (
     Mlp,
     VideoBackbone,
-    check_head_widths,
-    check_stages,
     drop_path_rates,
+    height_and_width,
     register_family,
 )
 from mvit_video.model.checkpoint_format import CheckpointFormat, has
+from mvit_video.model.checks import check_head_widths, check_stages, check_switches
 from mvit_video.model.evidence import entering
 from mvit_video.model.layers import DropPath, init_normal
 from mvit_video.model.ops.convolution import Conv3d
@@ -162,11 +162,13 @@ class Stage(nn.Module):
 
 
 class PVTv2(VideoBackbone):
-    """PVT v2: clips (B, 3, T, H, W), RGB, normalised -> logits (B, num_classes). Any height and width.
+    """PVT v2: clips (B, 3, T, H, W), RGB, normalised -> logits (B, num_classes).
+
+    Height and width from `smallest_side`, 29 with the usual sr_ratios.
 
     Args:
         num_frames: 1 for the image network, which also takes (B, 3, H, W).
-        num_classes, drop_path_rate, dropout_rate, activation_checkpointing: as in MViT; crop_size is ignored.
+        num_classes, drop_path_rate, dropout_rate, activation_checkpointing: as in MViT. crop_size is only checked.
         depths, embed_dims, num_heads, mlp_ratios: blocks, width, heads and MLP ratio of each stage.
         sr_ratios: kernel and stride of the convolution that reduces each stage's keys.
         linear: average the keys to 7×7 per frame instead (the `li` variants).
@@ -190,9 +192,22 @@ class PVTv2(VideoBackbone):
         dropout_rate: float = 0.0,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(num_frames, num_classes, activation_checkpointing)
-        check_stages(depths, embed_dims=embed_dims, num_heads=num_heads, mlp_ratios=mlp_ratios, sr_ratios=sr_ratios)
+        super().__init__(
+            num_frames=num_frames,
+            crop_size=crop_size,
+            num_classes=num_classes,
+            drop_path_rate=drop_path_rate,
+            dropout_rate=dropout_rate,
+            activation_checkpointing=activation_checkpointing,
+        )
+        counts = dict(embed_dims=embed_dims, num_heads=num_heads, sr_ratios=sr_ratios)
+        check_stages(depths, ratios=dict(mlp_ratios=mlp_ratios), **counts)
         check_head_widths(embed_dims=embed_dims, num_heads=num_heads)
+        check_switches(linear=linear)
+        reduced = [1] * len(depths) if linear else sr_ratios
+        # A stage has ⌈side / step⌉ tokens a side, and the filter of its keys needs `ratio`
+        self.smallest_side = max((ratio - 1) * step + 1 for ratio, step in zip(reduced, _steps(depths), strict=True))
+        self.check_size(height_and_width(crop_size))
         taps = 1 if num_frames == 1 else 3
         self.stage_dims = tuple(embed_dims)
         self.patch_embed = PatchEmbed(3, embed_dims[0], 7, 4, 3, taps, 1 if num_frames == 1 else 2)
@@ -235,13 +250,15 @@ class PositionFilter(nn.Module):
 
 
 class Twins(VideoBackbone):
-    """Twins: clips (B, 3, T, H, W), RGB, normalised -> logits (B, num_classes). Any height and width from 32.
+    """Twins: clips (B, 3, T, H, W), RGB, normalised -> logits (B, num_classes).
+
+    Height and width from `smallest_side`, 32 with the usual sr_ratios.
 
     With `windows` (SVT) blocks alternate between windows and global attention; without (PCPVT) all are global, to reduced keys.
 
     Args:
         num_frames: 1 for the image network, which also takes (B, 3, H, W).
-        num_classes, drop_path_rate, dropout_rate, activation_checkpointing: as in MViT; crop_size is ignored.
+        num_classes, drop_path_rate, dropout_rate, activation_checkpointing: as in MViT. crop_size is only checked.
         depths, embed_dims, num_heads, mlp_ratios, sr_ratios: as in PVTv2.
         windows: tokens per side of each stage's windows (SVT), or None (PCPVT).
 
@@ -264,11 +281,23 @@ class Twins(VideoBackbone):
         dropout_rate: float = 0.0,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(num_frames, num_classes, activation_checkpointing)
-        check_stages(depths, embed_dims=embed_dims, num_heads=num_heads, mlp_ratios=mlp_ratios, sr_ratios=sr_ratios)
-        sides: Sequence[int | None] = windows or [None] * len(depths)
-        check_stages(depths, windows=sides)
+        super().__init__(
+            num_frames=num_frames,
+            crop_size=crop_size,
+            num_classes=num_classes,
+            drop_path_rate=drop_path_rate,
+            dropout_rate=dropout_rate,
+            activation_checkpointing=activation_checkpointing,
+        )
+        counts = dict(embed_dims=embed_dims, num_heads=num_heads, sr_ratios=sr_ratios)
+        check_stages(
+            depths, ratios=dict(mlp_ratios=mlp_ratios), **counts, **({} if windows is None else {"windows": windows})
+        )
         check_head_widths(embed_dims=embed_dims, num_heads=num_heads)
+        sides: Sequence[int | None] = windows or [None] * len(depths)
+        # A stage has ⌊side / step⌋ tokens a side, and the filter of its keys needs `ratio`
+        self.smallest_side = max(ratio * step for ratio, step in zip(sr_ratios, _steps(depths), strict=True))
+        self.check_size(height_and_width(crop_size))
         taps, dims = 1 if num_frames == 1 else 3, (3, *embed_dims)
         self.stage_dims = tuple(embed_dims)
         self.patch_embeds = nn.ModuleList(
@@ -306,6 +335,11 @@ class Twins(VideoBackbone):
 
     def feature(self, grid: Tensor) -> Tensor:
         return self.dropout(self.norm(grid.flatten(2).transpose(1, 2)).mean(1))
+
+
+def _steps(depths: Sequence[int]) -> list[int]:
+    """Pixels from token to token in each stage."""
+    return [4 * 2**stage for stage in range(len(depths))]
 
 
 def _step(stage: int, taps: int) -> int:

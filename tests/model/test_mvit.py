@@ -291,8 +291,11 @@ def test_clips_of_a_wrong_shape_are_refused(clips, message):
             r"q_stride='122': expected 3 whole numbers from 1, or a list of 3 for each of the 2 stage starts$",
         ),
         (dict(patch_kernel=3), r"patch_kernel=3: expected 3 whole numbers from 1$"),
-        (dict(crop_size=(32, 32, 32)), r"crop_size=\(32, 32, 32\): expected 2 whole numbers from 1$"),
-        (dict(crop_size=0), r"crop_size=\(0, 0\): expected 2 whole numbers from 1$"),
+        (
+            dict(crop_size=(32, 32, 32)),
+            r"crop_size=\(32, 32, 32\): expected a whole number from 1, or two: height and width$",
+        ),
+        (dict(crop_size=0), r"crop_size=0: expected a whole number from 1, or two: height and width$"),
         (dict(q_stride=[(1, 2, 2)]), r"q_stride=\[\(1, 2, 2\)\]: .*, or a list of 3 for each of the 2 stage starts$"),
         (dict(q_stride=[(1, 2, 2), 2, (1, 2, 2)]), r"or a list of 3 for each of the 2 stage starts$"),
         (dict(pool_kernel="strided"), r"pool_kernel='strided': expected 3 odd whole numbers from 1, or 'stride'$"),
