@@ -53,7 +53,7 @@ ALL = Mixing("all", None)
 
 def parse_mixing(text: str) -> list[Mixing]:
     """The comma-separated kinds of a text; ConfigError if one is unknown or has a wrong size."""
-    return [_parse_one(part.strip(), text) for part in str(text).split(",")]
+    return [_parse_one(part.strip(), text) for part in text.split(",")]
 
 
 def _parse_one(part: str, text: str) -> Mixing:
@@ -68,16 +68,20 @@ def _parse_one(part: str, text: str) -> Mixing:
     count = 2 if name == "stripes" else 3
     if not re.fullmatch(r"\s*[1-9]\d{0,4}" + r"x[1-9]\d{0,4}" * (count - 1), size):
         example = "stripes 8x7" if count == 2 else f"{name} 8x7x7"
-        raise ConfigError(f"token_mixing='{text}': '{part}' needs {count} whole numbers, as in '{example}'")
+        raise ConfigError(
+            f"token_mixing='{text}': '{part}' needs {count} whole numbers from 1 to 99999, as in '{example}'"
+        )
     numbers = [int(number) for number in size.split("x")]
     return Mixing(name, (numbers[0], numbers[1], numbers[-1]))
 
 
 def plan_mixing(token_mixing: str | Sequence[str], depths: Sequence[int]) -> list[Mixing]:
-    """The mixing of every block, from one text for the network or one per stage."""
-    texts = [token_mixing] * len(depths) if isinstance(token_mixing, str) else list(token_mixing)
-    if len(texts) != len(depths):
-        raise ConfigError(f"token_mixing={texts}: expected one text, or {len(depths)}, one for each stage")
+    """The mixing of every block, from one text for the network or one per stage. Raises ConfigError."""
+    texts = [token_mixing] * len(depths) if isinstance(token_mixing, str) else token_mixing
+    if not isinstance(texts, Sequence) or len(texts) != len(depths) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(
+            f"token_mixing={token_mixing!r}: expected one text such as 'window 8x7x7', or a list of {len(depths)}, one for each stage"
+        )
     plan = []
     for stage, (text, depth) in enumerate(zip(texts, depths, strict=True)):
         kinds = parse_mixing(text)
@@ -120,7 +124,7 @@ def check_mixing(mixing: Mixing, q_stride: Grid, kv_stride: Grid, num_heads: int
             near = f"{below} or {below + step}" if below else str(step)
             raise ConfigError(
                 f"token_mixing='{mixing.kind}' with a side of {side}: keys are strided by {kv} where queries are strided by "
-                f"{q}, so sides must be multiples of {step}, the nearest {near}"
+                f"{q}, so sides must be multiples of {step}, the nearest {near}, or keys less strided (kv_stride)"
             )
 
 
@@ -235,7 +239,7 @@ def _group_attention(
 
 def _with_class(group: Heads, cls: Tensor) -> Heads:
     """Groups (B·n, ...) with their sample's class token."""
-    return Heads(cls.repeat_interleave(group.grid.shape[0] // cls.shape[0], 0), group.grid, group.thw)
+    return Heads(cls.repeat_interleave(group.grid.shape[0] // max(cls.shape[0], 1), 0), group.grid, group.thw)
 
 
 def _table_rows(table: Tensor | None, queries: int, keys: int, dilated: bool) -> Tensor | None:

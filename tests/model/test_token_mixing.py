@@ -153,9 +153,16 @@ def test_unknown_kinds_are_named(text, parts):
         assert part in str(refusal.value)
 
 
-def test_a_list_has_one_text_for_each_stage():
-    with pytest.raises(ConfigError, match="one text, or 3"):
-        plan_mixing(["all", "all"], (1, 1, 1))
+@pytest.mark.parametrize(
+    "given",
+    [["all", "all"], [], 7, 7.5, None, True, [["window 4x4x4"], "all", "all"], {"a": "all", "b": "all", "c": "all"}],
+)
+def test_what_is_neither_one_text_nor_one_for_each_stage_is_refused_as_it_was_given(given):
+    with pytest.raises(ConfigError) as refusal:
+        build_model("mvitv2_nano_8x3", token_mixing=given)
+    assert str(refusal.value).startswith(
+        f"token_mixing={given!r}: expected one text such as 'window 8x7x7', or a list of 3"
+    )
 
 
 def test_windows_that_keys_do_not_divide_name_the_nearest_that_do():
@@ -192,6 +199,12 @@ MIXINGS = [
     "stripes 4x4",
     ["all", "shifted 4x4x4", "all"],
 ]
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_no_clips_give_no_logits(mixing, cls_token):
+    assert small(mixing, cls_token=cls_token)(torch.zeros(0, 3, 8, 64, 64)).shape == (0, 5)
 
 
 @pytest.mark.parametrize("mixing", MIXINGS)
