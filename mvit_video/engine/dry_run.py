@@ -1,6 +1,9 @@
 """`train --dry-run`: print the plan of a run without writing, training or downloading anything."""
 
+from pathlib import Path
+
 import torch
+from torch import nn
 
 from mvit_video.config.schema import Config
 from mvit_video.data.lists.records import VideoList
@@ -12,6 +15,7 @@ from mvit_video.engine.masked import check_pretraining
 from mvit_video.engine.plan import RunPlan, giga_multiply_adds, meta_model
 from mvit_video.errors import ConfigError, MvitVideoError
 from mvit_video.model.registry import model_entry
+from mvit_video.model.weights.load import fit_masked, fit_model, read_weights
 
 
 def dry_run(config: Config, device: torch.device, num_videos: int | None = None, num_classes: int | None = None) -> str:
@@ -47,9 +51,21 @@ def dry_run(config: Config, device: torch.device, num_videos: int | None = None,
     if num_classes is None:
         num_classes = model_entry(config.model.name).defaults["num_classes"]
     plan = RunPlan(config, device, model, num_classes, num_videos)
+    notes += _weights_notes(config, model, None if lists is None else lists[0].classes)
     if lists is not None:
         notes += describe_lists(config, *lists, (plan.per_epoch or 0) * config.train.epochs)
     return "\n  ".join([plan.text(0, giga_multiply_adds(config)), *notes])
+
+
+def _weights_notes(config: Config, model: nn.Module, classes: tuple[str, ...] | None) -> list[str]:
+    """What would become of weights whose file is here. Raises CheckpointError where they do not fit the network."""
+    file = config.model.weights
+    if file is None or not Path(file).is_file():
+        return []
+    weights = read_weights(file)
+    if config.train.objective == "masked":
+        return [fit_masked(model, weights)[1].summary()]
+    return [fit_model(model, weights, reset_head=classes is None or weights.classes != classes)[1].summary()]
 
 
 def _labelled_lists(config: Config) -> tuple[VideoList, VideoList | None]:

@@ -246,4 +246,4 @@ def check_resolutions(name: str, settings: TrainSettings) -> None:
     """Raise ConfigError for several resolutions and a network that does not return the feature before its head."""
     if settings.resolutions and not model_entry(name).capabilities.feature:
         what = "does not return the feature before its head, which train.resolutions needs"
-        raise lacks(name, "feature", what, "set it to [], or train one of the mvit networks")
+        raise lacks(name, "feature", what, "set it to [], or train one of our own networks, such as mvitv2_s_16x4")

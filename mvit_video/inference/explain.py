@@ -81,7 +81,7 @@ def explain_video(predictor: Predictor, path: str | Path, label: str | None = No
     model, card = predictor.model, predictor.card
     if capabilities_of(model).evidence is None:
         what = "cannot be explained: it does not expose the maps that its logits depend on"
-        raise lacks(card.name, "evidence", what, "use one of the mvit networks")
+        raise lacks(card.name, "evidence", what, "use one of our own networks, such as mvitv2_s_16x4")
     if label is not None and label not in card.classes:
         near = did_you_mean(label, card.classes)
         raise ConfigError(f"label '{label}' is not one of the checkpoint's {len(card.classes)} classes{near}")

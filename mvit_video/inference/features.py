@@ -114,7 +114,12 @@ class _Maker:
         model, name = predictor.model, predictor.card.name
         known = stages_of(model)
         if not known:
-            raise lacks(name, "feature", "does not provide features", "use a checkpoint of one of the mvit networks")
+            raise lacks(
+                name,
+                "feature",
+                "does not provide features",
+                "use a checkpoint of one of our own networks, such as mvitv2_s_16x4",
+            )
         if task.stage not in known:
             raise ConfigError(f"--stage {task.stage}: allowed for '{name}' are {', '.join(known)}")
         self.predictor, self.task, self.model = predictor, task, model

@@ -189,7 +189,7 @@ def _stages(predictor: Predictor, task: ProbeTask) -> list[str]:
     """Which features are needed: pooled ones, and for an attentive probe the maps of the last stage."""
     known, name = stages_of(predictor.model), predictor.card.name
     if POOLED not in known:
-        cure = "use a checkpoint of one of the mvit networks"
+        cure = "use a checkpoint of one of our own networks, such as mvitv2_s_16x4"
         raise lacks(name, "feature", "does not provide the feature that its head classifies", cure)
     if task.attentive and known == [POOLED]:
         raise lacks(name, "stage_maps", "does not provide the maps that an attentive probe needs", "drop --attentive")

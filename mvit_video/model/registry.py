@@ -183,7 +183,7 @@ def build_model(name: str, num_classes: int | None = None, **arguments: Any) -> 
             f"{name} cannot be built as large as its arguments say ({first_line}): lower them"
         ) from reason
     _check_promises(entry, model)
-    model.__dict__["registered_name"] = name  # which copies keep
+    model.__dict__ |= {"registered_name": name, "registered_arguments": wanted}  # which copies keep
     return model
 
 
@@ -227,6 +227,14 @@ def model_arguments(name: str, **arguments: Any) -> dict[str, Any]:
             near = did_you_mean(argument, allowed)
             raise ConfigError(f"model argument '{argument}' is unknown{near}: choose from {', '.join(sorted(allowed))}")
     return dict(entry.arguments) | arguments
+
+
+def settled_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of the network `name` with `arguments` put in, as the network itself has settled them."""
+    entry = model_entry(name)
+    every = entry.defaults | dict(arguments)
+    kind = getattr(entry.build, "arguments_class", None)
+    return every if kind is None else dict(vars(kind(**every)))
 
 
 def capabilities_of(model: nn.Module) -> Capabilities:

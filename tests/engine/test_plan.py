@@ -6,12 +6,16 @@ from conftest import REPOSITORY
 
 from mvit_video import cli
 from mvit_video.config.load import load_config
+from mvit_video.config.schema import InputSettings
 from mvit_video.engine import dry_run as dry_run_module
 from mvit_video.engine.automatic import resolve_auto
 from mvit_video.engine.dry_run import dry_run
 from mvit_video.engine.plan import RunPlan, giga_multiply_adds, meta_model
+from mvit_video.errors import CheckpointError
 from mvit_video.evaluation.protocols import Protocol
 from mvit_video.model.weights.auto import resolve_model_name
+from mvit_video.model.weights.card import ModelCard, model_from_card
+from mvit_video.model.weights.files import save_checkpoint
 
 CPU = torch.device("cpu")
 CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if path.parent.name != "_base_")
@@ -172,6 +176,26 @@ def test_a_list_that_is_there_is_counted(few_videos):
         "mvitv2_nano_8x3: 321,544 parameters, 8 classes; 16 training videos, 12 epochs of 4 steps of 4 clips"
     )
     assert "not read" not in text and "starting from random weights of seed 0" in text
+
+
+def test_weights_that_are_there_are_tried_and_ones_that_do_not_fit_are_refused(few_videos, tmp_path):
+    def of(name: str, **arguments) -> str:
+        file = tmp_path / f"{name}.safetensors"
+        settings = InputSettings(num_frames=8, sampling_rate=3, short_side=32, crop_size=32)
+        card = ModelCard(name=name, arguments=arguments, classes=("a", "b", "c"), preprocessing=settings)
+        save_checkpoint(file, model_from_card(card), card)
+        return f"model.weights={file}"
+
+    words = [f"data.root={few_videos}", "train.clips_per_step=4"]
+    fitting = of("mvitv2_nano_8x3", residual_pooling=False)
+    text = dry_run(load_config(REPOSITORY / "configs/demo/motion.yaml", [*words, fitting]), CPU)
+    assert "2 new (head.projection.weight, head.projection.bias)" in text
+    assert "residual_pooling=False where this one has True" in text
+    other = of("pvt_v2_b0_16x4", embed_dims=[16, 32, 40, 64])
+    with pytest.raises(
+        CheckpointError, match=r"these are weights of pvt_v2_b0_16x4 with embed_dims=.*, so build that one"
+    ):
+        dry_run(load_config(REPOSITORY / "configs/demo/motion.yaml", [*words, other]), CPU)
 
 
 def test_a_list_that_is_not_there_is_said_and_nothing_is_made_up():

@@ -225,7 +225,9 @@ def test_what_cannot_be_explained_is_one_sentence(few_videos):
         match=r"label 'moving lift' is not one of the checkpoint's 8 classes \(did you mean 'moving left'\?\)",
     ):
         explain_video(nano_predictor(), video, "moving lift")
-    with pytest.raises(ConfigError, match=r"cannot be explained: .* use one of the mvit networks"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be explained: .* use one of our own networks, such as mvitv2_s_16x4$"
+    ):
         explain_video(nano_predictor(model=nn.Flatten()), video)
 
 

@@ -2,6 +2,7 @@
 
 # C channels, P positions, d head dim
 
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from math import isqrt
@@ -15,7 +16,15 @@ from torch import Tensor, nn
 from mvit_video.data.lists.class_names import published_classes
 from mvit_video.download import local_file
 from mvit_video.errors import CheckpointError, did_you_mean
-from mvit_video.model.registry import MODELS, ModelEntry, build_model, head_name, model_entry
+from mvit_video.model.registry import (
+    INPUT,
+    MODELS,
+    ModelEntry,
+    build_model,
+    head_name,
+    model_entry,
+    settled_arguments,
+)
 from mvit_video.model.relative_position import resample_table
 from mvit_video.model.weights.card import CARD_KEY, ModelCard, entry_of_file, model_of_file, read_card
 from mvit_video.model.weights.files import check_file, read_checkpoint, read_tensors
@@ -31,6 +40,15 @@ from mvit_video.model.weights.formats import (
 from mvit_video.model.weights.hub import hub_file, is_hub
 from mvit_video.model.weights.inflate import INDEX_TABLE, VALUE_FILTER, check_inflation, inflate, is_image
 from mvit_video.model.weights.zoo import ZOO, ZooEntry, zoo_entry
+
+OF_SIZES_AND_TRAINING = (
+    *INPUT,
+    "drop_path_rate",
+    "dropout_rate",
+    "head_init_scale",
+    "attention",
+    "activation_checkpointing",
+)
 
 
 @dataclass(frozen=True)
@@ -98,17 +116,22 @@ class LoadReport:
     ignored: tuple[str, ...]
     """In the checkpoint, not used: what lies beside the weights or is of pre-training alone, and its head where the model
     keeps its own."""
+    otherwise: tuple[str, ...] = ()
+    """Arguments that leave every tensor its shape, such as token_mixing, and that the weights were trained with other values of."""
 
     def summary(self) -> str:
         """One line: counts, and the names of what is new."""
         counts = [f"{len(names)} {fate}" for fate, names in self.fates().items() if names and fate != "new"]
         new = [f"{len(self.new)} new ({', '.join(self.new)})"] if self.new else []
-        return f"weights from {self.source} ({self.format}): {', '.join(counts + new)}"
+        otherwise = f"; the network that they were trained in had {', '.join(self.otherwise)}" if self.otherwise else ""
+        return f"weights from {self.source} ({self.format}): {', '.join(counts + new)}{otherwise}"
 
     def fates(self) -> dict[str, tuple[str, ...]]:
         """The five lists by their names."""
         return {
-            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("source", "format")
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("source", "format", "otherwise")
         }
 
     def __str__(self) -> str:
@@ -222,21 +245,47 @@ def _copied(tensor: Tensor, like: Tensor) -> Tensor:
 
 def load_into(model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False) -> LoadReport:
     """`load_weights` for weights that are read already."""
-    wanted = model.state_dict()
-    state, report = fit_weights(weights, wanted, inflation, reset_head, head_name(model))
-    model.load_state_dict(wanted | state)
+    state, report = fit_model(model, weights, inflation, reset_head)
+    model.load_state_dict(model.state_dict() | state)
     return report
+
+
+def fit_model(
+    model: nn.Module, weights: Weights, inflation: str = "center", reset_head: bool = False
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """What `load_into` would load, and its report. The model, which is not changed, may be on the meta device."""
+    state, report = fit_weights(weights, model.state_dict(), inflation, reset_head, head_name(model))
+    return state, replace(report, otherwise=_otherwise(weights.card, model))
+
+
+def _otherwise(card: ModelCard | None, model: nn.Module) -> tuple[str, ...]:
+    """For the report: arguments of the card's network that differ from the model's, but for those of sizes and of training."""
+    name, given = (model.__dict__.get(f"registered_{what}") for what in ("name", "arguments"))
+    if card is None or name is None or given is None or model_entry(card.name).build is not model_entry(name).build:
+        return ()
+    there, here = settled_arguments(card.name, card.arguments), settled_arguments(name, given)
+    return tuple(
+        f"{argument}={value!r} where this one has {here[argument]!r}"
+        for argument, value in there.items()
+        if argument not in OF_SIZES_AND_TRAINING and json.dumps(value) != json.dumps(here[argument])
+    )
 
 
 def load_into_masked(model: nn.Module, weights: Weights) -> LoadReport:
     """`load_into` for a pre-training form: what it predicts with stays new, and a classifier's last norm and head are not used."""
+    state, report = fit_masked(model, weights)
+    model.load_state_dict(model.state_dict() | state)
+    return report
+
+
+def fit_masked(model: nn.Module, weights: Weights) -> tuple[dict[str, Tensor], LoadReport]:
+    """What `load_into_masked` would load, and its report."""
     wanted = model.state_dict()
     own = tuple(name for name in wanted if of_maskfeat(name))
     blocks = {name: tensor for name, tensor in wanted.items() if name not in own}
     unused = tuple(name for name in weights.state if name.startswith(BEHIND_BLOCKS))
     fitted, report = fit_weights(weights, blocks, unused=unused)
-    model.load_state_dict(wanted | fitted)
-    return replace(report, new=(*report.new, *own))
+    return fitted, replace(report, new=(*report.new, *own))
 
 
 def fit_weights(
@@ -410,7 +459,7 @@ def _what_fits(weights: Weights, wanted: Mapping[str, Tensor]) -> str:
     """Advice for weights of another network."""
     if weights.card is not None and weights.has_no_format:
         return f"these are weights of {weights.card.name}, so build that one for the same clips"
-    if _value_filters(weights.state) and not _value_filters(wanted):
+    if weights.card is None and _value_filters(weights.state) and not _value_filters(wanted):
         return "these are weights of a network with positions='lepe', so build one"
     found = recognise_model(weights) if weights.card is None else (weights.card.name, weights.card.arguments)
     if found is None:

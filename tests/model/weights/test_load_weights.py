@@ -114,6 +114,37 @@ def test_every_tensor_of_the_model_is_in_exactly_one_list_and_the_report_reads_w
     assert "  new: head.projection.bias" in lines and "  ignored: head.projection.bias" in lines  # ours, and theirs
 
 
+def mixed(**arguments):
+    return build_model("mvitv2_nano_8x3", 3, num_frames=4, crop_size=32, **arguments)
+
+
+def saved_mixed(path, **arguments):
+    settings = InputSettings(num_frames=4, sampling_rate=1, short_side=32, crop_size=32)
+    card = ModelCard(name="mvitv2_nano_8x3", arguments=arguments, classes=("a", "b", "c"), preprocessing=settings)
+    save_checkpoint(path, mixed(**arguments), card)
+    return path
+
+
+def test_arguments_that_change_no_shape_are_told_where_they_are_not_those_of_the_weights(tmp_path):
+    mixing = {"token_mixing": ["window 4x4x4", "all", "all"]}
+    path = saved_mixed(tmp_path / "a.safetensors", residual_pooling=False, drop_path_rate=0.1, **mixing)
+    report = load_weights(mixed(), path)
+    assert report.otherwise == (
+        "residual_pooling=False where this one has True",
+        "token_mixing=('window 4x4x4', 'all', 'all') where this one has 'all'",
+    )
+    assert report.summary().endswith(f"; the network that they were trained in had {', '.join(report.otherwise)}")
+    assert load_weights(mixed(residual_pooling=False, **mixing), path).otherwise == ()
+    assert load_weights(tiny_video(), saved(tiny_video().state_dict(), tmp_path / "b.pyth")).otherwise == ()
+
+
+def test_weights_with_filters_name_all_of_their_network_where_their_card_tells_it(tmp_path):
+    path = saved_mixed(tmp_path / "a.safetensors", positions="lepe", token_mixing="window 4x4x4")
+    network = "mvitv2_nano_8x3 with positions='lepe', token_mixing='window 4x4x4'"
+    with pytest.raises(CheckpointError, match=f"these are weights of {network}, so build that one$"):
+        load_weights(mixed(), path)
+
+
 def test_a_head_of_another_size_is_an_error_unless_it_is_reset(tmp_path):
     path, model = saved(tiny_video().state_dict(), tmp_path / "x.pyth"), tiny_video(seed=2, num_classes=9)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
