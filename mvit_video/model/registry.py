@@ -183,7 +183,7 @@ def build_model(name: str, num_classes: int | None = None, **arguments: Any) -> 
             f"{name} cannot be built as large as its arguments say ({first_line}): lower them"
         ) from reason
     _check_promises(entry, model)
-    model.__dict__ |= {"registered_name": name, "registered_arguments": wanted}  # which copies keep
+    model.__dict__.update(registered_name=name, registered_arguments=wanted)  # which copies keep
     return model
 
 

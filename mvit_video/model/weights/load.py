@@ -263,12 +263,18 @@ def _otherwise(card: ModelCard | None, model: nn.Module) -> tuple[str, ...]:
     name, given = (model.__dict__.get(f"registered_{what}") for what in ("name", "arguments"))
     if card is None or name is None or given is None or model_entry(card.name).build is not model_entry(name).build:
         return ()
-    there, here = settled_arguments(card.name, card.arguments), settled_arguments(name, given)
+    sizes = {"num_frames": card.preprocessing.num_frames, "crop_size": card.preprocessing.crop_size}
+    there, here = settled_arguments(card.name, sizes | card.arguments), settled_arguments(name, given)
     return tuple(
         f"{argument}={value!r} where this one has {here[argument]!r}"
         for argument, value in there.items()
-        if argument not in OF_SIZES_AND_TRAINING and json.dumps(value) != json.dumps(here[argument])
+        if argument not in OF_SIZES_AND_TRAINING and _plain(value) != _plain(here[argument])
     )
+
+
+def _plain(value: object) -> str:
+    """A text in which lists and tuples are alike."""
+    return json.dumps(value, default=repr)
 
 
 def load_into_masked(model: nn.Module, weights: Weights) -> LoadReport:

@@ -11,7 +11,7 @@ from tiny_models import tiny_image, tiny_video
 from mvit_video import build_model, load_weights
 from mvit_video.config.schema import InputSettings
 from mvit_video.download import cache_path
-from mvit_video.errors import CheckpointError
+from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.convert import load_network
 from mvit_video.model.weights.files import save_checkpoint
@@ -136,6 +136,17 @@ def test_arguments_that_change_no_shape_are_told_where_they_are_not_those_of_the
     assert report.summary().endswith(f"; the network that they were trained in had {', '.join(report.otherwise)}")
     assert load_weights(mixed(residual_pooling=False, **mixing), path).otherwise == ()
     assert load_weights(tiny_video(), saved(tiny_video().state_dict(), tmp_path / "b.pyth")).otherwise == ()
+
+
+def test_arguments_that_only_fit_the_clips_of_a_card_are_compared_too(tmp_path):
+    """At the usual 112 pixels hwin has windows of 7 queries, which keys with a stride of 2 do not fill."""
+    fitting = {"patch_stride": [2, 8, 8], "kv_stride": [1, 4, 4], "token_mixing": "hwin"}
+    path = saved_mixed(tmp_path / "a.safetensors", **fitting)
+    with pytest.raises(ConfigError, match="multiples of"):
+        build_model("mvitv2_nano_8x3", **fitting)
+    assert load_weights(mixed(**fitting | {"token_mixing": "all"}), path).otherwise == (
+        "token_mixing='hwin' where this one has 'all'",
+    )
 
 
 def test_weights_with_filters_name_all_of_their_network_where_their_card_tells_it(tmp_path):
