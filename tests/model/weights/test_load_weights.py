@@ -139,7 +139,7 @@ def test_arguments_that_change_no_shape_are_told_where_they_are_not_those_of_the
 
 
 def test_arguments_that_only_fit_the_clips_of_a_card_are_compared_too(tmp_path):
-    """At the usual 112 pixels hwin has windows of 7 queries, which keys with a stride of 2 do not fill."""
+    """At the usual 48 pixels hwin has windows of 6 queries, which keys with a stride of 4 do not fill."""
     fitting = {"patch_stride": [2, 8, 8], "kv_stride": [1, 4, 4], "token_mixing": "hwin"}
     path = saved_mixed(tmp_path / "a.safetensors", **fitting)
     with pytest.raises(ConfigError, match="multiples of"):
