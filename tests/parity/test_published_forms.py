@@ -15,8 +15,8 @@ from mvit_video.model.weights.zoo import ZOO
 MASKED = {"width_growth": "mlp", "pooling": "mean_without_cls"}
 YAML = {"depths": (2, 3, 16, 3), "pool_kernel": "stride"}
 PUBLISHED = {
-    "maskfeat_s_16x4_pretrained": ("MaskFeat", "mvitv2_s_16x4", MASKED, "maskfeat_s_16x4_k400"),
-    "maskfeat_l_16x4_pretrained": ("MaskFeat", "mvitv2_l_16x4", MASKED, "maskfeat_l_16x4_k400"),
+    "maskfeat_s_16x4_pretrained": ("PySlowFast MaskFeat", "mvitv2_s_16x4", MASKED, "maskfeat_s_16x4_k400"),
+    "maskfeat_l_16x4_pretrained": ("PySlowFast MaskFeat", "mvitv2_l_16x4", MASKED, "maskfeat_l_16x4_k400"),
     "maskfeat_s_16x4_finetuned": ("PySlowFast", "mvitv2_s_16x4", MASKED, None),
     "maskfeat_l_16x4_finetuned": ("PySlowFast", "mvitv2_l_16x4", MASKED, None),
     "mvitv1_b_32x3_as_in_public_yaml": ("PySlowFast", "mvitv1_b_32x3", YAML, None),

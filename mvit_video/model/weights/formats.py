@@ -221,7 +221,7 @@ def of_maskfeat(name: str) -> bool:
 
 _SEPARATE = re.compile(r"\.attn\.([qkv])\.")
 _KNOWN = {"token_mixing": ("all",), "positions": ("relative", "absolute")}
-MASKFEAT = "MaskFeat"
+MASKFEAT = "PySlowFast MaskFeat"
 BEHIND_BLOCKS = ("norm.", "head.")  # of a classifier
 MVIT_FORMATS = (
     CheckpointFormat("timm", _is_timm, _timm_renamer),
