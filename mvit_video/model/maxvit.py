@@ -317,7 +317,7 @@ class MaxViT(VideoBackbone):
                 nn.init.zeros_(parameter)
 
     def check_size(self, size: tuple[int, int], error: type[MvitVideoError] = ConfigError) -> None:
-        """If windows and grids do not divide every stage."""
+        """Raise an error, naming valid sizes, if windows and grids do not divide every stage."""
         steps = [2 ** (len(self.stage_dims) + 1) * lcm(*sides) for sides in zip(self.window, self.grid, strict=True)]
         if any(length % step for length, step in zip(size, steps, strict=True)):
             raise error(
