@@ -119,7 +119,7 @@ def test_a_predictor_loses_one_video(folder, checkpoint, number):
 def test_verify_loses_one_video(folder, tmp_path, number):
     words = ["verify", "--annotations", "list.csv", "--root", ".", "--json", tmp_path / "bad.json"]
     if number == signal.SIGSTOP:
-        (tmp_path / "a.yaml").write_text(f"data: {{root: {folder}, train: list.csv, decode_timeout: 3}}")
+        (tmp_path / "a.yaml").write_text(f"data: {{root: {folder}, train: list.csv, decode_timeout: 10}}")
         words = ["verify", tmp_path / "a.yaml", "--json", tmp_path / "bad.json"]
     assert run_with_saboteur(number, words, folder)[0] == 1
     (bad,) = json.loads((tmp_path / "bad.json").read_text())["bad"]
