@@ -50,8 +50,8 @@ GRAMMAR = (
     "A text is `all`, `hwin`, `window T×H×W`, `shifted T×H×W`, `grid T×H×W` or `stripes T×W`, with the letter x between the numbers;",
     "several with commas between them alternate from the first block of each stage. Sizes are tokens of the queries. Keys that are",
     "pooled by a stride must fill the windows, too: with the usual kv_stride of S, sides are multiples of 8, and with (1, 1, 1) they",
-    "may have any length. Stripes need two heads in the first stage. Texts change no weight, so those of one can be loaded into a",
-    "network with another (the report says so).",
+    "may have any length. Stripes need two heads in the first stage. The text changes no weight: those trained with one can be",
+    "loaded into a network with another, and the report says so.",
     "",
 )
 TITLES = {

@@ -38,7 +38,6 @@ class VideoBackbone(Pretrained, nn.Module, ABC):
 
     def __init__(
         self,
-        *,
         num_frames: int,
         crop_size: int | Sequence[int],
         num_classes: int,

@@ -154,14 +154,7 @@ class CSWin(VideoBackbone):
         dropout_rate: float = 0.0,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(
-            num_frames=num_frames,
-            crop_size=crop_size,
-            num_classes=num_classes,
-            drop_path_rate=drop_path_rate,
-            dropout_rate=dropout_rate,
-            activation_checkpointing=activation_checkpointing,
-        )
+        super().__init__(num_frames, crop_size, num_classes, drop_path_rate, dropout_rate, activation_checkpointing)
         check_stages(depths, num_heads=num_heads, stripe_widths=stripe_widths)
         check_counts(embed_dim=embed_dim)
         check_ratios(mlp_ratio=mlp_ratio)

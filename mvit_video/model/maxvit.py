@@ -282,14 +282,7 @@ class MaxViT(VideoBackbone):
         dropout_rate: float = 0.0,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(
-            num_frames=num_frames,
-            crop_size=crop_size,
-            num_classes=num_classes,
-            drop_path_rate=drop_path_rate,
-            dropout_rate=dropout_rate,
-            activation_checkpointing=activation_checkpointing,
-        )
+        super().__init__(num_frames, crop_size, num_classes, drop_path_rate, dropout_rate, activation_checkpointing)
         check_stages(depths, embed_dims=embed_dims)
         check_counts(stem_width=stem_width)
         check_sizes(**{name: size for name, size in (("window", window), ("grid", grid)) if size is not None})

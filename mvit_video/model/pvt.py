@@ -192,14 +192,7 @@ class PVTv2(VideoBackbone):
         dropout_rate: float = 0.0,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(
-            num_frames=num_frames,
-            crop_size=crop_size,
-            num_classes=num_classes,
-            drop_path_rate=drop_path_rate,
-            dropout_rate=dropout_rate,
-            activation_checkpointing=activation_checkpointing,
-        )
+        super().__init__(num_frames, crop_size, num_classes, drop_path_rate, dropout_rate, activation_checkpointing)
         counts = dict(embed_dims=embed_dims, num_heads=num_heads, sr_ratios=sr_ratios)
         check_stages(depths, ratios=dict(mlp_ratios=mlp_ratios), **counts)
         check_head_widths(embed_dims=embed_dims, num_heads=num_heads)
@@ -281,14 +274,7 @@ class Twins(VideoBackbone):
         dropout_rate: float = 0.0,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(
-            num_frames=num_frames,
-            crop_size=crop_size,
-            num_classes=num_classes,
-            drop_path_rate=drop_path_rate,
-            dropout_rate=dropout_rate,
-            activation_checkpointing=activation_checkpointing,
-        )
+        super().__init__(num_frames, crop_size, num_classes, drop_path_rate, dropout_rate, activation_checkpointing)
         counts = dict(embed_dims=embed_dims, num_heads=num_heads, sr_ratios=sr_ratios)
         check_stages(
             depths, ratios=dict(mlp_ratios=mlp_ratios), **counts, **({} if windows is None else {"windows": windows})

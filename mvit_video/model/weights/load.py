@@ -255,7 +255,7 @@ def fit_model(
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """What `load_into` would load, and its report. The model, which is not changed, may be on the meta device."""
     state, report = fit_weights(weights, model.state_dict(), inflation, reset_head, head_name(model))
-    return state, replace(report, otherwise=_otherwise(weights.card, model))
+    return state, report if report.inflated else replace(report, otherwise=_otherwise(weights.card, model))
 
 
 def _otherwise(card: ModelCard | None, model: nn.Module) -> tuple[str, ...]:
@@ -266,9 +266,9 @@ def _otherwise(card: ModelCard | None, model: nn.Module) -> tuple[str, ...]:
     sizes = {"num_frames": card.preprocessing.num_frames, "crop_size": card.preprocessing.crop_size}
     there, here = settled_arguments(card.name, sizes | card.arguments), settled_arguments(name, given)
     return tuple(
-        f"{argument}={value!r} where this one has {here[argument]!r}"
+        f"{argument}={value!r} where this one has {here.get(argument)!r}"
         for argument, value in there.items()
-        if argument not in OF_SIZES_AND_TRAINING and _plain(value) != _plain(here[argument])
+        if argument not in OF_SIZES_AND_TRAINING and _plain(value) != _plain(here.get(argument))
     )
 
 
