@@ -17,7 +17,7 @@ from mvit_video.engine.optimizer import freeze_all_but_head, layer_numbers
 from mvit_video.errors import CheckpointError, ConfigError
 from mvit_video.model.checkpoint_format import CheckpointFormat
 from mvit_video.model.registry import MODELS, NETWORKS, capabilities_of, model_entry
-from mvit_video.model.weights.card import ModelCard
+from mvit_video.model.weights.card import ModelCard, model_from_card
 from mvit_video.model.weights.convert import convert
 from mvit_video.model.weights.files import save_checkpoint
 
@@ -218,3 +218,15 @@ def test_a_head_that_starts_anew_is_the_one_that_the_entry_names(tmp_path):
     report = load_weights(other, tmp_path / "tiny.safetensors", reset_head=True)
     assert report.new == ("head.weight", "head.bias")
     assert torch.equal(other.stem.weight, model.stem.weight) and not torch.equal(other.head.weight, model.head.weight)
+
+
+def test_weights_of_a_network_of_any_arguments_tell_one_that_only_their_card_has(tmp_path):
+    def build(num_classes=2, num_frames=1, crop_size=4, **others):
+        return nn.Sequential(nn.Flatten(), nn.Linear(48, num_classes))
+
+    register_model("of_any", build)
+    settings = InputSettings(num_frames=1, crop_size=4, short_side=4)
+    card = ModelCard(name="of_any", arguments={"slope": 2}, classes=("a", "b"), preprocessing=settings)
+    save_checkpoint(tmp_path / "a.safetensors", model_from_card(card), card)
+    report = load_weights(build_model("of_any"), tmp_path / "a.safetensors")
+    assert report.otherwise == ("slope=2 where this one has None",)

@@ -149,6 +149,15 @@ def test_arguments_that_only_fit_the_clips_of_a_card_are_compared_too(tmp_path):
     )
 
 
+def test_image_weights_that_are_inflated_tell_no_arguments_since_all_of_an_image_networks_differ(tmp_path):
+    arguments = {"depths": [1, 2], "embed_dim": 16}
+    settings = InputSettings(num_frames=1, short_side=32, crop_size=32)
+    card = ModelCard(name="mvitv2_s_in1k", arguments=arguments, classes=tuple("abcde"), preprocessing=settings)
+    save_checkpoint(tmp_path / "a.safetensors", model_from_card(card), card)
+    report = load_weights(tiny_video(), tmp_path / "a.safetensors")
+    assert report.inflated and report.otherwise == ()
+
+
 def test_weights_with_filters_name_all_of_their_network_where_their_card_tells_it(tmp_path):
     path = saved_mixed(tmp_path / "a.safetensors", positions="lepe", token_mixing="window 4x4x4")
     network = "mvitv2_nano_8x3 with positions='lepe', token_mixing='window 4x4x4'"
